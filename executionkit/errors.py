@@ -1,0 +1,227 @@
+"""Every failure of ExecutionKit, in one tree.
+
+::
+
+    ExecutionKitError
+    ├── LLMError                      a model could not be asked, or did not answer
+    │   ├── RateLimitError            429; knows how long the server asks to wait
+    │   ├── PermanentError            the same request would fail again (400, 401, 404, ...)
+    │   │   └── ProviderClosedError   the provider was closed before the call
+    │   └── ProviderError             anything else that came back, or did not
+    └── PatternError                  the calls worked, the pattern did not
+        ├── BudgetExhaustedError      the next call no longer fits the budget
+        ├── DeadlineExceededError     the run took longer than its `deadline`
+        ├── ConsensusFailedError      the vote has no winner
+        ├── MaxIterationsError        a loop ended without an answer
+        ├── EvaluationError           an evaluator or judge gave no usable score
+        ├── InvalidOutputError        an answer that does not decode to the asked type
+        ├── InvalidPromptError        a prompt that is empty or not text (also a `ValueError`)
+        └── StageError                a function of the caller's raised inside a stage
+
+Each carries `cost`, the `TokenUsage` up to the failure, and `metadata`, a read-only mapping of what was
+achieved. Errors are values: they compare by value, hash, copy and pickle.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import ClassVar
+
+from typing_extensions import Self
+
+from executionkit.core.frozen import Metadata, freeze_mapping, hash_frozen, thaw
+from executionkit.core.usage import NO_USAGE, TokenUsage
+
+__all__ = [
+    "BudgetExhaustedError",
+    "ConsensusFailedError",
+    "DeadlineExceededError",
+    "EvaluationError",
+    "ExecutionKitError",
+    "InvalidOutputError",
+    "InvalidPromptError",
+    "LLMError",
+    "MaxIterationsError",
+    "PatternError",
+    "PermanentError",
+    "ProviderClosedError",
+    "ProviderError",
+    "RateLimitError",
+    "StageError",
+    "wrapping",
+]
+
+
+class ExecutionKitError(Exception):
+    """The root of every failure.
+
+    Args:
+        message: What went wrong and what to do about it.
+        cost: Everything spent up to the failure.
+        metadata: What was achieved up to the failure, frozen on construction.
+    """
+
+    retryable_by_default: ClassVar[bool] = False
+    """Whether errors of this class are worth another attempt unless they say otherwise."""
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        cost: TokenUsage | None = None,
+        metadata: Mapping[str, object] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.cost: TokenUsage = NO_USAGE if cost is None else cost
+        self.metadata: Metadata = freeze_mapping(metadata or {})
+
+    @property
+    def message(self) -> str:
+        """The text given on construction."""
+        return str(self)
+
+    @property
+    def retryable(self) -> bool:
+        """Whether the same request may succeed if sent again."""
+        return self.retryable_by_default
+
+    def stamped(self, cost: TokenUsage, metadata: Mapping[str, object] | None = None) -> Self:
+        """Return a copy with this cost; `metadata` adds keys that the error does not have yet."""
+        copy = self.__class__.__new__(self.__class__, *self.args)
+        copy.__dict__.update(self.__dict__)
+        copy.cost = cost
+        if metadata:
+            copy.metadata = freeze_mapping({**metadata, **self.metadata})
+        copy.__cause__ = self.__cause__
+        return copy
+
+    def __eq__(self, other: object) -> bool:
+        if type(other) is not type(self):
+            return NotImplemented
+        return self.args == other.args and self.__dict__ == other.__dict__
+
+    def __hash__(self) -> int:
+        return hash((type(self), self.args, self.cost, hash_frozen(self.metadata)))
+
+    def __reduce__(self) -> tuple[object, ...]:
+        state = {**self.__dict__, "metadata": thaw(self.metadata)}
+        return _rebuild, (type(self), self.args, state, self.__cause__)
+
+
+def _rebuild(
+    cls: type[ExecutionKitError],
+    args: tuple[object, ...],
+    state: dict[str, object],
+    cause: BaseException | None,
+) -> ExecutionKitError:
+    error = cls.__new__(cls, *args)
+    error.__dict__.update(state)
+    error.metadata = freeze_mapping(error.metadata)
+    error.__cause__ = cause
+    return error
+
+
+class LLMError(ExecutionKitError):
+    """A model could not be asked, or did not answer.
+
+    Args:
+        message: What went wrong and what to do about it.
+        cost: Everything spent up to the failure.
+        metadata: What was achieved up to the failure, frozen on construction.
+        retry_after: Seconds the server asked to wait; None where it did not say.
+        retryable: Overrides what the class says about another attempt.
+    """
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        cost: TokenUsage | None = None,
+        metadata: Mapping[str, object] | None = None,
+        retry_after: float | None = None,
+        retryable: bool | None = None,
+    ) -> None:
+        super().__init__(message, cost=cost, metadata=metadata)
+        self.requested_delay: float | None = retry_after
+        self.retry_hint: bool | None = retryable
+
+    @property
+    def retry_after(self) -> float | None:
+        """Seconds to wait before another attempt, where that is known."""
+        return self.requested_delay
+
+    @property
+    def retryable(self) -> bool:
+        """Whether the same request may succeed if sent again."""
+        return self.retryable_by_default if self.retry_hint is None else self.retry_hint
+
+
+class RateLimitError(LLMError):
+    """The server asks for fewer requests (HTTP 429). `retry_after` is 1.0 s where it did not say."""
+
+    retryable_by_default = True
+
+    @property
+    def retry_after(self) -> float:
+        """Seconds to wait before another attempt."""
+        return 1.0 if self.requested_delay is None else self.requested_delay
+
+
+class PermanentError(LLMError):
+    """The same request would fail again: a wrong key, model, address or request."""
+
+
+class ProviderClosedError(PermanentError):
+    """The provider was closed before the call; open it again with `async with`."""
+
+
+class ProviderError(LLMError):
+    """Any other failure of a provider: no connection, a 5xx, a time-out, an unreadable answer."""
+
+    retryable_by_default = True
+
+
+class PatternError(ExecutionKitError):
+    """The calls worked, the pattern did not."""
+
+
+class BudgetExhaustedError(PatternError):
+    """The next call no longer fits the budget; nothing of it was sent."""
+
+
+class DeadlineExceededError(PatternError):
+    """The run took longer than its `deadline`."""
+
+
+class ConsensusFailedError(PatternError):
+    """The vote has no winner; `metadata["votes"]` holds the samples."""
+
+
+class MaxIterationsError(PatternError):
+    """A loop ended without an answer."""
+
+
+class EvaluationError(PatternError):
+    """An evaluator or judge raised, or gave no score between 0 and 1."""
+
+
+class InvalidOutputError(PatternError):
+    """An answer that could not be decoded into the asked type."""
+
+
+class InvalidPromptError(PatternError, ValueError):
+    """A prompt that is empty or not text."""
+
+
+class StageError(PatternError):
+    """A function of the caller's (a `map`, a step) raised inside a stage; the original is `__cause__`."""
+
+
+@contextmanager
+def wrapping(kind: type[PatternError], what: str) -> Iterator[None]:
+    """Turn a foreign exception into `kind`, with the original as its cause; ours pass through."""
+    try:
+        yield
+    except ExecutionKitError:
+        raise
+    except Exception as error:
+        raise kind(f"{what} raised {type(error).__name__}: {error}") from error

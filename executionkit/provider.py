@@ -1,0 +1,133 @@
+"""What a provider is: one coroutine that takes messages and returns an `LLMResponse`. No effects here."""
+
+from collections.abc import Mapping
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
+
+import msgspec
+
+from executionkit.core.usage import read_usage
+
+__all__ = [
+    "DEFAULT_MAX_TOKENS",
+    "LLMProvider",
+    "LLMResponse",
+    "Message",
+    "ToolCall",
+    "ToolCallingProvider",
+    "ToolSpec",
+    "user",
+]
+
+DEFAULT_MAX_TOKENS = 4096
+"""Output tokens a single completion may take unless a stage says otherwise."""
+
+Message: TypeAlias = dict[str, Any]
+"""One chat message in OpenAI's format: `{"role": "user", "content": "..."}`."""
+
+ToolSpec: TypeAlias = dict[str, Any]
+"""One tool in OpenAI's format: `{"type": "function", "function": {"name": ..., "parameters": ...}}`."""
+
+
+def user(text: str) -> Message:
+    """Return a user message.
+
+    >>> user("hello")
+    {'role': 'user', 'content': 'hello'}
+    """
+    return {"role": "user", "content": text}
+
+
+class ToolCall(msgspec.Struct, frozen=True):
+    """A model's request to call a tool.
+
+    Args:
+        id: What the result must refer to.
+        name: The tool's name.
+        arguments: The arguments by name; the text as it came where it was not a JSON object.
+    """
+
+    id: str
+    name: str
+    arguments: Mapping[str, Any] | str
+
+
+class LLMResponse(msgspec.Struct, frozen=True):
+    """One completion.
+
+    Args:
+        content: The text; empty where the model only calls tools.
+        tool_calls: Calls the model asks for.
+        finish_reason: Why it stopped: `"stop"`, `"length"`, `"tool_calls"`, `"content_filter"`, ...
+        usage: The token counts as reported, in the OpenAI or the Anthropic key dialect.
+        raw: The provider's own answer, whatever its type.
+        extra: Fields of the assistant's message that ExecutionKit does not know (`reasoning_content`, ...);
+            they are sent back with the message where the conversation goes on.
+    """
+
+    content: str
+    tool_calls: tuple[ToolCall, ...] = ()
+    finish_reason: str = "stop"
+    usage: Mapping[str, Any] = {}
+    raw: object = None
+    extra: Mapping[str, Any] = {}
+
+    @property
+    def input_tokens(self) -> int:
+        """Reported prompt tokens; 0 where missing or absurd."""
+        return read_usage(self.usage)[0] or 0
+
+    @property
+    def output_tokens(self) -> int:
+        """Reported completion tokens; 0 where missing or absurd."""
+        return read_usage(self.usage)[1] or 0
+
+    @property
+    def total_tokens(self) -> int:
+        """Reported tokens, both ways."""
+        return self.input_tokens + self.output_tokens
+
+    @property
+    def has_tool_calls(self) -> bool:
+        """Whether the model asks for at least one tool."""
+        return bool(self.tool_calls)
+
+    @property
+    def was_truncated(self) -> bool:
+        """Whether the text was cut at the token limit."""
+        return self.finish_reason in {"length", "max_tokens"}
+
+
+@runtime_checkable
+class LLMProvider(Protocol):
+    """Anything that completes a chat. No inheritance is needed, only this shape."""
+
+    async def complete(
+        self,
+        messages: list[Message],
+        *,
+        temperature: float | None = None,
+        max_tokens: int | None = None,
+        tools: list[ToolSpec] | None = None,
+        **kwargs: Any,
+    ) -> LLMResponse:
+        """Return the model's answer to `messages`.
+
+        Args:
+            messages: The conversation in OpenAI's format.
+            temperature: Sampling temperature; None leaves it to the provider.
+            max_tokens: Output tokens at most; None leaves it to the provider.
+            tools: Tools the model may call, in OpenAI's format.
+            **kwargs: Further request fields, passed on as they are.
+
+        Raises:
+            LLMError: The model could not be asked, or did not answer. Anything else that is raised
+                is wrapped in a `ProviderError`.
+        """
+        ...
+
+
+@runtime_checkable
+class ToolCallingProvider(LLMProvider, Protocol):
+    """A provider whose models can call tools."""
+
+    supports_tools: Literal[True]
