@@ -1,6 +1,6 @@
 # `pip install rust-just`, then `just demo` or `just test`. Everything is installed into .venv.
 
-set shell := ["bash", "-euo", "pipefail", "-c"]
+
 
 python := env("PYTHON", "python3")
 bin := justfile_directory() / ".venv/bin"

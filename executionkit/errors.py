@@ -24,9 +24,7 @@ achieved. Errors are values: they compare by value, hash, copy and pickle.
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import ClassVar
-
-from typing_extensions import Self
+from typing import ClassVar, Self
 
 from executionkit.core.frozen import Metadata, freeze_mapping, hash_frozen, thaw
 from executionkit.core.usage import NO_USAGE, TokenUsage

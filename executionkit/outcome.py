@@ -2,10 +2,10 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import Any, Generic, Self, TypeAlias, TypeVar
 
 from returns.result import Failure, Result, Success
-from typing_extensions import Self, TypeIs
+from typing_extensions import TypeIs
 
 from executionkit.core.frozen import EMPTY, Metadata, freeze_mapping, hash_frozen, thaw
 from executionkit.core.usage import NO_USAGE, TokenUsage

@@ -2,17 +2,19 @@
 
 import gc
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Generator, Iterator
 from importlib.util import find_spec
+from inspect import iscoroutinefunction
 
 import pytest
 
-from tests.leaks import collect_garbage, new_since, open_sockets, running_tasks, running_threads
+from tests.leaks import collect_garbage, leaving_no_tasks, new_since, open_sockets, running_threads
 
+pytest_plugins = ["pytester"]
 collect_ignore_glob = ["typing/*"]  # read by the checkers, never run
 
 BARE = os.environ.get("EXECUTIONKIT_BARE") == "1"
-"""Set by `just matrix` where the extras are left out on purpose: only then may a test skip for want of one."""
+"""Set by `just matrix` where extras are left out on purpose: only then may a test skip for want of one."""
 
 
 def needs(module: str) -> pytest.MarkDecorator:
@@ -33,11 +35,20 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
+    """Have every async test, Hypothesis' included, count the tasks it leaves in its event loop."""
+    hypothesis = getattr(pyfuncitem.obj, "hypothesis", None)
+    if hypothesis is None and iscoroutinefunction(pyfuncitem.obj):
+        pyfuncitem.obj = leaving_no_tasks(pyfuncitem.obj)
+    elif hypothesis is not None and iscoroutinefunction(hypothesis.inner_test):
+        hypothesis.inner_test = leaving_no_tasks(hypothesis.inner_test)
+    return (yield)
+
+
 @pytest.fixture(autouse=True)
-def _no_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
+def _no_leaks() -> Iterator[None]:
     threads, sockets = running_threads(), open_sockets()
-    if "anyio_backend" in request.fixturenames:
-        request.getfixturevalue("_no_tasks_left")
     yield
     complaints = collect_garbage()
     left = {
@@ -47,11 +58,3 @@ def _no_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
     }
     found = [f"{len(what)} {kind}: {', '.join(what)}" for kind, what in left.items() if what]
     assert not found, "the test left behind " + "; ".join(found)
-
-
-@pytest.fixture
-async def _no_tasks_left(anyio_backend: str) -> AsyncIterator[None]:
-    known = frozenset(await running_tasks())
-    yield
-    left = await running_tasks(known)
-    assert not left, f"the test left {len(left)} tasks running on {anyio_backend}: {', '.join(left.values())}"

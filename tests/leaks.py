@@ -5,14 +5,18 @@ import socket
 import threading
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from functools import wraps
 from pathlib import Path
+from typing import ParamSpec
 
 import anyio
 from anyio.lowlevel import checkpoint
 
+P = ParamSpec("P")
+
 _DESCRIPTORS = Path("/proc/self/fd")
-_GRACE = 2.0
+_GRACE = 1.0
 """Seconds that a server in this process gets to notice that its client hung up."""
 
 
@@ -21,7 +25,9 @@ def open_sockets() -> frozenset[str]:
     if not _DESCRIPTORS.exists():
         found = (item for item in gc.get_objects() if isinstance(item, socket.socket))
         return frozenset(repr(item) for item in found if item.fileno() != -1)
-    return frozenset(name for entry in _DESCRIPTORS.iterdir() if (name := _target(entry)).startswith("socket:"))
+    return frozenset(
+        name for entry in _DESCRIPTORS.iterdir() if (name := _target(entry)).startswith("socket:")
+    )
 
 
 def _target(entry: Path) -> str:
@@ -49,6 +55,19 @@ async def running_tasks(known: frozenset[int] = frozenset()) -> dict[int, str]:
             break
         await checkpoint()
     return tasks
+
+
+def leaving_no_tasks(test: Callable[P, Awaitable[None]]) -> Callable[P, Awaitable[None]]:
+    """Return `test` with a last step: fail if its event loop runs tasks that it did not run before."""
+
+    @wraps(test)
+    async def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
+        known = frozenset(await running_tasks())
+        await test(*args, **kwargs)
+        left = list((await running_tasks(known)).values())
+        assert not left, f"the test left {len(left)} tasks running: {', '.join(left)}"
+
+    return guarded
 
 
 def new_since(before: frozenset[str], probe: Callable[[], frozenset[str]]) -> list[str]:

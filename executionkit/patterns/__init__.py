@@ -1,0 +1,1 @@
+"""One file a pattern. Patterns know neither each other nor a provider."""

@@ -1,0 +1,1 @@
+"""Reaching models: over HTTP, in process, and from a script for tests."""
