@@ -22,7 +22,7 @@ Each carries `cost`, the `TokenUsage` up to the failure, and `metadata`, a read-
 achieved. Errors are values: they compare by value, hash, copy and pickle.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from typing import ClassVar, Self
 
@@ -215,7 +215,7 @@ class StageError(PatternError):
 
 
 @contextmanager
-def wrapping(kind: type[PatternError], what: str) -> Iterator[None]:
+def wrapping(kind: type[PatternError], what: str) -> Generator[None, None, None]:
     """Turn a foreign exception into `kind`, with the original as its cause; ours pass through."""
     try:
         yield

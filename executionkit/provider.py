@@ -6,6 +6,7 @@ from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 import msgspec
 
 from executionkit.core.usage import read_usage
+from executionkit.errors import ProviderError
 
 __all__ = [
     "DEFAULT_MAX_TOKENS",
@@ -15,6 +16,9 @@ __all__ = [
     "ToolCall",
     "ToolCallingProvider",
     "ToolSpec",
+    "checked_provider",
+    "checked_response",
+    "supports_tools",
     "user",
 ]
 
@@ -131,3 +135,44 @@ class ToolCallingProvider(LLMProvider, Protocol):
     """A provider whose models can call tools."""
 
     supports_tools: Literal[True]
+
+
+def supports_tools(provider: object) -> bool:
+    """Tell whether a provider says that its models can call tools."""
+    return getattr(provider, "supports_tools", False) is True
+
+
+def checked_provider(provider: LLMProvider) -> LLMProvider:
+    """Return the provider, if it has the shape of one.
+
+    Raises:
+        TypeError: It has no `complete` to call.
+    """
+    if not callable(getattr(provider, "complete", None)):
+        raise TypeError(
+            f"a provider needs `async complete(messages, ...) -> LLMResponse`; "
+            f"{type(provider).__name__} has no such method"
+        )
+    return provider
+
+
+def checked_response(response: LLMResponse) -> LLMResponse:
+    """Return what a provider answered, if it is an answer.
+
+    Raises:
+        ProviderError: It is not; not worth a retry.
+    """
+    given: object = response
+    if not isinstance(given, LLMResponse):
+        raise ProviderError(
+            f"the provider returned {type(given).__name__} instead of an LLMResponse", retryable=False
+        )
+    content: object = given.content
+    calls: object = given.tool_calls
+    if isinstance(content, str) and isinstance(calls, tuple):
+        return response
+    if not (content is None or isinstance(content, str)) or not (
+        calls is None or isinstance(calls, (list, tuple))
+    ):
+        raise ProviderError("the provider returned content or tool calls of the wrong type", retryable=False)
+    return msgspec.structs.replace(response, content=content or "", tool_calls=tuple(given.tool_calls or ()))

@@ -1,7 +1,7 @@
 """What a run costs: tokens and calls, as one value that adds and subtracts."""
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, cast
 
 import msgspec
 
@@ -87,7 +87,8 @@ def read_usage(usage: object) -> tuple[int | None, int | None]:
     """
     if not isinstance(usage, Mapping):
         return None, None
-    return _read_count(usage, _INPUT_KEYS), _read_count(usage, _OUTPUT_KEYS)
+    counts = cast("Mapping[object, object]", usage)
+    return _read_count(counts, _INPUT_KEYS), _read_count(counts, _OUTPUT_KEYS)
 
 
 def _read_count(usage: Mapping[object, object], keys: tuple[str, str]) -> int | None:

@@ -1,0 +1,52 @@
+"""Several pieces of work at once: bounded, in order, and with one failure at most."""
+
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import anyio
+
+from executionkit.errors import ExecutionKitError
+
+__all__ = ["gather"]
+
+T = TypeVar("T")
+
+
+async def gather(work: Callable[[int], Awaitable[T]], count: int, limit: int) -> list[T]:
+    """Return `[await work(0), ..., await work(count - 1)]`, with at most `limit` under way at once.
+
+    The first failure cancels what is under way and keeps the rest from starting. It is raised alone, never in
+    an `ExceptionGroup`; failures that came in meanwhile stand in its metadata as `other_failures`.
+
+    A few workers share one iterator: a task for each piece would cost twenty times as much.
+    """
+    if count == 1 or limit == 1:
+        return [await work(index) for index in range(count)]
+    results: dict[int, T] = {}
+    failures: list[Exception] = []
+    indices = iter(range(count))
+
+    async def worker() -> None:
+        try:
+            for index in indices:
+                results[index] = await work(index)
+                if failures:
+                    return
+        except Exception as failure:
+            failures.append(failure)
+            group.cancel_scope.cancel()
+
+    async with anyio.create_task_group() as group:
+        for _ in range(min(limit, count)):
+            group.start_soon(worker)
+    if failures:
+        raise _first(failures)
+    return [results[index] for index in range(count)]
+
+
+def _first(failures: list[Exception]) -> Exception:
+    first, *others = failures
+    if not (others and isinstance(first, ExecutionKitError)):
+        return first
+    noted = tuple([f"{type(other).__name__}: {other}" for other in others])
+    return first.stamped(first.cost, {"other_failures": noted})

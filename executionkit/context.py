@@ -1,0 +1,378 @@
+"""What a running stage may do: ask the model, run other stages, say how far it got.
+
+The only state of a run lives here and in the ledger. A stage adds up nothing and catches nothing: each result
+and each error is stamped with its cost on leaving the frame that `Context.run` puts around a stage.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Protocol, TypeVar
+
+import anyio
+import msgspec
+from returns.result import Failure, Success
+
+from executionkit import concurrency
+from executionkit.core.encoding import json_text
+from executionkit.core.frozen import EMPTY
+from executionkit.core.usage import TokenUsage
+from executionkit.errors import (
+    BudgetExhaustedError,
+    ExecutionKitError,
+    ProviderError,
+    StageError,
+)
+from executionkit.events import (
+    CallFinished,
+    CallStarted,
+    Event,
+    RetryScheduled,
+    StageFinished,
+    StageStarted,
+)
+from executionkit.ledger import Account, Request, Reservation
+from executionkit.outcome import Outcome, PatternResult
+from executionkit.provider import (
+    LLMProvider,
+    LLMResponse,
+    Message,
+    ToolSpec,
+    checked_response,
+    supports_tools,
+)
+from executionkit.retry import RetryConfig, retry_delay
+from executionkit.tracing import Span, Tracer
+
+__all__ = ["Context", "MeteredProvider", "Performer", "Settings", "as_outcome", "new_context"]
+
+T = TypeVar("T")
+In = TypeVar("In")
+Out = TypeVar("Out")
+In_contra = TypeVar("In_contra", contravariant=True)
+Out_co = TypeVar("Out_co", covariant=True)
+
+
+class Performer(Protocol[In_contra, Out_co]):
+    """What a context can run: a `Stage`, seen from below."""
+
+    @property
+    def name(self) -> str:
+        """What to call it in traces and messages."""
+        ...
+
+    async def perform(self, value: In_contra, context: "Context") -> PatternResult[Out_co]:
+        """Do the work; an `ExecutionKitError` says that it failed."""
+        ...
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """What all contexts of a run share."""
+
+    retry: RetryConfig
+    tracer: Tracer | None
+    ends_at: float | None
+
+
+class Context:
+    """The world as a running stage sees it. Made by `Stage.run`, never by hand."""
+
+    __slots__ = ("_account", "_provider", "_reports", "_settings", "_span")
+
+    def __init__(
+        self,
+        provider: LLMProvider,
+        account: Account,
+        settings: Settings,
+        span: Span | None,
+        reports: list[Callable[[], Mapping[str, object]]],
+    ) -> None:
+        self._provider = provider
+        self._account = account
+        self._settings = settings
+        self._span = span
+        self._reports = reports
+
+    @property
+    def cost(self) -> TokenUsage:
+        """What this stage has spent so far, the stages below it included."""
+        return self._account.to_usage()
+
+    @property
+    def left(self) -> TokenUsage | None:
+        """What every budget above still allows; 0 in a field means no limit, None that one has run out."""
+        return self._account.left()
+
+    @property
+    def provider(self) -> "MeteredProvider":
+        """A provider on this context's ledger, to hand to evaluators, steps and other foreign code."""
+        return MeteredProvider(self, supports_tools(self._provider))
+
+    def report(self, achieved: Callable[[], Mapping[str, object]]) -> None:
+        """Say what an error leaving this stage shall carry as metadata; asked only if there is one."""
+        self._reports.append(achieved)
+
+    def tighten(self, limit: TokenUsage) -> None:
+        """Give this stage a budget of its own, beside those above it."""
+        self._account.tighten(limit)
+
+    def using(self, provider: LLMProvider) -> "Context":
+        """Return this context, asking another provider."""
+        return Context(provider, self._account, self._settings, self._span, self._reports)
+
+    def below(self) -> "Context":
+        """Return the context of a stage below this one."""
+        return new_context(self._provider, Account(self._account), self._settings, self._span)
+
+    def joined(self, retry: RetryConfig | None, tracer: Tracer | None, ends_at: float | None) -> "Context":
+        """Return the context of a run within this one: on its ledger, with settings of its own where given."""
+        settings = self._settings
+        ends = [end for end in (ends_at, settings.ends_at) if end is not None]
+        joined = Settings(retry or settings.retry, tracer or settings.tracer, min(ends, default=None))
+        parent = None if tracer is not None else self._span
+        return new_context(self._provider, Account(self._account), joined, parent)
+
+    async def gather(self, work: Callable[[int], Awaitable[T]], count: int, limit: int) -> list[T]:
+        """Return `work(0)` to `work(count - 1)`, at most `limit` at once; the first failure ends all."""
+        return await concurrency.gather(work, count, limit)
+
+    async def run(self, stage: Performer[In, Out], value: In) -> PatternResult[Out]:
+        """Run a stage below this one, on an account of its own.
+
+        Raises:
+            ExecutionKitError: It failed; stamped with what it cost.
+        """
+        return await self.below().frame(stage, value)
+
+    async def attempt(self, stage: Performer[In, Out], value: In) -> Outcome[Out]:
+        """Run a stage below this one and return its failure as a value."""
+        return await as_outcome(self.run(stage, value))
+
+    async def frame(self, stage: Performer[In, Out], value: In) -> PatternResult[Out]:
+        """Perform a stage in this very context and stamp what comes out of it."""
+        self.send(StageStarted, stage=stage.name)
+        try:
+            result = await stage.perform(value, self)
+        except Exception as error:
+            failure = self.stamped(_as_failure(error, stage.name))
+            self._send_end(stage.name, error=type(failure).__name__)
+            raise failure from failure.__cause__
+        except BaseException as cancelled:
+            self._send_end(stage.name, error=type(cancelled).__name__)
+            raise
+        self._send_end(stage.name, score=result.score)
+        return result.stamped(self.cost, self._caveats())
+
+    async def charged(self, call: Callable[[], Awaitable[PatternResult[Out]]]) -> PatternResult[Out]:
+        """Await foreign code that reports its own cost, and charge what it spent past the ledger."""
+        before = self.cost
+        try:
+            result = await call()
+        except ExecutionKitError as error:
+            self._charge_difference(error.cost, before)
+            raise
+        self._charge_difference(result.cost, before)
+        return result
+
+    async def complete(
+        self,
+        messages: list[Message],
+        *,
+        temperature: float | None = None,
+        max_tokens: int | None = None,
+        tools: list[ToolSpec] | None = None,
+        **options: Any,
+    ) -> LLMResponse:
+        """Ask the model: within every budget above, with the run's retries, on the ledger.
+
+        Args:
+            messages: The conversation in OpenAI's format.
+            temperature: Sampling temperature; None leaves it to the provider.
+            max_tokens: Output tokens at most; lowered where the budget has less left.
+            tools: Tools the model may call.
+            **options: Further request fields, passed on as they are.
+
+        Raises:
+            BudgetExhaustedError: The call, or another attempt at it, no longer fits.
+            LLMError: The last attempt failed.
+        """
+        if tools is not None:
+            options["tools"] = tools
+        request = Request(messages, max_tokens, tools)
+        attempt, failure = 1, None
+        while True:
+            reservation = await self._reserve(request, failure)
+            answer = await self._dispatch(request, reservation, attempt, temperature, options)
+            if isinstance(answer, LLMResponse):
+                return answer
+            failure = answer
+            await self._back_off(attempt, failure)
+            attempt += 1
+
+    async def _reserve(self, request: Request, failure: ExecutionKitError | None) -> Reservation:
+        reservation = await self._account.reserve(request)
+        if isinstance(reservation, Reservation):
+            return reservation
+        raise BudgetExhaustedError(
+            f"the budget does not allow another call: {reservation.reason}; raise max_cost or ask for less"
+        ) from failure
+
+    async def _dispatch(
+        self,
+        request: Request,
+        reservation: Reservation,
+        attempt: int,
+        temperature: float | None,
+        options: dict[str, Any],
+    ) -> LLMResponse | ExecutionKitError:
+        span = self._call_started(request, reservation, attempt)
+        try:
+            response = checked_response(
+                await self._provider.complete(
+                    request.messages, temperature=temperature, max_tokens=reservation.max_tokens, **options
+                )
+            )
+        except Exception as error:
+            failure = _as_llm_failure(error)
+            _call_failed(span, attempt, type(failure).__name__, reservation.abandon(failure.cost))
+            return failure
+        except BaseException as cancelled:
+            _call_failed(span, attempt, type(cancelled).__name__, reservation.abandon())
+            raise
+        cost = reservation.settle(response.usage)
+        if span is not None:
+            _call_answered(span, attempt, response, cost)
+        return response
+
+    async def _back_off(self, attempt: int, failure: ExecutionKitError) -> None:
+        delay = retry_delay(self._settings.retry, attempt, failure)
+        if delay is None or self._is_too_late(delay):
+            raise failure
+        self.send(RetryScheduled, attempt=attempt, delay=delay, error=type(failure).__name__)
+        await anyio.sleep(delay)
+
+    def _is_too_late(self, delay: float) -> bool:
+        ends_at = self._settings.ends_at
+        return ends_at is not None and anyio.current_time() + delay >= ends_at
+
+    def _charge_difference(self, declared: TokenUsage, before: TokenUsage) -> None:
+        missing = declared - (self.cost - before)
+        self._account.charge(
+            TokenUsage(max(0, missing.input_tokens), max(0, missing.output_tokens), max(0, missing.llm_calls))
+        )
+
+    def stamped(self, error: ExecutionKitError) -> ExecutionKitError:
+        """Return a copy of an error with this stage's cost and what the stage has achieved."""
+        achieved: dict[str, object] = {}
+        for report in self._reports:
+            achieved.update(report())
+        return error.stamped(self.cost, {**achieved, **self._caveats()})
+
+    def _caveats(self) -> Mapping[str, object]:
+        unreported = self._account.unreported
+        return {"usage_estimated": unreported} if unreported else EMPTY
+
+    def send(self, kind: Callable[..., Event], **fields: object) -> None:
+        """Send a record about this stage to the run's trace, if there is one."""
+        if self._span is not None:
+            self._span.send(kind, **fields)
+
+    def send_end(self, kind: Callable[..., Event], **fields: object) -> None:
+        """Send a record about this stage that says how long it took."""
+        if self._span is not None:
+            self._span.send(kind, duration=self._span.duration, **fields)
+
+    def _send_end(self, name: str, *, score: float | None = None, error: str | None = None) -> None:
+        if self._span is not None:
+            self.send_end(StageFinished, stage=name, cost=self.cost, score=score, error=error)
+
+    def span(self) -> Span | None:
+        """Number something that begins within this stage; None where nobody traces."""
+        return None if self._span is None else self._span.below()
+
+    def _call_started(self, request: Request, reservation: Reservation, attempt: int) -> Span | None:
+        span = self.span()
+        if span is not None:
+            prompt = json_text(request.messages) if span.content else None
+            span.send(CallStarted, attempt=attempt, max_tokens=reservation.max_tokens, prompt=prompt)
+        return span
+
+
+class MeteredProvider:
+    """A provider on a running stage's ledger: what evaluators, steps and other foreign code are handed.
+
+    A stage that is run with it joins the ledger, the retries and the trace of the run it came from.
+    """
+
+    __slots__ = ("context", "supports_tools")
+
+    def __init__(self, context: Context, supports_tools: bool) -> None:
+        self.context = context
+        self.supports_tools = supports_tools
+
+    async def complete(
+        self,
+        messages: list[Message],
+        *,
+        temperature: float | None = None,
+        max_tokens: int | None = None,
+        tools: list[ToolSpec] | None = None,
+        **kwargs: Any,
+    ) -> LLMResponse:
+        """Ask the model; see `Context.complete`."""
+        try:
+            return await self.context.complete(
+                messages, temperature=temperature, max_tokens=max_tokens, tools=tools, **kwargs
+            )
+        except ExecutionKitError as error:
+            raise error.stamped(self.context.cost) from error.__cause__
+
+
+def new_context(
+    provider: LLMProvider, account: Account, settings: Settings, parent: Span | None = None
+) -> Context:
+    """Make the context of one stage, below `parent` in the trace."""
+    tracer = settings.tracer
+    return Context(provider, account, settings, None if tracer is None else tracer.span(parent), [])
+
+
+async def as_outcome(pending: Awaitable[PatternResult[Out]]) -> Outcome[Out]:
+    """Await a result and return its failure as a value that holds on to no frame."""
+    try:
+        return Success(await pending)
+    except ExecutionKitError as error:
+        failure = error
+    return Failure(failure.stamped(failure.cost))
+
+
+def _as_failure(error: Exception, stage: str) -> ExecutionKitError:
+    if isinstance(error, ExecutionKitError):
+        return error
+    failure = StageError(f"stage {stage} raised {type(error).__name__}: {error}")
+    failure.__cause__ = error
+    return failure
+
+
+def _as_llm_failure(error: Exception) -> ExecutionKitError:
+    """Wrap what a foreign provider raised; only what the operating system reports is worth a retry."""
+    if isinstance(error, ExecutionKitError):
+        return error
+    failure = ProviderError(
+        f"the provider raised {type(error).__name__}: {error}", retryable=isinstance(error, OSError)
+    )
+    failure.__cause__ = error
+    return failure
+
+
+def _call_failed(span: Span | None, attempt: int, error: str, cost: TokenUsage) -> None:
+    if span is not None:
+        span.send(CallFinished, attempt=attempt, duration=span.duration, cost=cost, error=error)
+
+
+def _call_answered(span: Span, attempt: int, response: LLMResponse, cost: TokenUsage) -> None:
+    span.send(
+        CallFinished,
+        attempt=attempt,
+        duration=span.duration,
+        cost=cost,
+        finish_reason=response.finish_reason,
+        text=response.content if span.content else None,
+    )

@@ -1,0 +1,150 @@
+"""May the next call be sent? Pure arithmetic over a limit, what is spent and what is in flight."""
+
+import enum
+from collections.abc import Mapping
+from typing import Final, TypeAlias, cast
+
+import msgspec
+
+from executionkit.core.usage import TokenUsage
+
+__all__ = [
+    "LEAST_USEFUL_OUTPUT",
+    "Admission",
+    "Ask",
+    "Refused",
+    "Wait",
+    "admit",
+    "estimate_input",
+    "left_of",
+    "tighter",
+]
+
+LEAST_USEFUL_OUTPUT: Final = 16
+"""A call's `max_tokens` is lowered to fit a budget, but not below this many tokens."""
+
+_BYTES_A_TOKEN: Final = 4
+_TOKENS_A_MESSAGE: Final = 4
+
+
+class Ask(msgspec.Struct, frozen=True):
+    """The worst case of one call: its input as estimated, its output as capped by `max_tokens`."""
+
+    input_tokens: int
+    output_tokens: int
+
+
+class Wait(enum.Enum):
+    """The call may fit once a call in flight has settled."""
+
+    WAIT = enum.auto()
+
+
+class Refused(msgspec.Struct, frozen=True):
+    """The call can not fit any more, and this is why."""
+
+    reason: str
+
+
+Admission: TypeAlias = int | Wait | Refused
+"""The output tokens granted, or why not (yet)."""
+
+
+def admit(limit: TokenUsage, spent: TokenUsage, in_flight: TokenUsage, ask: Ask) -> Admission:
+    """Decide whether one more call fits a budget.
+
+    A call is admitted if its worst case fits beside everything spent and reserved. If it would fit once the
+    calls in flight have settled, it waits for them. With nothing in flight its output is lowered to what is
+    left, down to `LEAST_USEFUL_OUTPUT`.
+
+    Args:
+        limit: The budget; 0 in a field means no limit there.
+        spent: What has settled. Its `llm_calls` count every call sent.
+        in_flight: What is reserved for calls not settled yet.
+        ask: The call's worst case.
+
+    >>> admit(TokenUsage(output_tokens=300), TokenUsage(), TokenUsage(), Ask(0, 4096))
+    300
+    >>> admit(TokenUsage(output_tokens=300), TokenUsage(), TokenUsage(output_tokens=300), Ask(0, 4096))
+    <Wait.WAIT: 1>
+    >>> admit(TokenUsage(llm_calls=1), TokenUsage(llm_calls=1), TokenUsage(), Ask(0, 4096))
+    Refused(reason='1 of 1 calls are spent')
+    """
+    if limit.llm_calls and spent.llm_calls >= limit.llm_calls:
+        return Refused(f"{spent.llm_calls} of {limit.llm_calls} calls are spent")
+    by_input = _admit_input(limit.input_tokens, spent.input_tokens, in_flight.input_tokens, ask.input_tokens)
+    by_output = _admit_output(
+        limit.output_tokens, spent.output_tokens, in_flight.output_tokens, ask.output_tokens
+    )
+    if isinstance(by_output, Refused) or isinstance(by_input, int):
+        return by_output
+    return by_input
+
+
+def _admit_input(limit: int, spent: int, in_flight: int, asked: int) -> Admission:
+    if not limit or spent + in_flight + asked <= limit:
+        return asked
+    if in_flight and spent + asked <= limit:
+        return Wait.WAIT
+    return Refused(f"{spent} of {limit} input tokens are spent and the call needs about {asked}")
+
+
+def _admit_output(limit: int, spent: int, in_flight: int, asked: int) -> Admission:
+    if not limit or spent + in_flight + asked <= limit:
+        return asked
+    left = limit - spent
+    if left < min(asked, limit, LEAST_USEFUL_OUTPUT):
+        return Refused(f"{spent} of {limit} output tokens are spent")
+    return Wait.WAIT if in_flight else left
+
+
+def left_of(limit: TokenUsage, spent: TokenUsage) -> TokenUsage | None:
+    """Return the budget that is left, or None where a limited field has run out.
+
+    >>> left_of(TokenUsage(llm_calls=5), TokenUsage(900, 80, 2))
+    TokenUsage(input_tokens=0, output_tokens=0, llm_calls=3)
+    >>> left_of(TokenUsage(llm_calls=5), TokenUsage(llm_calls=5))
+    """
+    rest = limit - spent
+    if any(most and left <= 0 for most, left in zip(_fields(limit), _fields(rest), strict=True)):
+        return None
+    return TokenUsage(
+        *(left if most else 0 for most, left in zip(_fields(limit), _fields(rest), strict=True))
+    )
+
+
+def tighter(one: TokenUsage, other: TokenUsage) -> TokenUsage:
+    """Return the budget that holds both, field by field.
+
+    >>> tighter(TokenUsage(llm_calls=5), TokenUsage(output_tokens=300, llm_calls=8))
+    TokenUsage(input_tokens=0, output_tokens=300, llm_calls=5)
+    """
+    pairs = zip(_fields(one), _fields(other), strict=True)
+    return TokenUsage(*(min(a, b) if a and b else a or b for a, b in pairs))
+
+
+def _fields(usage: TokenUsage) -> tuple[int, int, int]:
+    return usage.input_tokens, usage.output_tokens, usage.llm_calls
+
+
+def estimate_input(*parts: object) -> int:
+    """Estimate the prompt tokens of messages and tools: a token for every four bytes, and four a message.
+
+    >>> estimate_input([{"role": "user", "content": "What is the capital of France?"}])
+    13
+    """
+    return sum(-(-_size(part) // _BYTES_A_TOKEN) + _TOKENS_A_MESSAGE * _length(part) for part in parts)
+
+
+def _length(part: object) -> int:
+    return len(cast("list[object]", part)) if isinstance(part, list) else 0
+
+
+def _size(part: object) -> int:
+    if isinstance(part, str):
+        return len(part.encode("utf-8", "surrogatepass"))
+    if isinstance(part, Mapping):
+        return sum(map(_size, cast("Mapping[object, object]", part).values()))
+    if isinstance(part, (list, tuple)):
+        return sum(map(_size, cast("list[object]", part)))
+    return 0 if part is None else _BYTES_A_TOKEN

@@ -1,0 +1,27 @@
+"""JSON text of plain data, whatever is in it."""
+
+import json
+
+import msgspec
+
+__all__ = ["json_text"]
+
+
+def json_text(value: object) -> str:
+    """Encode a value as JSON text; what JSON has no form for appears as its `str`.
+
+    >>> json_text({"city": "Zürich", "at": 3})
+    '{"city":"Zürich","at":3}'
+    """
+    try:
+        return msgspec.json.encode(value, enc_hook=str).decode()
+    except (UnicodeEncodeError, TypeError, ValueError, RecursionError):
+        return _lenient_text(value)
+
+
+def _lenient_text(value: object) -> str:
+    """Encode what msgspec refuses: lone surrogates, keys that are not text, cycles."""
+    try:
+        return json.dumps(value, default=str, skipkeys=True)
+    except (ValueError, RecursionError):
+        return json.dumps(str(type(value)))

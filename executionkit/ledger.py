@@ -1,0 +1,252 @@
+"""The ledger of a run: every call is reserved before it is sent and settled after it.
+
+Accounts form a tree, one for the run and one for each stage below it. A call is admitted by every account
+from its own up to the run's, with no `await` between asking and reserving; that is what makes a budget hold
+under concurrency.
+"""
+
+import anyio
+import msgspec
+
+from executionkit.core.budget import Ask, Refused, Wait, admit, estimate_input, left_of, tighter
+from executionkit.core.usage import NO_USAGE, TokenUsage, read_usage
+from executionkit.provider import DEFAULT_MAX_TOKENS, LLMResponse, Message, ToolSpec
+
+__all__ = ["Account", "CostTracker", "Request", "Reservation"]
+
+
+class Request(msgspec.Struct, frozen=True):
+    """What the worst case of a call follows from."""
+
+    messages: list[Message]
+    max_tokens: int | None = None
+    tools: list[ToolSpec] | None = None
+
+    def estimate(self) -> int:
+        """Return the estimated prompt tokens."""
+        return estimate_input(self.messages, self.tools)
+
+
+class CostTracker:
+    """Adds up calls and tokens in two phases: the call before the await, its tokens after it.
+
+    >>> tracker = CostTracker()
+    >>> tracker.reserve_call()
+    >>> tracker.record_without_call(LLMResponse("hi", usage={"prompt_tokens": 7, "completion_tokens": 2}))
+    >>> tracker.to_usage()
+    TokenUsage(input_tokens=7, output_tokens=2, llm_calls=1)
+    """
+
+    __slots__ = ("_calls", "_input", "_output")
+
+    def __init__(self) -> None:
+        self._calls = self._input = self._output = 0
+
+    def reserve_call(self) -> None:
+        """Count a call that is about to be sent."""
+        self._calls += 1
+
+    def record_without_call(self, response: LLMResponse) -> None:
+        """Count the tokens of a call that `reserve_call` has counted already."""
+        self.add_tokens(response.input_tokens, response.output_tokens)
+
+    def record(self, response: LLMResponse) -> None:
+        """Count a call and its tokens."""
+        self.reserve_call()
+        self.record_without_call(response)
+
+    def add_tokens(self, input_tokens: int, output_tokens: int) -> None:
+        """Count tokens."""
+        self._input += input_tokens
+        self._output += output_tokens
+
+    def add_usage(self, usage: TokenUsage) -> None:
+        """Count calls and tokens that were added up elsewhere."""
+        self._calls += usage.llm_calls
+        self.add_tokens(usage.input_tokens, usage.output_tokens)
+
+    def to_usage(self) -> TokenUsage:
+        """Return what has been counted."""
+        return TokenUsage(self._input, self._output, self._calls)
+
+    snapshot = to_usage
+
+    @property
+    def call_count(self) -> int:
+        """Calls counted."""
+        return self._calls
+
+    @property
+    def total_tokens(self) -> int:
+        """Tokens counted, both ways."""
+        return self._input + self._output
+
+
+class Account(CostTracker):
+    """One node of the ledger: what a run or a stage has spent, has in flight and may spend.
+
+    Args:
+        parent: The account above, which pays for this one too.
+        limit: The budget of this account; None where it has none of its own.
+    """
+
+    __slots__ = (
+        "_freed",
+        "_held_input",
+        "_held_output",
+        "_input_scale",
+        "_limit",
+        "_limited",
+        "_line",
+        "unreported",
+    )
+
+    def __init__(self, parent: "Account | None" = None, limit: TokenUsage | None = None) -> None:
+        super().__init__()
+        self._limit = NO_USAGE if limit is None else limit
+        own = () if limit is None else (self,)
+        self._line: tuple[Account, ...] = (self,) if parent is None else (self, *parent._line)
+        self._limited: tuple[Account, ...] = own if parent is None else (*own, *parent._limited)
+        self._held_input = self._held_output = 0
+        self._input_scale = 1.0
+        self._freed: anyio.Event | None = None
+        self.unreported = 0
+
+    def tighten(self, limit: TokenUsage) -> None:
+        """Add a budget to this account's own; only before anything is reserved on it."""
+        self._limit = tighter(self._limit, limit)
+        self._limited = (self, *(each for each in self._limited if each is not self))
+
+    async def reserve(self, request: Request) -> "Reservation | Refused":
+        """Reserve a call here and in every account above, waiting while a call in flight may make room."""
+        while True:
+            decision = self._try_reserve(request)
+            if not isinstance(decision, Account):
+                return decision
+            await decision._settlement()
+
+    @property
+    def output_is_bounded(self) -> bool:
+        """Whether this account or one above limits output tokens."""
+        return any(account._limit.output_tokens for account in self._limited)
+
+    @property
+    def input_scale(self) -> float:
+        """How far servers have been seen to count more input tokens than were estimated in this run."""
+        return self._line[-1]._input_scale
+
+    def learn_scale(self, scale: float) -> None:
+        """Keep later estimates of this run from being lower than what a server has been seen to count."""
+        run = self._line[-1]
+        run._input_scale = max(run._input_scale, scale)
+
+    def open_call(self, held_input: int, held_output: int) -> None:
+        """Count a call that is about to be sent and hold its tokens, here and in every account above."""
+        for account in self._line:
+            account.reserve_call()
+        for account in self._limited:
+            account._hold(held_input, held_output)
+
+    def close_call(self, held_input: int, held_output: int, input_tokens: int, output_tokens: int) -> None:
+        """Replace the tokens held by those spent, and let calls that wait for room look again."""
+        for account in self._line:
+            account.add_tokens(input_tokens, output_tokens)
+        for account in self._limited:
+            account._release(held_input, held_output)
+
+    def flag_unreported(self) -> None:
+        """Note a call whose usage had to be estimated."""
+        for account in self._line:
+            account.unreported += 1
+
+    def charge(self, usage: TokenUsage) -> None:
+        """Count what was spent past the ledger, here and in every account above."""
+        for account in self._line:
+            account.add_usage(usage)
+
+    def left(self) -> TokenUsage | None:
+        """Return what this account and all above still allow; None where one has run out."""
+        tightest = NO_USAGE
+        for account in self._limited:
+            rest = left_of(account._limit, account.to_usage())
+            if rest is None:
+                return None
+            tightest = tighter(tightest, rest)
+        return tightest
+
+    def _try_reserve(self, request: Request) -> "Reservation | Refused | Account":
+        """Return the reservation, why there is none, or the account whose next settlement may change that."""
+        if not self._limited:
+            return Reservation(self, request)
+        input_tokens = round(request.estimate() * self.input_scale)
+        output_tokens = request.max_tokens or DEFAULT_MAX_TOKENS
+        busy: Account | None = None
+        for account in self._limited:
+            decision = account._admit(Ask(input_tokens, output_tokens))
+            if isinstance(decision, Refused):
+                return decision
+            if isinstance(decision, Wait):
+                busy = account
+            else:
+                output_tokens = decision
+        return busy or Reservation(self, request, input_tokens, output_tokens)
+
+    def _admit(self, ask: Ask) -> int | Wait | Refused:
+        return admit(self._limit, self.to_usage(), TokenUsage(self._held_input, self._held_output), ask)
+
+    async def _settlement(self) -> None:
+        if self._freed is None:
+            self._freed = anyio.Event()
+        await self._freed.wait()
+
+    def _hold(self, input_tokens: int, output_tokens: int) -> None:
+        self._held_input += input_tokens
+        self._held_output += output_tokens
+
+    def _release(self, input_tokens: int, output_tokens: int) -> None:
+        self._hold(-input_tokens, -output_tokens)
+        if self._freed is not None:
+            self._freed.set()
+            self._freed = None
+
+
+class Reservation:
+    """A call that counts from now on; `settle` or `abandon` it exactly once."""
+
+    __slots__ = ("_account", "_held_input", "_held_output", "_request")
+
+    def __init__(self, account: Account, request: Request, held_input: int = 0, held_output: int = 0) -> None:
+        self._account = account
+        self._request = request
+        self._held_input = held_input
+        self._held_output = held_output
+        account.open_call(held_input, held_output)
+
+    @property
+    def max_tokens(self) -> int | None:
+        """The output tokens that the call may take."""
+        return self._held_output if self._account.output_is_bounded else self._request.max_tokens
+
+    def settle(self, reported: object) -> TokenUsage:
+        """Replace the reservation by the reported usage; a figure missing or absurd stays as reserved."""
+        read_input, read_output = read_usage(reported)
+        if read_input is None or read_output is None:
+            self._account.flag_unreported()
+        if read_input is not None and self._held_input:
+            self._account.learn_scale(read_input / max(1, self._request.estimate()))
+        input_tokens = self._worst_input() if read_input is None else read_input
+        return self._close(input_tokens, self._worst_output() if read_output is None else read_output)
+
+    def abandon(self, billed: TokenUsage = NO_USAGE) -> TokenUsage:
+        """Settle a call that gave no answer; `billed` is what the failure says it cost, in tokens."""
+        return self._close(billed.input_tokens, billed.output_tokens)
+
+    def _close(self, input_tokens: int, output_tokens: int) -> TokenUsage:
+        self._account.close_call(self._held_input, self._held_output, input_tokens, output_tokens)
+        return TokenUsage(input_tokens, output_tokens, 1)
+
+    def _worst_input(self) -> int:
+        return self._held_input or self._request.estimate()
+
+    def _worst_output(self) -> int:
+        return self._held_output or self._request.max_tokens or DEFAULT_MAX_TOKENS

@@ -1,0 +1,341 @@
+"""Stages, and what combines them: `>>`, `|`, `&`, `.map`, `.within`, `.using`.
+
+A stage is a frozen value that describes work; nothing runs before `run`. To add a pattern, subclass `Stage`,
+make its settings fields, check them in `__post_init__` and implement `perform`.
+"""
+
+from abc import ABCMeta, abstractmethod
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Generic, TypeVar, cast, final
+
+import msgspec
+from returns.result import Failure, Success
+from typing_extensions import override
+
+from executionkit.context import Context
+from executionkit.core.usage import NO_USAGE, TokenUsage, checked_budget
+from executionkit.errors import ExecutionKitError
+from executionkit.events import Trace
+from executionkit.outcome import Outcome, PatternResult
+from executionkit.provider import LLMProvider, checked_provider
+from executionkit.retry import RetryConfig
+from executionkit.running import in_new_loop, run_stage
+
+__all__ = ["Both", "Fallback", "Mapped", "Pipeline", "Stage", "Using", "Within", "identity"]
+
+A = TypeVar("A")
+B = TypeVar("B")
+T = TypeVar("T")
+In_contra = TypeVar("In_contra", contravariant=True)
+Out_co = TypeVar("Out_co", covariant=True)
+
+
+class _StageMeta(msgspec.StructMeta, ABCMeta):
+    """Makes `@abstractmethod` count on a struct."""
+
+
+class Stage(
+    msgspec.Struct, Generic[In_contra, Out_co], metaclass=_StageMeta, frozen=True, repr_omit_defaults=True
+):
+    """Work from an `In` to an `Out`, as a value: equal, hashable and picklable where its fields are."""
+
+    @abstractmethod
+    async def perform(self, value: In_contra, context: Context) -> PatternResult[Out_co]:
+        """Do the work. This is the one method that a pattern implements.
+
+        Args:
+            value: The input.
+            context: All that the stage may do to the world.
+
+        Returns:
+            The value, its score and metadata; the cost is filled in by the caller.
+
+        Raises:
+            ExecutionKitError: It failed. Whatever else is raised counts as a `StageError`.
+        """
+        raise NotImplementedError
+
+    @property
+    def name(self) -> str:
+        """What traces and messages call this stage."""
+        return type(self).__name__
+
+    @final
+    async def run(
+        self,
+        provider: LLMProvider,
+        value: In_contra,
+        /,
+        *,
+        max_cost: TokenUsage | None = None,
+        retry: RetryConfig | None = None,
+        trace: Trace | None = None,
+        deadline: float | None = None,
+    ) -> Outcome[Out_co]:
+        """Run this stage and return its result, or the error that stands in its place.
+
+        Args:
+            provider: The model to ask.
+            value: The input, a prompt for most stages.
+            max_cost: The budget of the whole run; 0 in a field means no limit there.
+            retry: How transient failures are retried; `DEFAULT_RETRY` if None.
+            trace: Receives a record of each run, stage, call, retry and tool.
+            deadline: Seconds the whole run may take, waits included.
+
+        Returns:
+            `Success(PatternResult)` or `Failure(ExecutionKitError)`; both carry the cost.
+
+        Raises:
+            TypeError: An argument is of the wrong type.
+            ValueError: A budget is negative, or a deadline not positive.
+        """
+        return await run_stage(
+            self, provider, value, max_cost=max_cost, retry=retry, trace=trace, deadline=deadline
+        )
+
+    @final
+    def run_sync(
+        self,
+        provider: LLMProvider,
+        value: In_contra,
+        /,
+        *,
+        max_cost: TokenUsage | None = None,
+        retry: RetryConfig | None = None,
+        trace: Trace | None = None,
+        deadline: float | None = None,
+    ) -> Outcome[Out_co]:
+        """Run this stage to the end on an event loop of its own; otherwise like `run`.
+
+        Raises:
+            RuntimeError: An event loop is running in this thread; `await stage.run(...)` there.
+        """
+        return in_new_loop(
+            partial(
+                self.run, provider, value, max_cost=max_cost, retry=retry, trace=trace, deadline=deadline
+            ),
+            "run_sync",
+        )
+
+    @final
+    def __rshift__(self, following: "Stage[Out_co, T]") -> "Stage[In_contra, T]":
+        """Feed this stage's value to another stage."""
+        if not _is_stage(following):
+            return NotImplemented
+        return _chain(*_parts(self), *_parts(following))
+
+    @final
+    def __or__(self, other: "Stage[In_contra, T]") -> "Stage[In_contra, Out_co | T]":
+        """Fall back to another stage where this one fails; what both spent counts."""
+        if not _is_stage(other):
+            return NotImplemented
+        return Fallback((*_options(self), *_options(other)))
+
+    @final
+    def __and__(self, other: "Stage[In_contra, T]") -> "Stage[In_contra, tuple[Out_co, T]]":
+        """Run this and another stage on the same input at once; the first failure cancels the other."""
+        if not _is_stage(other):
+            return NotImplemented
+        return Both(self, other)
+
+    @final
+    def map(self, function: Callable[[Out_co], T]) -> "Stage[In_contra, T]":
+        """Apply a pure function to the value; score and metadata stay."""
+        return Mapped(self, function)
+
+    @final
+    def within(self, max_cost: TokenUsage) -> "Stage[In_contra, Out_co]":
+        """Give this stage a budget of its own, beside the run's.
+
+        Raises:
+            TypeError: It is not a `TokenUsage` of whole numbers.
+            ValueError: A field is negative.
+        """
+        return Within(self, checked_budget(max_cost) or NO_USAGE)
+
+    @final
+    def using(self, provider: LLMProvider) -> "Stage[In_contra, Out_co]":
+        """Bind this stage to a provider of its own, whatever the run uses.
+
+        Raises:
+            TypeError: It does not have the shape of a provider.
+        """
+        return Using(self, checked_provider(provider))
+
+
+class Pipeline(Stage[A, B], frozen=True):
+    """Stages one after the other, each fed the value of the one before. `a >> b` makes one.
+
+    The score is the last stage's. Metadata: the last stage's keys, and `step_count` (int), `step_metadata`
+    and `step_costs` (a tuple entry a stage). An error carries these for the stages that were done, and
+    `failed_step` (str), the name of the one that failed.
+
+    Args:
+        stages: The stages in order. With none, the value comes out as it went in, at no cost.
+    """
+
+    stages: "tuple[Stage[Any, Any], ...]"
+
+    @override
+    async def perform(self, value: A, context: Context) -> PatternResult[B]:
+        done: list[PatternResult[Any]] = []
+        context.report(lambda: {**_steps(done), "failed_step": self.stages[len(done)].name})
+        last: PatternResult[Any] = PatternResult(value)
+        for stage in self.stages:
+            last = await context.run(stage, last.value)
+            done.append(last)
+        return PatternResult(last.value, last.score, metadata={**last.metadata, **_steps(done)})
+
+
+class Fallback(Stage[A, B], frozen=True):
+    """Stages tried in turn until one answers. `a | b` makes one.
+
+    Score and metadata are those of the stage that answered, with `failures` (tuple of str), what became of
+    those before it; the last error carries it too.
+
+    Args:
+        options: The stages in order.
+    """
+
+    options: "tuple[Stage[A, B], ...]"
+
+    @override
+    async def perform(self, value: A, context: Context) -> PatternResult[B]:
+        failures: list[ExecutionKitError] = []
+        context.report(lambda: {"failures": _noted(failures)})
+        for option in self.options:
+            outcome = await context.attempt(option, value)
+            match outcome:
+                case Success(result):
+                    metadata = {**result.metadata, "failures": _noted(failures)}
+                    return PatternResult(result.value, result.score, metadata=metadata)
+                case Failure(error):
+                    failures.append(error)
+        raise failures.pop()
+
+
+class Both(Stage[A, tuple[T, B]], Generic[A, T, B], frozen=True):
+    """Two stages on the same input at once; the value is the pair of theirs. `a & b` makes one.
+
+    Metadata: `branch_scores`, `branch_metadata` and `branch_costs`, each a tuple of two.
+
+    Args:
+        left: The stage whose value comes first.
+        right: The stage whose value comes second.
+    """
+
+    left: Stage[A, T]
+    right: Stage[A, B]
+
+    @override
+    async def perform(self, value: A, context: Context) -> PatternResult[tuple[T, B]]:
+        branches: tuple[Stage[A, T | B], ...] = (self.left, self.right)
+        left, right = await context.gather(lambda index: context.run(branches[index], value), 2, 2)
+        metadata = {
+            "branch_scores": (left.score, right.score),
+            "branch_metadata": (left.metadata, right.metadata),
+            "branch_costs": (left.cost, right.cost),
+        }
+        return PatternResult((cast("T", left.value), cast("B", right.value)), metadata=metadata)
+
+
+class Mapped(Stage[A, B], Generic[A, T, B], frozen=True):
+    """A stage with a pure function applied to its value. `a.map(f)` makes one.
+
+    Args:
+        stage: The stage.
+        function: What is applied. If it raises, the stage fails with a `StageError`.
+    """
+
+    stage: Stage[A, T]
+    function: Callable[[T], B]
+
+    @property
+    @override
+    def name(self) -> str:
+        return self.stage.name
+
+    @override
+    async def perform(self, value: A, context: Context) -> PatternResult[B]:
+        return (await self.stage.perform(value, context)).map(self.function)
+
+
+class Within(Stage[A, B], frozen=True):
+    """A stage with a budget of its own. `a.within(max_cost)` makes one.
+
+    Args:
+        stage: The stage.
+        max_cost: Its budget; 0 in a field means no limit there.
+    """
+
+    stage: Stage[A, B]
+    max_cost: TokenUsage
+
+    @property
+    @override
+    def name(self) -> str:
+        return self.stage.name
+
+    @override
+    async def perform(self, value: A, context: Context) -> PatternResult[B]:
+        context.tighten(self.max_cost)
+        return await self.stage.perform(value, context)
+
+
+class Using(Stage[A, B], frozen=True):
+    """A stage bound to a provider of its own. `a.using(provider)` makes one.
+
+    Args:
+        stage: The stage.
+        provider: What it asks, and all stages below it.
+    """
+
+    stage: Stage[A, B]
+    provider: LLMProvider
+
+    @property
+    @override
+    def name(self) -> str:
+        return self.stage.name
+
+    @override
+    async def perform(self, value: A, context: Context) -> PatternResult[B]:
+        return await self.stage.perform(value, context.using(self.provider))
+
+
+def identity(_of: type[T], /) -> Stage[T, T]:
+    """Return the stage that hands its input on: the neutral element of `>>`.
+
+    >>> identity(str) >> identity(str) == identity(str)
+    True
+    """
+    return Pipeline(())
+
+
+def _is_stage(operand: object) -> bool:
+    return isinstance(operand, Stage)
+
+
+def _parts(stage: Stage[Any, Any]) -> tuple[Stage[Any, Any], ...]:
+    return stage.stages if isinstance(stage, Pipeline) else (stage,)
+
+
+def _chain(*stages: Stage[Any, Any]) -> Stage[Any, Any]:
+    return stages[0] if len(stages) == 1 else Pipeline(stages)
+
+
+def _options(stage: Stage[A, B]) -> tuple[Stage[A, B], ...]:
+    return stage.options if isinstance(stage, Fallback) else (stage,)
+
+
+def _steps(done: list[PatternResult[Any]]) -> dict[str, object]:
+    return {
+        "step_count": len(done),
+        "step_metadata": tuple([result.metadata for result in done]),
+        "step_costs": tuple([result.cost for result in done]),
+    }
+
+
+def _noted(failures: list[ExecutionKitError]) -> tuple[str, ...]:
+    return tuple([f"{type(failure).__name__}: {failure}" for failure in failures])

@@ -1,0 +1,74 @@
+"""Hands the records of a run to its trace."""
+
+import itertools
+import logging
+import secrets
+import time
+from collections.abc import Callable
+
+from executionkit.events import Event, Trace, WithContent
+
+__all__ = ["Span", "Tracer"]
+
+_logger = logging.getLogger("executionkit")
+
+
+class Tracer:
+    """Numbers and times the records of one run; a trace that raises is logged once and dropped."""
+
+    __slots__ = ("_dropped", "_ids", "_origin", "_trace", "content", "run")
+
+    def __init__(self, trace: Trace) -> None:
+        self._trace = trace
+        self._ids = itertools.count(1)
+        self._origin = time.perf_counter()
+        self._dropped = False
+        self.run = secrets.token_hex(8)
+        self.content = isinstance(trace, WithContent)
+
+    def span(self, parent: "Span | None" = None) -> "Span":
+        """Number something that is about to begin."""
+        return Span(self, next(self._ids), None if parent is None else parent.id)
+
+    def send(
+        self, kind: Callable[..., Event], number: int, parent: int | None, fields: dict[str, object]
+    ) -> None:
+        """Build a record and hand it over."""
+        if self._dropped:
+            return
+        at = time.perf_counter() - self._origin
+        try:
+            self._trace(kind(run=self.run, id=number, parent=parent, at=at, **fields))
+        except Exception:
+            self._dropped = True
+            _logger.exception("the trace raised and is not called again in run %s", self.run)
+
+
+class Span:
+    """Something that begins and ends: a run, a stage, a call, a tool."""
+
+    __slots__ = ("_began", "_tracer", "id", "parent")
+
+    def __init__(self, tracer: Tracer, number: int, parent: int | None) -> None:
+        self._tracer = tracer
+        self._began = time.perf_counter()
+        self.id = number
+        self.parent = parent
+
+    @property
+    def content(self) -> bool:
+        """Whether the trace wants texts."""
+        return self._tracer.content
+
+    @property
+    def duration(self) -> float:
+        """Seconds since the beginning."""
+        return time.perf_counter() - self._began
+
+    def below(self) -> "Span":
+        """Number something that begins within this."""
+        return self._tracer.span(self)
+
+    def send(self, kind: Callable[..., Event], **fields: object) -> None:
+        """Send a record about this."""
+        self._tracer.send(kind, self.id, self.parent, fields)
