@@ -1,7 +1,7 @@
 """What a trace sees of a run: typed, frozen records. No key ever, and no text unless asked for.
 
-`id` numbers runs, stages, calls and tools within one run; `parent` is the id of what contains them. `at` and every duration are in
-seconds, `at` since the start of the run. `error` names an error's class.
+`id` numbers runs, stages, calls and tools within one run; `parent` is the id of what contains them. `at` and
+every duration are in seconds, `at` since the start of the run. `error` names an error's class.
 """
 
 from collections.abc import Callable
@@ -78,7 +78,7 @@ class StageFinished(Event, frozen=True, kw_only=True):
 
 
 class CallStarted(Event, frozen=True, kw_only=True):
-    """One attempt at a completion is sent. `prompt` holds the messages as JSON, where content was asked for."""
+    """One attempt at a completion is sent. `prompt` holds its messages as JSON, if content was asked for."""
 
     attempt: int
     max_tokens: int | None = None
@@ -136,6 +136,7 @@ class WithContent(msgspec.Struct, frozen=True):
     trace: Trace
 
     def __call__(self, event: Event) -> None:
+        """Hand the record over."""
         self.trace(event)
 
 

@@ -1,6 +1,6 @@
 """The end of an event loop: what was opened inside it is closed before it goes."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from contextvars import ContextVar
 from typing import Final
@@ -16,7 +16,7 @@ _scope: Final[ContextVar[tuple[object, AsyncExitStack] | None]] = ContextVar(
 
 
 @asynccontextmanager
-async def closing_at_exit() -> AsyncIterator[None]:
+async def closing_at_exit() -> AsyncGenerator[None, None]:
     """Close, at the end of this block, everything that was opened inside it, in reverse order.
 
     Put around the whole life of an event loop, as the `_sync` twins do.

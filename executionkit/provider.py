@@ -5,8 +5,9 @@ from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import msgspec
 
+from executionkit.core.prompt import prompt_problem
 from executionkit.core.usage import read_usage
-from executionkit.errors import ProviderError
+from executionkit.errors import InvalidPromptError, ProviderError
 
 __all__ = [
     "DEFAULT_MAX_TOKENS",
@@ -18,6 +19,7 @@ __all__ = [
     "ToolSpec",
     "checked_provider",
     "checked_response",
+    "opening",
     "supports_tools",
     "user",
 ]
@@ -39,6 +41,18 @@ def user(text: str) -> Message:
     {'role': 'user', 'content': 'hello'}
     """
     return {"role": "user", "content": text}
+
+
+def opening(prompt: str) -> list[Message]:
+    """Return the conversation that a prompt opens.
+
+    Raises:
+        InvalidPromptError: The prompt is empty, or not text.
+    """
+    problem = prompt_problem(prompt)
+    if problem is not None:
+        raise InvalidPromptError(problem)
+    return [user(prompt)]
 
 
 class ToolCall(msgspec.Struct, frozen=True):
@@ -156,23 +170,23 @@ def checked_provider(provider: LLMProvider) -> LLMProvider:
     return provider
 
 
-def checked_response(response: LLMResponse) -> LLMResponse:
-    """Return what a provider answered, if it is an answer.
+def checked_response(response: object) -> LLMResponse:
+    """Return what a provider answered, if it is an answer; None stands for no text and for no calls.
 
     Raises:
         ProviderError: It is not; not worth a retry.
     """
-    given: object = response
-    if not isinstance(given, LLMResponse):
+    if not isinstance(response, LLMResponse):
         raise ProviderError(
-            f"the provider returned {type(given).__name__} instead of an LLMResponse", retryable=False
+            f"the provider returned {type(response).__name__} instead of an LLMResponse", retryable=False
         )
-    content: object = given.content
-    calls: object = given.tool_calls
-    if isinstance(content, str) and isinstance(calls, tuple):
+    if _is_a(response.content, str) and _is_a(response.tool_calls, tuple):
         return response
-    if not (content is None or isinstance(content, str)) or not (
-        calls is None or isinstance(calls, (list, tuple))
-    ):
+    content, calls = response.content or "", response.tool_calls or ()
+    if not (_is_a(content, str) and _is_a(calls, (tuple, list))):
         raise ProviderError("the provider returned content or tool calls of the wrong type", retryable=False)
-    return msgspec.structs.replace(response, content=content or "", tool_calls=tuple(given.tool_calls or ()))
+    return msgspec.structs.replace(response, content=content, tool_calls=tuple(calls))
+
+
+def _is_a(value: object, kind: type | tuple[type, ...]) -> bool:
+    return isinstance(value, kind)

@@ -65,7 +65,11 @@ def _starts_section(lines: list[str], index: int) -> bool:
     line = lines[index]
     if _SPHINX_FIELD.fullmatch(line) or _GOOGLE_HEADER.fullmatch(line):
         return True
-    return index + 1 < len(lines) and line.strip() != "" and bool(_UNDERLINE.fullmatch(lines[index + 1].rstrip()))
+    return (
+        index + 1 < len(lines)
+        and line.strip() != ""
+        and bool(_UNDERLINE.fullmatch(lines[index + 1].rstrip()))
+    )
 
 
 def _read_section(lines: list[str]) -> Iterator[tuple[str, str]]:

@@ -104,7 +104,9 @@ def _typed_parameters(function: Callable[..., object], target: Callable[..., obj
     found: _Parameters = {}
     for name, parameter in inspect.signature(function).parameters.items():
         if parameter.kind not in _BY_NAME:
-            raise TypeError(f"argument {name!r} of {_name(target)}() cannot be given by name, as a tool's must")
+            raise TypeError(
+                f"argument {name!r} of {_name(target)}() cannot be given by name, as a tool's must"
+            )
         if name not in hints:
             raise TypeError(f"argument {name!r} of {_name(target)}() has no annotation")
         found[name] = parameter, Any if hints[name] is object else hints[name]

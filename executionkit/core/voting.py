@@ -30,9 +30,9 @@ class VotingStrategy(StrEnum):
 
 
 def fold(text: str) -> str:
-    """Return the text stripped, with each run of white space folded into one space: the plain vote's key.
+    r"""Return the text stripped, with each run of white space folded into one space: the plain vote's key.
 
-    >>> fold("  New \\n York ")
+    >>> fold("  New \n York ")
     'New York'
     """
     return " ".join(text.split())
@@ -65,6 +65,7 @@ class Tally(Generic[K]):
     """
 
     __slots__ = (
+        "_last",
         "abstentions",
         "first",
         "leader",
@@ -76,7 +77,6 @@ class Tally(Generic[K]):
         "top",
         "votes",
         "weights",
-        "_last",
     )
 
     def __init__(self) -> None:

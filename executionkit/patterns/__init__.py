@@ -1,1 +1,1 @@
-"""One file a pattern. Patterns know neither each other nor a provider."""
+"""The reasoning patterns: one file each, none of which knows another."""

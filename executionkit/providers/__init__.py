@@ -1,1 +1,1 @@
-"""Reaching models: over HTTP, in process, and from a script for tests."""
+"""Providers: all that touches a network or a model. Import the one you need from its own module."""

@@ -1,0 +1,62 @@
+"""Has a refinement converged? Pure: a state in, the next state out."""
+
+import math
+
+import msgspec
+
+__all__ = ["Convergence", "Refinement"]
+
+
+class Convergence(msgspec.Struct, frozen=True):
+    """When to stop.
+
+    Args:
+        target_score: Good enough.
+        patience: Rounds in a row without a gain after which to stop.
+        delta_threshold: What a score must exceed the best one by to be a gain.
+    """
+
+    target_score: float
+    patience: int
+    delta_threshold: float
+
+
+class Refinement(msgspec.Struct, frozen=True):
+    """How far a refinement has come.
+
+    Args:
+        best: The best draft.
+        score: Its score; minus infinity before any draft is judged.
+        critique: What its evaluator said of it.
+        history: Every score, the first draft's first.
+        stale: Rounds in a row without a gain.
+    """
+
+    best: str = ""
+    score: float = -math.inf
+    critique: str = ""
+    history: tuple[float, ...] = ()
+    stale: int = 0
+
+    @property
+    def iterations(self) -> int:
+        """Rounds after the first draft; -1 before it."""
+        return len(self.history) - 1
+
+    def judged(self, draft: str, score: float, critique: str, rule: Convergence) -> "Refinement":
+        """Return the state after one more draft; the best one stays unless it is beaten.
+
+        >>> rule = Convergence(target_score=0.9, patience=3, delta_threshold=0.01)
+        >>> state = Refinement().judged("a", 0.5, "", rule).judged("b", 0.4, "", rule)
+        >>> state.best, state.history, state.stale
+        ('a', (0.5, 0.4), 1)
+        """
+        history = (*self.history, score)
+        stale = 0 if score - self.score > rule.delta_threshold else self.stale + 1
+        if score > self.score:
+            return Refinement(draft, score, critique, history, stale)
+        return Refinement(self.best, self.score, self.critique, history, stale)
+
+    def has_converged(self, rule: Convergence) -> bool:
+        """Tell whether there is nothing more to gain: target reached, or patience run out."""
+        return self.score >= rule.target_score or self.stale >= rule.patience

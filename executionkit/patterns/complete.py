@@ -1,0 +1,45 @@
+"""A single completion, as a stage."""
+
+from typing_extensions import override
+
+from executionkit.context import Context
+from executionkit.core.checks import check_completion
+from executionkit.outcome import PatternResult
+from executionkit.provider import DEFAULT_MAX_TOKENS, opening
+from executionkit.stage import Stage
+
+__all__ = ["Complete", "complete"]
+
+
+class Complete(Stage[str, str], frozen=True):
+    """One completion; see `complete`."""
+
+    temperature: float | None = None
+    max_tokens: int = DEFAULT_MAX_TOKENS
+
+    def __post_init__(self) -> None:
+        check_completion(self.temperature, self.max_tokens)
+
+    @override
+    async def perform(self, value: str, context: Context) -> PatternResult[str]:
+        response = await context.complete(
+            opening(value), temperature=self.temperature, max_tokens=self.max_tokens
+        )
+        return PatternResult(response.content, metadata={"finish_reason": response.finish_reason})
+
+
+def complete(*, temperature: float | None = None, max_tokens: int = DEFAULT_MAX_TOKENS) -> Complete:
+    """Ask once. The value is the text, the score None.
+
+    Args:
+        temperature: Sampling temperature, 0 to 2; None leaves it to the provider.
+        max_tokens: Output tokens at most.
+
+    Metadata:
+        finish_reason (str): Why the model stopped: `"stop"`, `"length"`, `"content_filter"`, ...
+
+    Raises:
+        TypeError: A setting is not a number.
+        ValueError: A setting is out of range.
+    """
+    return Complete(temperature, max_tokens)

@@ -1,0 +1,206 @@
+"""Refinement: draft, score, improve the best draft, until it is good enough or stops getting better."""
+
+import inspect
+from collections.abc import Awaitable, Callable
+from typing import TypeAlias, cast
+
+import msgspec
+from typing_extensions import override
+
+from executionkit.context import Context
+from executionkit.core.checks import check_completion, check_count, check_number
+from executionkit.core.convergence import Convergence, Refinement
+from executionkit.core.judging import improvement_prompt, judge_prompt, parse_rating
+from executionkit.errors import EvaluationError, wrapping
+from executionkit.outcome import PatternResult
+from executionkit.provider import DEFAULT_MAX_TOKENS, LLMProvider, opening, user
+from executionkit.stage import Stage
+
+__all__ = ["Evaluation", "Evaluator", "Refine", "refine"]
+
+
+class Evaluation(msgspec.Struct, frozen=True):
+    """What an evaluator found.
+
+    Args:
+        score: From 0 to 1.
+        critique: What would make the text better; the next draft gets to see it.
+    """
+
+    score: float
+    critique: str = ""
+
+
+_WithProvider: TypeAlias = Callable[[str, LLMProvider], Awaitable[float | Evaluation]]
+_Plain: TypeAlias = Callable[[str], float | Evaluation]
+Evaluator: TypeAlias = _WithProvider | _Plain
+"""Scores a text from 0 to 1: `async (text, provider)`, its calls on the run's ledger, or a plain `(text)`."""
+
+_JUDGE_TEMPERATURE = 0.1
+
+
+class Refine(Stage[str, str], frozen=True):
+    """A refinement; see `refine`."""
+
+    evaluator: Evaluator | None = None
+    target_score: float = 0.9
+    max_iterations: int = 5
+    patience: int = 3
+    delta_threshold: float = 0.01
+    temperature: float | None = 0.7
+    max_tokens: int = DEFAULT_MAX_TOKENS
+    max_eval_chars: int = 32_768
+
+    def __post_init__(self) -> None:
+        if self.evaluator is not None:
+            _wants_provider(self.evaluator)
+        check_number("target_score", self.target_score, 0, 1)
+        check_count("max_iterations", self.max_iterations, least=0)
+        check_count("patience", self.patience)
+        check_number("delta_threshold", self.delta_threshold, 0)
+        check_completion(self.temperature, self.max_tokens)
+        check_count("max_eval_chars", self.max_eval_chars)
+
+    @override
+    async def perform(self, value: str, context: Context) -> PatternResult[str]:
+        rule = Convergence(self.target_score, self.patience, self.delta_threshold)
+        state, draft = Refinement(), ""
+        context.report(lambda: {"best_draft": state.best or draft, **_progress(state)})
+        messages = opening(value)
+        while True:
+            response = await context.complete(
+                messages, temperature=self.temperature, max_tokens=self.max_tokens
+            )
+            draft = response.content
+            found = await self._evaluate(value, draft, context)
+            state = state.judged(draft, found.score, found.critique, rule)
+            if state.has_converged(rule) or state.iterations >= self.max_iterations:
+                break
+            messages = [user(improvement_prompt(value, state.best, state.score, state.critique))]
+        metadata = {**_progress(state), "converged": state.has_converged(rule)}
+        return PatternResult(state.best, state.score, metadata=metadata)
+
+    async def _evaluate(self, task: str, draft: str, context: Context) -> Evaluation:
+        if self.evaluator is None:
+            return await self._judge(task, draft, context)
+        with wrapping(EvaluationError, "the evaluator"):
+            found: object
+            if _wants_provider(self.evaluator):
+                found = cast("_WithProvider", self.evaluator)(draft, context.provider)
+            else:
+                found = cast("_Plain", self.evaluator)(draft)
+            return _checked(await found if inspect.isawaitable(found) else found)
+
+    async def _judge(self, task: str, draft: str, context: Context) -> Evaluation:
+        response = await context.complete(
+            [user(judge_prompt(task, draft, self.max_eval_chars))],
+            temperature=_JUDGE_TEMPERATURE,
+            max_tokens=self.max_tokens,
+        )
+        rating = parse_rating(response.content)
+        if rating is None:
+            raise EvaluationError(
+                "the judge's answer holds no single rating from 0 to 10; use a stronger judge or an evaluator",
+                metadata={"judge_answer": response.content},
+            )
+        return Evaluation(rating, response.content)
+
+
+def refine(
+    evaluator: Evaluator | None = None,
+    *,
+    target_score: float = 0.9,
+    max_iterations: int = 5,
+    patience: int = 3,
+    delta_threshold: float = 0.01,
+    temperature: float | None = 0.7,
+    max_tokens: int = DEFAULT_MAX_TOKENS,
+    max_eval_chars: int = 32_768,
+) -> Refine:
+    """Draft, score, and improve the best draft (Madaan et al. 2023, "Self-Refine", algorithm 1).
+
+    The value is the best draft ever seen, the score its score. Stops at `target_score`, after `patience`
+    rounds in a row without a gain, or after `max_iterations` rounds. At most `2 * (1 + max_iterations)` calls
+    with the built-in judge.
+
+    Args:
+        evaluator: `async (text, provider)` or plain `(text)`; returns a score from 0 to 1, or an `Evaluation`
+            whose critique the next draft gets to see. None: the model is asked for a rating from 0 to 10, at
+            temperature 0.1, and for what is missing.
+        target_score: Good enough, 0 to 1.
+        max_iterations: Rounds after the first draft; 0 only drafts and scores.
+        patience: Rounds in a row without a gain after which to stop.
+        delta_threshold: What a score must exceed the best one by to be a gain.
+        temperature: Sampling temperature of the drafts, 0 to 2; None leaves it to the provider.
+        max_tokens: Output tokens at most, a draft or a judgement.
+        max_eval_chars: Characters of a draft that the built-in judge gets to see.
+
+    Metadata:
+        iterations (int): Rounds after the first draft.
+        converged (bool): Whether it stopped at the target or for want of gains, not at `max_iterations`.
+        score_history (tuple of float): Every score, the first draft's first.
+        best_draft (str), best_score (float or None): On an error: what had been achieved.
+
+    Returns (on `run`):
+        EvaluationError: The evaluator raised or gave no score from 0 to 1, or the judge no rating.
+
+    Raises:
+        TypeError: A setting is of the wrong type; the evaluator takes neither one argument nor two.
+        ValueError: A setting is out of range.
+    """
+    return Refine(
+        evaluator,
+        target_score,
+        max_iterations,
+        patience,
+        delta_threshold,
+        temperature,
+        max_tokens,
+        max_eval_chars,
+    )
+
+
+def _progress(state: Refinement) -> dict[str, object]:
+    return {"iterations": max(0, state.iterations), "score_history": state.history}
+
+
+def _checked(found: object) -> Evaluation:
+    evaluation = found if isinstance(found, Evaluation) else Evaluation(cast("float", found))
+    score: object = evaluation.score
+    if type(score) not in {int, float} or not (0 <= evaluation.score <= 1):
+        raise EvaluationError(f"the evaluator returned {score!r:.80}; a score is a number from 0 to 1")
+    return evaluation
+
+
+def _wants_provider(evaluator: Evaluator) -> bool:
+    """Tell whether an evaluator takes a provider beside the text.
+
+    Raises:
+        TypeError: It can be called neither way.
+    """
+    if not callable(evaluator):
+        raise TypeError(f"an evaluator must be callable, not {type(evaluator).__name__}")
+    try:
+        signature = inspect.signature(evaluator)
+    except ValueError:
+        return False
+    if _takes(signature, 2):
+        return True
+    if _takes(signature, 1):
+        return False
+    raise TypeError(f"an evaluator takes (text) or (text, provider), not {signature}")
+
+
+def _takes(signature: inspect.Signature, count: int) -> bool:
+    try:
+        signature.bind(*range(count))
+    except TypeError:
+        return False
+    return count == 1 or _second(signature) in {"provider", ""}
+
+
+def _second(signature: inspect.Signature) -> str:
+    """Name the second parameter where it is optional; an optional one is taken for a provider only by name."""
+    parameters = list(signature.parameters.values())
+    second = parameters[1] if len(parameters) > 1 else parameters[0]
+    return "" if second.default is second.empty else second.name
