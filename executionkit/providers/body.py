@@ -32,11 +32,11 @@ async def read_body(exchange: Exchange) -> bytes:
 
 async def read_error_body(exchange: Exchange) -> bytes:
     """Read what is readable of an error's body; what is wrong with it matters less than the error."""
-    chunks: list[bytes] = []
+    body = bytearray()
     with anyio.move_on_after(_ERROR_BODY_TIMEOUT), suppress(*BROKEN):
         async for chunk in body_chunks(exchange, ERROR_BODY_LIMIT):
-            chunks.append(chunk)
-    return b"".join(chunks)
+            body += chunk
+    return bytes(body)
 
 
 async def body_chunks(exchange: Exchange, limit: int) -> AsyncIterator[bytes]:

@@ -58,12 +58,9 @@ class Connection:
         """
         # A memoryview, because its repr shows nothing: no frame of a traceback may show the key.
         await self._socket.write(memoryview(self._serialise(request)))
-        while True:
-            event = await self._next_event()
-            if isinstance(event, h11.Response):
-                return Head(event.status_code, _as_text([*event.headers]))
-            if not isinstance(event, h11.InformationalResponse):
-                raise h11.RemoteProtocolError("the server switched to another protocol")
+        while not isinstance(event := await self._next_event(), h11.Response):
+            pass  # 100 Continue, 103 Early Hints
+        return Head(event.status_code, _as_text([*event.headers]))
 
     async def read(self) -> bytes:
         """Return the next piece of the body, `b""` at its end.
@@ -81,13 +78,12 @@ class Connection:
         self._state.send(h11.EndOfMessage())
         return (head or b"") + (body or b"")
 
-    async def _next_event(self) -> h11.Event | type[h11.PAUSED]:
-        while True:
-            event = self._state.next_event()
-            if event is not h11.NEED_DATA:
-                assert not isinstance(event, type) or event is h11.PAUSED
-                return event
+    async def _next_event(self) -> h11.Event:
+        while isinstance(event := self._state.next_event(), type):
+            if event is h11.PAUSED:
+                raise h11.RemoteProtocolError("the server switched to another protocol")
             self._state.receive_data(await self._socket.read())
+        return event
 
     def recycle(self) -> bool:
         """Make ready for another request; False where the connection cannot carry one."""

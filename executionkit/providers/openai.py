@@ -5,7 +5,7 @@ import ssl
 import warnings
 from functools import cache, lru_cache
 from types import TracebackType
-from typing import Any, Final, Literal, Self, TypeVar
+from typing import Any, Final, Literal, Self, TypeVar, cast
 
 import anyio
 import msgspec
@@ -161,9 +161,8 @@ class Provider(_Endpoint, frozen=True, kw_only=True, dict=True, weakref=True):
 
     @property
     def _key(self) -> str:
-        assert isinstance(self.api_key, Secret)
         try:
-            return self.api_key.reveal()
+            return cast("Secret", self.api_key).reveal()  # so since __post_init__
         except (LookupError, ValueError) as error:
             raise PermanentError(str(error.args[0])) from None
 

@@ -5,7 +5,7 @@ import select
 import socket
 import ssl
 from collections import deque
-from typing import Final, Protocol
+from typing import Final, Protocol, cast
 
 import anyio
 import sniffio
@@ -75,8 +75,7 @@ class _AsyncioSocket(asyncio.Protocol):
 
     @override
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # as create_connection promises
 
     @override
     def data_received(self, data: bytes) -> None:
@@ -166,12 +165,12 @@ class _AnyioSocket:
     async def write(self, data: bytes | memoryview) -> None:
         try:
             # The annotation says bytes; both backends pass any buffer on to the socket.
-            await self._stream.send(data)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+            await self._stream.send(data)  # type: ignore[arg-type]
         except anyio.BrokenResourceError:
             return
 
     def is_stale(self) -> bool:
-        return _is_readable(self._stream.extra(SocketAttribute.raw_socket))
+        return _is_readable(self._stream.extra(SocketAttribute.raw_socket))  # noqa: S610
 
     async def abort(self) -> None:
         await anyio.aclose_forcefully(self._stream)

@@ -1,6 +1,7 @@
 """Chat completions as JSON: a request to bytes, an answer's bytes to an `LLMResponse`."""
 
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from typing import Any, Final, TypeVar, cast
 
 import msgspec
@@ -36,8 +37,8 @@ def encode_request(payload: Mapping[str, object]) -> bytes:
 def _plain(value: object) -> object:
     if isinstance(value, Mapping):
         return dict(cast("Mapping[str, object]", value))
-    if isinstance(value, Set):
-        return sorted(cast("Set[str]", value))
+    if isinstance(value, AbstractSet):
+        return sorted(cast("AbstractSet[str]", value))
     raise NotImplementedError(f"objects of type {type(value).__name__} have no JSON form")
 
 
