@@ -1,0 +1,105 @@
+"""Where requests go: a base URL, parsed strictly."""
+
+import ipaddress
+import re
+from typing import Final
+from urllib.parse import SplitResult, urlsplit
+
+import msgspec
+
+__all__ = ["Address", "parse_address"]
+
+_PORTS: Final = {"http": 80, "https": 443}
+_HOST: Final = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_.])?\Z")
+
+
+class Address(msgspec.Struct, frozen=True):
+    """A parsed base URL.
+
+    Args:
+        tls: Whether to speak TLS.
+        host: A host name or an IP address, without brackets.
+        port: A port from 1 to 65535.
+        path: The path before `/chat/completions`, without a slash at its end.
+        query: What follows the path after a question mark, or `""`.
+    """
+
+    tls: bool
+    host: str
+    port: int
+    path: str
+    query: str
+
+    @property
+    def authority(self) -> str:
+        """The value of the `Host` header."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == _PORTS["https" if self.tls else "http"] else f"{host}:{self.port}"
+
+    @property
+    def target(self) -> str:
+        """The request target of a chat completion."""
+        return f"{self.path}/chat/completions{'?' if self.query else ''}{self.query}"
+
+    @property
+    def url(self) -> str:
+        """The whole address of a chat completion."""
+        return f"{'https' if self.tls else 'http'}://{self.authority}{self.target}"
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether the host is this machine."""
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host.lower() == "localhost" or self.host.lower().endswith(".localhost")
+
+
+def parse_address(base_url: object) -> Address:
+    """Parse the base URL of a provider. The errors never quote it, for it may hold a password.
+
+    Raises:
+        TypeError: It is not a `str`.
+        ValueError: It is not an `http` or `https` URL with a host, or it has user information, a
+            fragment, a bad port, white space or control characters.
+
+    >>> parse_address("https://api.example.com/v1/").url
+    'https://api.example.com/v1/chat/completions'
+    """
+    if not isinstance(base_url, str):
+        raise TypeError(f"base_url must be a str, not {type(base_url).__name__}")
+    if not (base_url.isascii() and base_url.isprintable()) or {" ", "\\", '"', "<", ">"} & {*base_url}:
+        raise ValueError("base_url must be plain ASCII without spaces, line breaks or backslashes")
+    try:
+        parts = urlsplit(base_url)
+        port = parts.port
+    except ValueError:
+        raise ValueError("base_url has a bad port or a bad IPv6 address") from None
+    if parts.scheme not in _PORTS:
+        raise ValueError("base_url must begin with http:// or https://")
+    if "@" in parts.netloc:
+        raise ValueError("base_url must not hold a user name or password; give the key as api_key")
+    if port == 0 or parts.netloc.endswith(":"):
+        raise ValueError("base_url has a bad port")
+    if parts.fragment:
+        raise ValueError("base_url must not have a fragment (#...)")
+    return Address(
+        tls=parts.scheme == "https",
+        host=_checked_host(parts),
+        port=port or _PORTS[parts.scheme],
+        path=parts.path.rstrip("/"),
+        query=parts.query,
+    )
+
+
+def _checked_host(parts: SplitResult) -> str:
+    host = parts.hostname or ""
+    if "[" in parts.netloc:
+        try:
+            return str(ipaddress.IPv6Address(host))
+        except ValueError:
+            raise ValueError("base_url has a bad IPv6 address") from None
+    labels = host.rstrip(".").split(".")
+    if not _HOST.match(host) or len(host) > 253 or not all(0 < len(label) < 64 for label in labels):
+        raise ValueError("base_url has no host, or one that is not a name or an IP address")
+    return host

@@ -1,0 +1,105 @@
+"""One HTTP/1.1 connection: h11 knows the protocol, a `ByteSocket` moves the bytes."""
+
+from typing import Final
+
+import h11
+import msgspec
+
+from executionkit.providers.sockets import ByteSocket
+
+__all__ = ["Connection", "Head", "Request"]
+
+_HEAD_LIMIT: Final = 65_536
+
+
+class Request(msgspec.Struct, frozen=True):
+    """A POST. Its headers hold the key, so its repr shows none of them.
+
+    Args:
+        target: Path and query.
+        headers: Names and values; `Content-Length` is among them.
+        body: The content.
+    """
+
+    target: str
+    headers: list[tuple[str, str]]
+    body: bytes
+
+    def __repr__(self) -> str:
+        return f"Request({len(self.body)} bytes)"
+
+
+class Head(msgspec.Struct, frozen=True):
+    """What precedes an answer's body.
+
+    Args:
+        status: The HTTP status.
+        headers: Header values by lower-case name; the last one where a name comes twice.
+    """
+
+    status: int
+    headers: dict[str, str]
+
+
+class Connection:
+    """A connection that carries one exchange after the other."""
+
+    def __init__(self, sock: ByteSocket) -> None:
+        self._socket = sock
+        self._state = h11.Connection(h11.CLIENT, max_incomplete_event_size=_HEAD_LIMIT)
+        self.idle_since = 0.0
+
+    async def send(self, request: Request) -> Head:
+        """Send a request and return the head of its answer.
+
+        Raises:
+            OSError: The connection broke.
+            h11.RemoteProtocolError: What came back is not HTTP/1.1.
+        """
+        # A memoryview, because its repr shows nothing: no frame of a traceback may show the key.
+        await self._socket.write(memoryview(self._serialise(request)))
+        while not isinstance(event := await self._next_event(), h11.Response):
+            pass  # 100 Continue, 103 Early Hints
+        return Head(event.status_code, _as_text([*event.headers]))
+
+    async def read(self) -> bytes:
+        """Return the next piece of the body, `b""` at its end.
+
+        Raises:
+            OSError: The connection broke.
+            h11.RemoteProtocolError: The body ended early, or its framing is broken.
+        """
+        event = await self._next_event()
+        return bytes(event.data) if isinstance(event, h11.Data) else b""
+
+    def _serialise(self, request: Request) -> bytes:
+        head = self._state.send(h11.Request(method="POST", target=request.target, headers=request.headers))
+        body = self._state.send(h11.Data(data=request.body))
+        self._state.send(h11.EndOfMessage())
+        return (head or b"") + (body or b"")
+
+    async def _next_event(self) -> h11.Event:
+        while isinstance(event := self._state.next_event(), type):
+            if event is h11.PAUSED:
+                raise h11.RemoteProtocolError("the server switched to another protocol")
+            self._state.receive_data(await self._socket.read())
+        return event
+
+    def recycle(self) -> bool:
+        """Make ready for another request; False where the connection cannot carry one."""
+        if not self._state.our_state is self._state.their_state is h11.DONE or self._state.trailing_data[0]:
+            return False
+        self._state.start_next_cycle()
+        return True
+
+    def is_stale(self) -> bool:
+        """Whether the server hung up, or spoke unasked, since the last exchange."""
+        return self._socket.is_stale()
+
+    async def abort(self) -> None:
+        """Close at once."""
+        await self._socket.abort()
+
+
+def _as_text(headers: list[tuple[bytes, bytes]]) -> dict[str, str]:
+    return {name.decode("latin-1"): value.decode("latin-1") for name, value in headers}

@@ -1,0 +1,249 @@
+"""`Provider`: any server that speaks OpenAI's chat completions over HTTP."""
+
+import math
+import ssl
+import warnings
+from functools import cache, lru_cache
+from types import TracebackType
+from typing import Any, Final, Literal, Self, TypeVar, cast
+
+import anyio
+import msgspec
+
+from executionkit.core.redaction import Redactor
+from executionkit.errors import PermanentError
+from executionkit.provider import DEFAULT_MAX_TOKENS, LLMResponse, Message, ToolSpec
+from executionkit.providers.address import Address, parse_address
+from executionkit.providers.body import read_body, read_error_body
+from executionkit.providers.clients import Identity, LoopClient, client_of
+from executionkit.providers.failures import broken_exchange, refused, timed_out, unusable
+from executionkit.providers.http1 import Head, Request
+from executionkit.providers.secret import Secret
+from executionkit.providers.transport import BROKEN, Exchange, Pool, Transport, shared_tls_context
+from executionkit.providers.wire import Unusable, decode_completion, encode_request
+
+__all__ = ["Provider"]
+
+T = TypeVar("T")
+
+_USER_AGENT: Final = "executionkit"
+
+
+class _Endpoint(msgspec.Struct, frozen=True):
+    base_url: str
+    model: str
+    api_key: Secret | str = Secret("")
+    default_temperature: float | None = 0.7
+    default_max_tokens: int | None = DEFAULT_MAX_TOKENS
+    timeout: float = 120.0
+
+
+class Provider(_Endpoint, frozen=True, kw_only=True, dict=True, weakref=True):
+    """A model behind `POST {base_url}/chat/completions`.
+
+    A frozen description: equal by value, hashable, its key hidden. Connections are opened by the first
+    call in an event loop and closed by `aclose()` or at the end of `async with`; one provider serves any
+    number of event loops, one after the other or at once. `complete` makes one attempt; retries are up to
+    the run.
+
+    Args:
+        base_url: `http` or `https`, with the path before `/chat/completions`; a query is kept.
+        model: The model's name there.
+        api_key: Sent as bearer token if it is not empty; kept as a `Secret`.
+        default_temperature: Used where a call names none; None leaves it out of the request.
+        default_max_tokens: Output tokens a call may take where it names none; None leaves it out.
+        timeout: Seconds for one whole attempt, from connecting to the body's last byte.
+        max_connections: Connections at most, for each event loop; calls beyond that wait.
+        tls: What to speak TLS with; None for the certificates of `certifi`.
+
+    Raises:
+        TypeError: A setting is of the wrong type.
+        ValueError: A setting is out of range.
+
+    >>> Provider("http://localhost:8080/v1", "smollm2", api_key="sk-123")
+    Provider('http://localhost:8080/v1', 'smollm2', api_key=***)
+    """
+
+    max_connections: int = 1000
+    tls: ssl.SSLContext | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.api_key, Secret):
+            # No local name for the literal: a traceback may show them.
+            msgspec.structs.force_setattr(self, "api_key", Secret(self.api_key))
+        address = parse_address(self.base_url)
+        _check(self)
+        if self.api_key and not address.tls and not address.is_loopback:
+            _warn_of_plain_http(address.authority)
+
+    @property
+    def supports_tools(self) -> Literal[True]:
+        """The models behind it may call tools."""
+        return True
+
+    async def complete(
+        self,
+        messages: list[Message],
+        *,
+        temperature: float | None = None,
+        max_tokens: int | None = None,
+        tools: list[ToolSpec] | None = None,
+        **kwargs: Any,
+    ) -> LLMResponse:
+        """Make one attempt to complete a chat.
+
+        Args:
+            messages: The conversation in OpenAI's format.
+            temperature: Sampling temperature; None for the default.
+            max_tokens: Output tokens at most; None for the default.
+            tools: Tools the model may call, in OpenAI's format.
+            **kwargs: Further request fields, sent as they are.
+
+        Raises:
+            PermanentError: 400, 401, 403, 404, 405, 413 or 422, or a request that has no JSON form.
+            RateLimitError: 429; `retry_after` says how long the server asks to wait.
+            ProviderError: Anything else that came back, or did not, in time.
+            ProviderClosedError: The provider is closed in this event loop.
+
+        Each has `cost` (one call, and the tokens that the server reported) and, where a server answered,
+        `metadata["status"]` (int) and `metadata["request_id"]` (str).
+        """
+        payload = self._payload(messages, temperature, max_tokens, tools, kwargs)
+        return await self._attempt(self._request(encode_request(payload)))
+
+    async def _attempt(self, request: Request) -> LLMResponse:
+        transport = self._client.transport(self._open)
+        redactor = _redactor(self._key)
+        with anyio.move_on_after(self.timeout):
+            try:
+                exchange = await transport.send(request)
+                try:
+                    return await _read_answer(exchange, redactor)
+                finally:
+                    await exchange.finish()
+            except BROKEN as error:
+                raise broken_exchange(error, redactor) from error
+        raise timed_out(self.timeout)
+
+    def _payload(
+        self,
+        messages: list[Message],
+        temperature: float | None,
+        max_tokens: int | None,
+        tools: list[ToolSpec] | None,
+        options: dict[str, Any],
+    ) -> dict[str, object]:
+        chosen: dict[str, object] = {
+            "temperature": self.default_temperature if temperature is None else temperature,
+            "max_tokens": self.default_max_tokens if max_tokens is None else max_tokens,
+            "tools": tools or None,
+        }
+        if "max_completion_tokens" in options:
+            del chosen["max_tokens"]
+        given = {name: value for name, value in chosen.items() if value is not None}
+        return {"model": self.model, "messages": messages, **given, **options}
+
+    def _request(self, body: bytes) -> Request:
+        address = self._address
+        return Request(
+            address.target,
+            [
+                ("Host", address.authority),
+                ("User-Agent", _USER_AGENT),
+                ("Accept", "application/json"),
+                ("Accept-Encoding", "gzip"),
+                ("Content-Type", "application/json"),
+                ("Content-Length", str(len(body))),
+                *((("Authorization", f"Bearer {self._key}"),) if self.api_key else ()),
+            ],
+            body,
+        )
+
+    @property
+    def _key(self) -> str:
+        try:
+            return cast("Secret", self.api_key).reveal()  # so since __post_init__
+        except (LookupError, ValueError) as error:
+            raise PermanentError(str(error.args[0])) from None
+
+    @property
+    def _address(self) -> Address:
+        return _parsed(self.base_url)
+
+    @property
+    def _client(self) -> LoopClient:
+        return client_of(self._own(Identity))
+
+    def _own(self, kind: type[T]) -> T:
+        """Return the one object of this kind that belongs to this provider, and to no copy of it."""
+        owned = vars(self)
+        value: T = owned[kind.__name__] if kind.__name__ in owned else owned.setdefault(kind.__name__, kind())
+        return value
+
+    def _open(self) -> Transport:
+        tls = (self.tls or shared_tls_context()) if self._address.tls else None
+        return Pool(self._address, tls, self.max_connections)
+
+    async def aclose(self) -> None:
+        """Close the connections of this event loop; later calls in it raise `ProviderClosedError`."""
+        await self._client.close()
+
+    async def __aenter__(self) -> Self:
+        self._client.enter()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self._client.leave()
+
+    def __repr__(self) -> str:
+        key = ", api_key=***" if self.api_key else ""
+        return f"{type(self).__name__}({self.base_url.partition('?')[0]!r}, {self.model!r}{key})"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return [("base_url", self.base_url.partition("?")[0]), ("model", self.model)]
+
+
+async def _read_answer(exchange: Exchange, redactor: Redactor) -> LLMResponse:
+    head: Head = exchange.head
+    if not 200 <= head.status < 300:
+        raise refused(head, await read_error_body(exchange), redactor)
+    answer = decode_completion(await read_body(exchange), redactor)
+    if isinstance(answer, Unusable):
+        raise unusable(head, answer, redactor)
+    return answer
+
+
+_parsed = lru_cache(maxsize=256)(parse_address)
+_redactor = lru_cache(maxsize=256)(Redactor)
+
+
+def _check(provider: Provider) -> None:
+    _check_name("model", provider.model)
+    _check_number("timeout", provider.timeout, above=0)
+    _check_number("max_connections", provider.max_connections, above=0)
+    if provider.default_max_tokens is not None:
+        _check_number("default_max_tokens", provider.default_max_tokens, above=0)
+    if provider.default_temperature is not None:
+        _check_number("default_temperature", provider.default_temperature, above=-1)
+
+
+def _check_name(name: str, value: object) -> None:
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a str, not {type(value).__name__}")
+    if not value:
+        raise ValueError(f"{name} must not be empty")
+
+
+def _check_number(name: str, value: object, above: int) -> None:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise TypeError(f"{name} must be a number, not {type(value).__name__}")
+    if not (math.isfinite(value) and value > above):
+        raise ValueError(f"{name} must be a finite number above {above}, not {value}")
+
+
+@cache
+def _warn_of_plain_http(authority: str) -> None:
+    """Warn once for each server: the cache remembers."""
+    warnings.warn(f"the key goes to {authority} unencrypted; use https", stacklevel=4)

@@ -1,0 +1,191 @@
+"""A byte stream to a server, on asyncio and on any other event loop."""
+
+import asyncio
+import select
+import socket
+import ssl
+from collections import deque
+from typing import Final, Protocol, cast
+
+import anyio
+import sniffio
+from anyio.abc import ByteStream, SocketAttribute
+from typing_extensions import override
+
+from executionkit.providers.address import Address
+
+__all__ = ["ByteSocket", "connect"]
+
+_READ_SIZE: Final = 65_536
+_PAUSE_ABOVE: Final = 4 * _READ_SIZE
+_HAPPY_EYEBALLS_DELAY: Final = 0.25
+
+
+class ByteSocket(Protocol):
+    """A connected stream."""
+
+    async def read(self) -> bytes:
+        """Return what has arrived, at least one byte; `b""` once the server has ended the stream."""
+        ...
+
+    async def write(self, data: bytes | memoryview) -> None:
+        """Send `data`. A server that stopped reading is no error here: its answer may still be read."""
+        ...
+
+    def is_stale(self) -> bool:
+        """Whether something came in, or the server hung up, while nobody was waiting for it."""
+        ...
+
+    async def abort(self) -> None:
+        """Close at once, without a goodbye."""
+        ...
+
+
+async def connect(address: Address, tls: ssl.SSLContext | None) -> ByteSocket:
+    """Open a connection.
+
+    Raises:
+        OSError: The host is unknown, refuses, or speaks no acceptable TLS (`ssl.SSLError`).
+    """
+    if sniffio.current_async_library() != "asyncio":
+        return await _connect_anyio(address, tls)
+    _, protocol = await asyncio.get_running_loop().create_connection(
+        _AsyncioSocket,
+        address.host,
+        address.port,
+        ssl=tls,
+        server_hostname=address.host if tls else None,
+        happy_eyeballs_delay=None if _is_literal(address.host) else _HAPPY_EYEBALLS_DELAY,
+    )
+    return protocol
+
+
+class _AsyncioSocket(asyncio.Protocol):
+    """asyncio's own kind: anyio's stream stops and starts reading at each call, two system calls more."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._chunks: deque[bytes] = deque()
+        self._size = 0
+        self._paused = False
+        self._ended = False
+        self._failure: Exception | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._transport: asyncio.Transport | None = None
+
+    @override
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)  # as create_connection promises
+
+    @override
+    def data_received(self, data: bytes) -> None:
+        self._chunks.append(data)
+        self._size += len(data)
+        if self._size > _PAUSE_ABOVE and not self._paused and self._transport is not None:
+            self._paused = True
+            self._transport.pause_reading()
+        self._wake()
+
+    @override
+    def eof_received(self) -> None:
+        self._ended = True
+        self._wake()
+
+    @override
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._ended = True
+        self._failure = exc
+        self._transport = None
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def read(self) -> bytes:
+        while not self._chunks:
+            if self._ended:
+                return self._end()
+            self._waiter = self._loop.create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        return self._take()
+
+    def _end(self) -> bytes:
+        if self._failure is None:
+            return b""
+        raise OSError(f"the connection broke: {self._failure}") from self._failure
+
+    def _take(self) -> bytes:
+        chunk = self._chunks.popleft()
+        self._size -= len(chunk)
+        if self._paused and not self._chunks and self._transport is not None:
+            self._paused = False
+            self._transport.resume_reading()
+        return chunk
+
+    async def write(self, data: bytes | memoryview) -> None:
+        # Not waited for: the body is in memory anyway, and a refusal may come before all of it is sent.
+        if self._transport is not None:
+            self._transport.write(data)
+
+    def is_stale(self) -> bool:
+        if self._transport is None or self._chunks or self._ended or self._transport.is_closing():
+            return True
+        return _is_readable(self._transport.get_extra_info("socket"))
+
+    async def abort(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+
+
+async def _connect_anyio(address: Address, tls: ssl.SSLContext | None) -> ByteSocket:
+    if tls is None:
+        return _AnyioSocket(await anyio.connect_tcp(address.host, address.port))
+    stream = await anyio.connect_tcp(
+        address.host, address.port, ssl_context=tls, tls_hostname=address.host, tls_standard_compatible=False
+    )
+    return _AnyioSocket(stream)
+
+
+class _AnyioSocket:
+    def __init__(self, stream: ByteStream) -> None:
+        self._stream = stream
+
+    async def read(self) -> bytes:
+        try:
+            return await self._stream.receive(_READ_SIZE)
+        except anyio.EndOfStream:
+            return b""
+        except anyio.BrokenResourceError as error:
+            raise OSError(f"the connection broke: {error.__cause__ or error}") from error
+
+    async def write(self, data: bytes | memoryview) -> None:
+        try:
+            # The annotation says bytes; both backends pass any buffer on to the socket.
+            await self._stream.send(data)  # type: ignore[arg-type]
+        except anyio.BrokenResourceError:
+            return
+
+    def is_stale(self) -> bool:
+        return _is_readable(self._stream.extra(SocketAttribute.raw_socket))  # noqa: S610
+
+    async def abort(self) -> None:
+        await anyio.aclose_forcefully(self._stream)
+
+
+def _is_readable(sock: socket.socket) -> bool:
+    """Whether an idle socket has something to read: a goodbye, or bytes that nobody asked for."""
+    if sock.fileno() < 0:
+        return True
+    if not hasattr(select, "poll"):  # Windows, where select() takes any number of a socket
+        return bool(select.select([sock], [], [], 0)[0])
+    poll = select.poll()
+    poll.register(sock, select.POLLIN)
+    return bool(poll.poll(0))
+
+
+def _is_literal(host: str) -> bool:
+    return ":" in host or host.replace(".", "").isdigit()

@@ -1,0 +1,179 @@
+"""Chat completions as JSON: a request to bytes, an answer's bytes to an `LLMResponse`."""
+
+from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
+from typing import Any, Final, TypeVar, cast
+
+import msgspec
+
+from executionkit.core.json import Unreadable, decode_json
+from executionkit.core.redaction import Redactor
+from executionkit.core.usage import TokenUsage, read_usage
+from executionkit.errors import PermanentError
+from executionkit.provider import LLMResponse, ToolCall
+
+__all__ = ["ONE_CALL", "Unusable", "decode_completion", "encode_request", "reported_usage", "unique_calls"]
+
+T = TypeVar("T")
+
+
+def encode_request(payload: Mapping[str, object]) -> bytes:
+    """Encode a request.
+
+    Raises:
+        PermanentError: A part of it has no JSON form.
+    """
+    try:
+        return _encoder.encode(payload)
+    except UnicodeEncodeError:
+        problem = "a text holds a lone surrogate; repair it with text.encode(errors='replace').decode()"
+    except RecursionError:
+        problem = "a part of it is nested too deep, or inside itself"
+    except (TypeError, ValueError, OverflowError) as error:
+        problem = str(error)
+    raise PermanentError(f"the request cannot be written as JSON: {problem}")
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Mapping):
+        return dict(cast("Mapping[str, object]", value))
+    if isinstance(value, AbstractSet):
+        return sorted(cast("AbstractSet[str]", value))
+    raise NotImplementedError(f"objects of type {type(value).__name__} have no JSON form")
+
+
+_encoder: Final = msgspec.json.Encoder(enc_hook=_plain)
+
+
+ONE_CALL: Final = TokenUsage(llm_calls=1)
+"""What an attempt costs of which nothing is known but that it was made."""
+
+
+class Unusable(msgspec.Struct, frozen=True):
+    """Why a body is not a completion.
+
+    Args:
+        reason: What is wrong with it, a clause.
+        usage: What the server reported to have charged for it all the same.
+        error: The error object in it, where it has one.
+    """
+
+    reason: str
+    usage: TokenUsage = ONE_CALL
+    error: Mapping[str, object] | None = None
+
+
+class _Function(msgspec.Struct):
+    name: str | None = None
+    arguments: str | dict[str, Any] | None = None
+
+
+class _Call(msgspec.Struct):
+    id: str | int | None = None
+    function: _Function | None = None
+
+
+class _Message(msgspec.Struct):
+    content: str | list[dict[str, Any]] | None = None
+    tool_calls: list[_Call] | None = None
+
+
+class _Choice(msgspec.Struct):
+    message: _Message | None = None
+    finish_reason: str | None = None
+
+
+class _Completion(msgspec.Struct):
+    choices: list[_Choice] | None = None
+
+
+_KNOWN_FIELDS: Final = frozenset({"role", "content", "tool_calls"})
+
+
+def decode_completion(body: bytes, redactor: Redactor) -> LLMResponse | Unusable:
+    """Read a completion; total: whatever the bytes are, the answer says what became of them."""
+    raw = decode_json(body)
+    if isinstance(raw, Unreadable):
+        return Unusable(f"the answer is not JSON: {raw.reason}")
+    if not isinstance(raw, dict):
+        return Unusable(f"the answer is not a JSON object but a {type(raw).__name__}")
+    if redactor.may_touch(body):
+        raw = redactor.tree(cast("object", raw))
+    return _read_completion(cast("dict[str, Any]", raw))
+
+
+def _read_completion(raw: dict[str, Any]) -> LLMResponse | Unusable:
+    usage = reported_usage(raw.get("usage"))
+    if raw.get("error") and not raw.get("choices"):
+        return Unusable("the server answered with an error", usage, _error_object(raw["error"]))
+    try:
+        completion = msgspec.convert(raw, _Completion)
+    except (msgspec.ValidationError, RecursionError) as error:
+        return Unusable(f"the answer is not a completion: {error}", usage)
+    if not completion.choices:
+        return Unusable("the answer has no choices", usage)
+    choice = completion.choices[0]
+    if choice.message is None:
+        return Unusable("the answer's first choice has no message", usage)
+    calls = unique_calls(_read_calls(choice.message.tool_calls))
+    return LLMResponse(
+        content=_text_of(choice.message.content),
+        tool_calls=calls,
+        finish_reason=choice.finish_reason or ("tool_calls" if calls else "stop"),
+        usage=_mapping(raw.get("usage")),
+        raw=raw,
+        extra=_extra(raw["choices"][0]["message"]),
+    )
+
+
+def reported_usage(usage: object) -> TokenUsage:
+    """Return reported tokens as a cost of one call; figures that are missing or absurd count 0."""
+    input_tokens, output_tokens = read_usage(usage)
+    return TokenUsage(input_tokens or 0, output_tokens or 0, 1)
+
+
+def _error_object(error: object) -> Mapping[str, object]:
+    return _mapping(cast("object", error)) if isinstance(error, dict) else {"message": str(error)}
+
+
+def _mapping(value: object) -> dict[str, Any]:
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
+
+
+def _extra(message: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in message.items() if name not in _KNOWN_FIELDS and value is not None}
+
+
+def _text_of(content: str | list[dict[str, Any]] | None) -> str:
+    if isinstance(content, list):
+        texts = [part.get("text") for part in content if part.get("type", "text") in {"text", "output_text"}]
+        return "".join([text for text in texts if isinstance(text, str)])
+    return content or ""
+
+
+def _read_calls(calls: list[_Call] | None) -> Iterator[ToolCall]:
+    for call in calls or ():
+        function = call.function or _Function()
+        identity = "" if call.id is None else str(call.id)
+        yield ToolCall(identity, function.name or "", _read_arguments(function.arguments))
+
+
+def _read_arguments(arguments: str | dict[str, Any] | None) -> dict[str, Any] | str:
+    """Return the arguments; the text as it came where it is not a JSON object, for the model to see."""
+    if arguments is None or arguments == "":
+        return {}
+    if isinstance(arguments, dict):
+        return arguments
+    decoded = decode_json(arguments)
+    return cast("dict[str, Any]", decoded) if isinstance(decoded, dict) else arguments
+
+
+def unique_calls(calls: Iterator[ToolCall]) -> tuple[ToolCall, ...]:
+    """Give a fresh id to each call that has none, or one that an earlier call has."""
+    unique: dict[str, ToolCall] = {}
+    for call in calls:
+        identity = call.id
+        while not identity or identity in unique:
+            identity = f"{call.id or 'call'}_{len(unique) + 1}" if identity == call.id else f"{identity}_"
+        unique[identity] = call if identity == call.id else msgspec.structs.replace(call, id=identity)
+    return tuple(unique.values())
