@@ -1,7 +1,6 @@
 """When to try again, and after how long. Decisions only: nothing here sleeps."""
 
 import math
-import random
 from collections.abc import Callable
 from typing import Final, cast
 
@@ -54,7 +53,7 @@ def retry_delay(
     config: RetryConfig,
     attempt: int,
     error: ExecutionKitError,
-    draw: Callable[[], float] = random.random,
+    draw: Callable[[], float] | None = None,
 ) -> float | None:
     """Return the seconds to wait before the next attempt; None where there should be none.
 
@@ -62,7 +61,7 @@ def retry_delay(
         config: The policy.
         attempt: The attempt that failed, counted from 1.
         error: Why it failed.
-        draw: A source of uniform numbers from 0 to 1.
+        draw: A source of uniform numbers from 0 to 1; `random.random` if None.
 
     >>> retry_delay(RetryConfig(), 2, ProviderError("down"), draw=lambda: 0.5)
     1.0
@@ -73,7 +72,13 @@ def retry_delay(
     requested = error.requested_delay if isinstance(error, LLMError) else None
     if requested is not None and requested > config.max_delay:
         return None
-    return max(requested or 0.0, draw() * _bound(config, attempt))
+    return max(requested or 0.0, (draw or _random())() * _bound(config, attempt))
+
+
+def _random() -> Callable[[], float]:
+    from random import random  # brings hashlib along; a run without a failure does without
+
+    return random
 
 
 def _bound(config: RetryConfig, attempt: int) -> float:

@@ -1,16 +1,13 @@
 """Hands the records of a run to its trace."""
 
 import itertools
-import logging
-import secrets
+import os
 import time
 from collections.abc import Callable
 
 from executionkit.events import Event, Trace, WithContent
 
 __all__ = ["Span", "Tracer"]
-
-_logger = logging.getLogger("executionkit")
 
 
 class Tracer:
@@ -23,7 +20,7 @@ class Tracer:
         self._ids = itertools.count(1)
         self._origin = time.perf_counter()
         self._dropped = False
-        self.run = secrets.token_hex(8)
+        self.run = os.urandom(8).hex()
         self.content = isinstance(trace, WithContent)
 
     def span(self, parent: "Span | None" = None) -> "Span":
@@ -41,7 +38,7 @@ class Tracer:
             self._trace(kind(run=self.run, id=number, parent=parent, at=at, **fields))
         except Exception:
             self._dropped = True
-            _logger.exception("the trace raised and is not called again in run %s", self.run)
+            _log_dropped(self.run)
 
 
 class Span:
@@ -72,3 +69,10 @@ class Span:
     def send(self, kind: Callable[..., Event], **fields: object) -> None:
         """Send a record about this."""
         self._tracer.send(kind, self.id, self.parent, fields)
+
+
+def _log_dropped(run: str) -> None:
+    import logging  # costs more to import than all of tracing, and is needed once if ever
+
+    logger = logging.getLogger("executionkit")
+    logger.exception("the trace raised and is not called again in run %s", run)

@@ -1,7 +1,5 @@
 """JSON text of plain data, whatever is in it."""
 
-import json
-
 import msgspec
 
 __all__ = ["json_text"]
@@ -21,6 +19,8 @@ def json_text(value: object) -> str:
 
 def _lenient_text(value: object) -> str:
     """Encode what msgspec refuses: lone surrogates, keys that are not text, cycles."""
+    import json
+
     try:
         return json.dumps(value, default=str, skipkeys=True)
     except (ValueError, RecursionError):
