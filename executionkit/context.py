@@ -123,7 +123,7 @@ class Context:
         return new_context(self._provider, Account(self._account), self._settings, self._span)
 
     def joined(self, retry: RetryConfig | None, tracer: Tracer | None, ends_at: float | None) -> "Context":
-        """Return the context of a run within this one: on its ledger, with settings of its own where given."""
+        """Return the context of a run within this one: on its ledger, its own settings where given."""
         settings = self._settings
         ends = [end for end in (ends_at, settings.ends_at) if end is not None]
         joined = Settings(retry or settings.retry, tracer or settings.tracer, min(ends, default=None))

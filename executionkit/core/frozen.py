@@ -4,13 +4,15 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, TypeAlias, cast
 
+from executionkit.core.usage import TokenUsage
+
 __all__ = ["EMPTY", "Metadata", "freeze", "freeze_mapping", "hash_frozen", "thaw"]
 
 Metadata: TypeAlias = MappingProxyType[str, Any]
 
 EMPTY: Metadata = MappingProxyType({})
 
-_ATOMS = frozenset({str, int, float, bool, type(None), bytes})
+_ATOMS = frozenset({str, int, float, bool, type(None), bytes, TokenUsage})
 
 
 def freeze(value: object) -> object:
@@ -21,10 +23,11 @@ def freeze(value: object) -> object:
     """
     if type(value) in _ATOMS:
         return value
+    if isinstance(value, list) or type(value) is tuple:
+        items = cast("list[object]", value)
+        return tuple([item if type(item) in _ATOMS else freeze(item) for item in items])
     if isinstance(value, Mapping):
         return freeze_mapping(cast("Mapping[str, object]", value))
-    if isinstance(value, list) or type(value) is tuple:
-        return tuple([freeze(item) for item in cast("list[object]", value)])
     if isinstance(value, set):
         return frozenset(cast("set[object]", value))
     return value
@@ -34,7 +37,9 @@ def freeze_mapping(given: Mapping[str, object]) -> Metadata:
     """Copy a mapping, deeply, into a read-only one."""
     if not given:
         return EMPTY
-    return MappingProxyType({key: freeze(item) for key, item in given.items()})
+    return MappingProxyType(
+        {key: item if type(item) in _ATOMS else freeze(item) for key, item in given.items()}
+    )
 
 
 def thaw(value: object) -> object:
