@@ -245,7 +245,7 @@ class Context:
     async def _back_off(self, attempt: int, failure: ExecutionKitError) -> None:
         delay = retry_delay(self._settings.retry, attempt, failure)
         if delay is None or self._is_too_late(delay):
-            raise failure
+            raise failure.stamped(failure.cost, {"attempts": attempt})
         self.send(RetryScheduled, attempt=attempt, delay=delay, error=type(failure).__name__)
         await anyio.sleep(delay)
 

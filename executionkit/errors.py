@@ -26,7 +26,7 @@ from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from typing import ClassVar, Self
 
-from executionkit.core.frozen import Metadata, freeze_mapping, hash_frozen, thaw
+from executionkit.core.frozen import Metadata, freeze_mapping, thaw
 from executionkit.core.usage import NO_USAGE, TokenUsage
 
 __all__ = [
@@ -98,23 +98,19 @@ class ExecutionKitError(Exception):
         return self.args == other.args and self.__dict__ == other.__dict__
 
     def __hash__(self) -> int:
-        return hash((type(self), self.args, self.cost, hash_frozen(self.metadata)))
+        return hash((type(self), self.args, self.cost))
 
     def __reduce__(self) -> tuple[object, ...]:
-        state = {**self.__dict__, "metadata": thaw(self.metadata)}
-        return _rebuild, (type(self), self.args, state, self.__cause__)
+        return _rebuild, (type(self), self.args, {**self.__dict__, "metadata": thaw(self.metadata)})
 
 
 def _rebuild(
-    cls: type[ExecutionKitError],
-    args: tuple[object, ...],
-    state: dict[str, object],
-    cause: BaseException | None,
+    cls: type[ExecutionKitError], args: tuple[object, ...], state: dict[str, object]
 ) -> ExecutionKitError:
+    """Undo `__reduce__`; the cause stays behind, as with every exception that is pickled."""
     error = cls.__new__(cls, *args)
     error.__dict__.update(state)
     error.metadata = freeze_mapping(error.metadata)
-    error.__cause__ = cause
     return error
 
 

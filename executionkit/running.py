@@ -6,7 +6,7 @@ from typing import TypeVar
 
 import anyio
 import sniffio
-from returns.result import Failure, Success
+from returns.result import Failure
 
 from executionkit.context import Context, MeteredProvider, Performer, Settings, as_outcome, new_context
 from executionkit.core.usage import TokenUsage, checked_budget
@@ -48,15 +48,8 @@ async def run_stage(
     context = _open(checked_provider(provider), retry, trace, deadline)
     if limit is not None:
         context.tighten(limit)
-    if trace is not None:
-        context.send(RunStarted, stage=stage.name, max_cost=limit, deadline=deadline)
-    if deadline is None:
-        outcome = await as_outcome(context.frame(stage, value))
-    else:
-        outcome = await _bounded(context, stage, value, deadline)
-    if trace is not None:
-        _send_end(context, outcome)
-    return outcome
+    pending = _bounded(context, stage, value, deadline)
+    return await (pending if trace is None else _traced(context, stage.name, pending, limit, deadline))
 
 
 def in_new_loop(run: Callable[[], Awaitable[T]], what: str) -> T:
@@ -87,19 +80,32 @@ def _open(
     return new_context(provider, Account(), Settings(retry or DEFAULT_RETRY, tracer, ends_at))
 
 
-async def _bounded(context: Context, stage: Performer[In, Out], value: In, deadline: float) -> Outcome[Out]:
+async def _bounded(
+    context: Context, stage: Performer[In, Out], value: In, deadline: float | None
+) -> Outcome[Out]:
+    if deadline is None:
+        return await as_outcome(context.frame(stage, value))
     with anyio.move_on_after(deadline):
         return await as_outcome(context.frame(stage, value))
     error = DeadlineExceededError(f"the run did not end within its deadline of {deadline} s")
     return Failure(context.stamped(error))
 
 
-def _send_end(context: Context, outcome: Outcome[Out]) -> None:
-    match outcome:
-        case Success(result):
-            context.send_end(RunFinished, cost=result.cost)
-        case Failure(error):
-            context.send_end(RunFinished, cost=error.cost, error=type(error).__name__)
+async def _traced(
+    context: Context,
+    name: str,
+    pending: Awaitable[Outcome[Out]],
+    limit: TokenUsage | None,
+    deadline: float | None,
+) -> Outcome[Out]:
+    context.send(RunStarted, stage=name, max_cost=limit, deadline=deadline)
+    error: str | None = "Cancelled"
+    try:
+        outcome = await pending
+        error = type(outcome.failure()).__name__ if isinstance(outcome, Failure) else None
+    finally:
+        context.send_end(RunFinished, cost=context.cost, error=error)
+    return outcome
 
 
 def _check_retry(retry: object) -> None:
