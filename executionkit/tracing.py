@@ -36,9 +36,9 @@ class Tracer:
         at = time.perf_counter() - self._origin
         try:
             self._trace(kind(run=self.run, id=number, parent=parent, at=at, **fields))
-        except Exception:
+        except Exception as error:
             self._dropped = True
-            _log_dropped(self.run)
+            _log_dropped(self.run, error)
 
 
 class Span:
@@ -71,8 +71,8 @@ class Span:
         self._tracer.send(kind, self.id, self.parent, fields)
 
 
-def _log_dropped(run: str) -> None:
+def _log_dropped(run: str, error: Exception) -> None:
     import logging  # costs more to import than all of tracing, and is needed once if ever
 
     logger = logging.getLogger("executionkit")
-    logger.exception("the trace raised and is not called again in run %s", run)
+    logger.error("the trace raised and is not called again in run %s", run, exc_info=error)

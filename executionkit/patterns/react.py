@@ -168,9 +168,9 @@ def react(
 ) -> React:
     """Let the model call tools until it answers (Yao et al. 2022, "ReAct", section 2).
 
-    The value is the final text, the score None. The calls of one round run at once. What goes wrong in a call,
-    be it an unknown tool, arguments that do not fit the schema, a time-out or an exception, is told to the
-    model by its class, and the loop goes on.
+    The value is the final text, the score None. The calls of one round run at once. What goes wrong in a
+    call, be it an unknown tool, arguments that do not fit the schema, a time-out or an exception, is told to
+    the model by its class, and the loop goes on.
 
     Args:
         tools: What the model may call; names must differ.
@@ -179,8 +179,8 @@ def react(
         tool_timeout: Seconds a call may take, in place of each tool's own.
         temperature: Sampling temperature, 0 to 2; None leaves it to the provider.
         max_tokens: Output tokens at most, a completion.
-        max_history_messages: Messages to send at most; the oldest rounds are dropped whole, the prompt and the
-            last round stay. None sends all.
+        max_history_messages: Messages to send at most; the oldest rounds are dropped whole, the prompt and
+            the last round stay. None sends all.
 
     Metadata (also on an error):
         rounds (int): Completions.

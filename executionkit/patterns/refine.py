@@ -100,7 +100,7 @@ class Refine(Stage[str, str], frozen=True):
         rating = parse_rating(response.content)
         if rating is None:
             raise EvaluationError(
-                "the judge's answer holds no single rating from 0 to 10; use a stronger judge or an evaluator",
+                "the judge gave no single rating from 0 to 10; use a stronger judge or an evaluator",
                 metadata={"judge_answer": response.content},
             )
         return Evaluation(rating, response.content)
@@ -200,7 +200,7 @@ def _takes(signature: inspect.Signature, count: int) -> bool:
 
 
 def _second(signature: inspect.Signature) -> str:
-    """Name the second parameter where it is optional; an optional one is taken for a provider only by name."""
+    """Name the second parameter if it is optional; an optional one is taken for a provider only by name."""
     parameters = list(signature.parameters.values())
     second = parameters[1] if len(parameters) > 1 else parameters[0]
     return "" if second.default is second.empty else second.name

@@ -60,9 +60,9 @@ class Step(Stage[object, T], frozen=True):
 def step(function: StepFunction[T], /, **keywords: Any) -> Step[T]:
     """Make a stage of an async function that takes `(provider, prompt, **keywords)` and returns a result.
 
-    The function is handed a provider on the run's ledger, and `str` of the value before it as the prompt. Cost
-    that it reports beyond what went through that provider is charged as well. Where it names a `max_cost`, it
-    is told what is left.
+    The function is handed a provider on the run's ledger, and `str` of the value before it as the prompt.
+    Cost that it reports beyond what went through that provider is charged as well. Where it names a
+    `max_cost`, it is told what is left.
 
     Args:
         function: The function; `functools.partial` binds keywords as well.
