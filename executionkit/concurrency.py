@@ -12,11 +12,18 @@ __all__ = ["gather"]
 T = TypeVar("T")
 
 
-async def gather(work: Callable[[int], Awaitable[T]], count: int, limit: int) -> list[T]:
+async def gather(
+    work: Callable[[int], Awaitable[T]],
+    count: int,
+    limit: int,
+    finish_on: tuple[type[Exception], ...] = (),
+) -> list[T]:
     """Return `[await work(0), ..., await work(count - 1)]`, with at most `limit` under way at once.
 
     The first failure cancels what is under way and keeps the rest from starting. It is raised alone, never in
     an `ExceptionGroup`; failures that came in meanwhile stand in its metadata as `other_failures`.
+
+    After a failure of a class in `finish_on` what is under way is awaited instead: it is paid for already.
 
     A few workers share one iterator: a task for each piece would cost twenty times as much.
     """
@@ -29,12 +36,13 @@ async def gather(work: Callable[[int], Awaitable[T]], count: int, limit: int) ->
     async def worker() -> None:
         try:
             for index in indices:
-                results[index] = await work(index)
                 if failures:
                     return
+                results[index] = await work(index)
         except Exception as failure:
             failures.append(failure)
-            group.cancel_scope.cancel()
+            if not isinstance(failure, finish_on):
+                group.cancel_scope.cancel()
 
     async with anyio.create_task_group() as group:
         for _ in range(min(limit, count)):

@@ -130,9 +130,19 @@ class Context:
         parent = None if tracer is not None else self._span
         return new_context(self._provider, Account(self._account), joined, parent)
 
-    async def gather(self, work: Callable[[int], Awaitable[T]], count: int, limit: int) -> list[T]:
-        """Return `work(0)` to `work(count - 1)`, at most `limit` at once; the first failure ends all."""
-        return await concurrency.gather(work, count, limit)
+    async def gather(
+        self,
+        work: Callable[[int], Awaitable[T]],
+        count: int,
+        limit: int,
+        *,
+        finish_on: tuple[type[Exception], ...] = (),
+    ) -> list[T]:
+        """Return `work(0)` to `work(count - 1)`, at most `limit` at once; the first failure ends all.
+
+        What is under way then is cancelled, or awaited if the failure is of a class in `finish_on`.
+        """
+        return await concurrency.gather(work, count, limit, finish_on)
 
     async def run(self, stage: Performer[In, Out], value: In) -> PatternResult[Out]:
         """Run a stage below this one, on an account of its own.

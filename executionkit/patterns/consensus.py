@@ -7,7 +7,7 @@ from typing_extensions import override
 from executionkit.context import Context
 from executionkit.core.checks import check_completion, check_count
 from executionkit.core.voting import VotingStrategy, fold, tally_of
-from executionkit.errors import ConsensusFailedError
+from executionkit.errors import BudgetExhaustedError, ConsensusFailedError
 from executionkit.outcome import PatternResult
 from executionkit.provider import DEFAULT_MAX_TOKENS, opening
 from executionkit.stage import Stage
@@ -41,7 +41,8 @@ class Consensus(Stage[str, str], frozen=True):
             )
             votes[index] = response.content
 
-        await context.gather(draw, self.n, self.max_concurrency)
+        # Where the budget ends the vote, the samples in flight are paid for: they are worth waiting for.
+        await context.gather(draw, self.n, self.max_concurrency, finish_on=(BudgetExhaustedError,))
         samples = [votes[index] for index in range(self.n)]
         tally = tally_of(map(fold, samples))
         verdict = tally.verdict(self.strategy)
