@@ -40,6 +40,15 @@ class Head(msgspec.Struct, frozen=True):
     status: int
     headers: dict[str, str]
 
+    @property
+    def is_success(self) -> bool:
+        """Whether the status is a 2xx."""
+        return 200 <= self.status < 300
+
+    def __repr__(self) -> str:
+        # A server may have put the key into any of them.
+        return f"Head({self.status})"
+
 
 class Connection:
     """A connection that carries one exchange after the other."""
