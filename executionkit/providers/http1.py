@@ -91,12 +91,17 @@ class Connection:
         while isinstance(event := self._state.next_event(), type):
             if event is h11.PAUSED:
                 raise h11.RemoteProtocolError("the server switched to another protocol")
-            self._state.receive_data(await self._socket.read())
+            data = await self._socket.read()
+            if not data and self._state.their_state is h11.SEND_RESPONSE:
+                raise h11.RemoteProtocolError("the server hung up without an answer")
+            self._state.receive_data(data)
         return event
 
     def recycle(self) -> bool:
         """Make ready for another request; False where the connection cannot carry one."""
-        if not self._state.our_state is self._state.their_state is h11.DONE or self._state.trailing_data[0]:
+        leftover, has_ended = self._state.trailing_data
+        is_done = self._state.our_state is self._state.their_state is h11.DONE
+        if not is_done or leftover or has_ended:
             return False
         self._state.start_next_cycle()
         return True

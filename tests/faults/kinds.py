@@ -224,6 +224,7 @@ def _framing_that_is_right() -> Iterator[Fault]:
     yield _good("no-reason", reply(GOOD).replace(b" Whatever", b" "))
     yield _good("wrong-type", reply(GOOD).replace(b"application/json", b"text/html; charset=latin-1"))
     yield _good("bytes-one-by-one", *(step for byte in reply(GOOD) for step in (bytes([byte]), Pause(0))))
+    yield _good("later", Pause(0.02), reply(GOOD))
     yield _good("pauses", reply(GOOD)[:30], Pause(0.02), reply(GOOD)[30:150], Pause(0.02), reply(GOOD)[150:])
     yield _good("gzip", packed(gzip.compress(GOOD)))
     yield _good("gzip-members", packed(gzip.compress(GOOD[:50]) + gzip.compress(GOOD[50:])))

@@ -8,6 +8,7 @@ once and answers from then on.
 import asyncio
 import random
 import socket
+import ssl
 import struct
 import threading
 from collections.abc import Callable, Coroutine, Generator
@@ -19,7 +20,7 @@ from tests.faults.script import CLOSE, ECHO_KEY, RESET, STALL, Drip, Fault, Floo
 
 __all__ = ["FaultServer", "fault_server"]
 
-Schedule = Callable[[random.Random], Fault]
+_TLS_HANDSHAKE = b"\x16"
 
 
 def any_fault(chance: random.Random) -> Fault:
@@ -60,10 +61,14 @@ class FaultServer:
             pass
         finally:
             self.open_connections -= 1
-            writer.transport.abort()
+            writer.close()
 
     async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+        first = await reader.readexactly(1)
+        if first == _TLS_HANDSHAKE:
+            writer.write(b"HTTP/1.1 400 This is not TLS\r\n\r\n")
+            return False
+        head = (first + await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
         route = head.split(" ")[1].split("/")[1]
         fault = self._fault(route)
         self.calls[route] = self.calls.get(route, 0) + 1
@@ -130,14 +135,16 @@ def _header(head: str, name: str) -> str:
 
 
 @contextmanager
-def fault_server() -> Generator[FaultServer, None, None]:
+def fault_server(tls: ssl.SSLContext | None = None) -> Generator[FaultServer, None, None]:
     """Run a server in a thread of its own."""
     server, started = FaultServer(), threading.Event()
     loop = asyncio.new_event_loop()
     stop = asyncio.Event()
 
     async def main() -> None:
-        listening = await asyncio.start_server(server.serve, "127.0.0.1", 0, backlog=2048, limit=2**24)
+        listening = await asyncio.start_server(
+            server.serve, None, 0, family=socket.AF_INET, backlog=2048, limit=2**24, ssl=tls
+        )
         server.port = listening.sockets[0].getsockname()[1]
         started.set()
         await stop.wait()
