@@ -84,9 +84,12 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         link = link.__cause__ or link.__context__
 
 
-def timed_out(seconds: float) -> ProviderError:
-    """Return the error for an attempt that took too long."""
-    return ProviderError(f"no complete answer within {seconds:g} s", cost=ONE_CALL)
+def timed_out(seconds: float, head: Head | None, redactor: Redactor) -> LLMError:
+    """Return the error for an attempt that took too long; a refusing status says more than that."""
+    if head is not None and not head.is_success:
+        return refused(head, b"", redactor)
+    metadata = {} if head is None else describe(head, redactor)
+    return ProviderError(f"no complete answer within {seconds:g} s", cost=ONE_CALL, metadata=metadata)
 
 
 def describe(head: Head, redactor: Redactor) -> dict[str, object]:
@@ -97,13 +100,11 @@ def describe(head: Head, redactor: Redactor) -> dict[str, object]:
 
 def _explanation(body: bytes, redactor: Redactor) -> tuple[str, frozenset[str], TokenUsage]:
     decoded = decode_json(body)
-    if isinstance(decoded, dict):
-        given = cast("dict[str, object]", decoded)
-        error: object = given.get("error", given)
-        _, codes, text = _inner_error(error, redactor)
-        if text:
-            return text, codes, reported_usage(given.get("usage"))
-    return _shown(body.decode("utf-8", "replace"), redactor), frozenset(), ONE_CALL
+    given = cast("dict[str, object]", decoded) if isinstance(decoded, dict) else {}
+    error: object = given.get("error", given)
+    _, codes, text = _inner_error(error, redactor)
+    shown = text or _shown(body.decode("utf-8", "replace"), redactor)
+    return shown, codes, reported_usage(given.get("usage"))
 
 
 def _inner_error(error: object, redactor: Redactor) -> tuple[int, frozenset[str], str]:

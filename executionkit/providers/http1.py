@@ -40,6 +40,15 @@ class Head(msgspec.Struct, frozen=True):
     status: int
     headers: dict[str, str]
 
+    @property
+    def is_success(self) -> bool:
+        """Whether the status is a 2xx."""
+        return 200 <= self.status < 300
+
+    def __repr__(self) -> str:
+        # A server may have put the key into any of them.
+        return f"Head({self.status})"
+
 
 class Connection:
     """A connection that carries one exchange after the other."""
@@ -82,12 +91,17 @@ class Connection:
         while isinstance(event := self._state.next_event(), type):
             if event is h11.PAUSED:
                 raise h11.RemoteProtocolError("the server switched to another protocol")
-            self._state.receive_data(await self._socket.read())
+            data = await self._socket.read()
+            if not data and self._state.their_state is h11.SEND_RESPONSE:
+                raise h11.RemoteProtocolError("the server hung up without an answer")
+            self._state.receive_data(data)
         return event
 
     def recycle(self) -> bool:
         """Make ready for another request; False where the connection cannot carry one."""
-        if not self._state.our_state is self._state.their_state is h11.DONE or self._state.trailing_data[0]:
+        leftover, has_ended = self._state.trailing_data
+        is_done = self._state.our_state is self._state.their_state is h11.DONE
+        if not is_done or leftover or has_ended:
             return False
         self._state.start_next_cycle()
         return True

@@ -19,7 +19,7 @@ from executionkit.providers.clients import Identity, LoopClient, client_of
 from executionkit.providers.failures import broken_exchange, refused, timed_out, unusable
 from executionkit.providers.http1 import Head, Request
 from executionkit.providers.secret import Secret
-from executionkit.providers.transport import BROKEN, Exchange, Pool, Transport, shared_tls_context
+from executionkit.providers.transport import BROKEN, Exchange, Pool, Transport, exchanging, shared_tls_context
 from executionkit.providers.wire import Unusable, decode_completion, encode_request
 
 __all__ = ["Provider"]
@@ -114,16 +114,16 @@ class Provider(_Endpoint, frozen=True, kw_only=True, dict=True, weakref=True):
     async def _attempt(self, request: Request) -> LLMResponse:
         transport = self._client.transport(self._open)
         redactor = _redactor(self._key)
+        head: Head | None = None
         with anyio.move_on_after(self.timeout):
             try:
-                exchange = await transport.send(request)
-                try:
+                async with exchanging(transport, request) as exchange:
+                    head = exchange.head
                     return await _read_answer(exchange, redactor)
-                finally:
-                    await exchange.finish()
             except BROKEN as error:
-                raise broken_exchange(error, redactor) from error
-        raise timed_out(self.timeout)
+                # The frames below hold what the server sent: a traceback must not show them.
+                raise broken_exchange(error, redactor) from error.with_traceback(None)
+        raise timed_out(self.timeout, head, redactor)
 
     def _payload(
         self,
@@ -206,8 +206,8 @@ class Provider(_Endpoint, frozen=True, kw_only=True, dict=True, weakref=True):
 
 
 async def _read_answer(exchange: Exchange, redactor: Redactor) -> LLMResponse:
-    head: Head = exchange.head
-    if not 200 <= head.status < 300:
+    head = exchange.head
+    if not head.is_success:
         raise refused(head, await read_error_body(exchange), redactor)
     answer = decode_completion(await read_body(exchange), redactor)
     if isinstance(answer, Unusable):

@@ -3,6 +3,8 @@
 import ssl
 import time
 from collections import deque
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from functools import cache
 from typing import Final, Protocol
 
@@ -55,6 +57,16 @@ class Transport(Protocol):
     async def aclose(self) -> None:
         """Close every idle connection; those in use close when their exchange is finished."""
         ...
+
+
+@asynccontextmanager
+async def exchanging(transport: Transport, request: Request) -> AsyncGenerator[Exchange, None]:
+    """Send a request, and finish the exchange at the end of the block, whatever ends it."""
+    exchange = await transport.send(request)
+    try:
+        yield exchange
+    finally:
+        await exchange.finish()
 
 
 class Pool:

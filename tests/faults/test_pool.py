@@ -1,0 +1,160 @@
+"""The pool under pressure: cancellation at any moment, limits, hang-ups between calls."""
+
+import random
+import socket
+from collections.abc import Generator
+from contextlib import ExitStack, contextmanager
+
+import anyio
+import pytest
+
+from executionkit.errors import ProviderClosedError, ProviderError
+from executionkit.provider import user
+from executionkit.providers.openai import Provider
+from tests.faults.server import FaultServer
+
+PROMPT = [user("What is the capital of France?")]
+
+pytestmark = pytest.mark.anyio
+
+
+async def ask(provider: Provider) -> str:
+    return (await provider.complete(PROMPT)).content
+
+
+async def ask_many(provider: Provider, count: int) -> None:
+    async with anyio.create_task_group() as group:
+        for _ in range(count):
+            group.start_soon(ask, provider)
+
+
+async def test_a_storm_of_cancelled_calls_leaves_the_provider_usable(server: FaultServer) -> None:
+    chance = random.Random(1)
+    async with Provider(server.url("good-later"), "m", max_connections=100) as provider:
+        for _ in range(12):
+            async with anyio.create_task_group() as group:
+                for _ in range(125):
+                    group.start_soon(_cancelled_call, provider, chance.uniform(0, 0.03))
+        with anyio.fail_after(1.5):
+            for _ in range(3):
+                assert await ask(provider) == "Paris"
+
+
+async def _cancelled_call(provider: Provider, seconds: float) -> None:
+    with anyio.move_on_after(seconds):
+        await ask(provider)
+
+
+async def test_cancelling_while_connecting_gives_the_slot_back() -> None:
+    with _deaf_port() as port:
+        provider = Provider(f"http://127.0.0.1:{port}/v1", "m", max_connections=1)
+        async with provider:
+            for _ in range(3):
+                with anyio.move_on_after(0.02) as scope:
+                    await ask(provider)
+                assert scope.cancelled_caught
+
+
+@contextmanager
+def _deaf_port() -> Generator[int, None, None]:
+    """A port whose queue of connections is full: connecting neither succeeds nor fails."""
+    with ExitStack() as stack:
+        listening = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for _ in range(4):
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(listening.getsockname())
+        yield listening.getsockname()[1]
+
+
+async def test_no_more_connections_than_calls_in_flight(server: FaultServer) -> None:
+    server.most_connections = server.open_connections
+    before, at_most = server.connections, server.open_connections
+    async with Provider(server.url("good-later"), "m") as provider:
+        for _ in range(4):
+            await ask_many(provider, 10)
+    assert server.connections - before <= 10
+    assert server.most_connections - at_most <= 10
+
+
+async def test_calls_beyond_the_limit_wait(server: FaultServer) -> None:
+    before = server.connections
+    async with Provider(server.url("good-later"), "m", max_connections=3) as provider:
+        await ask_many(provider, 12)
+    assert server.connections - before <= 3
+
+
+async def test_a_connection_that_the_server_closed_is_replaced(server: FaultServer) -> None:
+    before = server.connections
+    async with Provider(server.url("good-silent-close"), "m") as provider:
+        for _ in range(5):
+            assert await ask(provider) == "Paris"
+            await anyio.sleep(0.02)
+    assert server.connections - before == 5
+
+
+async def test_a_connection_is_used_again(server: FaultServer) -> None:
+    before = server.connections
+    async with Provider(server.url("good-plain"), "m") as provider:
+        for _ in range(5):
+            await ask(provider)
+    assert server.connections - before == 1
+
+
+async def test_bytes_that_nobody_asked_for_are_never_an_answer(server: FaultServer) -> None:
+    async with Provider(server.url("good-unasked-answer"), "m") as provider:
+        for _ in range(5):
+            assert await ask(provider) == "Paris"
+
+
+async def test_a_closed_provider_says_so_until_it_is_opened_again(server: FaultServer) -> None:
+    provider = Provider(server.url("good-plain"), "m")
+    assert await ask(provider) == "Paris"
+    await provider.aclose()
+    with pytest.raises(ProviderClosedError, match="async with"):
+        await ask(provider)
+    async with provider:
+        assert await ask(provider) == "Paris"
+
+
+async def test_the_last_one_out_closes(server: FaultServer) -> None:
+    provider = Provider(server.url("good-plain"), "m")
+    async with provider:
+        async with provider:
+            await ask(provider)
+        assert await ask(provider) == "Paris"
+    with pytest.raises(ProviderClosedError):
+        await ask(provider)
+
+
+async def test_closing_one_leaves_an_equal_one_open(server: FaultServer) -> None:
+    one, other = (Provider(server.url("good-plain"), "m") for _ in range(2))
+    assert one == other
+    async with other:
+        async with one:
+            await ask(one)
+        assert await ask(other) == "Paris"
+
+
+async def test_closing_under_a_call_in_flight_lets_it_end(server: FaultServer) -> None:
+    provider = Provider(server.url("good-later"), "m")
+    async with anyio.create_task_group() as group:
+        group.start_soon(ask, provider)
+        await anyio.sleep(0.01)
+        await provider.aclose()
+
+
+async def test_nobody_listens() -> None:
+    with anyio.fail_after(5):
+        async with Provider("http://127.0.0.1:9/v1", "m") as provider:
+            with pytest.raises(ProviderError, match="failed") as caught:
+                await ask(provider)
+    assert caught.value.retryable
+    assert isinstance(caught.value.__cause__, OSError)
+
+
+async def test_an_unknown_host() -> None:
+    async with Provider("http://no-such-host.invalid/v1", "m") as provider:
+        with pytest.raises(ProviderError) as caught:
+            await ask(provider)
+    assert caught.value.retryable
