@@ -10,15 +10,15 @@ leader's votes and a least number that depends on the rest of the standing alone
 whole numbers (no rounding), and remembered.
 """
 
+from collections.abc import Hashable
 from fractions import Fraction
 from functools import lru_cache
-from itertools import accumulate
-from math import ceil, comb, floor
-from operator import mul
-from typing import Final, Protocol, runtime_checkable
+from math import comb
+from typing import Final, Protocol, TypeVar, runtime_checkable
 
 import msgspec
 
+from executionkit.core.urn import Counts, win_probability
 from executionkit.core.voting import Tally
 
 __all__ = [
@@ -35,6 +35,8 @@ __all__ = [
     "unanimous_window",
 ]
 
+
+K = TypeVar("K", bound=Hashable)
 
 _REMEMBERED: Final = 65536
 """Answers kept by each rule: some megabytes at most, enough for votes of a hundred."""
@@ -107,11 +109,11 @@ def certain() -> Certain:
     """Stop when the leader cannot be overtaken by the samples still to come.
 
     It cannot if it is ahead by more votes than there are samples left, or by as many and it was seen first.
-    The winner is that of the full vote, always; and no rule that promises this can stop earlier. In a weighted
-    vote a sample to come is taken to weigh 1, the most a sample can.
+    The winner is that of the full vote, always; and no rule that promises this can stop earlier. In a
+    weighted vote a sample to come is taken to weigh 1, the most a sample can.
 
-    >>> [certain().more(Standing(n=5, samples=2, leader=2)), certain().more(Standing(n=5, samples=3, leader=3))]
-    [1, 0]
+    >>> certain().more(Standing(n=5, samples=2, leader=2))
+    1
     """
     return _CERTAIN
 
@@ -134,16 +136,16 @@ class Beta(msgspec.Struct, frozen=True):
         """Return P(Beta(v1 + 1, v2 + 1) > 1/2), with v1 and v2 the two largest counts."""
         leader, runner_up = int(standing.leader), int(standing.runner_up)
         trials = leader + runner_up + 1
-        return 1 - _binomial_tail(trials, runner_up) / 2**trials
+        return float(1 - Fraction(_binomial_tail(trials, runner_up), 2**trials))
 
 
 def beta(confidence: float = 0.95) -> Beta:
     """Stop when P(Beta(v1 + 1, v2 + 1) > 1/2) is at least `confidence`, or the winner is certain.
 
-    v1 and v2 are the two largest counts. This is Adaptive-Consistency (Aggarwal et al. 2023, "Let's Sample Step
-    by Step: Adaptive-Consistency for Efficient Reasoning and Coding with LLMs"), in whole numbers: the
-    probability is that of at most v1 heads in v1 + v2 + 1 throws of a fair coin. Joined with `certain`, which
-    gives the same answers as the published rule and never takes more calls.
+    v1 and v2 are the two largest counts. This is Adaptive-Consistency (Aggarwal et al. 2023, "Let's Sample
+    Step by Step: Adaptive-Consistency for Efficient Reasoning and Coding with LLMs"), in whole numbers: the
+    probability is that of at most v1 heads in v1 + v2 + 1 throws of a fair coin. Joined with `certain`,
+    which gives the same answers as the published rule and never takes more calls.
 
     It promises that the leader is the more probable answer of the first two, at that confidence under a flat
     prior and looked at once; it is looked at after every sample, so the share of votes that disagree with the
@@ -174,12 +176,12 @@ class Forecast(msgspec.Struct, frozen=True):
         """Return the fewest further samples after which the leader wins with probability `1 - risk`."""
         left = standing.n - standing.samples
         counts = standing.leader, standing.runner_up, standing.rest
-        return _forecast_more(*counts, left, standing.leads_ties, self.risk)
+        return _forecast_more(counts, left, standing.leads_ties, self.risk)
 
     def bound(self, standing: Standing) -> float:
         """Return the probability that the leader wins the full vote."""
-        counts = int(standing.leader), int(standing.runner_up), int(standing.rest)
-        return float(_win_probability(*counts, standing.remaining, standing.leads_ties))
+        counts = standing.leader, standing.runner_up, standing.rest
+        return float(win_probability(counts, standing.remaining, standing.leads_ties))
 
 
 def forecast(risk: float = 0.01) -> Forecast:
@@ -190,8 +192,8 @@ def forecast(risk: float = 0.01) -> Forecast:
     (v1 + 0.3) / (v + 0.9), and so on, each draw adding to its count. The leader wins if it ends ahead of the
     runner-up, or level and seen first; that one of the others overtakes both is left out of account.
 
-    It promises that probability where the samples behave like the urn, at each look; it counts on n, so a larger
-    n waits longer. Where the winner is certain the probability is 1.
+    It promises that probability where the samples behave like the urn, at each look; it counts on n, so a
+    larger n waits longer. Where the winner is certain the probability is 1.
 
     Args:
         risk: Above 0 and below 0.5.
@@ -199,8 +201,8 @@ def forecast(risk: float = 0.01) -> Forecast:
     Raises:
         ValueError: `risk` is out of range.
 
-    >>> forecast().more(Standing(n=40, samples=4, leader=4)), forecast().more(Standing(n=10, samples=4, leader=4))
-    (0, 0)
+    >>> [forecast().more(Standing(n, samples=3, leader=3)) for n in (10, 40)]
+    [0, 1]
     """
     return Forecast(risk)
 
@@ -231,9 +233,9 @@ class UnanimousWindow(msgspec.Struct, frozen=True):
 def unanimous_window(size: int = 5) -> UnanimousWindow:
     """Stop when all samples of a window say the same, or the winner is certain.
 
-    Windows follow each other without overlap; the answer is the leader of all samples drawn, and a sample that
-    abstains breaks its window. This is Early-Stopping Self-Consistency (Li et al. 2024, "Escape Sky-high Cost:
-    Early-stopping Self-Consistency for Multi-step Reasoning"), joined with `certain`.
+    Windows follow each other without overlap; the answer is the leader of all samples drawn, and a sample
+    that abstains breaks its window. This is Early-Stopping Self-Consistency (Li et al. 2024, "Escape Sky-high
+    Cost: Early-stopping Self-Consistency for Multi-step Reasoning"), joined with `certain`.
 
     It promises nothing about the full vote: a window of an answer that is not the most frequent ends the vote
     as well, with the leader so far as the answer.
@@ -250,7 +252,7 @@ def unanimous_window(size: int = 5) -> UnanimousWindow:
     return UnanimousWindow(size)
 
 
-def standing_of(tally: Tally[object], n: int) -> Standing:
+def standing_of(tally: Tally[K], n: int) -> Standing:
     """Return what a rule sees of this tally in a vote of n."""
     top, second = tally.top, tally.second
     rest = tally.samples - tally.abstentions - top - second
@@ -274,14 +276,12 @@ def _beta_more(leader: float, runner_up: float, left: int, leads_ties: bool, con
 
 
 @lru_cache(maxsize=_REMEMBERED)
-def _forecast_more(
-    leader: float, runner_up: float, rest: float, left: int, leads_ties: bool, risk: float
-) -> int:
+def _forecast_more(counts: Counts, left: int, leads_ties: bool, risk: float) -> int:
+    leader, runner_up, rest = counts
     if not leader:
-        return left and 1 + _forecast_more(1, 0, 0, left - 1, True, risk)
-    voting = int(leader + runner_up + rest) + left
-    needed = _forecast_needs(int(runner_up), int(rest), voting, leads_ties, risk) - int(leader)
-    return max(0, min(needed, left))
+        return left and 1 + _forecast_more((1, 0, 0), left - 1, True, risk)
+    needed = _forecast_needs(runner_up, rest, int(sum(counts)) + left, leads_ties, risk)
+    return max(0, min(needed - int(leader), left))
 
 
 def _binomial_tail(trials: int, most: int) -> int:
@@ -300,14 +300,14 @@ def _beta_needs(runner_up: int, confidence: float) -> int:
 
 
 @lru_cache(maxsize=_REMEMBERED)
-def _forecast_needs(runner_up: int, rest: int, voting: int, leads_ties: bool, risk: float) -> int:
+def _forecast_needs(runner_up: float, rest: float, voting: int, leads_ties: bool, risk: float) -> int:
     """The fewest votes with which a leader wins probably enough, where `voting` samples vote in the end."""
     wanted = 1 - _exact(risk)
-    low, high = runner_up + (not leads_ties), voting - runner_up - rest
+    others = int(runner_up + rest)
+    low, high = int(runner_up) + (not leads_ties), voting - others
     while low < high:
         middle = (low + high) // 2
-        left = voting - middle - runner_up - rest
-        if _win_probability(middle, runner_up, rest, left, leads_ties) >= wanted:
+        if win_probability((middle, runner_up, rest), voting - others - middle, leads_ties) >= wanted:
             high = middle
         else:
             low = middle + 1
@@ -317,44 +317,3 @@ def _forecast_needs(runner_up: int, rest: int, voting: int, leads_ties: bool, ri
 def _exact(figure: float) -> Fraction:
     """The decimal number that was written down: 0.95 is 19/20."""
     return Fraction(repr(figure))
-
-
-def _win_probability(leader: int, runner_up: int, rest: int, left: int, leads_ties: bool) -> Fraction:
-    """The probability that the leader ends ahead of the runner-up when `left` samples come out of the urn.
-
-    Counts are in tenths of a vote, so that a prior of 0.3 is the whole number 3. `wins[m]` is the weight of all
-    ways in which m samples fall to the first two and the leader wins; a sample more moves the two over the
-    line only from the ways that stand at it (`edge`).
-    """
-    weight, ways = 0, _ways_of_rest(rest, left)
-    for pair, wins in enumerate(_winning_weights(leader, runner_up, left, leads_ties)):
-        weight += ways[left - pair] * wins
-    return Fraction(weight, _rising(10 * (leader + runner_up + rest) + 9, left)[-1])
-
-
-def _winning_weights(leader: int, runner_up: int, left: int, leads_ties: bool) -> list[int]:
-    most = leader - runner_up if leads_ties else leader - runner_up - 1
-    both = 10 * (leader + runner_up) + 6
-    wins = _rising(both, min(most, left))
-    edge, lost = _rising(10 * runner_up + 3, most)[-1], most
-    for pair in range(most, left):
-        rival = 10 * (runner_up + lost) + 3
-        total = wins[-1] * (both + 10 * pair) - edge * rival
-        if (pair - most) % 2:
-            lost += 1
-            edge = edge * rival * (pair + 1) // lost
-            total += edge
-        else:
-            edge = edge * (10 * (leader + pair - lost) + 3) * (pair + 1) // (pair + 1 - lost)
-        wins.append(total)
-    return wins
-
-
-@lru_cache(maxsize=4096)
-def _ways_of_rest(rest: int, left: int) -> list[int]:
-    return [comb(left, others) * weight for others, weight in enumerate(_rising(10 * rest + 3, left))]
-
-
-def _rising(start: int, factors: int) -> list[int]:
-    """The products of the first 0, 1, ... of `start`, `start + 10`, `start + 20`, ..."""
-    return list(accumulate(range(start, start + 10 * factors, 10), mul, initial=1))
