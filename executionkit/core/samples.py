@@ -1,0 +1,126 @@
+"""Samples as a vote sees them: the texts and log-probabilities in an answer, and how much a vote weighs."""
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any, Final, Generic, TypeVar, cast
+
+import msgspec
+
+__all__ = ["ByProbability", "Choice", "Sample", "checked_weight", "read_choices"]
+
+T = TypeVar("T")
+
+_STEPS: Final = 2**20
+
+
+class Sample(msgspec.Struct, Generic[T], frozen=True):
+    """One sample, for a function that weighs it.
+
+    Args:
+        text: What the model wrote.
+        value: What the text was read as.
+        logprobs: The log-probability of each token where the endpoint gives them, else empty.
+        provider: Which of `providers` it is from, from 0.
+    """
+
+    text: str
+    value: T
+    logprobs: tuple[float, ...] = ()
+    provider: int = 0
+
+
+class ByProbability(msgspec.Struct, frozen=True):
+    """Weighs a sample by the model's own confidence: the geometric mean of its tokens' probabilities.
+
+    This is the length-normalised weighting of Wang et al. 2022 ("Self-Consistency", section 3.1). A sample
+    without log-probabilities weighs 1. A consensus that weighs so asks the endpoint for `logprobs`.
+
+    >>> round(ByProbability()(Sample("yes", "yes", logprobs=(-0.1, -0.3))), 4)
+    0.8187
+    """
+
+    def __call__(self, sample: Sample[object]) -> float:
+        """Return the weight, above 0 and at most 1."""
+        if not sample.logprobs:
+            return 1.0
+        return math.exp(sum(sample.logprobs) / len(sample.logprobs))
+
+
+def checked_weight(weight: object) -> float | None:
+    """Return a weight, rounded so that sums of weights are exact; None where it is none.
+
+    A weight is a number from 0 to 1. It is rounded to a multiple of 2**-20: whatever the order in which such
+    weights are added, the sum is the same.
+
+    >>> checked_weight(0.5), checked_weight(1.5), checked_weight("heavy")
+    (0.5, None, None)
+    """
+    if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 <= weight <= 1:
+        return None
+    return round(weight * _STEPS) / _STEPS
+
+
+class Choice(msgspec.Struct, frozen=True):
+    """One of the answers in a completion.
+
+    Args:
+        text: What it says.
+        logprobs: The log-probability of each token, or empty.
+    """
+
+    text: str
+    logprobs: tuple[float, ...] = ()
+
+
+class _Token(msgspec.Struct):
+    logprob: float
+
+
+class _Logprobs(msgspec.Struct):
+    content: list[_Token] | None = None
+
+
+class _Message(msgspec.Struct):
+    content: str | None = None
+
+
+class _Choice(msgspec.Struct):
+    message: _Message
+    logprobs: _Logprobs | None = None
+
+
+class _Completion(msgspec.Struct):
+    choices: list[_Choice]
+
+
+def read_choices(content: str, raw: object) -> tuple[Choice, ...]:
+    """Return every answer in a completion; the first is `content`, whatever `raw` says.
+
+    Args:
+        content: The text that the provider read out of the completion.
+        raw: The completion as it came, in OpenAI's format; of anything else, only `content` counts.
+
+    >>> raw = {"choices": [{"message": {"content": "a"}}, {"message": {"content": "b"}}]}
+    >>> [choice.text for choice in read_choices("a", raw)]
+    ['a', 'b']
+    """
+    choices = _raw_choices(raw)
+    if not choices:
+        return (Choice(content),)
+    first = Choice(content, _logprobs_of(choices[0]))
+    return first, *[Choice(choice.message.content or "", _logprobs_of(choice)) for choice in choices[1:]]
+
+
+def _raw_choices(raw: object) -> list[_Choice]:
+    if not isinstance(raw, Mapping) or "choices" not in raw:
+        return []
+    try:
+        choices = cast("Mapping[str, Any]", raw)["choices"]
+        return msgspec.convert({"choices": choices}, _Completion).choices
+    except (msgspec.ValidationError, RecursionError):
+        return []
+
+
+def _logprobs_of(choice: _Choice) -> tuple[float, ...]:
+    tokens: Iterable[_Token] = (choice.logprobs and choice.logprobs.content) or ()
+    return tuple([token.logprob for token in tokens])
