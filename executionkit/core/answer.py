@@ -12,7 +12,7 @@ from executionkit.core.json_text import find_json
 from executionkit.core.schema import Rejected
 from executionkit.core.signature import inline_root
 
-__all__ = ["AnswerType", "Decoded", "answer_type"]
+__all__ = ["AnswerType", "Decoded", "answer_type", "asking", "refusal"]
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -153,3 +153,21 @@ def _objects(part: object) -> list[Mapping[str, Any]]:
 def _name(kind: object) -> str:
     given = getattr(kind, "__name__", "answer")
     return given if given.isidentifier() and given.isascii() else "answer"
+
+
+def asking(prompt: str, kind: AnswerType[Any]) -> str:
+    """Return a prompt that asks for an answer of a type."""
+    return (
+        f"{prompt}\n\n"
+        f"Answer with one JSON value that is valid under this JSON Schema, and nothing else:\n{kind.text}"
+    )
+
+
+def refusal(rejected: Rejected, *, was_truncated: bool) -> str:
+    """Return what to tell a model whose answer could not be used.
+
+    >>> refusal(Rejected(("Expected `int`, got `str` - at `$.total`",)), was_truncated=False)
+    'That answer cannot be used: Expected `int`, got `str` - at `$.total`.'
+    """
+    cut = "it was cut off at the token limit, so be shorter; " if was_truncated else ""
+    return f"That answer cannot be used: {cut}{rejected}."

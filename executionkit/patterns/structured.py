@@ -1,28 +1,22 @@
 """Structured: an answer of a given type, asked for by JSON Schema, decoded, and repaired where it is wrong."""
 
-from typing import Any, Final, Generic, Literal, TypeAlias, TypeVar, overload
-from weakref import WeakKeyDictionary
+from typing import Any, Final, Generic, TypeVar, overload
 
-from returns.result import Failure, Success
 from typing_extensions import override
 
+from executionkit.asking import JsonForm, complete_json
 from executionkit.context import Context
-from executionkit.core.answer import AnswerType, Decoded, answer_type
-from executionkit.core.schema import Rejected
-from executionkit.errors import ExecutionKitError, InvalidOutputError, PermanentError
+from executionkit.core.answer import AnswerType, Decoded, answer_type, asking, refusal
+from executionkit.core.checks import check_completion, check_count
+from executionkit.errors import InvalidOutputError
 from executionkit.outcome import PatternResult
-from executionkit.provider import DEFAULT_MAX_TOKENS, LLMResponse, Message, user
+from executionkit.provider import DEFAULT_MAX_TOKENS, Message, opening, user
 from executionkit.stage import Stage
 
-__all__ = ["ResponseFormat", "Structured", "structured"]
+__all__ = ["Structured", "structured"]
 
 T = TypeVar("T")
 
-ResponseFormat: TypeAlias = Literal["json_schema", "json_object", "prompt"]
-"""How an answer's form is asked for: the server keeps the schema, keeps to JSON, or is told in the prompt alone."""
-
-_FORMATS: Final[tuple[ResponseFormat, ...]] = ("json_schema", "json_object", "prompt")
-_REFUSALS: Final = frozenset({400, 422, None})
 _LONGEST_ECHO: Final = 8_000
 
 
@@ -54,123 +48,40 @@ class Structured(Stage[str, T], Generic[T], frozen=True):
 
     def __post_init__(self) -> None:
         answer_type(self.kind)
-        if self.max_retries < 0:
-            raise ValueError(f"max_retries must be 0 or more, not {self.max_retries}")
-        if self.max_tokens < 1:
-            raise ValueError(f"max_tokens must be positive, not {self.max_tokens}")
+        check_count("max_retries", self.max_retries, 0)
+        check_completion(self.temperature, self.max_tokens)
 
     @override
     async def perform(self, value: str, context: Context) -> PatternResult[T]:
         kind: AnswerType[T] = answer_type(self.kind)
-        talk = [user(_ask(value, kind))]
+        form = JsonForm(kind.name, kind.schema, kind.is_strict)
+        prompt = [user(asking(opening(value)[0]["content"], kind))]
+        talk = prompt
         texts: list[str] = []
         reasons: list[str] = []
-        context.report(lambda: {"attempts": len(texts), "reasons": tuple(reasons), "last_text": texts[-1:]})
+        context.report(lambda: _noted(texts, reasons))
         while len(texts) <= self.max_retries:
-            response, form = await self._completed(kind, talk, context)
-            texts.append(response.content)
-            answer = kind.read(response.content)
+            asked = await complete_json(
+                context, talk, form, temperature=self.temperature, max_tokens=self.max_tokens
+            )
+            texts.append(asked.response.content)
+            answer = kind.read(asked.response.content)
             if isinstance(answer, Decoded):
-                metadata = {"attempts": len(texts), "reasons": tuple(reasons), "response_format": form}
+                metadata = {**_noted(texts, reasons), "response_format": asked.response_format}
                 return PatternResult(answer.value, metadata=metadata)
-            reasons.append(_reason(answer, response))
-            talk = [talk[0], *_repair(response.content, reasons[-1])]
-        raise InvalidOutputError(
-            f"no answer of type {kind.name} after {len(texts)} attempts: {reasons[-1]}",
-            metadata={"last_text": texts[-1]},
-        )
-
-    async def _completed(
-        self, kind: AnswerType[T], talk: list[Message], context: Context
-    ) -> tuple[LLMResponse, ResponseFormat]:
-        """Ask in the strongest form that the provider does not refuse."""
-        refusals: list[ExecutionKitError] = []
-        for form in _forms(context.endpoint):
-            asking = _Asking(talk, self.temperature, self.max_tokens, _options(form, kind))
-            outcome = await context.attempt(asking, None)
-            match outcome:
-                case Success(result):
-                    _taken.note(context.endpoint, form)
-                    return result.value, form
-                case Failure(error):
-                    refusals.append(error)
-                    if not _is_refusal(error):
-                        break
-        raise refusals[-1]
+            reasons.append(refusal(answer, was_truncated=asked.response.was_truncated))
+            talk = [*prompt, *_repair(texts[-1], reasons[-1])]
+        raise InvalidOutputError(f"no {kind.name} in {len(texts)} answers: {reasons[-1]}")
 
 
-class _Asking(Stage[None, LLMResponse], frozen=True):
-    """One completion, as a stage: so its failure can be had as a value."""
-
-    messages: list[Message]
-    temperature: float | None
-    max_tokens: int
-    options: dict[str, Any]
-
-    @override
-    async def perform(self, value: None, context: Context) -> PatternResult[LLMResponse]:
-        response = await context.complete(
-            self.messages, temperature=self.temperature, max_tokens=self.max_tokens, **self.options
-        )
-        return PatternResult(response)
-
-
-class _Taken:
-    """The form that each provider took last, kept for as long as the provider is."""
-
-    def __init__(self) -> None:
-        self._forms: WeakKeyDictionary[object, ResponseFormat] = WeakKeyDictionary()
-
-    def form(self, provider: object) -> ResponseFormat:
-        try:
-            return self._forms.get(provider, _FORMATS[0])
-        except TypeError:  # neither weakly referenced nor hashed: nothing can be remembered
-            return _FORMATS[0]
-
-    def note(self, provider: object, form: ResponseFormat) -> None:
-        try:
-            self._forms[provider] = form
-        except TypeError:
-            return
-
-
-_taken: Final = _Taken()
-
-
-def _forms(provider: object) -> tuple[ResponseFormat, ...]:
-    said: object = getattr(provider, "response_formats", None)
-    if isinstance(said, (tuple, list, frozenset, set)):
-        return tuple([form for form in _FORMATS if form in said or form == "prompt"])
-    return _FORMATS[_FORMATS.index(_taken.form(provider)) :]
-
-
-def _is_refusal(error: ExecutionKitError) -> bool:
-    return isinstance(error, PermanentError) and error.metadata.get("status") in _REFUSALS
-
-
-def _options(form: ResponseFormat, kind: AnswerType[Any]) -> dict[str, Any]:
-    if form == "prompt":
-        return {}
-    if form == "json_object":
-        return {"response_format": {"type": "json_object"}}
-    named = {"name": kind.name, "schema": kind.schema, "strict": kind.is_strict}
-    return {"response_format": {"type": "json_schema", "json_schema": named}}
-
-
-def _ask(prompt: str, kind: AnswerType[Any]) -> str:
-    return (
-        f"{prompt}\n\nAnswer with one JSON value that is valid under this JSON Schema, and nothing else:\n{kind.text}"
-    )
+def _noted(texts: list[str], reasons: list[str]) -> dict[str, object]:
+    last = {"last_text": texts[-1]} if len(reasons) == len(texts) > 0 else {}
+    return {"attempts": len(texts), "reasons": tuple(reasons), **last}
 
 
 def _repair(text: str, reason: str) -> list[Message]:
-    request = f"That cannot be used: {reason}\nSend the whole JSON again, corrected, and nothing else."
+    request = f"{reason}\nSend the whole JSON again, corrected, and nothing else."
     return [{"role": "assistant", "content": text[:_LONGEST_ECHO]}, user(request)]
-
-
-def _reason(rejected: Rejected, response: LLMResponse) -> str:
-    cut = "the answer was cut off at the token limit; be shorter. " if response.was_truncated else ""
-    return f"{cut}{rejected}"
 
 
 @overload
