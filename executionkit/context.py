@@ -106,6 +106,11 @@ class Context:
         """A provider on this context's ledger, to hand to evaluators, steps and other foreign code."""
         return MeteredProvider(self, supports_tools(self._provider))
 
+    @property
+    def endpoint(self) -> LLMProvider:
+        """The provider itself, for what it says of itself; ask it through `complete` only."""
+        return self._provider
+
     def report(self, achieved: Callable[[], Mapping[str, object]]) -> None:
         """Say what an error leaving this stage shall carry as metadata; asked only if there is one."""
         self._reports.append(achieved)

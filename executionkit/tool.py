@@ -1,20 +1,28 @@
 """What a model may call: a name, a description, a JSON Schema, and a coroutine that does it."""
 
-import math
 import re
+import sys
 from collections.abc import Awaitable, Callable, Mapping
-from functools import cached_property
+from functools import cached_property, partial
+from inspect import isasyncgenfunction, isawaitable, iscoroutinefunction, isgeneratorfunction
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, Protocol, cast, overload, runtime_checkable
 
+import anyio
+import anyio.to_thread
 import msgspec
 
-from executionkit.core.schema import CompiledSchema, SchemaText, compile_schema, schema_text
+from executionkit.context import Context
+from executionkit.core.checks import check_number
+from executionkit.core.encoding import json_text
+from executionkit.core.schema import Rejected, SchemaText, compile_schema, schema_text
+from executionkit.core.signature import Signature, read_signature
 from executionkit.provider import ToolSpec
 
-__all__ = ["Tool", "ToolError"]
+__all__ = ["Tool", "ToolError", "TypedExecute", "tool"]
 
 _NAME: Final = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+DEFAULT_TIMEOUT: Final = 30.0
 
 
 class ToolError(Exception):
@@ -28,8 +36,23 @@ class ToolError(Exception):
     """
 
 
+@runtime_checkable
+class TypedExecute(Protocol):
+    """An `execute` that decodes its own arguments and may want to know where it runs."""
+
+    def decode(self, arguments: Mapping[str, Any]) -> dict[str, Any] | Rejected:
+        """Return the arguments as the types the function asks for, or why they are refused."""
+        ...
+
+    async def call(self, arguments: Mapping[str, Any], context: Context) -> object:
+        """Call the function with decoded arguments."""
+        ...
+
+
 class Tool(msgspec.Struct, frozen=True, dict=True):
     """A tool: a value that compares and hashes, and pickles where `execute` does.
+
+    `tool(function)` makes one from a function's signature.
 
     Args:
         name: 1 to 64 letters, digits, `_` or `-`, as OpenAI asks.
@@ -49,24 +72,27 @@ class Tool(msgspec.Struct, frozen=True, dict=True):
     >>> weather = Tool("weather", "Today's weather.", {"properties": {"city": {"type": "string"}}}, execute)
     >>> weather.spec["function"]["name"], weather.timeout
     ('weather', 30.0)
+    >>> weather.prepare({"city": 7})
+    Rejected(reasons=('city: 7 is not of type "string"',))
     """
 
     name: str
     description: str
     parameters: Mapping[str, Any]
     execute: Callable[..., Awaitable[Any]]
-    timeout: float = 30.0
+    timeout: float = DEFAULT_TIMEOUT
 
     def __post_init__(self) -> None:
         _check_name(self.name)
-        _check_timeout(self.timeout)
-        if not isinstance(self.description, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        check_timeout("a tool's timeout", self.timeout)
+        if not isinstance(cast("object", self.description), str):
             raise TypeError(f"a tool's description must be text, not {type(self.description).__name__}")
-        if not callable(self.execute):
+        if not callable(cast("object", self.execute)):
             raise TypeError(f"a tool's execute must be callable, not {type(self.execute).__name__}")
         text = schema_text(self.parameters)
         msgspec.structs.force_setattr(self, "parameters", MappingProxyType(msgspec.json.decode(text)))
-        compile_schema(text)
+        if self._typed is None:
+            compile_schema(text)
 
     @property
     def spec(self) -> ToolSpec:
@@ -74,10 +100,26 @@ class Tool(msgspec.Struct, frozen=True, dict=True):
         function = {"name": self.name, "description": self.description, "parameters": dict(self.parameters)}
         return {"type": "function", "function": function}
 
-    @property
-    def schema(self) -> CompiledSchema:
-        """The parameters, ready to check arguments."""
-        return compile_schema(self._text)
+    def prepare(self, arguments: Mapping[str, Any]) -> Mapping[str, Any] | Rejected:
+        """Return the arguments as `call` takes them, or why they are refused. Never raises."""
+        if self._typed is not None:
+            return self._typed.decode(arguments)
+        return compile_schema(self._text).check(arguments) or arguments
+
+    async def call(self, arguments: Mapping[str, Any], context: Context) -> str:
+        """Call the tool with prepared arguments and return its result as text.
+
+        Raises:
+            Exception: Whatever the tool raised.
+        """
+        if self._typed is not None:
+            return as_text(await self._typed.call(arguments, context))
+        return as_text(await self.execute(**arguments))
+
+    @cached_property
+    def _typed(self) -> TypedExecute | None:
+        execute: object = self.execute
+        return execute if isinstance(execute, TypedExecute) else None
 
     @cached_property
     def _text(self) -> SchemaText:
@@ -90,6 +132,154 @@ class Tool(msgspec.Struct, frozen=True, dict=True):
         return Tool, (self.name, self.description, dict(self.parameters), self.execute, self.timeout)
 
 
+def as_text(result: object) -> str:
+    """Return what a tool returned as the text a model gets to see."""
+    return result if isinstance(result, str) else json_text(result)
+
+
+class _Function(msgspec.Struct, frozen=True, dict=True):
+    """The `execute` of a tool made from a function. Pickles by the name of its function, as functions do."""
+
+    function: Callable[..., object]
+    in_thread: bool = True
+
+    async def __call__(self, **arguments: Any) -> object:
+        """Call the function with arguments of its own types."""
+        return await self._run(arguments)
+
+    def decode(self, arguments: Mapping[str, Any]) -> dict[str, Any] | Rejected:
+        return self.signature.decode(arguments)
+
+    async def call(self, arguments: Mapping[str, Any], context: Context) -> object:
+        injected = self.signature.injected
+        return await self._run(arguments if injected is None else {**arguments, injected: context})
+
+    async def _run(self, arguments: Mapping[str, Any]) -> object:
+        result: object
+        if self._blocks:
+            bound = partial(self.function, **arguments)
+            # A limiter of its own: a call that never returns must not keep others from their thread.
+            result = await anyio.to_thread.run_sync(
+                bound, abandon_on_cancel=True, limiter=anyio.CapacityLimiter(1)
+            )
+        else:
+            result = self.function(**arguments)
+        return await result if isawaitable(result) else result
+
+    @cached_property
+    def signature(self) -> Signature:
+        return read_signature(self.function, Context)
+
+    @cached_property
+    def _blocks(self) -> bool:
+        return self.in_thread and not _is_async(self.function)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        module, name = getattr(self.function, "__module__", ""), getattr(self.function, "__qualname__", "")
+        found = _lookup(module, name)
+        if isinstance(found, Tool) and found.execute == self:  # `@tool` took the function's name
+            return _execute_of, (module, name)
+        return _Function, (self.function, self.in_thread)
+
+
+def _execute_of(module: str, name: str) -> object:
+    found = _lookup(module, name)
+    if not isinstance(found, Tool):
+        raise TypeError(f"{module}.{name} is no tool any more")
+    return found.execute
+
+
+def _lookup(module: str, name: str) -> object:
+    found: object = sys.modules.get(module)
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    return found
+
+
+def _is_async(function: Callable[..., object]) -> bool:
+    while isinstance(function, partial):
+        function = cast("partial[object]", function).func
+    return iscoroutinefunction(function) or iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004
+
+
+@overload
+def tool(
+    function: Callable[..., object],
+    /,
+    *,
+    name: str | None = None,
+    description: str | None = None,
+    timeout: float = DEFAULT_TIMEOUT,
+    in_thread: bool = True,
+) -> Tool: ...
+@overload
+def tool(
+    *,
+    name: str | None = None,
+    description: str | None = None,
+    timeout: float = DEFAULT_TIMEOUT,
+    in_thread: bool = True,
+) -> Callable[[Callable[..., object]], Tool]: ...
+def tool(
+    function: Callable[..., object] | None = None,
+    /,
+    *,
+    name: str | None = None,
+    description: str | None = None,
+    timeout: float = DEFAULT_TIMEOUT,
+    in_thread: bool = True,
+) -> Tool | Callable[[Callable[..., object]], Tool]:
+    """Make a tool from a function: `tool(function)`, `@tool` or `@tool(timeout=5)`.
+
+    Name, description and JSON Schema come from the function's name, docstring (Google's, NumPy's or Sphinx's
+    form) and annotations; `Annotated[str, "what it is"]` and `msgspec.Meta` describe and narrow an argument.
+    Arguments are decoded to the annotated types by msgspec before the call, what comes back is encoded as
+    JSON unless it is text. An argument annotated `Context` is given the context of the running stage and is
+    hidden from the model: ask the model through it, and its cost is counted.
+
+    Args:
+        function: A function, method, partial or callable object; async, or plain.
+        name: Used instead of the function's.
+        description: Used instead of the docstring's.
+        timeout: Seconds a call may take.
+        in_thread: Whether a plain function runs in a thread of its own, so that it cannot block the event
+            loop. A thread cannot be killed: one that outlives its time-out runs on, unobserved. False for
+            functions that compute quickly.
+
+    Raises:
+        TypeError: An argument has no annotation, cannot be given by name, or is of a type msgspec cannot
+            decode; or the function is a generator.
+        ValueError: A name that OpenAI would refuse, or a time-out that is not positive.
+
+    >>> @tool
+    ... def add(left: int, right: int) -> int:
+    ...     '''Add two numbers.
+    ...
+    ...     Args:
+    ...         left: The first.
+    ...         right: The second.
+    ...     '''
+    ...     return left + right
+    >>> add.name, add.description, add.parameters["properties"]["left"]
+    ('add', 'Add two numbers.', {'description': 'The first.', 'type': 'integer'})
+    """
+    if function is None:
+        return partial(tool, name=name, description=description, timeout=timeout, in_thread=in_thread)
+    if not callable(function):
+        raise TypeError(f"a tool must be made from a function, not {type(function).__name__}")
+    if isgeneratorfunction(function) or isasyncgenfunction(function):
+        raise TypeError(f"{function.__name__}() is a generator; a tool returns its result at once")
+    execute = _Function(function, in_thread)
+    signature = execute.signature
+    return Tool(
+        signature.name if name is None else name,
+        signature.description if description is None else description,
+        signature.schema,
+        execute,
+        timeout,
+    )
+
+
 def _check_name(name: object) -> None:
     if not isinstance(name, str):
         raise TypeError(f"a tool's name must be text, not {type(name).__name__}")
@@ -97,8 +287,13 @@ def _check_name(name: object) -> None:
         raise ValueError(f"a tool's name must be 1 to 64 letters, digits, '_' or '-', not {name[:80]!r}")
 
 
-def _check_timeout(timeout: object) -> None:
-    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
-        raise TypeError(f"a tool's timeout must be a number of seconds, not {type(timeout).__name__}")
-    if not (math.isfinite(timeout) and timeout > 0):
-        raise ValueError(f"a tool's timeout must be positive and finite, not {timeout}")
+def check_timeout(what: str, timeout: object) -> None:
+    """Check a number of seconds.
+
+    Raises:
+        TypeError: It is not a number.
+        ValueError: It is not positive and finite.
+    """
+    check_number(what, timeout, 0)
+    if timeout == 0:
+        raise ValueError(f"{what} must be positive, not 0")

@@ -1,0 +1,103 @@
+"""A conversation with tools: what goes back to the model, what is dropped first, what a run hands on."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from copy import deepcopy
+from typing import Any, TypeAlias, cast, overload
+
+from typing_extensions import override
+
+from executionkit.core.encoding import json_text
+from executionkit.core.frozen import thaw
+
+__all__ = ["Rounds", "Transcript", "in_rounds", "transcript_of"]
+
+Message: TypeAlias = dict[str, Any]
+Rounds: TypeAlias = list[list[Message]]
+"""Messages that stand or fall together: a request for tools with its results, or a message alone."""
+
+
+class Transcript(Sequence[Message]):
+    """The messages of a conversation, as a value: equal and hashable by content, picklable, never changing.
+
+    `metadata["transcript"]` of a tool loop is one; give it to the next loop to go on from there.
+
+    >>> talk = Transcript([{"role": "user", "content": "hello"}])
+    >>> talk[0]["content"], len(talk), talk
+    ('hello', 1, Transcript(<1 message>))
+    """
+
+    __slots__ = ("_messages",)
+
+    def __init__(self, messages: Iterable[Mapping[str, Any]] = ()) -> None:
+        self._messages = tuple([dict(message) for message in messages])
+
+    @overload
+    def __getitem__(self, index: int) -> Message: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Message]: ...
+    @override
+    def __getitem__(self, index: int | slice) -> Message | Sequence[Message]:
+        return deepcopy(self._messages[index])
+
+    @override
+    def __len__(self) -> int:
+        return len(self._messages)
+
+    @override
+    def __eq__(self, other: object) -> bool:
+        return self._messages == other._messages if isinstance(other, Transcript) else NotImplemented
+
+    @override
+    def __hash__(self) -> int:
+        return hash(json_text(self._messages))
+
+    @override
+    def __repr__(self) -> str:
+        count = len(self._messages)
+        return f"Transcript(<{count} message{'' if count == 1 else 's'}>)"
+
+    @override
+    def __reduce__(self) -> tuple[object, ...]:
+        return Transcript, (list(self._messages),)
+
+
+def transcript_of(messages: Sequence[Mapping[str, Any]]) -> Transcript:
+    """Return messages as a transcript of its own.
+
+    Raises:
+        TypeError: They are not a sequence of mappings that each have a `role`.
+        ValueError: A request for tools stands there without its results, or a result without its request.
+    """
+    if isinstance(messages, Transcript):
+        return messages
+    given: object = messages
+    if not isinstance(given, (list, tuple)):
+        raise TypeError(f"a transcript must be a sequence of messages, not {type(messages).__name__}")
+    for message in messages:
+        if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
+            raise TypeError('each message of a transcript must be a mapping with a "role"')
+    transcript = Transcript([cast("Message", thaw(message)) for message in messages])
+    if not all(map(_is_whole, in_rounds(transcript))):
+        raise ValueError("each tool call of a transcript needs its result after it, and each result its call")
+    return transcript
+
+
+def in_rounds(messages: Iterable[Message]) -> Rounds:
+    """Group messages so that no request for tools is parted from its results.
+
+    >>> in_rounds([{"role": "user"}, {"role": "assistant", "tool_calls": [{"id": "a"}]}, {"role": "tool"}])
+    [[{'role': 'user'}], [{'role': 'assistant', 'tool_calls': [{'id': 'a'}]}, {'role': 'tool'}]]
+    """
+    rounds: Rounds = []
+    for message in messages:
+        if message.get("role") == "tool" and rounds:
+            rounds[-1].append(message)
+        else:
+            rounds.append([message])
+    return rounds
+
+
+def _is_whole(messages: list[Message]) -> bool:
+    asked = [call.get("id") for call in messages[0].get("tool_calls") or ()]
+    answered = [message.get("tool_call_id") for message in messages[1:]]
+    return messages[0].get("role") != "tool" and sorted(map(str, asked)) == sorted(map(str, answered))

@@ -1,0 +1,113 @@
+"""Structured: an answer of a given type, asked for by JSON Schema, decoded, and repaired where it is wrong."""
+
+from typing import Any, Final, Generic, TypeVar, overload
+
+from typing_extensions import override
+
+from executionkit.asking import JsonForm, complete_json
+from executionkit.context import Context
+from executionkit.core.answer import AnswerType, Decoded, answer_type, asking, refusal
+from executionkit.core.checks import check_completion, check_count
+from executionkit.errors import InvalidOutputError
+from executionkit.outcome import PatternResult
+from executionkit.provider import DEFAULT_MAX_TOKENS, Message, opening, user
+from executionkit.stage import Stage
+
+__all__ = ["Structured", "structured"]
+
+T = TypeVar("T")
+
+_LONGEST_ECHO: Final = 8_000
+
+
+class Structured(Stage[str, T], Generic[T], frozen=True):
+    """Ask for an answer of a type. `structured(kind)` makes one.
+
+    The form is asked for by `response_format` json_schema; where the server refuses that (400 or 422) by
+    json_object, then by the prompt alone, which states the schema in any case. What a provider took is
+    remembered for as long as it lives. A provider that knows better says so in an attribute
+    `response_formats`, the names it takes: `()` for none.
+
+    JSON is found bare, in a fence or in prose, and decoded by msgspec. An answer that does not decode goes back
+    to the model with the reason, at most `max_retries` times.
+
+    Metadata: `attempts` (int), answers read; `response_format` (str), the form that was asked for last;
+    `reasons` (tuple of str), why each answer before was refused; `last_text` (str), on an error only.
+
+    Args:
+        kind: Any type that msgspec decodes: a struct, dataclass, attrs class, TypedDict, union, literal, list...
+        max_retries: Answers asked for after the first.
+        temperature: Sampling temperature; None leaves it to the provider.
+        max_tokens: Output tokens of each answer at most.
+    """
+
+    kind: Any
+    max_retries: int = 2
+    temperature: float | None = 0.0
+    max_tokens: int = DEFAULT_MAX_TOKENS
+
+    def __post_init__(self) -> None:
+        answer_type(self.kind)
+        check_count("max_retries", self.max_retries, 0)
+        check_completion(self.temperature, self.max_tokens)
+
+    @override
+    async def perform(self, value: str, context: Context) -> PatternResult[T]:
+        kind: AnswerType[T] = answer_type(self.kind)
+        form = JsonForm(kind.name, kind.schema, kind.is_strict)
+        prompt = [user(asking(opening(value)[0]["content"], kind))]
+        talk = prompt
+        texts: list[str] = []
+        reasons: list[str] = []
+        context.report(lambda: _noted(texts, reasons))
+        while len(texts) <= self.max_retries:
+            asked = await complete_json(
+                context, talk, form, temperature=self.temperature, max_tokens=self.max_tokens
+            )
+            texts.append(asked.response.content)
+            answer = kind.read(asked.response.content)
+            if isinstance(answer, Decoded):
+                metadata = {**_noted(texts, reasons), "response_format": asked.response_format}
+                return PatternResult(answer.value, metadata=metadata)
+            reasons.append(refusal(answer, was_truncated=asked.response.was_truncated))
+            talk = [*prompt, *_repair(texts[-1], reasons[-1])]
+        raise InvalidOutputError(f"no {kind.name} in {len(texts)} answers: {reasons[-1]}")
+
+
+def _noted(texts: list[str], reasons: list[str]) -> dict[str, object]:
+    last = {"last_text": texts[-1]} if len(reasons) == len(texts) > 0 else {}
+    return {"attempts": len(texts), "reasons": tuple(reasons), **last}
+
+
+def _repair(text: str, reason: str) -> list[Message]:
+    request = f"{reason}\nSend the whole JSON again, corrected, and nothing else."
+    return [{"role": "assistant", "content": text[:_LONGEST_ECHO]}, user(request)]
+
+
+@overload
+def structured(
+    kind: type[T], *, max_retries: int = 2, temperature: float | None = 0.0, max_tokens: int = DEFAULT_MAX_TOKENS
+) -> Structured[T]: ...
+@overload
+def structured(
+    kind: object, *, max_retries: int = 2, temperature: float | None = 0.0, max_tokens: int = DEFAULT_MAX_TOKENS
+) -> Structured[Any]: ...
+def structured(
+    kind: object, *, max_retries: int = 2, temperature: float | None = 0.0, max_tokens: int = DEFAULT_MAX_TOKENS
+) -> Structured[Any]:
+    """Return a stage that answers with a value of type `kind`; see `Structured`.
+
+    Args:
+        kind: Any type that msgspec decodes. Unions and literals are inferred as `Any`: annotate the stage.
+        max_retries: Answers asked for after the first.
+        temperature: Sampling temperature; None leaves it to the provider.
+        max_tokens: Output tokens of each answer at most.
+
+    Raises:
+        TypeError: msgspec cannot decode `kind`.
+        ValueError: A setting is out of range.
+
+    >>> structured(list[int], max_retries=1)
+    Structured(kind=list[int], max_retries=1)
+    """
+    return Structured(kind, max_retries, temperature, max_tokens)
