@@ -137,10 +137,11 @@ class _Loop:
         if tool is None:
             hint = f"there is no tool named {call.name!r}; use one of {', '.join(self.tools)}"
             return failed("UnknownTool", hint), "UnknownTool"
-        arguments = parse_arguments(call.arguments)
-        rejected = arguments if isinstance(arguments, Rejected) else tool.schema.check(arguments)
-        if isinstance(arguments, Rejected) or rejected is not None:
-            return failed("InvalidArguments", str(rejected)), "InvalidArguments"
+        arguments: Mapping[str, Any] | Rejected = parse_arguments(call.arguments)
+        if not isinstance(arguments, Rejected):
+            arguments = tool.prepare(arguments)
+        if isinstance(arguments, Rejected):
+            return failed("InvalidArguments", str(arguments)), "InvalidArguments"
         return await _execute(tool, arguments, self.settings.tool_timeout or tool.timeout)
 
 
