@@ -1,0 +1,124 @@
+"""llama.cpp's server in this process: started, asked what it can do, stopped after its last call."""
+
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
+
+import msgspec
+
+from executionkit.errors import PermanentError, ProviderClosedError
+
+if TYPE_CHECKING:
+    from xllamacpp import CommonParams
+
+__all__ = ["Engine", "EngineSettings"]
+
+_HTTP_THREADS: Final = 64
+"""Each open connection holds one of the server's threads; they cost next to nothing while they wait."""
+
+
+class EngineSettings(msgspec.Struct, frozen=True):
+    """How to start a server; see `LocalProvider`."""
+
+    model: Path
+    context_size: int
+    slots: int
+    threads: int
+    chat_template: str
+    deterministic: bool
+
+
+class Engine:
+    """A running server. It stops once it is closed and the last call is over.
+
+    Stopping it under a connected client would wait for that client for ever, so calls are counted.
+
+    Raises:
+        PermanentError: The model cannot be loaded.
+    """
+
+    def __init__(self, settings: EngineSettings) -> None:
+        from xllamacpp import Server
+
+        try:
+            self._server: Server | None = Server(_params(settings))
+        except RuntimeError as error:
+            raise PermanentError(
+                f"llama.cpp cannot load {settings.model.name}; is it a complete GGUF file?"
+            ) from error
+        self.address: Final = self._server.listening_address
+        self.supports_tools: Final = _template_takes_tools(self.address)
+        self._lock = threading.Lock()
+        self._calls = 0
+        self._closed = False
+
+    @contextmanager
+    def call(self) -> Generator[None, None, None]:
+        """Keep the server alive meanwhile.
+
+        Raises:
+            ProviderClosedError: It was closed before.
+        """
+        with self._lock:
+            if self._closed:
+                raise ProviderClosedError("the local model is stopped")
+            self._calls += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._calls -= 1
+                self._stop_if_idle()
+
+    def close(self) -> None:
+        """Take no more calls, and stop: at once where none is in flight, else after the last."""
+        with self._lock:
+            self._closed = True
+            self._stop_if_idle()
+
+    def _stop_if_idle(self) -> None:
+        if self._closed and self._calls == 0:
+            self._server = None
+
+
+def _params(settings: EngineSettings) -> "CommonParams":
+    from xllamacpp import CommonParams
+
+    params = CommonParams()
+    params.model.path = str(settings.model)
+    params.n_ctx = settings.context_size * settings.slots
+    params.n_parallel = settings.slots
+    params.n_threads_http = _HTTP_THREADS
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = settings.threads
+    params.chat_template = settings.chat_template
+    # What earlier calls left in the cache changes how sums are rounded, and with that the answer.
+    params.cache_prompt = not settings.deterministic
+    params.cache_ram_mib = 0
+    params.fit_params = False  # would load the model twice
+    params.verbosity = 0
+    params.ui = False
+    params.warmup = False
+    return params
+
+
+class _Capabilities(msgspec.Struct):
+    supports_tools: bool = False
+
+
+class _Properties(msgspec.Struct):
+    chat_template_caps: _Capabilities = msgspec.field(default_factory=_Capabilities)
+
+
+def _template_takes_tools(address: str) -> bool:
+    location = urlsplit(address)
+    connection = HTTPConnection(location.hostname or "127.0.0.1", location.port, timeout=10)
+    try:
+        connection.request("GET", "/props", headers={"Connection": "close"})
+        answer = connection.getresponse().read()
+    finally:
+        connection.close()
+    return msgspec.json.decode(answer, type=_Properties).chat_template_caps.supports_tools

@@ -1,0 +1,38 @@
+"""What ExecutionKit uses of xllamacpp, which ships no types. Partial by intent; `just check` runs stubtest on it."""
+
+from typing import final
+
+from typing_extensions import Self
+
+@final
+class CpuParams:
+    def __init__(self, /, *args: object, **kwargs: object) -> None: ...
+    n_threads: int
+
+@final
+class CommonParamsModel:
+    def __init__(self, /, *args: object, **kwargs: object) -> None: ...
+    path: str
+
+@final
+class CommonParams:
+    cache_prompt: bool
+    cache_ram_mib: int
+    chat_template: str
+    cpuparams: CpuParams
+    cpuparams_batch: CpuParams
+    endpoint_props: bool
+    fit_params: bool
+    model: CommonParamsModel
+    n_ctx: int
+    n_parallel: int
+    n_threads_http: int
+    ui: bool
+    verbosity: int
+    warmup: bool
+
+@final
+class Server:
+    def __new__(cls, common_params: CommonParams) -> Self: ...
+    @property
+    def listening_address(self) -> str: ...
