@@ -5,12 +5,16 @@ import os
 from collections.abc import Generator, Iterator
 from importlib.util import find_spec
 from inspect import iscoroutinefunction
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.leaks import collect_garbage, leaving_no_tasks, new_since, open_sockets, running_threads
 
 pytest_plugins = ["pytester"]
+if TYPE_CHECKING:
+    from executionkit.providers.local import LocalProvider
+
 collect_ignore_glob = ["typing/*"]  # read by the checkers, never run
 
 BARE = os.environ.get("EXECUTIONKIT_BARE") == "1"
@@ -58,3 +62,15 @@ def _no_leaks() -> Iterator[None]:
     }
     found = [f"{len(what)} {kind}: {', '.join(what)}" for kind, what in left.items() if what]
     assert not found, "the test left behind " + "; ".join(found)
+
+
+@pytest.fixture(scope="session")
+def model() -> Iterator["LocalProvider"]:
+    """The embedded model, started once for all tests that talk to it; close the loop's connections yourself."""
+    if BARE and find_spec("xllamacpp") is None:
+        pytest.skip("xllamacpp is not installed")
+    from executionkit.providers.local import LocalProvider
+
+    provider = LocalProvider(seed=1, context_size=2048)
+    yield provider
+    provider.close()

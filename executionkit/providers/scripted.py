@@ -1,0 +1,147 @@
+"""`ScriptedProvider`: a model made from a list of answers or a function, for tests and examples."""
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from inspect import isawaitable
+from typing import Any, Literal, TypeAlias
+
+import anyio
+import msgspec
+
+from executionkit.core.budget import estimate_input
+from executionkit.core.encoding import json_text
+from executionkit.errors import PermanentError
+from executionkit.provider import LLMResponse, Message, ToolCall, ToolSpec
+
+__all__ = ["Answer", "ScriptedProvider", "ScriptedRequest"]
+
+Answer: TypeAlias = str | ToolCall | LLMResponse | Exception
+"""What a script says: a text, a request to call a tool, a whole response, or an exception to raise."""
+
+
+class ScriptedRequest(msgspec.Struct, frozen=True):
+    """What a `ScriptedProvider` was asked.
+
+    Args:
+        messages: The conversation in OpenAI's format.
+        temperature: Sampling temperature, None where the caller left it open.
+        max_tokens: Output tokens at most, None where the caller left it open.
+        tools: Tools the model may call, in OpenAI's format.
+        options: Further request fields.
+        index: How many requests came before.
+    """
+
+    messages: tuple[Message, ...]
+    temperature: float | None = None
+    max_tokens: int | None = None
+    tools: tuple[ToolSpec, ...] = ()
+    options: Mapping[str, Any] = {}
+    index: int = 0
+
+    @property
+    def prompt(self) -> str:
+        """The text of the last message."""
+        return str(self.messages[-1].get("content") or "") if self.messages else ""
+
+
+Script: TypeAlias = Callable[[ScriptedRequest], Answer | Awaitable[Answer]]
+
+
+class ScriptedProvider:
+    """A provider that says what it is told to, and remembers what it was asked.
+
+    Token counts are estimated from the texts, a token for every four characters, so that budgets settle on
+    figures that make sense. A whole `LLMResponse` is passed on as it is, its usage too. Texts are not cut to
+    `max_tokens`.
+
+    Args:
+        answers: The answers in order, or one text for every call, or a function (plain or async) of the
+            `ScriptedRequest`.
+        delay: Seconds each answer takes. Without it an answer comes at once and calls never overlap.
+
+    >>> provider = ScriptedProvider(["Paris", "Rome", TimeoutError("no answer")])
+    >>> from executionkit import complete
+    >>> complete().run_sync(provider, "What is the capital of France?").unwrap().value
+    'Paris'
+    >>> provider.requests[0].prompt, len(provider.unused)
+    ('What is the capital of France?', 2)
+    >>> shouting = ScriptedProvider(lambda request: request.prompt.upper())
+    >>> complete().run_sync(shouting, "hello").unwrap().value
+    'HELLO'
+    """
+
+    supports_tools: Literal[True] = True
+
+    def __init__(self, answers: "str | Iterable[Answer] | Script", *, delay: float = 0.0) -> None:
+        self._script: Script | None = None
+        self._answers: tuple[Answer, ...] = ()
+        if isinstance(answers, str):
+            self._script = lambda _: answers
+        elif callable(answers):
+            self._script = answers
+        else:
+            self._answers = tuple(answers)
+        self._delay = delay
+        self.requests: list[ScriptedRequest] = []
+        """What was asked, in order."""
+
+    @property
+    def unused(self) -> tuple[Answer, ...]:
+        """The answers that nobody asked for yet; empty where a function answers."""
+        return self._answers[len(self.requests) :]
+
+    async def complete(
+        self,
+        messages: list[Message],
+        *,
+        temperature: float | None = None,
+        max_tokens: int | None = None,
+        tools: list[ToolSpec] | None = None,
+        **kwargs: Any,
+    ) -> LLMResponse:
+        """Give the next answer.
+
+        Raises:
+            PermanentError: The script has no more answers.
+            Exception: Whatever exception is the next answer.
+        """
+        index = len(self.requests)
+        request = ScriptedRequest(tuple(messages), temperature, max_tokens, tuple(tools or ()), kwargs, index)
+        self.requests.append(request)
+        if self._delay:
+            await anyio.sleep(self._delay)
+        answer = self._next(request)
+        return _response(await answer if isawaitable(answer) else answer, request)
+
+    def _next(self, request: ScriptedRequest) -> Answer | Awaitable[Answer]:
+        if self._script is not None:
+            return self._script(request)
+        if request.index < len(self._answers):
+            return self._answers[request.index]
+        raise PermanentError(
+            f"the script has {len(self._answers)} answers and this is call {request.index + 1}; add one for "
+            f"{request.prompt[:80]!r}"
+        )
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({len(self.requests)} requests, {len(self.unused)} answers unused)"
+
+
+def _response(answer: object, request: ScriptedRequest) -> LLMResponse:
+    match answer:
+        case LLMResponse():
+            return answer
+        case str():
+            return LLMResponse(answer, usage=_usage(request, answer))
+        case ToolCall():
+            return LLMResponse("", (answer,), "tool_calls", _usage(request, json_text(answer)))
+        case Exception():
+            raise answer
+        case _:
+            raise TypeError(f"a script answers with str, ToolCall, LLMResponse or Exception, not {answer!r}")
+
+
+def _usage(request: ScriptedRequest, said: str) -> dict[str, int]:
+    """Estimate as the ledger does, with less care: the double must not be what a benchmark measures."""
+    heard = sum(4 + len(message.get("content") or "") // 4 for message in request.messages)
+    told = estimate_input(request.tools) if request.tools else 0
+    return {"prompt_tokens": heard + told, "completion_tokens": 1 + len(said) // 4}
