@@ -90,7 +90,8 @@ class TextBallot(Ballot[str], frozen=True):
     @property
     @override
     def grouping(self) -> Grouping | None:
-        return self.key if isinstance(self.key, Grouping) else None
+        key: object = self.key
+        return key if isinstance(key, Grouping) else None
 
     @override
     def read(self, text: str) -> str:
@@ -129,7 +130,8 @@ class ValueBallot(Ballot[T], frozen=True):
     @property
     @override
     def grouping(self) -> Grouping | None:
-        return self.key if isinstance(self.key, Grouping) else None
+        key: object = self.key
+        return key if isinstance(key, Grouping) else None
 
     @override
     def read(self, text: str) -> T:

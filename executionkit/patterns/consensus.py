@@ -1,92 +1,356 @@
 """Consensus: ask several times and take the answer given most often."""
 
-from typing import Literal
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, Generic, Literal, TypeAlias, TypeVar, overload
 
 from typing_extensions import override
 
 from executionkit.context import Context
+from executionkit.core.ballots import Ballot, FieldBallot, TextBallot, ValueBallot
 from executionkit.core.checks import check_completion, check_count
-from executionkit.core.voting import VotingStrategy, fold, tally_of
-from executionkit.errors import BudgetExhaustedError, ConsensusFailedError
+from executionkit.core.polls import Poll
+from executionkit.core.samples import ByProbability, Sample, checked_weight
+from executionkit.core.selection import parse_selection, selection_prompt
+from executionkit.core.stopping import Beta, Certain, Forecast, Standing, StoppingRule
+from executionkit.core.voting import Verdict, VotingStrategy, fold
+from executionkit.errors import ConsensusFailedError, EvaluationError, wrapping
 from executionkit.outcome import PatternResult
-from executionkit.provider import DEFAULT_MAX_TOKENS, opening
+from executionkit.provider import DEFAULT_MAX_TOKENS, LLMProvider, Message, checked_provider, opening, user
+from executionkit.sampling import Sampler, Sampling
 from executionkit.stage import Stage
 
 __all__ = ["Consensus", "consensus"]
 
+T = TypeVar("T")
 
-class Consensus(Stage[str, str], frozen=True):
+Strategy: TypeAlias = VotingStrategy | Literal["majority", "unanimous"]
+Key: TypeAlias = Callable[[T], Hashable | None]
+Weigh: TypeAlias = Callable[[Sample[T]], float]
+
+
+class Consensus(Stage[str, T], Generic[T], frozen=True):
     """A vote; see `consensus`."""
 
+    ballot: Ballot[T]
     n: int = 5
     strategy: VotingStrategy = VotingStrategy.MAJORITY
     temperature: float | None = 0.9
     max_tokens: int = DEFAULT_MAX_TOKENS
     max_concurrency: int = 5
+    stop: StoppingRule | None = None
+    weigh: Callable[[Sample[T]], float] | None = None
+    judge: bool = False
+    quorum: int | None = None
+    providers: tuple[LLMProvider, ...] = ()
+    one_request: bool = False
 
     def __post_init__(self) -> None:
         check_count("n", self.n)
         check_count("max_concurrency", self.max_concurrency)
         check_completion(self.temperature, self.max_tokens)
+        _check_quorum(self.quorum, self.n)
+        for provider in self.providers:
+            checked_provider(provider)
+        _check_rule(self)
 
     @override
-    async def perform(self, value: str, context: Context) -> PatternResult[str]:
-        messages = opening(value)
-        votes: dict[int, str] = {}
-        context.report(lambda: {"votes": tuple([votes[index] for index in sorted(votes)])})
+    async def perform(self, value: str, context: Context) -> PatternResult[T]:
+        poll = Poll(self.ballot)
+        sampler = Sampler(self._sampling(), self._messages(value), context)
+        context.report(lambda: {"votes": sampler.texts, **_account(poll, sampler)})
+        while wanted := self._wanted(poll, sampler):
+            for index in await sampler.draw(wanted):
+                self._count(poll, sampler, index)
+        sampler.check_quorum()
+        verdicts = await self._verdicts(value, poll, sampler, context)
+        if not verdicts:
+            raise ConsensusFailedError(_why_nobody_won(poll))
+        return self._result(poll, sampler, verdicts)
 
-        async def draw(index: int) -> None:
-            response = await context.complete(
-                messages, temperature=self.temperature, max_tokens=self.max_tokens
-            )
-            votes[index] = response.content
+    def _sampling(self) -> Sampling:
+        return Sampling(
+            self.n,
+            self.temperature,
+            self.max_tokens,
+            self.max_concurrency,
+            self.quorum,
+            self.providers,
+            self.one_request,
+            isinstance(self.weigh, ByProbability),
+        )
 
-        # Where the budget ends the vote, the samples in flight are paid for: they are worth waiting for.
-        await context.gather(draw, self.n, self.max_concurrency, finish_on=(BudgetExhaustedError,))
-        samples = [votes[index] for index in range(self.n)]
-        tally = tally_of(map(fold, samples))
-        verdict = tally.verdict(self.strategy)
+    def _messages(self, prompt: str) -> list[Message]:
+        messages = opening(prompt)
+        instructions = self.ballot.instructions
+        return [user(f"{prompt}\n\n{instructions}")] if instructions else messages
+
+    def _wanted(self, poll: Poll[T], sampler: Sampler) -> int:
+        """Return how many samples to draw next: as many as the rule needs at the least before it may stop."""
+        if sampler.is_over or not sampler.left:
+            return 0
+        if self.stop is None:
+            return sampler.left
+        if self.strategy is VotingStrategy.UNANIMOUS:
+            needed = _until_a_difference(poll)
+        else:
+            needed = max([self.stop.more(each) for each in _standings(poll, sampler)])
+        return min(max(needed, not poll.casts), sampler.left, self.max_concurrency)
+
+    def _count(self, poll: Poll[T], sampler: Sampler, index: int) -> None:
+        choice = sampler.drawn[index]
+        read = self.ballot.cast(choice.text)
+        if self.weigh is None or read is None:
+            poll.add(read)
+            return
+        sample = Sample(choice.text, read.value, choice.logprobs, sampler.provider_of(index))
+        with wrapping(EvaluationError, "weigh"):
+            weight = checked_weight(self.weigh(sample))
+        if weight is None:
+            raise EvaluationError("weigh returned no weight; a weight is a number from 0 to 1")
+        poll.add(read, weight)
+
+    async def _verdicts(
+        self, task: str, poll: Poll[T], sampler: Sampler, context: Context
+    ) -> list[Verdict[Hashable]]:
+        if not self.judge or len(poll.wholes) < 2:
+            return poll.verdicts(self.strategy)
+        voting, texts = poll.voting(), sampler.texts
+        prompt = selection_prompt(task, [texts[position] for position in voting])
+        response = await context.complete([user(prompt)], temperature=0.0, max_tokens=self.max_tokens)
+        picked = parse_selection(response.content, len(voting))
+        verdict = None if picked is None else poll.verdict_for(voting[picked])
         if verdict is None:
-            raise ConsensusFailedError(f"the {self.n} samples gave {tally.unique} different answers")
+            raise EvaluationError(
+                "the judge's answer names no single response; use a stronger judge, or vote on a key",
+                metadata={"judge_answer": response.content},
+            )
+        return [verdict]
+
+    def _result(
+        self, poll: Poll[T], sampler: Sampler, verdicts: Sequence[Verdict[Hashable]]
+    ) -> PatternResult[T]:
+        with wrapping(ConsensusFailedError, "assembling the fields that won"):
+            answer = poll.answer(verdicts)
+        agreement = min([verdict.agreement for verdict in verdicts])
         metadata = {
-            "agreement_ratio": verdict.agreement,
-            "unique_responses": tally.unique,
-            "tie_count": tally.ties,
+            "agreement_ratio": agreement,
+            **_account(poll, sampler),
+            **self._stopping(poll, sampler),
+            **self._particulars(poll, verdicts),
         }
-        return PatternResult(samples[verdict.index], verdict.agreement, metadata=metadata)
+        return PatternResult(answer, agreement, metadata=metadata)
+
+    def _stopping(self, poll: Poll[T], sampler: Sampler) -> dict[str, object]:
+        if self.stop is None:
+            return {"stop_rule": "none", "stop_bound": 1.0}
+        bounds = [self.stop.bound(each) for each in _standings(poll, sampler)]
+        return {"stop_rule": repr(self.stop), "stop_bound": min(bounds)}
+
+    def _particulars(self, poll: Poll[T], verdicts: Sequence[Verdict[Hashable]]) -> dict[str, object]:
+        """Return what only some votes have to tell."""
+        found: dict[str, object] = {}
+        if isinstance(self.ballot, FieldBallot):
+            found["field_agreement"] = poll.by_question([verdict.agreement for verdict in verdicts])
+        if self.weigh is not None:
+            found["weights"] = poll.weights()
+        if self.judge:
+            found["judged"] = len(poll.wholes) > 1
+        return found
+
+
+@overload
+def consensus(
+    n: int = 5,
+    *,
+    strategy: Strategy = VotingStrategy.MAJORITY,
+    temperature: float | None = 0.9,
+    max_tokens: int = DEFAULT_MAX_TOKENS,
+    max_concurrency: int = 5,
+    stop: StoppingRule | None = None,
+    key: Key[str] | None = None,
+    weigh: Weigh[str] | None = None,
+    judge: bool = False,
+    quorum: int | None = None,
+    providers: Sequence[LLMProvider] = (),
+    one_request: bool = False,
+) -> Consensus[str]: ...
+
+
+@overload
+def consensus(
+    n: int = 5,
+    *,
+    into: type[T],
+    by_field: bool = False,
+    strategy: Strategy = VotingStrategy.MAJORITY,
+    temperature: float | None = 0.9,
+    max_tokens: int = DEFAULT_MAX_TOKENS,
+    max_concurrency: int = 5,
+    stop: StoppingRule | None = None,
+    key: Key[T] | None = None,
+    weigh: Weigh[T] | None = None,
+    judge: bool = False,
+    quorum: int | None = None,
+    providers: Sequence[LLMProvider] = (),
+    one_request: bool = False,
+) -> Consensus[T]: ...
 
 
 def consensus(
     n: int = 5,
     *,
-    strategy: VotingStrategy | Literal["majority", "unanimous"] = VotingStrategy.MAJORITY,
+    into: type[Any] | None = None,
+    by_field: bool = False,
+    strategy: Strategy = VotingStrategy.MAJORITY,
     temperature: float | None = 0.9,
     max_tokens: int = DEFAULT_MAX_TOKENS,
     max_concurrency: int = 5,
-) -> Consensus:
-    """Ask `n` times and take the answer given most often (Wang et al. 2022, "Self-Consistency", section 2).
+    stop: StoppingRule | None = None,
+    key: Key[Any] | None = None,
+    weigh: Weigh[Any] | None = None,
+    judge: bool = False,
+    quorum: int | None = None,
+    providers: Sequence[LLMProvider] = (),
+    one_request: bool = False,
+) -> Consensus[Any]:
+    """Ask up to `n` times and take the answer given most often (Wang et al. 2022, "Self-Consistency").
 
     Samples vote by their text, stripped and with runs of white space folded; the first seen wins a tie. The
-    value is the winner's original text, the score its share of the votes.
+    value is the winner's original text, the score its share of the samples. Without a `stop`, all n samples
+    are drawn; with one, they come in rounds of as many as the rule needs at the least before it could stop,
+    so that calls and answer are those of drawing one at a time, and nothing is in flight at the stop.
 
     Args:
-        n: Samples to draw.
+        n: Samples to draw at most.
+        into: A type to decode each sample into (JSON, checked by msgspec): the value is of that type, and the
+            prompt is given its JSON Schema. None votes on texts.
+        by_field: With `into`, vote on each field by itself and assemble the winner.
         strategy: `"majority"`, or `"unanimous"`, which fails on any difference.
         temperature: Sampling temperature, 0 to 2; None leaves it to the provider.
         max_tokens: Output tokens at most, a sample.
         max_concurrency: Samples in flight at once.
+        stop: When to end early: `certain()`, `beta()`, `forecast()`, `unanimous_window()`, or any
+            `StoppingRule`. A unanimous vote takes `certain()`, which then ends at the first difference; a
+            weighted one takes no rule that counts whole votes (`beta()`, `forecast()`).
+        key: What a sample says, for the vote: a function of the text, or of the value with `into`; see
+            `executionkit.core.keys`. A sample abstains where it raises or returns None.
+        weigh: How much a sample counts, from 0 to 1, 0 for not at all: a function of a `Sample`.
+            `ByProbability()` weighs by the endpoint's log-probabilities.
+        judge: One more call, at temperature 0, that picks the sample most consistent with the others, for
+            free text (Chen et al. 2023, "Universal Self-Consistency"); none if all samples say the same.
+        quorum: Answer if at least so many samples came back, even if others failed or the budget ended. None:
+            the first failure that retries do not mend ends the vote.
+        providers: Whom to ask in turn, sample by sample, in place of the run's provider.
+        one_request: Ask for a round's samples in one request (the endpoint's `n`). Samples that the server
+            does not send are drawn one by one, and so are all where it refuses, or a budget bounds output.
 
-    Metadata:
-        agreement_ratio (float): The winner's share of the votes.
+    Metadata (also on an error, as far as the vote came):
+        agreement_ratio (float): The winner's share of the samples drawn, abstentions included; with
+            `by_field` that of the field agreed on least. Not on an error.
         unique_responses (int): Different answers.
         tie_count (int): Answers that share the most votes; 1 is a clean win.
+        vote_counts (mapping of str to int): Votes by answer; with `by_field`, such a mapping for each field.
+        samples (int): Samples that came back.
+        saved (int): Samples not asked for.
+        rounds (int): How often samples were asked for; each waits for the one before.
+        abstentions (int): Samples that cost a call and did not vote.
+        stop_rule (str): The rule, or `"none"`. Not on an error.
+        stop_bound (float): The rule's figure at the stop, a probability. Not on an error.
+        failures (tuple of str): With a quorum: why samples did not come back.
+        provider_costs (tuple of TokenUsage): With `providers`: what each has cost.
+        field_agreement (mapping of str to float): With `by_field`: the winner's share for each field.
+        weights (mapping of str to float): With `weigh`: the sum of weights by answer.
+        judged (bool): With `judge`: whether the judge was asked.
         votes (tuple of str): On an error: the samples drawn before it.
 
     Returns (on `run`):
-        ConsensusFailedError: A unanimous vote with any difference.
+        ConsensusFailedError: No sample voted, a unanimous vote has a difference, or the fields that won do
+            not make a valid value.
+        EvaluationError: `weigh` raised or returned no weight, or the judge named no sample.
 
     Raises:
-        TypeError: A setting is of the wrong type.
-        ValueError: A setting is out of range, or the strategy is unknown.
+        TypeError: A setting is of the wrong type, or `into` is a type that msgspec does not decode.
+        ValueError: A setting is out of range, the strategy is unknown, or settings exclude each other.
     """
-    return Consensus(n, VotingStrategy(strategy), temperature, max_tokens, max_concurrency)
+    return Consensus(
+        _ballot(into, by_field, key),
+        n,
+        VotingStrategy(strategy),
+        temperature,
+        max_tokens,
+        max_concurrency,
+        stop,
+        weigh,
+        judge,
+        quorum,
+        tuple(providers),
+        one_request,
+    )
+
+
+def _ballot(into: type[Any] | None, by_field: bool, key: Key[Any] | None) -> Ballot[Any]:
+    if key is not None and not callable(key):
+        raise TypeError(f"a key must be callable, not {type(key).__name__}")
+    if by_field and (into is None or key is not None):
+        raise ValueError("by_field needs `into`, and takes no `key`: fields vote by their values")
+    if into is None:
+        return TextBallot(fold if key is None else key)
+    return FieldBallot(into) if by_field else ValueBallot(into, key)
+
+
+def _check_quorum(quorum: int | None, n: int) -> None:
+    if quorum is None:
+        return
+    check_count("quorum", quorum)
+    if quorum > n:
+        raise ValueError(f"quorum must be at most n, which is {n}, not {quorum}")
+
+
+def _check_rule(vote: Consensus[Any]) -> None:
+    rule = vote.stop
+    if not _is_rule(rule):
+        raise TypeError(f"stop must be a StoppingRule such as certain() or beta(), not {rule!r}")
+    if vote.strategy is VotingStrategy.UNANIMOUS and not isinstance(rule, Certain | None):
+        raise ValueError("a unanimous vote can stop early only with certain(), at the first difference")
+    if vote.weigh is not None and isinstance(rule, (Beta, Forecast)):
+        raise ValueError("beta() and forecast() count whole votes; a weighted vote can stop with certain()")
+    if vote.judge and (rule, vote.weigh, vote.strategy) != (None, None, VotingStrategy.MAJORITY):
+        raise ValueError("a judge sees all n samples: it takes no `stop`, no `weigh` and no unanimity")
+    if vote.judge and isinstance(vote.ballot, FieldBallot):
+        raise ValueError("a judge picks a whole answer; leave out by_field")
+
+
+def _is_rule(rule: object) -> bool:
+    return rule is None or (isinstance(rule, StoppingRule) and not isinstance(rule, type))
+
+
+def _until_a_difference(poll: Poll[Any]) -> int:
+    """Return the fewest samples after which a unanimous vote may have failed."""
+    return 0 if len(poll.wholes) > 1 else 2 - len(poll.wholes)
+
+
+def _standings(poll: Poll[Any], sampler: Sampler) -> Sequence[Standing]:
+    return poll.standings(sampler.drawable)
+
+
+def _account(poll: Poll[Any], sampler: Sampler) -> dict[str, object]:
+    account: dict[str, object] = {
+        "unique_responses": len(poll.wholes),
+        "tie_count": max([tally.ties for tally in poll.tallies]),
+        "vote_counts": poll.counts(),
+        "samples": len(sampler.drawn),
+        "saved": sampler.left,
+        "rounds": sampler.rounds,
+        "abstentions": poll.abstentions,
+    }
+    if sampler.failures:
+        account["failures"] = sampler.noted_failures()
+    if sampler.costs:
+        account["provider_costs"] = sampler.costs
+    return account
+
+
+def _why_nobody_won(poll: Poll[Any]) -> str:
+    if poll.wholes:
+        return f"the {len(poll.casts)} samples gave {len(poll.wholes)} different answers"
+    return f"none of the {len(poll.casts)} samples said anything that its key or type could read"
