@@ -66,4 +66,4 @@ Decision: TypeAlias = Approve | Deny | Edit | Stop
 """What an approval hook may answer."""
 
 Approval: TypeAlias = Callable[[Proposal], Awaitable[Decision]]
-"""An approval hook. It fails closed: if it raises, or answers anything but a `Decision`, the call is denied."""
+"""An approval hook; if it raises, or answers anything but a `Decision`, the call is denied."""

@@ -16,7 +16,7 @@ from executionkit.stage import Stage
 __all__ = ["AskedAs", "JsonForm", "ResponseFormat", "complete_json"]
 
 ResponseFormat: TypeAlias = Literal["json_schema", "json_object", "prompt"]
-"""How an answer's form is asked for: the server holds it to the schema, or to JSON, or the prompt alone says it."""
+"""Who holds an answer to its form: the server, by schema; the server, as JSON; the prompt alone."""
 
 _FORMATS: Final[tuple[ResponseFormat, ...]] = ("json_schema", "json_object", "prompt")
 _REFUSALS: Final = frozenset({400, 422, None})

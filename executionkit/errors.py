@@ -16,6 +16,7 @@
         ├── EvaluationError           an evaluator or judge gave no usable score
         ├── InvalidOutputError        an answer that does not decode to the asked type
         ├── InvalidPromptError        a prompt that is empty or not text (also a `ValueError`)
+        ├── StoppedError              an approval hook ended the loop
         └── StageError                a function of the caller's raised inside a stage
 
 Each carries `cost`, the `TokenUsage` up to the failure, and `metadata`, a read-only mapping of what was
@@ -45,6 +46,7 @@ __all__ = [
     "ProviderError",
     "RateLimitError",
     "StageError",
+    "StoppedError",
     "wrapping",
 ]
 
@@ -204,6 +206,10 @@ class InvalidOutputError(PatternError):
 
 class InvalidPromptError(PatternError, ValueError):
     """A prompt that is empty or not text."""
+
+
+class StoppedError(PatternError):
+    """An approval hook ended a tool loop; `metadata["transcript"]` holds the conversation up to there."""
 
 
 class StageError(PatternError):

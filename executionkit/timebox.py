@@ -1,10 +1,10 @@
 """Bounding the time of code that may not listen.
 
-A cancel scope around foreign code is not enough: code that swallows its cancellation, or shields itself from it,
-keeps whoever awaits it. On asyncio the coroutine is therefore driven by hand, in the task that awaits it: it is
-asked to stop once, gets `GRACE` seconds to clean up, and is then closed where it stands. Code that never waits
-costs a microsecond, since there is nothing to bound. On trio it gets a task of its own, out of which nobody
-waits for it once the grace is over.
+A cancel scope around foreign code is not enough: code that swallows its cancellation, or shields itself from
+it, keeps whoever awaits it. On asyncio the coroutine is therefore driven by hand, in the task that awaits
+it: it is asked to stop once, gets `GRACE` seconds to clean up, and is then closed where it stands. Code that
+never waits costs a microsecond, since there is nothing to bound. On trio it gets a task of its own, out of
+which nobody waits for it once the grace is over.
 """
 
 import asyncio

@@ -13,7 +13,7 @@ import anyio.to_thread
 import msgspec
 
 from executionkit.context import Context
-from executionkit.core.checks import check_number
+from executionkit.core.checks import check_count, check_number
 from executionkit.core.encoding import json_text
 from executionkit.core.schema import Rejected, SchemaText, compile_schema, schema_text
 from executionkit.core.signature import Signature, read_signature
@@ -62,10 +62,11 @@ class Tool(msgspec.Struct, frozen=True, dict=True):
         execute: Called with the arguments as keywords, once they are valid. Returns text, or anything that
             encodes as JSON.
         timeout: Seconds a call may take.
+        max_calls: Calls that one loop may make; None for any number.
 
     Raises:
         TypeError: A field of the wrong type.
-        ValueError: A name that OpenAI would refuse, a schema that is none, a time-out that is not positive.
+        ValueError: A name that OpenAI would refuse, a schema that is none, a setting that is not positive.
 
     >>> async def execute(city: str) -> str:
     ...     return f"sunny in {city}"
@@ -81,10 +82,13 @@ class Tool(msgspec.Struct, frozen=True, dict=True):
     parameters: Mapping[str, Any]
     execute: Callable[..., Awaitable[Any]]
     timeout: float = DEFAULT_TIMEOUT
+    max_calls: int | None = None
 
     def __post_init__(self) -> None:
         _check_name(self.name)
         check_timeout("a tool's timeout", self.timeout)
+        if self.max_calls is not None:
+            check_count("a tool's max_calls", self.max_calls)
         if not isinstance(cast("object", self.description), str):
             raise TypeError(f"a tool's description must be text, not {type(self.description).__name__}")
         if not callable(cast("object", self.execute)):
@@ -129,7 +133,15 @@ class Tool(msgspec.Struct, frozen=True, dict=True):
         return hash((self.name, self.description, self.timeout))
 
     def __reduce__(self) -> tuple[object, ...]:
-        return Tool, (self.name, self.description, dict(self.parameters), self.execute, self.timeout)
+        fields = (
+            self.name,
+            self.description,
+            dict(self.parameters),
+            self.execute,
+            self.timeout,
+            self.max_calls,
+        )
+        return Tool, fields
 
 
 def as_text(result: object) -> str:
@@ -152,7 +164,7 @@ class _Function(msgspec.Struct, frozen=True, dict=True):
 
     async def call(self, arguments: Mapping[str, Any], context: Context) -> object:
         injected = self.signature.injected
-        return await self._run(arguments if injected is None else {**arguments, injected: context})
+        return await self._run(arguments if injected is None else {**arguments, injected: context.below()})
 
     async def _run(self, arguments: Mapping[str, Any]) -> object:
         result: object
@@ -210,6 +222,7 @@ def tool(
     name: str | None = None,
     description: str | None = None,
     timeout: float = DEFAULT_TIMEOUT,
+    max_calls: int | None = None,
     in_thread: bool = True,
 ) -> Tool: ...
 @overload
@@ -218,6 +231,7 @@ def tool(
     name: str | None = None,
     description: str | None = None,
     timeout: float = DEFAULT_TIMEOUT,
+    max_calls: int | None = None,
     in_thread: bool = True,
 ) -> Callable[[Callable[..., object]], Tool]: ...
 def tool(
@@ -227,6 +241,7 @@ def tool(
     name: str | None = None,
     description: str | None = None,
     timeout: float = DEFAULT_TIMEOUT,
+    max_calls: int | None = None,
     in_thread: bool = True,
 ) -> Tool | Callable[[Callable[..., object]], Tool]:
     """Make a tool from a function: `tool(function)`, `@tool` or `@tool(timeout=5)`.
@@ -242,6 +257,7 @@ def tool(
         name: Used instead of the function's.
         description: Used instead of the docstring's.
         timeout: Seconds a call may take.
+        max_calls: Calls that one loop may make; None for any number.
         in_thread: Whether a plain function runs in a thread of its own, so that it cannot block the event
             loop. A thread cannot be killed: one that outlives its time-out runs on, unobserved. False for
             functions that compute quickly.
@@ -264,7 +280,14 @@ def tool(
     ('add', 'Add two numbers.', {'description': 'The first.', 'type': 'integer'})
     """
     if function is None:
-        return partial(tool, name=name, description=description, timeout=timeout, in_thread=in_thread)
+        return partial(
+            tool,
+            name=name,
+            description=description,
+            timeout=timeout,
+            max_calls=max_calls,
+            in_thread=in_thread,
+        )
     if not callable(function):
         raise TypeError(f"a tool must be made from a function, not {type(function).__name__}")
     if isgeneratorfunction(function) or isasyncgenfunction(function):
@@ -277,6 +300,7 @@ def tool(
         signature.schema,
         execute,
         timeout,
+        max_calls,
     )
 
 

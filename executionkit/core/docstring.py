@@ -14,8 +14,8 @@ import msgspec
 __all__ = ["Docstring", "parse_docstring"]
 
 _GOOGLE_HEADER: Final = re.compile(
-    r"(Args|Arguments|Parameters|Params|Keyword Args|Keyword Arguments|Other Parameters|Attributes|Returns?|Raises"
-    r"|Yields?|Examples?|Notes?|Warnings?|Warns|See Also|References|Todo):"
+    r"(Args|Arguments|Parameters|Params|Keyword Args|Keyword Arguments|Other Parameters|Attributes|Returns?"
+    r"|Raises|Yields?|Examples?|Notes?|Warnings?|Warns|See Also|References|Todo):"
 )
 _ARGUMENT_HEADERS: Final = frozenset(
     {"Args", "Arguments", "Parameters", "Params", "Keyword Args", "Keyword Arguments", "Other Parameters"}

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
 import msgspec
 
+from executionkit.core.schema_cost import measure, visits_by_depth
+
 if TYPE_CHECKING:
     import jsonschema_rs
 
@@ -28,6 +30,9 @@ LARGEST_ARGUMENTS: Final = 1_048_576
 _MOST_REASONS: Final = 8
 _LONGEST_REASON: Final = 300
 _BACKTRACKS: Final = 1_000
+_FEW_VISITS: Final = 100
+_MOST_VISITS: Final = 40_000_000
+"""At about 25 ns each, a second."""
 _REGEX_BYTES: Final = 1_000_000
 
 
@@ -47,15 +52,18 @@ class Rejected(msgspec.Struct, frozen=True):
 class CompiledSchema:
     """A schema made ready; `check` takes about half a microsecond where a value is valid."""
 
-    __slots__ = ("_is_valid", "_validator")
+    __slots__ = ("_is_valid", "_validator", "_visits")
 
-    def __init__(self, validator: "jsonschema_rs.Validator") -> None:
+    def __init__(self, validator: "jsonschema_rs.Validator", visits: tuple[int, ...]) -> None:
         self._validator = validator
         self._is_valid = validator.is_valid
+        self._visits = visits if visits[-1] > _FEW_VISITS else None
 
     def check(self, value: object) -> Rejected | None:
         """Return why `value` is refused, or None where it is valid. Never raises."""
         try:
+            if self._visits is not None and _is_too_much(value, self._visits):
+                return Rejected(("the arguments are too large, or nested too deeply, for this schema",))
             return None if self._is_valid(value) else self._explain(value)
         except (ValueError, TypeError, OverflowError, RecursionError):
             return Rejected(("the arguments are not plain JSON, or nested too deeply",))
@@ -63,6 +71,11 @@ class CompiledSchema:
     def _explain(self, value: object) -> Rejected:
         errors = islice(self._validator.iter_errors(value), _MOST_REASONS)
         return Rejected(tuple([_describe(error) for error in errors]))
+
+
+def _is_too_much(value: object, visits: tuple[int, ...]) -> bool:
+    levels, parts = measure(value)
+    return parts * visits[levels] > _MOST_VISITS
 
 
 def _describe(error: "jsonschema_rs.ValidationError") -> str:
@@ -120,7 +133,10 @@ def compile_schema(text: SchemaText) -> CompiledSchema:
         )
     except (ValueError, jsonschema_rs.ReferencingError) as error:
         raise ValueError(f"not a usable JSON Schema: {str(error).splitlines()[0]}") from None
-    return CompiledSchema(validator)
+    visits = visits_by_depth(msgspec.json.decode(text))
+    if visits is None or visits[0] > _MOST_VISITS:
+        raise ValueError("not a usable JSON Schema: its references lead to too many checks of the same place")
+    return CompiledSchema(validator, visits)
 
 
 def parse_arguments(arguments: Mapping[str, Any] | str) -> dict[str, Any] | Rejected:

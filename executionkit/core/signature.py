@@ -119,8 +119,8 @@ def _hints(target: Callable[..., object]) -> dict[str, Any]:
         return get_type_hints(target if is_plain else type(target).__call__, include_extras=True)
     except NameError as error:
         raise TypeError(
-            f"an annotation of {_name(target)}() names {error.name!r}, which is not known where the function is "
-            "defined; import it there at run time"
+            f"an annotation of {_name(target)}() names {error.name!r}, which is not known where the "
+            "function is defined; import it there at run time"
         ) from error
 
 

@@ -8,6 +8,7 @@ from itertools import islice
 from typing import Any, Final, cast
 
 import msgspec
+from typing_extensions import TypeIs
 
 from executionkit.core.encoding import json_text
 from executionkit.core.json_text import find_json
@@ -23,11 +24,11 @@ class TextCall(msgspec.Struct, frozen=True):
 
     Args:
         name: The tool's name.
-        arguments: The arguments; text or anything else where the model gave no object.
+        arguments: The arguments; JSON text where the model gave no object.
     """
 
     name: str
-    arguments: Any
+    arguments: Mapping[str, Any] | str
 
 
 def instructions(specs: Sequence[Mapping[str, Any]], answer: Mapping[str, Any]) -> str:
@@ -105,20 +106,24 @@ def read_reply(text: str) -> TextCall | str:
             reply: object = msgspec.json.decode(candidate)
         except (msgspec.DecodeError, ValueError, RecursionError):
             continue
-        if isinstance(reply, dict):
-            found = _read(cast("dict[str, Any]", reply))
-            if found is not None:
-                return found
+        found = _read(reply) if _is_object(reply) else None
+        if found is not None:
+            return found
     return text
 
 
 def _read(reply: dict[str, Any]) -> TextCall | str | None:
     if isinstance(reply.get("tool"), str):
-        return TextCall(reply["tool"], reply.get("arguments", {}))
+        given = reply.get("arguments", {})
+        return TextCall(reply["tool"], given if _is_object(given) else json_text(given))
     if "answer" in reply:
         answer = reply["answer"]
         return answer if isinstance(answer, str) else json_text(answer)
     return None
+
+
+def _is_object(value: object) -> TypeIs[dict[str, Any]]:
+    return isinstance(value, dict)
 
 
 def result_message(name: str, delimited: str) -> dict[str, Any]:

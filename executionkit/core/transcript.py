@@ -73,8 +73,8 @@ def transcript_of(messages: Sequence[Mapping[str, Any]]) -> Transcript:
     given: object = messages
     if not isinstance(given, (list, tuple)):
         raise TypeError(f"a transcript must be a sequence of messages, not {type(messages).__name__}")
-    for message in messages:
-        if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
+    for message in cast("Sequence[object]", given):
+        if not (isinstance(message, Mapping) and isinstance(cast("Message", message).get("role"), str)):
             raise TypeError('each message of a transcript must be a mapping with a "role"')
     transcript = Transcript([cast("Message", thaw(message)) for message in messages])
     if not all(map(_is_whole, in_rounds(transcript))):

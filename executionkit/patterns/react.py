@@ -1,30 +1,43 @@
 """The ReAct loop: the model calls tools and sees what comes of it, until it answers."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from itertools import takewhile
+from typing import Any, Final, Generic, Literal, TypeAlias, TypedDict, TypeVar, cast, overload
 
-import anyio
-from typing_extensions import override
+from returns.result import Failure, Success
+from typing_extensions import Unpack, override
 
+from executionkit.approval import Approval
 from executionkit.context import Context
-from executionkit.core.checks import check_completion, check_count, check_number
+from executionkit.core.answer import AnswerType, Decoded, answer_type, asking, refusal
+from executionkit.core.checks import check_completion, check_count
 from executionkit.core.encoding import json_text
 from executionkit.core.history import trim_rounds
-from executionkit.core.observation import failed, shortened
-from executionkit.core.schema import Rejected, parse_arguments
-from executionkit.errors import MaxIterationsError
-from executionkit.events import ToolFinished, ToolStarted
+from executionkit.core.limits import is_last_call
+from executionkit.core.transcript import Rounds, Transcript, in_rounds, transcript_of
+from executionkit.core.usage import NO_USAGE
+from executionkit.dialects import Manner, Turn, dialect_of
+from executionkit.errors import BudgetExhaustedError, InvalidOutputError, MaxIterationsError
 from executionkit.outcome import PatternResult
-from executionkit.provider import DEFAULT_MAX_TOKENS, LLMResponse, Message, ToolCall, opening
+from executionkit.provider import DEFAULT_MAX_TOKENS, Message, opening, user
 from executionkit.stage import Stage
-from executionkit.tool import Tool, ToolError
+from executionkit.tool import Tool, check_timeout
+from executionkit.toolbox import CallRules, Toolbox
 
-__all__ = ["React", "react"]
+__all__ = ["OnLimit", "React", "ReactOptions", "react"]
 
-_MOST_CALLS_AT_ONCE = 16
+T = TypeVar("T")
+
+OnLimit: TypeAlias = Literal["fail", "answer"]
+"""What a loop does at `max_rounds`, or when the budget has room for one more call only."""
+
+_LAST_WORDS: Final = "No tool can be called any more. Answer now, with what you know."
+_SUMMARISE: Final = "Summarise this part of a conversation: the facts found, and what is still to be done."
+_SUMMARY: Final = "Summary of the conversation so far:"
+_TEXT: Final = {"type": "string"}
 
 
-class React(Stage[str, str], frozen=True):
+class React(Stage[str, T], Generic[T], frozen=True):
     """A tool loop; see `react`."""
 
     tools: tuple[Tool, ...]
@@ -34,194 +47,211 @@ class React(Stage[str, str], frozen=True):
     temperature: float | None = 0.3
     max_tokens: int = DEFAULT_MAX_TOKENS
     max_history_messages: int | None = None
+    answer: Any = None
+    answer_retries: int = 2
+    on_limit: OnLimit = "fail"
+    approve: Approval | None = None
+    max_concurrency: int = 16
+    max_tool_calls: int | None = None
+    summarise: Stage[str, str] | None = None
+    transcript: Transcript = Transcript()
+    delimit_results: bool = False
 
     def __post_init__(self) -> None:
         _check_tools(self.tools)
         check_count("max_rounds", self.max_rounds)
         check_count("max_observation_chars", self.max_observation_chars)
+        check_count("max_concurrency", self.max_concurrency)
+        check_count("answer_retries", self.answer_retries, 0)
         check_completion(self.temperature, self.max_tokens)
         if self.tool_timeout is not None:
-            check_number("tool_timeout", self.tool_timeout, 0)
+            check_timeout("tool_timeout", self.tool_timeout)
         if self.max_history_messages is not None:
             check_count("max_history_messages", self.max_history_messages)
+        if self.max_tool_calls is not None:
+            check_count("max_tool_calls", self.max_tool_calls, 0)
+        _check_choices(self.on_limit, self.approve, self.summarise)
 
     @override
-    async def perform(self, value: str, context: Context) -> PatternResult[str]:
-        loop = _Loop(self, opening(value))
-        context.report(loop.counts)
+    async def perform(self, value: str, context: Context) -> PatternResult[T]:
+        loop = _Loop(self, opening(value)[0]["content"], context)
+        context.report(loop.metadata)
         for _ in range(self.max_rounds):
-            response = await context.complete(
-                loop.messages(),
-                temperature=self.temperature,
-                max_tokens=self.max_tokens,
-                tools=loop.specs,
-            )
-            loop.rounds += 1
-            loop.truncated_responses += response.was_truncated
-            if not response.tool_calls:
-                return PatternResult(response.content, metadata=loop.counts())
-            await loop.observe(response, context)
+            turn = await loop.next_turn()
+            if turn is None:
+                return await loop.conclude("budget")
+            if turn.calls:
+                await loop.observe(turn)
+            elif (answer := loop.read(turn)) is not None:
+                return PatternResult(cast("T", answer.value), metadata=loop.metadata())
+        if self.on_limit == "answer":
+            return await loop.conclude("rounds")
         raise MaxIterationsError(
             f"no answer after {self.max_rounds} rounds; raise max_rounds or give the model better tools"
         )
 
 
-class _Loop:
+class _Loop(Generic[T]):
     """The state of one run of the loop."""
 
-    def __init__(self, settings: React, prompt: list[Message]) -> None:
+    def __init__(self, settings: "React[T]", prompt: str, context: Context) -> None:
         self.settings = settings
-        self.prompt = prompt
-        self.specs = [tool.spec for tool in settings.tools]
-        self.tools: Mapping[str, Tool] = {tool.name: tool for tool in settings.tools}
-        self.history: list[list[Message]] = []
+        self.context = context
+        self.kind: AnswerType[T] | None = None if settings.answer is None else answer_type(settings.answer)
+        answer = self.kind.schema if self.kind else _TEXT
+        manner = Manner(settings.temperature, settings.max_tokens, settings.delimit_results, answer)
+        self.dialect = dialect_of(context, settings.tools, manner)
+        self.toolbox = Toolbox(settings.tools, _rules(settings))
+        # A dialect with a head has said there what an answer looks like.
+        is_told = self.kind is None or bool(self.dialect.head)
+        self.prompt = user(prompt if is_told or self.kind is None else asking(prompt, self.kind))
+        system, self.earlier = _parted(settings.transcript)
+        self.head = [*self.dialect.head, *system]
+        self.later: Rounds = []
+        self.talk: list[Message] = [*settings.transcript, self.prompt]
+        self.summary: list[Message] = []
+        self.reasons: list[str] = []
         self.rounds = 0
-        self.tool_calls_made = 0
         self.truncated_responses = 0
-        self.truncated_observations = 0
         self.messages_trimmed = 0
+        self.last_cost = NO_USAGE
+        self.limit: str | None = None
 
-    def counts(self) -> dict[str, object]:
-        return {
+    def metadata(self) -> dict[str, object]:
+        found: dict[str, object] = {
             "rounds": self.rounds,
-            "tool_calls_made": self.tool_calls_made,
+            "tool_calls_made": self.toolbox.calls_made,
             "truncated_responses": self.truncated_responses,
-            "truncated_observations": self.truncated_observations,
+            "truncated_observations": self.toolbox.truncated,
             "messages_trimmed": self.messages_trimmed,
+            "transcript": Transcript(self.talk),
         }
+        if self.reasons:
+            found["reasons"] = tuple(self.reasons)
+        if self.limit is not None:
+            found["limit"] = self.limit
+        return found
 
-    def messages(self) -> list[Message]:
+    async def next_turn(self) -> Turn | None:
+        """Ask the model to go on; None where the budget leaves room for the last call only."""
+        if self.settings.on_limit == "fail":
+            return self.noted(await self.dialect.ask(self.context, await self.messages()))
+        if self.rounds and is_last_call(self.context.left, self.last_cost):
+            return None
+        before = self.context.cost
+        outcome = await self.context.attempt(_Asking(self), None)
+        match outcome:
+            case Success(result):
+                self.last_cost = self.context.cost - before
+                return self.noted(result.value)
+            case Failure(error):
+                if self.rounds and isinstance(error, BudgetExhaustedError):
+                    return None
+                raise error
+
+    def noted(self, turn: Turn) -> Turn:
+        self.rounds += 1
+        self.truncated_responses += turn.was_truncated
+        self.add([turn.message])
+        return turn
+
+    def add(self, messages: list[Message]) -> None:
+        self.later.append(messages)
+        self.talk.extend(messages)
+
+    async def observe(self, turn: Turn) -> None:
+        """Make the calls of a turn; their results join its message, so that they are dropped together."""
+        texts = await self.toolbox.observe(turn.calls, self.context)
+        results = self.dialect.results(turn.calls, texts)
+        self.later[-1].extend(results)
+        self.talk.extend(results)
+
+    def read(self, turn: Turn) -> Decoded[Any] | None:
+        """Return the answer, or None where the model has to try again."""
+        if self.kind is None:
+            return Decoded(turn.text)
+        answer = self.kind.read(turn.text)
+        if isinstance(answer, Decoded):
+            return answer
+        self.reasons.append(refusal(answer, was_truncated=turn.was_truncated))
+        if len(self.reasons) > self.settings.answer_retries:
+            raise InvalidOutputError(
+                f"no {self.kind.name} in {len(self.reasons)} answers: {self.reasons[-1]}",
+                metadata={"last_text": turn.text},
+            )
+        self.add([user(f"{self.reasons[-1]}\nSend it again, corrected.")])
+        return None
+
+    async def conclude(self, limit: str) -> PatternResult[T]:
+        """Ask once more, without tools, and take that for the answer."""
+        self.limit = limit
+        self.add([user(_LAST_WORDS)])
+        turn = self.noted(await self.dialect.ask(self.context, await self.messages(), with_tools=False))
+        answer = self.read(turn)
+        if answer is None:
+            raise InvalidOutputError(self.reasons[-1], metadata={"last_text": turn.text})
+        if not turn.text:
+            raise MaxIterationsError(f"no answer when the {limit} ran out, nor in a last call without tools")
+        return PatternResult(cast("T", answer.value), metadata=self.metadata())
+
+    async def messages(self) -> list[Message]:
+        """Return what to send, the oldest rounds dropped where there are too many."""
         most = self.settings.max_history_messages
         if most is not None:
-            dropped = trim_rounds(self.history, most - len(self.prompt))
-            self.messages_trimmed += sum(map(len, self.history[:dropped]))
-            del self.history[:dropped]
-        return [*self.prompt, *(message for messages in self.history for message in messages)]
+            await self.trim(most)
+        later = [message for messages in self.later for message in messages]
+        if not (self.earlier or self.summary):
+            return [*self.head, self.prompt, *later]
+        earlier = [message for messages in self.earlier for message in messages]
+        return [*self.head, *self.summary, *earlier, self.prompt, *later]
 
-    async def observe(self, response: LLMResponse, context: Context) -> None:
-        calls = response.tool_calls
-        texts = await context.gather(
-            lambda index: self.call(calls[index], context), len(calls), _MOST_CALLS_AT_ONCE
-        )
-        results = [
-            {"role": "tool", "tool_call_id": call.id, "content": self.cut(text)}
-            for call, text in zip(calls, texts, strict=True)
-        ]
-        self.history.append([_request(response), *results])
-
-    def cut(self, text: str) -> str:
-        most = self.settings.max_observation_chars
-        self.truncated_observations += len(text) > most
-        return shortened(text, most)
-
-    async def call(self, call: ToolCall, context: Context) -> str:
-        self.tool_calls_made += 1
-        span = context.span()
-        if span is None:
-            return (await self.result(call))[0]
-        arguments = json_text(call.arguments) if span.content else None
-        span.send(ToolStarted, tool=call.name, arguments=arguments)
-        text, error = await self.result(call)
-        span.send(
-            ToolFinished,
-            tool=call.name,
-            duration=span.duration,
-            error=error,
-            text=text if span.content else None,
-        )
-        return text
-
-    async def result(self, call: ToolCall) -> tuple[str, str | None]:
-        """Return what the model gets to see, and the name of the error where there was one."""
-        tool = self.tools.get(call.name)
-        if tool is None:
-            hint = f"there is no tool named {call.name!r}; use one of {', '.join(self.tools)}"
-            return failed("UnknownTool", hint), "UnknownTool"
-        arguments: Mapping[str, Any] | Rejected = parse_arguments(call.arguments)
-        if not isinstance(arguments, Rejected):
-            arguments = tool.prepare(arguments)
-        if isinstance(arguments, Rejected):
-            return failed("InvalidArguments", str(arguments)), "InvalidArguments"
-        return await _execute(tool, arguments, self.settings.tool_timeout or tool.timeout)
+    async def trim(self, most: int) -> None:
+        summarise = self.settings.summarise
+        room = most - len(self.head) - 1 - (summarise is not None)
+        dropped = _drop(self.earlier, room - sum(map(len, self.later)), 0)
+        dropped += _drop(self.later, room - sum(map(len, self.earlier)), 1)
+        self.messages_trimmed += len(dropped)
+        if dropped and summarise is not None:
+            text = "\n".join(map(json_text, [*self.summary, *dropped]))
+            summary = await self.context.run(summarise, f"{_SUMMARISE}\n{text}")
+            self.summary = [user(f"{_SUMMARY}\n{summary.value}")]
 
 
-async def _execute(tool: Tool, arguments: Mapping[str, Any], timeout: float) -> tuple[str, str | None]:
-    with anyio.CancelScope(deadline=anyio.current_time() + timeout):
-        try:
-            result: object = await tool.execute(**arguments)
-        except ToolError as error:
-            return failed("ToolError", str(error)), "ToolError"
-        except Exception as error:
-            return failed(type(error).__name__), type(error).__name__
-        return result if isinstance(result, str) else json_text(result), None
-    return failed("TimeoutError"), "TimeoutError"
+class _Asking(Stage[None, Turn], frozen=True):
+    """The next turn, as a stage: so its failure can be had as a value."""
+
+    loop: Any
+
+    @override
+    async def perform(self, value: None, context: Context) -> PatternResult[Turn]:
+        loop: _Loop[Any] = self.loop
+        return PatternResult(await loop.dialect.ask(context, await loop.messages()))
 
 
-def react(
-    tools: Sequence[Tool],
-    *,
-    max_rounds: int = 8,
-    max_observation_chars: int = 12_000,
-    tool_timeout: float | None = None,
-    temperature: float | None = 0.3,
-    max_tokens: int = DEFAULT_MAX_TOKENS,
-    max_history_messages: int | None = None,
-) -> React:
-    """Let the model call tools until it answers (Yao et al. 2022, "ReAct", section 2).
+def _drop(rounds: Rounds, most: int, keep: int) -> list[Message]:
+    """Drop the oldest rounds until `most` messages are left, or `keep` rounds, and return those."""
+    count = trim_rounds(rounds, most, keep)
+    dropped = [message for messages in rounds[:count] for message in messages]
+    del rounds[:count]
+    return dropped
 
-    The value is the final text, the score None. The calls of one round run at once. What goes wrong in a
-    call, be it an unknown tool, arguments that do not fit the schema, a time-out or an exception, is told to
-    the model by its class, and the loop goes on.
 
-    Args:
-        tools: What the model may call; names must differ.
-        max_rounds: Completions at most.
-        max_observation_chars: Characters of a result that the model gets to see.
-        tool_timeout: Seconds a call may take, in place of each tool's own.
-        temperature: Sampling temperature, 0 to 2; None leaves it to the provider.
-        max_tokens: Output tokens at most, a completion.
-        max_history_messages: Messages to send at most; the oldest rounds are dropped whole, the prompt and
-            the last round stay. None sends all.
+def _parted(transcript: Transcript) -> tuple[list[Message], Rounds]:
+    """Part a transcript into the system messages it begins with, which always stay, and its rounds."""
+    if not transcript:
+        return [], []
+    system = list(takewhile(lambda message: message.get("role") == "system", transcript))
+    return system, in_rounds(transcript[len(system) :])
 
-    Metadata (also on an error):
-        rounds (int): Completions.
-        tool_calls_made (int): Calls asked for, failed ones included.
-        truncated_responses (int): Completions cut at `max_tokens`.
-        truncated_observations (int): Results cut at `max_observation_chars`.
-        messages_trimmed (int): Messages dropped from the conversation.
 
-    Returns (on `run`):
-        MaxIterationsError: No answer after `max_rounds`.
-
-    Raises:
-        TypeError: A setting is of the wrong type.
-        ValueError: A setting is out of range, or two tools share a name.
-    """
-    return React(
-        tuple(tools),
-        max_rounds,
-        max_observation_chars,
-        tool_timeout,
-        temperature,
-        max_tokens,
-        max_history_messages,
+def _rules(settings: React[Any]) -> CallRules:
+    return CallRules(
+        settings.tool_timeout,
+        settings.max_observation_chars,
+        settings.max_concurrency,
+        settings.max_tool_calls,
+        settings.approve,
     )
-
-
-def _request(response: LLMResponse) -> Message:
-    """Return the assistant's message as it goes back to the model, with fields we do not know."""
-    calls = [
-        {
-            "id": call.id,
-            "type": "function",
-            "function": {
-                "name": call.name,
-                "arguments": call.arguments if isinstance(call.arguments, str) else json_text(call.arguments),
-            },
-        }
-        for call in response.tool_calls
-    ]
-    return {**response.extra, "role": "assistant", "content": response.content, "tool_calls": calls}
 
 
 def _check_tools(tools: tuple[object, ...]) -> None:
@@ -232,3 +262,116 @@ def _check_tools(tools: tuple[object, ...]) -> None:
         if tool.name in names:
             raise ValueError(f"two tools are named {tool.name!r}; names must differ")
         names.add(tool.name)
+
+
+def _check_choices(on_limit: object, approve: object, summarise: object) -> None:
+    if on_limit not in {"fail", "answer"}:
+        raise ValueError(f'on_limit must be "fail" or "answer", not {on_limit!r}')
+    if approve is not None and not callable(approve):
+        raise TypeError(f"approve must be an async function, not {type(approve).__name__}")
+    if summarise is not None and not isinstance(summarise, Stage):
+        raise TypeError(f"summarise must be a Stage, not {type(summarise).__name__}")
+
+
+class ReactOptions(TypedDict, total=False):
+    """The keywords of `react` that have a default in `React`; what they mean stands at `react`."""
+
+    max_rounds: int
+    max_observation_chars: int
+    tool_timeout: float | None
+    temperature: float | None
+    max_tokens: int
+    max_history_messages: int | None
+    answer_retries: int
+    on_limit: OnLimit
+    approve: Approval | None
+    max_concurrency: int
+    max_tool_calls: int | None
+    summarise: Stage[str, str] | None
+    delimit_results: bool
+
+
+@overload
+def react(
+    tools: Sequence[Tool],
+    *,
+    answer: None = None,
+    transcript: Sequence[Mapping[str, Any]] = (),
+    **options: Unpack[ReactOptions],
+) -> React[str]: ...
+@overload
+def react(
+    tools: Sequence[Tool],
+    *,
+    answer: type[T],
+    transcript: Sequence[Mapping[str, Any]] = (),
+    **options: Unpack[ReactOptions],
+) -> React[T]: ...
+@overload
+def react(
+    tools: Sequence[Tool],
+    *,
+    answer: object,
+    transcript: Sequence[Mapping[str, Any]] = (),
+    **options: Unpack[ReactOptions],
+) -> React[Any]: ...
+def react(
+    tools: Sequence[Tool],
+    *,
+    answer: object = None,
+    transcript: Sequence[Mapping[str, Any]] = (),
+    **options: Unpack[ReactOptions],
+) -> React[Any]:
+    """Let the model call tools until it answers (Yao et al. 2022, "ReAct", section 2).
+
+    The value is the final text, or a value of the type `answer`; the score is None. The calls of one round
+    run at once, their results stand in the order of the requests. What goes wrong in a call, be it an unknown
+    tool, arguments that do not fit the schema, a time-out or an exception, is told to the model, and the loop
+    goes on; of an exception only the class, unless it is a `ToolError`. A model whose provider has no tool
+    calls (`supports_tools` is not True) is told in JSON, under one schema of calls and answer.
+
+    Args:
+        tools: What the model may call; names must differ.
+        answer: The type of the final answer, any that msgspec decodes; None for text.
+        max_rounds: Completions at most (default 8).
+        max_observation_chars: Characters of a result that the model gets to see (default 12000).
+        tool_timeout: Seconds a call may take, in place of each tool's own (default None: each tool's own).
+        temperature: Sampling temperature, 0 to 2 (default 0.3); None leaves it to the provider.
+        max_tokens: Output tokens at most, a completion (default 4096).
+        max_history_messages: Messages of the conversation to send at most; the oldest rounds are dropped
+            whole, the prompt, leading system messages and the last round stay. None (the default) sends all.
+        answer_retries: Answers that do not decode to `answer` and are sent back with the reason (default 2).
+        on_limit: `"answer"` makes one last call without tools at `max_rounds`, or when the budget has hardly
+            room for more than one; `"fail"` (the default) does not.
+        approve: Async hook asked before each call, one after the other: `Approve`, `Deny`, `Edit` or `Stop`.
+            If it raises or answers anything else the call is denied.
+        max_concurrency: Calls of one round under way at once (default 16).
+        max_tool_calls: Calls of the whole loop (default None: any number); a tool's own ceiling is
+            `max_calls`.
+        summarise: Stage that makes a summary of what `max_history_messages` drops, on the same budget.
+        transcript: Messages to go on from, such as `metadata["transcript"]` of another loop.
+        delimit_results: Put each result between `<tool_result>` tags, of which it can hold none itself
+            (default False). Without tool calls they always are.
+
+    Metadata (also on an error):
+        rounds (int): Completions.
+        tool_calls_made (int): Calls asked for, failed ones included.
+        truncated_responses (int): Completions cut at `max_tokens`.
+        truncated_observations (int): Results cut at `max_observation_chars`.
+        messages_trimmed (int): Messages dropped from the conversation.
+        transcript (Transcript): The whole conversation, to go on from.
+        reasons (tuple of str): Why answers did not decode, where any did not.
+        limit (str): `"rounds"` or `"budget"`, where `on_limit` made the last call.
+
+    Returns (on `run`):
+        MaxIterationsError: No answer after `max_rounds`.
+        InvalidOutputError: No answer of the type `answer`; `last_text` (str) in the metadata.
+        StoppedError: `approve` answered `Stop`.
+
+    Raises:
+        TypeError: A setting is of the wrong type.
+        ValueError: A setting is out of range, two tools share a name, or a transcript parts a call from its
+            result.
+    """
+    stage: React[Any] = React(tuple(tools), answer=answer, transcript=transcript_of(transcript), **options)
+    return stage

@@ -1,4 +1,4 @@
-"""Structured: an answer of a given type, asked for by JSON Schema, decoded, and repaired where it is wrong."""
+"""Structured: an answer of a given type, asked for by JSON Schema, decoded, repaired where it is wrong."""
 
 from typing import Any, Final, Generic, TypeVar, overload
 
@@ -28,14 +28,15 @@ class Structured(Stage[str, T], Generic[T], frozen=True):
     remembered for as long as it lives. A provider that knows better says so in an attribute
     `response_formats`, the names it takes: `()` for none.
 
-    JSON is found bare, in a fence or in prose, and decoded by msgspec. An answer that does not decode goes back
-    to the model with the reason, at most `max_retries` times.
+    JSON is found bare, in a fence or in prose, and decoded by msgspec. An answer that does not decode goes
+    back to the model with the reason, at most `max_retries` times.
 
     Metadata: `attempts` (int), answers read; `response_format` (str), the form that was asked for last;
     `reasons` (tuple of str), why each answer before was refused; `last_text` (str), on an error only.
 
     Args:
-        kind: Any type that msgspec decodes: a struct, dataclass, attrs class, TypedDict, union, literal, list...
+        kind: Any type that msgspec decodes: a struct, dataclass, attrs class, TypedDict, union, literal,
+            list...
         max_retries: Answers asked for after the first.
         temperature: Sampling temperature; None leaves it to the provider.
         max_tokens: Output tokens of each answer at most.
@@ -86,14 +87,26 @@ def _repair(text: str, reason: str) -> list[Message]:
 
 @overload
 def structured(
-    kind: type[T], *, max_retries: int = 2, temperature: float | None = 0.0, max_tokens: int = DEFAULT_MAX_TOKENS
+    kind: type[T],
+    *,
+    max_retries: int = 2,
+    temperature: float | None = 0.0,
+    max_tokens: int = DEFAULT_MAX_TOKENS,
 ) -> Structured[T]: ...
 @overload
 def structured(
-    kind: object, *, max_retries: int = 2, temperature: float | None = 0.0, max_tokens: int = DEFAULT_MAX_TOKENS
+    kind: object,
+    *,
+    max_retries: int = 2,
+    temperature: float | None = 0.0,
+    max_tokens: int = DEFAULT_MAX_TOKENS,
 ) -> Structured[Any]: ...
 def structured(
-    kind: object, *, max_retries: int = 2, temperature: float | None = 0.0, max_tokens: int = DEFAULT_MAX_TOKENS
+    kind: object,
+    *,
+    max_retries: int = 2,
+    temperature: float | None = 0.0,
+    max_tokens: int = DEFAULT_MAX_TOKENS,
 ) -> Structured[Any]:
     """Return a stage that answers with a value of type `kind`; see `Structured`.
 
