@@ -6,6 +6,7 @@ event loop of its own. Errors raised are fresh copies, so that no traceback grow
 
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial, wraps
+from inspect import getdoc
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeAlias, TypeVar
 
 from returns.result import Failure
@@ -309,24 +310,44 @@ def _raising(outcome: Outcome[T]) -> PatternResult[T]:
     return outcome.unwrap()
 
 
-def _sync_twin(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, T]:
-    """Make the twin that runs to the end on an event loop of its own.
+def _sync_twin(
+    function: Callable[P, Coroutine[Any, Any, T]],
+) -> Callable[[Callable[[], None]], Callable[P, T]]:
+    """Make a named and documented stub the twin that runs `function` to the end on an event loop of its own.
 
-    Called inside a running event loop it raises `RuntimeError`, before any coroutine is made.
+    Called inside a running event loop the twin raises `RuntimeError`, before any coroutine is made.
     """
 
-    @wraps(function)
-    def twin(*args: P.args, **kwargs: P.kwargs) -> T:
-        return in_new_loop(partial(function, *args, **kwargs), f"{function.__name__}_sync")
+    def decorate(stub: Callable[[], None]) -> Callable[P, T]:
+        @wraps(function)
+        def twin(*args: P.args, **kwargs: P.kwargs) -> T:
+            return in_new_loop(partial(function, *args, **kwargs), stub.__name__)
 
-    twin.__name__ = twin.__qualname__ = f"{function.__name__}_sync"
-    return twin
+        twin.__name__, twin.__qualname__ = stub.__name__, stub.__qualname__
+        twin.__doc__ = f"{stub.__doc__}\n\n{getdoc(function)}"
+        return twin
+
+    return decorate
 
 
-consensus_sync = _sync_twin(consensus)
-pipe_sync = _sync_twin(pipe)
-react_loop_sync = _sync_twin(react_loop)
-refine_loop_sync = _sync_twin(refine_loop)
+@_sync_twin(consensus)
+def consensus_sync() -> None:
+    """Call `consensus` from code that is not async; `RuntimeError` inside a running event loop."""
+
+
+@_sync_twin(pipe)
+def pipe_sync() -> None:
+    """Call `pipe` from code that is not async; `RuntimeError` inside a running event loop."""
+
+
+@_sync_twin(react_loop)
+def react_loop_sync() -> None:
+    """Call `react_loop` from code that is not async; `RuntimeError` inside a running event loop."""
+
+
+@_sync_twin(refine_loop)
+def refine_loop_sync() -> None:
+    """Call `refine_loop` from code that is not async; `RuntimeError` inside a running event loop."""
 
 
 def __getattr__(name: str) -> object:

@@ -320,8 +320,8 @@ class MeteredProvider:
     __slots__ = ("context", "supports_tools")
 
     def __init__(self, context: Context, supports_tools: bool) -> None:
-        self.context = context
-        self.supports_tools = supports_tools
+        self.context: Context = context
+        self.supports_tools: bool = supports_tools
 
     async def complete(
         self,

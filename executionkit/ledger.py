@@ -110,7 +110,7 @@ class Account(CostTracker):
         self._held_input = self._held_output = 0
         self._input_scale = 1.0
         self._freed: anyio.Event | None = None
-        self.unreported = 0
+        self.unreported: int = 0
 
     def tighten(self, limit: TokenUsage) -> None:
         """Add a budget to this account's own; only before anything is reserved on it."""

@@ -20,8 +20,8 @@ class Tracer:
         self._ids = itertools.count(1)
         self._origin = time.perf_counter()
         self._dropped = False
-        self.run = os.urandom(8).hex()
-        self.content = isinstance(trace, WithContent)
+        self.run: str = os.urandom(8).hex()
+        self.content: bool = isinstance(trace, WithContent)
 
     def span(self, parent: "Span | None" = None) -> "Span":
         """Number something that is about to begin."""
@@ -49,8 +49,8 @@ class Span:
     def __init__(self, tracer: Tracer, number: int, parent: int | None) -> None:
         self._tracer = tracer
         self._began = time.perf_counter()
-        self.id = number
-        self.parent = parent
+        self.id: int = number
+        self.parent: int | None = parent
 
     @property
     def content(self) -> bool:

@@ -56,7 +56,7 @@ class Connection:
     def __init__(self, sock: ByteSocket) -> None:
         self._socket = sock
         self._state = h11.Connection(h11.CLIENT, max_incomplete_event_size=_HEAD_LIMIT)
-        self.idle_since = 0.0
+        self.idle_since: float = 0.0
 
     async def send(self, request: Request) -> Head:
         """Send a request and return the head of its answer.

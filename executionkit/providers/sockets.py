@@ -165,7 +165,7 @@ class _AnyioSocket:
     async def write(self, data: bytes | memoryview) -> None:
         try:
             # The annotation says bytes; both backends pass any buffer on to the socket.
-            await self._stream.send(data)  # type: ignore[arg-type]
+            await self._stream.send(data)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
         except anyio.BrokenResourceError:
             return
 

@@ -1,0 +1,244 @@
+"""Wrong programs, each of which both checkers must refuse.
+
+A line that stops failing is an error: its ignores are no longer needed, and both checkers complain of that.
+"""
+# What pyright would say of these lines even if they were right is off, so that each fails for its own reason.
+# pyright: reportUnusedExpression=false, reportUnusedVariable=false, reportUnknownMemberType=false
+# ruff: noqa: B018, F841
+
+from collections.abc import Sequence
+from typing import Any
+
+from returns.result import Failure, Success
+
+from executionkit import (
+    Context,
+    Evaluation,
+    LLMProvider,
+    LLMResponse,
+    Outcome,
+    PatternResult,
+    Provider,
+    RetryConfig,
+    Stage,
+    TokenUsage,
+    Tool,
+    ToolCallingProvider,
+    compat,
+    complete,
+    consensus,
+    consensus_sync,
+    is_success,
+    pipe_sync,
+    react,
+    react_loop_sync,
+    refine,
+    refine_loop_sync,
+    step,
+)
+from tests.typing.stages import Count, Spell
+
+
+class NoProvider:
+    """Completes nothing."""
+
+    def finish(self, text: str) -> str:
+        """Do something else."""
+        return text
+
+
+class NotAsync:
+    """Has the name of the method, and not its shape."""
+
+    def complete(self, messages: list[dict[str, Any]], **kwargs: Any) -> LLMResponse:
+        return LLMResponse("too early")
+
+
+class Positional:
+    """Takes a text where messages are sent."""
+
+    async def complete(self, prompt: str) -> LLMResponse:
+        return LLMResponse(prompt)
+
+
+def joins(budget: TokenUsage) -> None:
+    """What does not fit together."""
+    Count() >> complete()  # type: ignore[operator]  # pyright: ignore[reportOperatorIssue]
+    Count() >> refine() >> Spell()  # type: ignore[operator]  # pyright: ignore[reportOperatorIssue]
+    complete() >> Spell()  # type: ignore[operator]  # pyright: ignore[reportOperatorIssue]
+    (complete() & Count()) >> complete()  # type: ignore[operator]  # pyright: ignore[reportOperatorIssue]
+    (complete() | Count()) >> consensus()  # type: ignore[operator]  # pyright: ignore[reportOperatorIssue]
+    complete().map(len) >> consensus()  # type: ignore[operator]  # pyright: ignore[reportOperatorIssue]
+    complete() | Spell()  # type: ignore[operator]  # pyright: ignore[reportOperatorIssue]
+    complete() & Spell()  # type: ignore[operator]  # pyright: ignore[reportOperatorIssue]
+    complete() >> len  # type: ignore[operator]  # pyright: ignore[reportOperatorIssue]
+    complete() >> "a text"  # type: ignore[operator]  # pyright: ignore[reportOperatorIssue]
+    Count().map(str.upper)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    complete().map(lambda: "no argument")  # type: ignore[arg-type, misc]  # pyright: ignore[reportArgumentType]
+    wrong: Stage[str, int] = complete() >> Count() >> Spell()  # type: ignore[operator]  # pyright: ignore[reportAssignmentType]
+    narrower: Stage[object, str] = complete()  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
+
+
+def limits(provider: LLMProvider) -> None:
+    """What bounds a stage is a `TokenUsage`, and what it asks a provider."""
+    complete().within(3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    complete().within(max_cost=None)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    complete().using("https://example.com/v1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    complete().using(NoProvider())  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+async def runs(provider: LLMProvider) -> None:
+    """What a run takes and returns."""
+    await complete().run(provider, 3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await Spell().run(provider, "three")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await complete().run("a prompt", provider)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await complete().run(NoProvider(), "?")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await complete().run(NotAsync(), "?")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await complete().run(Positional(), "?")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await complete().run(provider, "?", max_cost=100)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await complete().run(provider, "?", max_costs=TokenUsage())  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    await complete().run(provider, "?", retry=3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await complete().run(provider, "?", deadline="1 s")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    complete().run_sync(provider)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    complete().run(provider, "?").value  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
+    (await complete().run(provider, "?")).value  # type: ignore[union-attr]  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def settings() -> None:
+    """Settings of the patterns."""
+    consensus("5")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    consensus(num_samples=5)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    consensus(strategy="plurality")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    consensus(temperature="hot")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    refine(target_score="high")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    refine(max_iterations=2.5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    react()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    react([], max_rounds="many")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    complete(max_tokens=None)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    RetryConfig(max_retries="3")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    TokenUsage(calls=3)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    consensus().temperature = 0.5  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]
+    step(None)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+async def no_score(text: str, provider: LLMProvider) -> str:
+    """Return words where a number is wanted."""
+    return text
+
+
+async def three(text: str, provider: LLMProvider, task: str) -> float:
+    """Ask for more than an evaluator gets."""
+    return 1.0
+
+
+def of_bytes(text: bytes) -> float:
+    """Read something else than text."""
+    return 1.0
+
+
+def evaluators() -> None:
+    """An evaluator takes a text, or a text and a provider, and gives a score."""
+    refine(no_score)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    refine(three)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    refine(of_bytes)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    refine(0.9)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    refine(lambda text: "good")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    refine(lambda: 1.0)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    Evaluation("good")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+def synchronous(city: str) -> str:
+    """Return at once, where a tool is awaited."""
+    return city
+
+
+async def weather(city: str) -> str:
+    """Tell the weather."""
+    return city
+
+
+def tools(tool: Tool) -> None:
+    """A tool is a `Tool` with an async function."""
+    react([weather])  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]
+    react(tool)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    Tool("weather", "Tells it.", {}, synchronous)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    Tool("weather", "Tells it.", {}, weather, timeout="5 s")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    Tool("weather", "Tells it.", "no schema", weather)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    tool.name = "another"  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def results(outcome: Outcome[str], result: PatternResult[str]) -> int:
+    """A result is read after it is known to be one, and never written."""
+    outcome.value  # type: ignore[union-attr]  # pyright: ignore[reportAttributeAccessIssue]
+    result.value = "another"  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]
+    result.metadata["mine"] = 1  # type: ignore[index]  # pyright: ignore[reportIndexIssue]
+    result.score + 1  # type: ignore[operator]  # pyright: ignore[reportOptionalOperand]
+    wrong: PatternResult[int] = result  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
+    wide: Outcome[int] = outcome  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
+    if is_success(outcome):
+        return outcome.unwrap().value  # type: ignore[return-value]  # pyright: ignore[reportReturnType]
+    return outcome.failure().message  # type: ignore[return-value]  # pyright: ignore[reportReturnType]
+
+
+def matches(outcome: Outcome[str]) -> int:  # type: ignore[return]  # pyright: ignore[reportReturnType]
+    """A `match` with a case left out does not return on every way."""
+    match outcome:  # pyright: ignore[reportMatchNotExhaustive]
+        case Success(result):
+            return len(result.value)
+
+
+def texts(outcome: Outcome[str]) -> str:
+    """What is matched is a result, not its value."""
+    match outcome:
+        case Success(result):
+            return result  # type: ignore[return-value]  # pyright: ignore[reportReturnType]
+        case Failure(error):
+            return error  # type: ignore[return-value]  # pyright: ignore[reportReturnType]
+
+
+async def plain_step(provider: LLMProvider, prompt: str) -> str:
+    """Return no `PatternResult`."""
+    return prompt
+
+
+async def facade(provider: LLMProvider, tools: Sequence[Tool]) -> None:
+    """The functions of the specification and their twins."""
+    await compat.consensus(provider, "?", n=3)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    await compat.consensus("?", provider)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await compat.react_loop(provider, "?")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    await compat.pipe(provider, "?", plain_step)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await compat.refine_loop(provider, "?", evaluator=of_bytes)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    compat.consensus(provider, "?").value  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
+    consensus_sync(provider, "?", n=3)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    consensus_sync(provider)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    refine_loop_sync(provider, "?", evaluator=no_score)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    react_loop_sync(provider, "?", [weather])  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]
+    pipe_sync(provider, "?", consensus())  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    pipe_sync(provider, "?", max_budget=3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    step(plain_step)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    step(consensus())  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+def providers(provider: Provider) -> None:
+    """What is not a provider, and what one does not tell."""
+    one: LLMProvider = NoProvider()  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
+    two: LLMProvider = NotAsync()  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
+    three: ToolCallingProvider = Positional()  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
+    Provider("https://example.com/v1")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    Provider("https://example.com/v1", "a-model", key="k")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+
+
+class WrongOutput(Stage[str, int], frozen=True):
+    """A pattern whose work does not give what it says."""
+
+    async def perform(self, value: str, context: Context) -> PatternResult[str]:  # type: ignore[override]  # pyright: ignore[reportIncompatibleMethodOverride]
+        return PatternResult(value)
+
+
+class NoWork(Stage[str, str], frozen=True):
+    """A pattern that does nothing."""
+
+
+def patterns() -> None:
+    """What is left abstract can not be built."""
+    NoWork()  # type: ignore[abstract]  # pyright: ignore[reportAbstractUsage]

@@ -1,0 +1,114 @@
+"""What the checkers must infer of stages and their compositions."""
+
+from typing import Any, assert_type
+
+from executionkit import (
+    Context,
+    LLMProvider,
+    Outcome,
+    PatternResult,
+    Stage,
+    TokenUsage,
+    complete,
+    consensus,
+    identity,
+    react,
+    refine,
+    step,
+)
+from executionkit.patterns.step import Step
+
+
+class Count(Stage[str, int], frozen=True):
+    """A fifth pattern: how long is the text?"""
+
+    async def perform(self, value: str, context: Context) -> PatternResult[int]:
+        assert_type(await context.run(consensus(), value), PatternResult[str])
+        assert_type(await context.attempt(consensus(), value), Outcome[str])
+        assert_type(await context.gather(self.sized, 3, 2), list[int])
+        return PatternResult(len(value))
+
+    async def sized(self, index: int) -> int:
+        """Return a number."""
+        return index
+
+
+class Spell(Stage[int, str], frozen=True):
+    """From a number to its name."""
+
+    async def perform(self, value: int, context: Context) -> PatternResult[str]:
+        return PatternResult(str(value))
+
+
+class Anything(Stage[object, bytes], frozen=True):
+    """Takes whatever comes."""
+
+    async def perform(self, value: object, context: Context) -> PatternResult[bytes]:
+        return PatternResult(b"")
+
+
+async def shout(provider: LLMProvider, prompt: str, *, loud: bool = True) -> PatternResult[str]:
+    """A step as a stranger writes one."""
+    return PatternResult(prompt.upper() if loud else prompt)
+
+
+async def measure(provider: LLMProvider, prompt: str) -> PatternResult[float]:
+    """A step to another type."""
+    return PatternResult(float(len(prompt)))
+
+
+def pipelines(provider: LLMProvider) -> None:
+    """Joins: the input of the first, the output of the last."""
+    assert_type(consensus() >> refine(), Stage[str, str])
+    assert_type(complete() >> Count(), Stage[str, int])
+    assert_type(complete() >> Count() >> Spell(), Stage[str, str])
+    assert_type(complete() >> (Count() >> Spell()) >> consensus(n=3), Stage[str, str])
+    assert_type(Spell() >> complete(), Stage[int, str])
+    assert_type(Spell() >> Count(), Stage[int, int])
+    assert_type(Count() >> Anything(), Stage[str, bytes])
+    assert_type(identity(str) >> Count(), Stage[str, int])
+    assert_type(Count() >> identity(int), Stage[str, int])
+    assert_type(identity(str), Stage[str, str])
+
+
+def branches(provider: LLMProvider) -> None:
+    """Falling back gives one or the other, both at once a pair."""
+    assert_type(consensus() | complete(), Stage[str, str])
+    assert_type(complete() | Count(), Stage[str, str | int])
+    assert_type(complete() | Count() | Anything(), Stage[str, str | int | bytes])
+    assert_type(complete() & Count(), Stage[str, tuple[str, int]])
+    assert_type(complete() & Count() & complete(), Stage[str, tuple[tuple[str, int], str]])
+    assert_type((complete() & Count()) >> Anything(), Stage[str, bytes])
+    assert_type((complete() | consensus()) >> Count(), Stage[str, int])
+
+
+def adapted(provider: LLMProvider, budget: TokenUsage) -> None:
+    """Mapping changes the output, limits and providers change no type."""
+    assert_type(consensus().map(len), Stage[str, int])
+    assert_type(consensus().map(str.upper), Stage[str, str])
+    assert_type(consensus().map(str.split) >> Anything(), Stage[str, bytes])
+    assert_type(Count().map(lambda n: n / 2), Stage[str, float])
+    assert_type(Count().map(str) >> refine(), Stage[str, str])
+    assert_type(consensus().within(budget), Stage[str, str])
+    assert_type(Count().within(budget).using(provider), Stage[str, int])
+    assert_type(Count().using(provider) >> Spell().within(budget), Stage[str, str])
+    assert_type((complete() & Count()).map(lambda pair: pair[1]), Stage[str, int])
+
+
+def steps() -> None:
+    """A function with a pattern's signature is a stage of its result's type."""
+    assert_type(step(shout), Step[str])
+    assert_type(step(measure), Step[float])
+    assert_type(step(shout, loud=False) >> refine(), Stage[object, str])
+    assert_type(complete() >> step(measure), Stage[str, float])
+    assert_type(Count() >> step(measure), Stage[str, float])
+
+
+def variance(counts: Stage[str, bool], takes_all: Stage[object, str]) -> None:
+    """A stage takes more than it must and gives less than it may."""
+    wider: Stage[str, int] = counts
+    narrower: Stage[str, str] = takes_all
+    stages: tuple[Stage[str, Any], ...] = (wider, narrower, react([]), refine())
+    assert_type(stages[0] >> Anything(), Stage[str, bytes])
+    assert_type(counts >> Spell(), Stage[str, str])
+    assert_type(takes_all >> Count(), Stage[object, int])
