@@ -1,0 +1,179 @@
+"""Runs README.md and every page under docs/, on both event loops.
+
+What a page may rely on:
+
+- Its Python blocks run in order and share one namespace; `await` may stand at the top level.
+- `provider` is there already: a `ScriptedProvider` that answers "Paris", or "Score: 9" where a judge is
+  asked. A page that needs other answers makes a double of its own.
+- `Provider(...)` may be made and asked: its `complete` answers as `provider` does. No page reaches a network.
+- Blocks with `>>>` run as doctests, in the same namespace.
+- `<!-- no-run: reason -->` above a block: it is compiled, not run, for the reason given (a real server).
+- `<!-- file: path -->` above a block: it is a file of a walk-through, and `test_new_pattern.py` runs it.
+- A shell block's `just X` must be a recipe, and every link to a page or a heading must lead there.
+"""
+
+import ast
+import doctest
+import inspect
+import re
+import sys
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from textwrap import dedent
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import anyio
+import pytest
+
+from executionkit import LLMResponse, Message, Provider
+from executionkit.providers.scripted import ScriptedProvider, ScriptedRequest
+from tests.conftest import BARE
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+EVERYTHING = [*PAGES, *(ROOT / name for name in ("CHANGELOG.md", "CONTRIBUTING.md"))]
+
+_BLOCK = re.compile(
+    r"(?:^<!-- (?P<mark>[\w-]+): (?P<note>.+?) -->\n+)?^```(?P<language>\w*)\n(?P<text>.*?)^```$",
+    re.MULTILINE | re.DOTALL,
+)
+_LINK = re.compile(r"(?<!!)\[[^\]]*\]\((?P<target>[^)\s]+)\)")
+_RECIPE = re.compile(r"^([a-z][a-z0-9_-]*)(?: [^:=]*)?:(?!=)", re.MULTILINE)
+_DOCTESTS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+
+
+class Block(NamedTuple):
+    """A fenced block of a page; one in a list loses its margin."""
+
+    page: Path
+    line: int
+    language: str
+    mark: str
+    text: str
+
+
+def blocks(page: Path) -> Iterator[Block]:
+    source = page.read_text(encoding="utf-8")
+    for found in _BLOCK.finditer(source):
+        line = source.count("\n", 0, found.start("text")) + 1
+        yield Block(page, line, found["language"], found["mark"] or "", dedent(found["text"]))
+
+
+def code(block: Block) -> Any:
+    """Compile a block so that a traceback shows the page and its line."""
+    text = "\n" * (block.line - 1) + block.text
+    return compile(text, str(block.page), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+
+
+def execute(block: Block, names: dict[str, Any], backend: str) -> None:
+    """Run a block the way a console does: what awaits gets an event loop, the rest runs outside one."""
+    if ">>>" in block.text:
+        run_doctest(block, names)
+        return
+    pending = eval(code(block), names)
+    if inspect.iscoroutine(pending):
+        anyio.run(partial(_await, pending), backend=backend)
+
+
+async def _await(pending: Coroutine[Any, Any, object]) -> None:
+    await pending
+
+
+def run_doctest(block: Block, names: dict[str, Any]) -> None:
+    runner = doctest.DocTestRunner(optionflags=_DOCTESTS)
+    test = doctest.DocTestParser().get_doctest(
+        block.text, names, str(block.page), str(block.page), block.line
+    )
+    said: list[str] = []
+    runner.run(test, out=said.append, clear_globs=False)
+    names.update(test.globs)
+    assert not runner.failures, "".join(said)
+
+
+def answer(request: ScriptedRequest) -> str:
+    """Judge where a judge is asked, and answer "Paris" otherwise."""
+    return "Score: 9" if "response_to_rate" in request.prompt else "Paris"
+
+
+@pytest.fixture
+def names(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What a page finds in its namespace."""
+    provider = ScriptedProvider(answer)
+
+    async def complete(_: Provider, messages: list[Message], **options: Any) -> LLMResponse:
+        return await provider.complete(messages, **options)
+
+    monkeypatch.setattr(Provider, "complete", complete)
+    module = ModuleType("page")
+    monkeypatch.setitem(sys.modules, "page", module)
+    vars(module)["provider"] = provider
+    return vars(module)
+
+
+@contextmanager
+def skipping_missing_extras() -> Iterator[None]:
+    """Leave a page alone that needs an extra which `just matrix` left out on purpose."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if not BARE:
+            raise
+        pytest.skip(str(error))
+
+
+def page_id(page: Path) -> str:
+    return page.name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_python_blocks_run(page: Path, names: dict[str, Any], anyio_backend: str) -> None:
+    for block in blocks(page):
+        if block.language == "python" and not block.mark:
+            with skipping_missing_extras():
+                execute(block, names, anyio_backend)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_blocks_that_do_not_run_compile(page: Path) -> None:
+    for block in blocks(page):
+        if block.language == "python" and block.mark:
+            code(block)
+
+
+def test_marks_are_known() -> None:
+    marks = {block.mark for page in PAGES for block in blocks(page)}
+    assert marks <= {"", "no-run", "file"}
+
+
+def test_shell_blocks_name_recipes_that_exist() -> None:
+    recipes = set(_RECIPE.findall((ROOT / "justfile").read_text(encoding="utf-8")))
+    for page in EVERYTHING:
+        shell = "".join(block.text for block in blocks(page) if block.language in {"bash", "sh"})
+        named = set(re.findall(r"(?:^|&& |; )just +([a-z][\w-]*)", shell, re.MULTILINE))
+        assert named <= recipes, f"{page.name} names a recipe that is not in the justfile"
+
+
+@pytest.mark.parametrize("page", EVERYTHING, ids=page_id)
+def test_links_lead_somewhere(page: Path) -> None:
+    for found in _LINK.finditer(page.read_text(encoding="utf-8")):
+        target, _, heading = found["target"].partition("#")
+        if "://" in target:
+            continue
+        aim = (page.parent / target) if target else page
+        assert aim.exists(), f"{page.name} links to {target}, which is not there"
+        assert not heading or heading in headings(aim), f"{page.name} links to {target}#{heading}"
+
+
+def headings(page: Path) -> set[str]:
+    """Return the anchors of a page's headings, the way GitHub makes them."""
+    titles = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def test_every_page_is_linked_from_the_index() -> None:
+    index = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    missing = [page.name for page in PAGES[1:] if page.name != "index.md" and f"({page.name})" not in index]
+    assert not missing, f"docs/index.md does not link to {', '.join(missing)}"
