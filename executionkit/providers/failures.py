@@ -1,8 +1,7 @@
 """What went wrong with a call, as the one error that stands for it."""
 
-import ssl
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Final, cast
 
 from executionkit.core.http_status import FailureKind, judge_status
@@ -12,6 +11,7 @@ from executionkit.core.retry_after import read_retry_after
 from executionkit.core.usage import TokenUsage
 from executionkit.errors import LLMError, PermanentError, ProviderError, RateLimitError
 from executionkit.providers.http1 import Head
+from executionkit.providers.transport import ExchangeError, is_tls_failure
 from executionkit.providers.wire import ONE_CALL, Unusable, reported_usage
 
 __all__ = ["broken_exchange", "refused", "timed_out", "unusable"]
@@ -65,23 +65,23 @@ def unusable(head: Head, answer: Unusable, redactor: Redactor) -> ProviderError:
 
 def broken_exchange(error: Exception, redactor: Redactor) -> ProviderError:
     """Return the error for a connection that failed, or did not speak HTTP; TLS failures are not retried."""
-    tls_failures = [link for link in _chain(error) if isinstance(link, ssl.SSLError)]
-    is_tls = any(not isinstance(failure, ssl.SSLEOFError) for failure in tls_failures)
+    is_tls = is_tls_failure(error) or (isinstance(error, ExchangeError) and error.is_tls)
     what = "TLS failed" if is_tls else "the exchange with the server failed"
-    return ProviderError(
-        f"{what}: {redactor.text(str(error) or type(error).__name__)[:_SHOWN]}",
+    failure = ProviderError(
+        f"{what}: {_shown(str(error) or type(error).__name__, redactor)}",
         cost=ONE_CALL,
         retryable=not is_tls,
     )
+    failure.__cause__ = _presentable(error, redactor)
+    return failure
 
 
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    link: BaseException | None = error
-    for _ in range(10):
-        if link is None:
-            return
-        yield link
-        link = link.__cause__ or link.__context__
+def _presentable(error: Exception, redactor: Redactor) -> Exception:
+    """Return a cause that shows nothing secret: frames hold what was sent, texts what the server said."""
+    text = str(error)
+    if redactor.text(text) == text and error.__cause__ is None and error.__context__ is None:
+        return error.with_traceback(None)
+    return ExchangeError(f"{type(error).__name__}: {_shown(text, redactor)}")
 
 
 def timed_out(seconds: float, head: Head | None, redactor: Redactor) -> LLMError:

@@ -11,13 +11,15 @@ import anyio
 import msgspec
 
 from executionkit.core.redaction import Redactor
-from executionkit.errors import PermanentError
+from executionkit.errors import LLMError, PermanentError
 from executionkit.provider import DEFAULT_MAX_TOKENS, LLMResponse, Message, ToolSpec
 from executionkit.providers.address import Address, parse_address
 from executionkit.providers.body import read_body, read_error_body
 from executionkit.providers.clients import Identity, LoopClient, client_of
 from executionkit.providers.failures import broken_exchange, refused, timed_out, unusable
+from executionkit.providers.foreign import ClientAdapter, HTTPClient, HTTPTransport, TransportAdapter
 from executionkit.providers.http1 import Head, Request
+from executionkit.providers.proxies import proxied, proxy_for
 from executionkit.providers.secret import Secret
 from executionkit.providers.transport import BROKEN, Exchange, Pool, Transport, exchanging, shared_tls_context
 from executionkit.providers.wire import Unusable, decode_completion, encode_request
@@ -55,6 +57,11 @@ class Provider(_Endpoint, frozen=True, kw_only=True, dict=True, weakref=True):
         timeout: Seconds for one whole attempt, from connecting to the body's last byte.
         max_connections: Connections at most, for each event loop; calls beyond that wait.
         tls: What to speak TLS with; None for the certificates of `certifi`.
+        transport: An `httpx.AsyncBaseTransport`, or anything of its shape, to send through. It stays yours:
+            you bound its connections and you close it.
+        client: The same for an `httpx.AsyncClient`.
+        trust_env: Whether the environment may name a proxy (`HTTPS_PROXY`, ...) and certificates
+            (`SSL_CERT_FILE`).
 
     Raises:
         TypeError: A setting is of the wrong type.
@@ -66,6 +73,9 @@ class Provider(_Endpoint, frozen=True, kw_only=True, dict=True, weakref=True):
 
     max_connections: int = 1000
     tls: ssl.SSLContext | None = None
+    transport: HTTPTransport | None = None
+    client: HTTPClient | None = None
+    trust_env: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.api_key, Secret):
@@ -115,15 +125,15 @@ class Provider(_Endpoint, frozen=True, kw_only=True, dict=True, weakref=True):
         transport = self._client.transport(self._open)
         redactor = _redactor(self._key)
         head: Head | None = None
+        failure: LLMError | None = None
         with anyio.move_on_after(self.timeout):
             try:
                 async with exchanging(transport, request) as exchange:
                     head = exchange.head
                     return await _read_answer(exchange, redactor)
             except BROKEN as error:
-                # The frames below hold what the server sent: a traceback must not show them.
-                raise broken_exchange(error, redactor) from error.with_traceback(None)
-        raise timed_out(self.timeout, head, redactor)
+                failure = broken_exchange(error, redactor)
+        raise failure or timed_out(self.timeout, head, redactor)
 
     def _payload(
         self,
@@ -181,7 +191,14 @@ class Provider(_Endpoint, frozen=True, kw_only=True, dict=True, weakref=True):
         return value
 
     def _open(self) -> Transport:
-        tls = (self.tls or shared_tls_context()) if self._address.tls else None
+        if self.client is not None:
+            return ClientAdapter(self.client, self._address.url, self.timeout)
+        if self.transport is not None:
+            return TransportAdapter(self.transport, self._address.url, self.timeout)
+        tls = (self.tls or shared_tls_context(self.trust_env)) if self._address.tls else None
+        proxy = proxy_for(self._address) if self.trust_env else None
+        if proxy is not None:
+            return proxied(self._address, proxy, tls, self.timeout, self.max_connections)
         return Pool(self._address, tls, self.max_connections)
 
     async def aclose(self) -> None:

@@ -1,5 +1,6 @@
 """The pool of connections that a `Provider` sends its requests through, one for each event loop."""
 
+import os
 import ssl
 import time
 from collections import deque
@@ -18,7 +19,16 @@ from executionkit.providers.address import Address
 from executionkit.providers.http1 import Connection, Head, Request
 from executionkit.providers.sockets import connect
 
-__all__ = ["BROKEN", "Exchange", "ExchangeError", "Pool", "Transport", "shared_tls_context"]
+__all__ = [
+    "BROKEN",
+    "Exchange",
+    "ExchangeError",
+    "Pool",
+    "Transport",
+    "exchanging",
+    "is_tls_failure",
+    "shared_tls_context",
+]
 
 CONNECT_TIMEOUT: Final = 5.0
 KEEPALIVE: Final = 4.0
@@ -26,7 +36,16 @@ KEEPALIVE: Final = 4.0
 
 
 class ExchangeError(Exception):
-    """An exchange with a server that broke, on whatever transport."""
+    """An exchange with a server that broke, on whatever transport.
+
+    Args:
+        message: What happened.
+        is_tls: Whether TLS could not be agreed on: then another attempt would end the same way.
+    """
+
+    def __init__(self, message: str, *, is_tls: bool = False) -> None:
+        super().__init__(message)
+        self.is_tls = is_tls
 
 
 BROKEN: Final = (ExchangeError, OSError, h11.ProtocolError)
@@ -57,6 +76,16 @@ class Transport(Protocol):
     async def aclose(self) -> None:
         """Close every idle connection; those in use close when their exchange is finished."""
         ...
+
+
+def is_tls_failure(error: BaseException) -> bool:
+    """Whether TLS could not be agreed on, down the chain of causes; a hang-up in the middle is not that."""
+    link: BaseException | None = error
+    for _ in range(10):
+        if isinstance(link, ssl.SSLError):
+            return not isinstance(link, ssl.SSLEOFError)
+        link = None if link is None else link.__cause__ or link.__context__
+    return False
 
 
 @asynccontextmanager
@@ -172,8 +201,15 @@ class _Lease:
 
 
 @cache
-def shared_tls_context() -> ssl.SSLContext:
-    """Return the one TLS context of the process: making one takes 20 ms."""
-    context = ssl.create_default_context(cafile=certifi.where())
+def shared_tls_context(trust_env: bool = False) -> ssl.SSLContext:
+    """Return the one TLS context of the process: making one takes 20 ms.
+
+    Args:
+        trust_env: Whether `SSL_CERT_FILE` and `SSL_CERT_DIR` may name the certificates to trust.
+    """
+    file = os.environ.get("SSL_CERT_FILE") if trust_env else None
+    directory = os.environ.get("SSL_CERT_DIR") if trust_env else None
+    default = None if file or directory else certifi.where()
+    context = ssl.create_default_context(cafile=file or default, capath=directory)
     context.set_alpn_protocols(["http/1.1"])
     return context

@@ -123,7 +123,9 @@ def _echoing(piece: bytes, key: str) -> bytes:
     if ECHO_KEY not in piece:
         return piece
     head, _, body = piece.replace(ECHO_KEY, key.encode()).partition(b"\r\n\r\n")
-    start, _, _ = head.rpartition(b"Content-Length: ")
+    start, length, _ = head.rpartition(b"Content-Length: ")
+    if not length:
+        return head + b"\r\n\r\n" + body
     return start + b"Content-Length: %d" % len(body) + b"\r\n\r\n" + body
 
 

@@ -58,7 +58,7 @@ async def test_a_broken_connection_is_asked_again(tls_server: FaultServer, kind:
 async def test_an_untrusted_certificate_is_not_asked_again(tls_server: FaultServer) -> None:
     url = tls_server.url("good-plain").replace("http:", "https:")
     async with Provider(url, "m", "sk-12345678") as provider:
-        with pytest.raises(ProviderError, match="TLS failed.*certificate") as caught:
+        with pytest.raises(ProviderError, match=r"TLS failed.*certificate") as caught:
             await provider.complete(PROMPT)
     assert not caught.value.retryable
 
