@@ -17,7 +17,7 @@ import doctest
 import inspect
 import re
 import sys
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Generator, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -114,7 +114,7 @@ def names(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 
 @contextmanager
-def skipping_missing_extras() -> Iterator[None]:
+def skipping_missing_extras() -> Generator[None]:
     """Leave a page alone that needs an extra which `just matrix` left out on purpose."""
     try:
         yield

@@ -1,0 +1,31 @@
+"""The examples run, as programs, and print what they are there to show."""
+
+import runpy
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+SHOWN = {
+    "facade": ["vote:   Paris, agreement 100%, 3 calls", "pipe:   Paris, 2 steps, 10 calls", "2 calls spent"],
+    "budget": [
+        "no limit       : 'Paris', 6 calls",
+        "three calls    : BudgetExhaustedError after 3 calls",
+        "300 output tok.: 'Paris', 6 calls",
+        "stage's ceiling: 'Paris', 3 calls",
+    ],
+    "fallback": ["billing, 5 calls", "after ConsensusFailedError", "after PermanentError: the model is gone"],
+    "evaluator": [
+        "by rule:   Your refund arrives on Monday. (0.4, 1.0), 2 calls",
+        "by asking: Thank you for your patience. (0.0, 1.0), 4 calls",
+    ],
+}
+
+
+@pytest.mark.parametrize("name", SHOWN)
+def test_example(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
+    printed = capsys.readouterr().out
+    for line in SHOWN[name]:
+        assert line in printed
