@@ -3,7 +3,7 @@
 Runs without a model: the provider is scripted.
 """
 
-from executionkit import Evaluation, LLMProvider, ScriptedProvider, complete, refine
+from executionkit import Evaluation, LLMProvider, PatternResult, ScriptedProvider, complete, refine
 
 
 def mentions_refund(text: str) -> Evaluation:
@@ -19,19 +19,20 @@ async def asks_critic(text: str, provider: LLMProvider) -> float:
     return 1.0 if outcome.unwrap().value == "yes" else 0.0
 
 
+def show(title: str, result: PatternResult[str]) -> None:
+    """Print the best draft, every score and the calls."""
+    print(f"{title}: {result.value} {result.metadata['score_history']}, {result.cost.llm_calls} calls")
+
+
 def main() -> None:
     """Refine a reply by rule, then another by asking."""
     prompt = "Reply to: where is my money?"
 
     drafts = ScriptedProvider(["We are on it.", "Your refund arrives on Monday."])
-    by_rule = refine(mentions_refund).run_sync(drafts, prompt).unwrap()
-    print(f"by rule:   {by_rule.value} {by_rule.metadata['score_history']}, {by_rule.cost.llm_calls} calls")
+    show("by rule", refine(mentions_refund).run_sync(drafts, prompt).unwrap())
 
     script = ScriptedProvider(["Wait.", "no", "Thank you for your patience.", "yes"])
-    by_asking = refine(asks_critic).run_sync(script, prompt).unwrap()
-    print(
-        f"by asking: {by_asking.value} {by_asking.metadata['score_history']}, {by_asking.cost.llm_calls} calls"
-    )
+    show("by asking", refine(asks_critic).run_sync(script, prompt).unwrap())
 
 
 if __name__ == "__main__":

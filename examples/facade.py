@@ -11,9 +11,7 @@ def main() -> None:
     provider = ScriptedProvider("Paris")
 
     vote = compat.consensus_sync(provider, "What is the capital of France?", num_samples=3)
-    print(
-        f"vote:   {vote.value}, agreement {vote.metadata['agreement_ratio']:.0%}, {vote.cost.llm_calls} calls"
-    )
+    print(f"vote:   {vote.value}, agreement {vote.score:.0%}, {vote.cost.llm_calls} calls")
 
     piped = compat.pipe_sync(provider, "What is the capital of France?", compat.consensus, compat.consensus)
     print(f"pipe:   {piped.value}, {piped.metadata['step_count']} steps, {piped.cost.llm_calls} calls")

@@ -41,7 +41,9 @@ from executionkit.stage import Stage, identity
 from executionkit.tool import Tool, ToolError
 
 if TYPE_CHECKING:
+    from executionkit.providers.local import LocalProvider
     from executionkit.providers.openai import Provider
+    from executionkit.providers.scripted import ScriptedProvider
 
 __all__ = [
     "DEFAULT_RETRY",
@@ -60,6 +62,7 @@ __all__ = [
     "LLMError",
     "LLMProvider",
     "LLMResponse",
+    "LocalProvider",
     "MaxIterationsError",
     "Message",
     "MeteredProvider",
@@ -72,6 +75,7 @@ __all__ = [
     "ProviderError",
     "RateLimitError",
     "RetryConfig",
+    "ScriptedProvider",
     "Stage",
     "StageError",
     "TokenUsage",
@@ -99,10 +103,17 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> object:
-    """Load `Provider` when it is asked for: it costs as much to import as all the rest."""
-    if name == "Provider":
-        from executionkit.providers.openai import Provider
+_LAZY = {
+    "LocalProvider": "executionkit.providers.local",
+    "Provider": "executionkit.providers.openai",
+    "ScriptedProvider": "executionkit.providers.scripted",
+}
 
-        return Provider
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+def __getattr__(name: str) -> object:
+    """Load a provider when it is asked for: `Provider` costs as much to import as all the rest."""
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_LAZY[name]), name)

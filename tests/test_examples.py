@@ -17,7 +17,7 @@ SHOWN = {
     ],
     "fallback": ["billing, 5 calls", "after ConsensusFailedError", "after PermanentError: the model is gone"],
     "evaluator": [
-        "by rule:   Your refund arrives on Monday. (0.4, 1.0), 2 calls",
+        "by rule: Your refund arrives on Monday. (0.4, 1.0), 2 calls",
         "by asking: Thank you for your patience. (0.0, 1.0), 4 calls",
     ],
 }
