@@ -143,9 +143,17 @@ class Context:
         *,
         finish_on: tuple[type[Exception], ...] = (),
     ) -> list[T]:
-        """Return `work(0)` to `work(count - 1)`, at most `limit` at once; the first failure ends all.
+        """Return `[await work(0), ..., await work(count - 1)]`; the first failure ends all.
 
-        What is under way then is cancelled, or awaited if the failure is of a class in `finish_on`.
+        Args:
+            work: A coroutine function of the index.
+            count: How many pieces there are.
+            limit: How many are under way at once.
+            finish_on: Classes of failure after which what is under way is awaited, not cancelled.
+
+        Raises:
+            ExecutionKitError: The first failure; others that came in meanwhile stand in its metadata as
+                `other_failures` (tuple of str).
         """
         return await concurrency.gather(work, count, limit, finish_on)
 

@@ -119,6 +119,9 @@ def _rebuild(
 class LLMError(ExecutionKitError):
     """A model could not be asked, or did not answer.
 
+    `metadata["attempts"]` (int) says how many attempts were made; `"status"` (int) and `"request_id"` (str)
+    stand beside it where a server answered.
+
     Args:
         message: What went wrong and what to do about it.
         cost: Everything spent up to the failure.
@@ -181,7 +184,10 @@ class PatternError(ExecutionKitError):
 
 
 class BudgetExhaustedError(PatternError):
-    """The next call no longer fits the budget; nothing of it was sent."""
+    """The next call no longer fits the budget; nothing of it was sent.
+
+    Where it was to be a retry, `__cause__` is the failure of the attempt before it.
+    """
 
 
 class DeadlineExceededError(PatternError):
@@ -189,15 +195,18 @@ class DeadlineExceededError(PatternError):
 
 
 class ConsensusFailedError(PatternError):
-    """The vote has no winner; `metadata["votes"]` holds the samples."""
+    """The vote has no winner; `metadata["votes"]` (tuple of str) holds the samples."""
 
 
 class MaxIterationsError(PatternError):
-    """A loop ended without an answer."""
+    """A loop ended without an answer; `metadata` holds its counts, `"rounds"` (int) among them."""
 
 
 class EvaluationError(PatternError):
-    """An evaluator or judge raised, or gave no score between 0 and 1."""
+    """An evaluator or judge raised, or gave no score between 0 and 1.
+
+    What it raised is `__cause__`; `metadata["best_draft"]` (str) of a refinement is the best draft so far.
+    """
 
 
 class InvalidOutputError(PatternError):

@@ -46,7 +46,13 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RunStarted(Event, frozen=True, kw_only=True):
-    """A run begins."""
+    """A run begins.
+
+    Args:
+        stage: The name of the stage that is run.
+        max_cost: The run's budget; None where it has none.
+        deadline: Seconds the run may take; None for any number.
+    """
 
     stage: str
     max_cost: TokenUsage | None = None
@@ -54,7 +60,13 @@ class RunStarted(Event, frozen=True, kw_only=True):
 
 
 class RunFinished(Event, frozen=True, kw_only=True):
-    """A run is over; `error` is None where it answered."""
+    """A run is over.
+
+    Args:
+        duration: Seconds it took.
+        cost: What it spent.
+        error: The class of its error, `"Cancelled"` where it was cancelled, None where it answered.
+    """
 
     duration: float
     cost: TokenUsage = NO_USAGE
@@ -62,13 +74,25 @@ class RunFinished(Event, frozen=True, kw_only=True):
 
 
 class StageStarted(Event, frozen=True, kw_only=True):
-    """A stage begins."""
+    """A stage begins.
+
+    Args:
+        stage: Its name.
+    """
 
     stage: str
 
 
 class StageFinished(Event, frozen=True, kw_only=True):
-    """A stage is over; `error` is None where it answered."""
+    """A stage is over.
+
+    Args:
+        stage: Its name.
+        duration: Seconds it took.
+        cost: What it spent, the stages below it included.
+        score: The score of its result, where it has one.
+        error: The class of its error, None where it answered.
+    """
 
     stage: str
     duration: float
@@ -78,7 +102,13 @@ class StageFinished(Event, frozen=True, kw_only=True):
 
 
 class CallStarted(Event, frozen=True, kw_only=True):
-    """One attempt at a completion is sent. `prompt` holds its messages as JSON, if content was asked for."""
+    """One attempt at a completion is sent.
+
+    Args:
+        attempt: Counted from 1; above 1 it is a retry.
+        max_tokens: Output tokens granted; None where nobody set a bound.
+        prompt: Its messages as JSON, where content was asked for.
+    """
 
     attempt: int
     max_tokens: int | None = None
@@ -86,7 +116,16 @@ class CallStarted(Event, frozen=True, kw_only=True):
 
 
 class CallFinished(Event, frozen=True, kw_only=True):
-    """One attempt is settled. `text` is the answer, where content was asked for."""
+    """One attempt is settled.
+
+    Args:
+        attempt: As in its `CallStarted`.
+        duration: Seconds it took.
+        cost: What it is charged.
+        finish_reason: Why the model stopped, where it answered.
+        error: The class of its error, None where it answered.
+        text: The answer, where content was asked for.
+    """
 
     attempt: int
     duration: float
@@ -97,7 +136,13 @@ class CallFinished(Event, frozen=True, kw_only=True):
 
 
 class RetryScheduled(Event, frozen=True, kw_only=True):
-    """A failed attempt is followed by another after `delay` seconds."""
+    """A failed attempt is followed by another.
+
+    Args:
+        attempt: The attempt that failed.
+        delay: Seconds until the next one.
+        error: The class of its error.
+    """
 
     attempt: int
     delay: float
@@ -105,20 +150,37 @@ class RetryScheduled(Event, frozen=True, kw_only=True):
 
 
 class TextDelta(Event, frozen=True, kw_only=True):
-    """A piece of a streamed answer; sent only where content was asked for."""
+    """A piece of a streamed answer; sent only where content was asked for.
+
+    Args:
+        text: The piece.
+    """
 
     text: str
 
 
 class ToolStarted(Event, frozen=True, kw_only=True):
-    """A tool is called. `arguments` holds them as JSON, where content was asked for."""
+    """A tool is called.
+
+    Args:
+        tool: Its name.
+        arguments: Its arguments as JSON, where content was asked for.
+    """
 
     tool: str
     arguments: str | None = None
 
 
 class ToolFinished(Event, frozen=True, kw_only=True):
-    """A tool came back; `error` names what became of it where it did not answer."""
+    """A tool came back.
+
+    Args:
+        tool: Its name.
+        duration: Seconds it took.
+        error: What became of the call where it gave no result: the class of an exception, `"TimeoutError"`,
+            `"InvalidArguments"`, `"UnknownTool"`, ...
+        text: What the model gets to see, where content was asked for.
+    """
 
     tool: str
     duration: float
@@ -131,7 +193,11 @@ Trace: TypeAlias = Callable[[Event], None]
 
 
 class WithContent(msgspec.Struct, frozen=True):
-    """A trace that also wants prompts, answers and arguments."""
+    """A trace that also wants prompts, answers and arguments.
+
+    Args:
+        trace: Receives the records.
+    """
 
     trace: Trace
 

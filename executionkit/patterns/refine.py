@@ -139,7 +139,8 @@ def refine(
         iterations (int): Rounds after the first draft.
         converged (bool): Whether it stopped at the target or for want of gains, not at `max_iterations`.
         score_history (tuple of float): Every score, the first draft's first.
-        best_draft (str), best_score (float or None): On an error: what had been achieved.
+        best_draft (str): On an error: the best draft so far; beside it `iterations` and `score_history`.
+        judge_answer (str): On an `EvaluationError` of the built-in judge: what it said.
 
     Returns (on `run`):
         EvaluationError: The evaluator raised or gave no score from 0 to 1, or the judge no rating.
