@@ -5,7 +5,8 @@ from typing import TypeVar
 
 import anyio
 
-from executionkit.errors import ExecutionKitError
+from executionkit.core.frozen import freeze_mapping
+from executionkit.errors import ExecutionKitError, described
 
 __all__ = ["gather"]
 
@@ -17,6 +18,7 @@ async def gather(
     count: int,
     limit: int,
     finish_on: tuple[type[Exception], ...] = (),
+    on_failure: Callable[[], None] | None = None,
 ) -> list[T]:
     """Return `[await work(0), ..., await work(count - 1)]`, with at most `limit` under way at once.
 
@@ -24,6 +26,8 @@ async def gather(
     an `ExceptionGroup`; failures that came in meanwhile stand in its metadata as `other_failures`.
 
     After a failure of a class in `finish_on` what is under way is awaited instead: it is paid for already.
+    `on_failure` is called at the first one: cancellation takes a turn of the event loop to arrive, and nothing
+    may be bought meanwhile.
 
     A few workers share one iterator: a task for each piece would cost twenty times as much.
     """
@@ -41,6 +45,8 @@ async def gather(
                 results[index] = await work(index)
         except Exception as failure:
             failures.append(failure)
+            if on_failure is not None:
+                on_failure()
             if not isinstance(failure, finish_on):
                 group.cancel_scope.cancel()
 
@@ -56,5 +62,8 @@ def _first(failures: list[Exception]) -> Exception:
     first, *others = failures
     if not (others and isinstance(first, ExecutionKitError)):
         return first
-    noted = tuple([f"{type(other).__name__}: {other}" for other in others])
-    return first.stamped(first.cost, {"other_failures": noted})
+    known: tuple[str, ...] = first.metadata.get("other_failures", ())
+    error = first.stamped(first.cost)
+    noted = (*known, *map(described, others))
+    error.metadata = freeze_mapping({**first.metadata, "other_failures": noted})
+    return error

@@ -12,6 +12,7 @@ import msgspec
 from returns.result import Failure, Success
 
 from executionkit import concurrency
+from executionkit.core.checks import check_count
 from executionkit.core.encoding import json_text
 from executionkit.core.frozen import EMPTY
 from executionkit.core.usage import TokenUsage
@@ -20,6 +21,7 @@ from executionkit.errors import (
     ExecutionKitError,
     ProviderError,
     StageError,
+    described,
 )
 from executionkit.events import (
     CallFinished,
@@ -120,19 +122,27 @@ class Context:
         self._account.tighten(limit)
 
     def using(self, provider: LLMProvider) -> "Context":
-        """Return this context, asking another provider."""
+        """Return this context, asking another provider.
+
+        A metered provider of this very ledger stands for what it asks: its calls would be reserved twice, and
+        the second reservation could wait for the first for ever.
+        """
+        while isinstance(provider, MeteredProvider) and provider.context._account.is_above(self._account):
+            provider = provider.context._provider
         return Context(provider, self._account, self._settings, self._span, self._reports)
 
     def below(self) -> "Context":
         """Return the context of a stage below this one."""
         return new_context(self._provider, Account(self._account), self._settings, self._span)
 
-    def joined(self, retry: RetryConfig | None, tracer: Tracer | None, ends_at: float | None) -> "Context":
+    def joined(
+        self, retry: RetryConfig | None, tracer: Tracer | None, ends_at: float | None, run: Span | None
+    ) -> "Context":
         """Return the context of a run within this one: on its ledger, its own settings where given."""
         settings = self._settings
         ends = [end for end in (ends_at, settings.ends_at) if end is not None]
         joined = Settings(retry or settings.retry, tracer or settings.tracer, min(ends, default=None))
-        parent = None if tracer is not None else self._span
+        parent = self._span if tracer is None else run
         return new_context(self._provider, Account(self._account), joined, parent)
 
     async def gather(
@@ -155,7 +165,11 @@ class Context:
             ExecutionKitError: The first failure; others that came in meanwhile stand in its metadata as
                 `other_failures` (tuple of str).
         """
-        return await concurrency.gather(work, count, limit, finish_on)
+        account = self._account
+        try:
+            return await concurrency.gather(work, count, limit, finish_on, lambda: account.halt(True))
+        finally:
+            account.halt(False)
 
     async def run(self, stage: Performer[In, Out], value: In) -> PatternResult[Out]:
         """Run a stage below this one, on an account of its own.
@@ -173,7 +187,7 @@ class Context:
         """Perform a stage in this very context and stamp what comes out of it."""
         self.send(StageStarted, stage=stage.name)
         try:
-            result = await stage.perform(value, self)
+            result = _checked(await stage.perform(value, self), stage.name)
         except Exception as error:
             failure = self.stamped(_as_failure(error, stage.name))
             self._send_end(stage.name, error=type(failure).__name__)
@@ -219,6 +233,8 @@ class Context:
         """
         if tools is not None:
             options["tools"] = tools
+        if max_tokens is not None:
+            check_count("max_tokens", max_tokens)
         request = Request(messages, max_tokens, tools)
         attempt, failure = 1, None
         while True:
@@ -246,8 +262,9 @@ class Context:
         temperature: float | None,
         options: dict[str, Any],
     ) -> LLMResponse | ExecutionKitError:
-        span = self._call_started(request, reservation, attempt)
+        span: Span | None = None
         try:
+            span = self._call_started(request, reservation, attempt)
             response = checked_response(
                 await self._provider.complete(
                     request.messages, temperature=temperature, max_tokens=reservation.max_tokens, **options
@@ -287,7 +304,7 @@ class Context:
         achieved: dict[str, object] = {}
         for report in self._reports:
             achieved.update(report())
-        return error.stamped(self.cost, {**achieved, **self._caveats()})
+        return error.stamped(self.cost, achieved, self._caveats())
 
     def _caveats(self) -> Mapping[str, object]:
         unreported = self._account.unreported
@@ -366,10 +383,20 @@ async def as_outcome(pending: Awaitable[PatternResult[Out]]) -> Outcome[Out]:
     return Failure(failure.stamped(failure.cost))
 
 
+def _checked(result: PatternResult[Out], stage: str) -> PatternResult[Out]:
+    if _is_result(result):
+        return result
+    raise StageError(f"stage {stage} returned {type(result).__name__} instead of a PatternResult")
+
+
+def _is_result(result: object) -> bool:
+    return isinstance(result, PatternResult)
+
+
 def _as_failure(error: Exception, stage: str) -> ExecutionKitError:
     if isinstance(error, ExecutionKitError):
         return error
-    failure = StageError(f"stage {stage} raised {type(error).__name__}: {error}")
+    failure = StageError(f"stage {stage} raised {described(error)}")
     failure.__cause__ = error
     return failure
 
@@ -378,9 +405,7 @@ def _as_llm_failure(error: Exception) -> ExecutionKitError:
     """Wrap what a foreign provider raised; only what the operating system reports is worth a retry."""
     if isinstance(error, ExecutionKitError):
         return error
-    failure = ProviderError(
-        f"the provider raised {type(error).__name__}: {error}", retryable=isinstance(error, OSError)
-    )
+    failure = ProviderError(f"the provider raised {described(error)}", retryable=isinstance(error, OSError))
     failure.__cause__ = error
     return failure
 

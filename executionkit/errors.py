@@ -27,7 +27,7 @@ from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from typing import ClassVar, Self
 
-from executionkit.core.frozen import Metadata, freeze_mapping, thaw
+from executionkit.core.frozen import EMPTY, Metadata, freeze_mapping, thaw
 from executionkit.core.usage import NO_USAGE, TokenUsage
 
 __all__ = [
@@ -47,6 +47,7 @@ __all__ = [
     "RateLimitError",
     "StageError",
     "StoppedError",
+    "described",
     "wrapping",
 ]
 
@@ -84,13 +85,24 @@ class ExecutionKitError(Exception):
         """Whether the same request may succeed if sent again."""
         return self.retryable_by_default
 
-    def stamped(self, cost: TokenUsage, metadata: Mapping[str, object] | None = None) -> Self:
-        """Return a copy with this cost; `metadata` adds keys that the error does not have yet."""
+    def stamped(
+        self,
+        cost: TokenUsage,
+        metadata: Mapping[str, object] = EMPTY,
+        totals: Mapping[str, object] = EMPTY,
+    ) -> Self:
+        """Return a copy with this cost.
+
+        Args:
+            cost: Everything spent up to the failure.
+            metadata: Keys to add where the error does not have them yet.
+            totals: Keys that count what the error's own metadata knows in part; they replace it.
+        """
         copy = self.__class__.__new__(self.__class__, *self.args)
         copy.__dict__.update(self.__dict__)
         copy.cost = cost
-        if metadata:
-            copy.metadata = freeze_mapping({**metadata, **self.metadata})
+        if metadata or totals:
+            copy.metadata = freeze_mapping({**metadata, **self.metadata, **totals})
         copy.__cause__ = self.__cause__
         return copy
 
@@ -225,6 +237,19 @@ class StageError(PatternError):
     """A function of the caller's (a `map`, a step) raised inside a stage; the original is `__cause__`."""
 
 
+def described(error: BaseException) -> str:
+    """Return an exception's class and text, whatever its `__str__` does.
+
+    >>> described(ValueError("no such city"))
+    'ValueError: no such city'
+    """
+    try:
+        text = str(error)
+    except Exception:  # foreign code; what is to be reported is that it failed, not that it cannot say how
+        return type(error).__name__
+    return f"{type(error).__name__}: {text}"
+
+
 @contextmanager
 def wrapping(kind: type[PatternError], what: str) -> Generator[None, None, None]:
     """Turn a foreign exception into `kind`, with the original as its cause; ours pass through."""
@@ -233,4 +258,4 @@ def wrapping(kind: type[PatternError], what: str) -> Generator[None, None, None]
     except ExecutionKitError:
         raise
     except Exception as error:
-        raise kind(f"{what} raised {type(error).__name__}: {error}") from error
+        raise kind(f"{what} raised {described(error)}") from error

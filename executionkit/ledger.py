@@ -5,14 +5,20 @@ from its own up to the run's, with no `await` between asking and reserving; that
 under concurrency.
 """
 
+from typing import Final
+
 import anyio
 import msgspec
+from anyio.lowlevel import checkpoint
 
 from executionkit.core.budget import Ask, Refused, Wait, admit, estimate_input, left_of, tighter
 from executionkit.core.usage import NO_USAGE, TokenUsage, read_usage
 from executionkit.provider import DEFAULT_MAX_TOKENS, LLMResponse, Message, ToolSpec
 
 __all__ = ["Account", "CostTracker", "Request", "Reservation"]
+
+_SHORT_PROMPT: Final = 256
+"""Estimated tokens below which a server's own overhead outweighs the error of the estimate."""
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -92,8 +98,10 @@ class Account(CostTracker):
 
     __slots__ = (
         "_freed",
+        "_halted",
         "_held_input",
         "_held_output",
+        "_input_overhead",
         "_input_scale",
         "_limit",
         "_limited",
@@ -109,6 +117,8 @@ class Account(CostTracker):
         self._limited: tuple[Account, ...] = own if parent is None else (*own, *parent._limited)
         self._held_input = self._held_output = 0
         self._input_scale = 1.0
+        self._input_overhead = 0
+        self._halted = False
         self._freed: anyio.Event | None = None
         self.unreported: int = 0
 
@@ -119,26 +129,35 @@ class Account(CostTracker):
 
     async def reserve(self, request: Request) -> "Reservation | Refused":
         """Reserve a call here and in every account above, waiting while a call in flight may make room."""
+        estimate = request.estimate() if self._limited else 0
         while True:
-            decision = self._try_reserve(request)
+            for account in self._line:
+                if account._halted:
+                    await checkpoint()
+                    return Refused("a call beside it has failed")
+            decision = self._try_reserve(request, estimate)
             if not isinstance(decision, Account):
                 return decision
             await decision._settlement()
 
-    @property
-    def output_is_bounded(self) -> bool:
-        """Whether this account or one above limits output tokens."""
-        return any(account._limit.output_tokens for account in self._limited)
+    def is_above(self, other: "Account") -> bool:
+        """Tell whether this account pays for the other one too."""
+        return self in other._line
 
-    @property
-    def input_scale(self) -> float:
-        """How far servers have been seen to count more input tokens than were estimated in this run."""
-        return self._line[-1]._input_scale
+    def halt(self, halted: bool) -> None:
+        """Let nothing below this account buy another call, or let it again."""
+        self._halted = halted
 
-    def learn_scale(self, scale: float) -> None:
-        """Keep later estimates of this run from being lower than what a server has been seen to count."""
+    def learn_input(self, estimate: int, counted: int) -> None:
+        """Keep later estimates of this run from being lower than what a server has been seen to count.
+
+        What a short prompt costs more than estimated is the server's chat template and says nothing of a long one.
+        """
         run = self._line[-1]
-        run._input_scale = max(run._input_scale, scale)
+        if estimate < _SHORT_PROMPT:
+            run._input_overhead = max(run._input_overhead, counted - estimate)
+        else:
+            run._input_scale = max(run._input_scale, (counted - run._input_overhead) / estimate)
 
     def open_call(self, held_input: int, held_output: int) -> None:
         """Count a call that is about to be sent and hold its tokens, here and in every account above."""
@@ -174,12 +193,14 @@ class Account(CostTracker):
             tightest = tighter(tightest, rest)
         return tightest
 
-    def _try_reserve(self, request: Request) -> "Reservation | Refused | Account":
+    def _try_reserve(self, request: Request, estimate: int) -> "Reservation | Refused | Account":
         """Return the reservation, why there is none, or the account whose next settlement may change that."""
         if not self._limited:
             return Reservation(self, request)
-        input_tokens = round(request.estimate() * self.input_scale)
-        output_tokens = request.max_tokens or DEFAULT_MAX_TOKENS
+        run = self._line[-1]
+        input_tokens = round(estimate * run._input_scale) + run._input_overhead
+        bounds = [bound for account in self._limited if (bound := account._limit.output_tokens)]
+        output_tokens = min([request.max_tokens or DEFAULT_MAX_TOKENS, *bounds])
         busy: Account | None = None
         for account in self._limited:
             decision = account._admit(Ask(input_tokens, output_tokens))
@@ -189,7 +210,10 @@ class Account(CostTracker):
                 busy = account
             else:
                 output_tokens = decision
-        return busy or Reservation(self, request, input_tokens, output_tokens)
+        if busy is not None:
+            return busy
+        granted = output_tokens if bounds else request.max_tokens
+        return Reservation(self, request, granted, estimate, input_tokens, output_tokens)
 
     def _admit(self, ask: Ask) -> int | Wait | Refused:
         return admit(self._limit, self.to_usage(), TokenUsage(self._held_input, self._held_output), ask)
@@ -213,27 +237,33 @@ class Account(CostTracker):
 class Reservation:
     """A call that counts from now on; `settle` or `abandon` it exactly once."""
 
-    __slots__ = ("_account", "_held_input", "_held_output", "_request")
+    __slots__ = ("_account", "_estimate", "_held_input", "_held_output", "_request", "max_tokens")
 
-    def __init__(self, account: Account, request: Request, held_input: int = 0, held_output: int = 0) -> None:
+    def __init__(
+        self,
+        account: Account,
+        request: Request,
+        granted: int | None = None,
+        estimate: int = 0,
+        held_input: int = 0,
+        held_output: int = 0,
+    ) -> None:
         self._account = account
         self._request = request
+        self._estimate = estimate
         self._held_input = held_input
         self._held_output = held_output
+        self.max_tokens = granted or request.max_tokens
+        """The output tokens that the call may take; None leaves it to the provider."""
         account.open_call(held_input, held_output)
-
-    @property
-    def max_tokens(self) -> int | None:
-        """The output tokens that the call may take."""
-        return self._held_output if self._account.output_is_bounded else self._request.max_tokens
 
     def settle(self, reported: object) -> TokenUsage:
         """Replace the reservation by the reported usage; a figure missing or absurd stays as reserved."""
         read_input, read_output = read_usage(reported)
         if read_input is None or read_output is None:
             self._account.flag_unreported()
-        if read_input is not None and self._held_input:
-            self._account.learn_scale(read_input / max(1, self._request.estimate()))
+        if read_input is not None and self._estimate:
+            self._account.learn_input(self._estimate, read_input)
         input_tokens = self._worst_input() if read_input is None else read_input
         return self._close(input_tokens, self._worst_output() if read_output is None else read_output)
 

@@ -61,12 +61,12 @@ class PatternResult(Generic[T_co]):
         return PatternResult(function(self.value), self.score, self.cost, self.metadata)
 
     def stamped(self, cost: TokenUsage, metadata: Mapping[str, object] = EMPTY) -> Self:
-        """Return a copy with this cost; `metadata` adds keys that the result does not have yet."""
+        """Return a copy with this cost; `metadata` adds keys, or replaces what a part of the work said."""
         copy = object.__new__(type(self))
         _set(copy, "value", self.value)
         _set(copy, "score", self.score)
         _set(copy, "cost", cost)
-        _set(copy, "metadata", freeze_mapping({**metadata, **self.metadata}) if metadata else self.metadata)
+        _set(copy, "metadata", freeze_mapping({**self.metadata, **metadata}) if metadata else self.metadata)
         return copy
 
     def __str__(self) -> str:

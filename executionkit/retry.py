@@ -43,7 +43,7 @@ class RetryConfig(msgspec.Struct, frozen=True):
             raise ValueError(f"max_retries must be a whole number from 0 up, not {retries!r}")
         for name, least in (("base_delay", 0.0), ("max_delay", 0.0), ("exponential_base", 1.0)):
             number: float = getattr(self, name)
-            if not (math.isfinite(number) and number >= least):
+            if not least <= number < math.inf:
                 raise ValueError(f"{name} must be finite and at least {least}, not {number!r}")
         if not _are_exception_classes(self.retryable):
             raise TypeError("retryable must be a tuple of exception classes")
@@ -70,7 +70,7 @@ def retry_delay(
     if attempt > config.max_retries or not _is_worth_it(config, error):
         return None
     requested = error.requested_delay if isinstance(error, LLMError) else None
-    if requested is not None and requested > config.max_delay:
+    if requested is not None and not requested <= config.max_delay:  # not a number counts as too long
         return None
     return max(requested or 0.0, (draw or _random())() * _bound(config, attempt))
 
@@ -85,14 +85,16 @@ def _bound(config: RetryConfig, attempt: int) -> float:
     try:
         return min(config.max_delay, config.base_delay * config.exponential_base ** (attempt - 1))
     except OverflowError:
-        return config.max_delay
+        return config.max_delay if config.base_delay else 0.0
 
 
 def _is_worth_it(config: RetryConfig, error: ExecutionKitError) -> bool:
-    if isinstance(error.__cause__, config.retryable):
-        return True
     declined = isinstance(error, LLMError) and error.retry_hint is False
-    return isinstance(error, config.retryable) and not declined
+    if isinstance(error, config.retryable) and not declined:
+        return True
+    cause = error.__cause__
+    is_foreign = isinstance(error, ProviderError) and not isinstance(cause, ExecutionKitError)
+    return is_foreign and isinstance(cause, config.retryable)
 
 
 def _are_exception_classes(given: object) -> bool:

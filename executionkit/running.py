@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Awaitable, Callable
+from contextvars import copy_context
 from typing import TypeVar
 
 import anyio
@@ -17,7 +18,7 @@ from executionkit.loops import closing_at_exit
 from executionkit.outcome import Outcome
 from executionkit.provider import LLMProvider, checked_provider
 from executionkit.retry import DEFAULT_RETRY, RetryConfig
-from executionkit.tracing import Tracer
+from executionkit.tracing import Span, Tracer
 
 __all__ = ["in_new_loop", "run_stage"]
 
@@ -45,11 +46,14 @@ async def run_stage(
     limit = checked_budget(max_cost)
     _check_retry(retry)
     _check_deadline(deadline)
-    context = _open(checked_provider(provider), retry, trace, deadline)
+    _check_trace(trace)
+    tracer = None if trace is None else Tracer(trace)
+    run = None if tracer is None else tracer.span()
+    context = _open(checked_provider(provider), retry, tracer, deadline, run)
     if limit is not None:
         context.tighten(limit)
     pending = _bounded(context, stage, value, deadline)
-    return await (pending if trace is None else _traced(context, stage.name, pending, limit, deadline))
+    return await (pending if run is None else _traced(context, run, stage.name, pending, limit, deadline))
 
 
 def in_new_loop(run: Callable[[], Awaitable[T]], what: str) -> T:
@@ -58,11 +62,29 @@ def in_new_loop(run: Callable[[], Awaitable[T]], what: str) -> T:
     Raises:
         RuntimeError: An event loop runs in this thread already.
     """
+    library = _running_library()
+    if library is not None:
+        raise RuntimeError(
+            f"{what} can not be called inside a running {library} event loop; await it instead"
+        )
+    context = copy_context()
+    # `anyio.run` notes its library in a context variable, which follows `asyncio.to_thread` into threads
+    # where no event loop runs.
+    context.run(sniffio.current_async_library_cvar.set, None)
+    return context.run(anyio.run, _closing, run)
+
+
+def _running_library() -> str | None:
+    """Name the library whose event loop runs in this thread, also within its callbacks, where no task is."""
+    import asyncio
+
+    if sniffio.thread_local.name is not None:
+        return sniffio.thread_local.name
     try:
-        library = sniffio.current_async_library()
-    except sniffio.AsyncLibraryNotFoundError:
-        return anyio.run(_closing, run)
-    raise RuntimeError(f"{what} can not be called inside a running {library} event loop; await it instead")
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+    return "asyncio"
 
 
 async def _closing(run: Callable[[], Awaitable[T]]) -> T:
@@ -71,13 +93,16 @@ async def _closing(run: Callable[[], Awaitable[T]]) -> T:
 
 
 def _open(
-    provider: LLMProvider, retry: RetryConfig | None, trace: Trace | None, deadline: float | None
+    provider: LLMProvider,
+    retry: RetryConfig | None,
+    tracer: Tracer | None,
+    deadline: float | None,
+    run: Span | None,
 ) -> Context:
     ends_at = None if deadline is None else anyio.current_time() + deadline
-    tracer = None if trace is None else Tracer(trace)
     if isinstance(provider, MeteredProvider):
-        return provider.context.joined(retry, tracer, ends_at)
-    return new_context(provider, Account(), Settings(retry or DEFAULT_RETRY, tracer, ends_at))
+        return provider.context.joined(retry, tracer, ends_at, run)
+    return new_context(provider, Account(), Settings(retry or DEFAULT_RETRY, tracer, ends_at), run)
 
 
 async def _bounded(
@@ -93,18 +118,19 @@ async def _bounded(
 
 async def _traced(
     context: Context,
+    run: Span,
     name: str,
     pending: Awaitable[Outcome[Out]],
     limit: TokenUsage | None,
     deadline: float | None,
 ) -> Outcome[Out]:
-    context.send(RunStarted, stage=name, max_cost=limit, deadline=deadline)
+    run.send(RunStarted, stage=name, max_cost=limit, deadline=deadline)
     error: str | None = "Cancelled"
     try:
         outcome = await pending
         error = type(outcome.failure()).__name__ if isinstance(outcome, Failure) else None
     finally:
-        context.send_end(RunFinished, cost=context.cost, error=error)
+        run.send(RunFinished, duration=run.duration, cost=context.cost, error=error)
     return outcome
 
 
@@ -113,10 +139,15 @@ def _check_retry(retry: object) -> None:
         raise TypeError(f"retry must be a RetryConfig, not {type(retry).__name__}")
 
 
+def _check_trace(trace: object) -> None:
+    if not (trace is None or callable(trace)):
+        raise TypeError(f"a trace must be callable, not {type(trace).__name__}")
+
+
 def _check_deadline(deadline: object) -> None:
     if deadline is None:
         return
     if not isinstance(deadline, (int, float)) or isinstance(deadline, bool):
         raise TypeError(f"a deadline is a number of seconds, not {type(deadline).__name__}")
-    if not (math.isfinite(deadline) and deadline > 0):
+    if not 0 < deadline < math.inf:
         raise ValueError(f"a deadline must be positive and finite, not {deadline}")

@@ -15,7 +15,7 @@ from typing_extensions import override
 
 from executionkit.context import Context
 from executionkit.core.usage import NO_USAGE, TokenUsage, checked_budget
-from executionkit.errors import ExecutionKitError
+from executionkit.errors import ExecutionKitError, described
 from executionkit.events import Trace
 from executionkit.outcome import Outcome, PatternResult
 from executionkit.provider import LLMProvider, checked_provider
@@ -180,12 +180,16 @@ class Pipeline(Stage[A, B], frozen=True):
     @override
     async def perform(self, value: A, context: Context) -> PatternResult[B]:
         done: list[PatternResult[Any]] = []
-        context.report(lambda: {**_steps(done), "failed_step": self.stages[len(done)].name})
+        context.report(lambda: {**_steps(done), **self._failed_step(len(done))})
         last: PatternResult[Any] = PatternResult(value)
         for stage in self.stages:
             last = await context.run(stage, last.value)
             done.append(last)
         return PatternResult(last.value, last.score, metadata={**last.metadata, **_steps(done)})
+
+    def _failed_step(self, done: int) -> dict[str, str]:
+        """Name the stage that failed; none did where a `map` after the last one raised."""
+        return {"failed_step": self.stages[done].name} if done < len(self.stages) else {}
 
 
 class Fallback(Stage[A, B], frozen=True):
@@ -338,4 +342,4 @@ def _steps(done: list[PatternResult[Any]]) -> dict[str, object]:
 
 
 def _noted(failures: list[ExecutionKitError]) -> tuple[str, ...]:
-    return tuple([f"{type(failure).__name__}: {failure}" for failure in failures])
+    return tuple(map(described, failures))

@@ -35,7 +35,7 @@ def check_number(name: str, number: object, least: float, most: float = math.inf
     """
     if type(number) not in {int, float} or not isinstance(number, (int, float)):
         raise TypeError(f"{name} must be a number, not {type(number).__name__}")
-    if not (math.isfinite(number) and least <= number <= most):
+    if not (least <= number <= most and number < math.inf):
         bounds = f"finite and at least {least}" if most == math.inf else f"from {least} to {most}"
         raise ValueError(f"{name} must be {bounds}, not {number}")
 

@@ -65,7 +65,7 @@ class Refine(Stage[str, str], frozen=True):
     async def perform(self, value: str, context: Context) -> PatternResult[str]:
         rule = Convergence(self.target_score, self.patience, self.delta_threshold)
         state, draft = Refinement(), ""
-        context.report(lambda: {"best_draft": state.best or draft, **_progress(state)})
+        context.report(lambda: {**_best(state, draft), **_progress(state)})
         messages = opening(value)
         while True:
             response = await context.complete(
@@ -161,16 +161,24 @@ def refine(
     )
 
 
+def _best(state: Refinement, draft: str) -> dict[str, object]:
+    """Return the best draft so far; the first stands for it until one is judged."""
+    judged = bool(state.history)
+    return {"best_draft": state.best if judged else draft, "best_score": state.score if judged else None}
+
+
 def _progress(state: Refinement) -> dict[str, object]:
     return {"iterations": max(0, state.iterations), "score_history": state.history}
 
 
 def _checked(found: object) -> Evaluation:
-    evaluation = found if isinstance(found, Evaluation) else Evaluation(cast("float", found))
-    score: object = evaluation.score
-    if type(score) not in {int, float} or not (0 <= evaluation.score <= 1):
+    score: object = found.score if isinstance(found, Evaluation) else found
+    if isinstance(score, bool) or not isinstance(score, (int, float)) or not (0 <= score <= 1):
         raise EvaluationError(f"the evaluator returned {score!r:.80}; a score is a number from 0 to 1")
-    return evaluation
+    critique: object = found.critique if isinstance(found, Evaluation) else ""
+    if not isinstance(critique, str):
+        raise EvaluationError(f"the evaluator's critique must be text, not {type(critique).__name__}")
+    return Evaluation(float(score), critique)
 
 
 def _wants_provider(evaluator: Evaluator) -> bool:

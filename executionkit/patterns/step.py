@@ -52,8 +52,9 @@ class Step(Stage[object, T], frozen=True):
         left = context.left
         if left is None:
             raise BudgetExhaustedError(f"nothing is left of the budget for step {self.name}; raise it")
-        own = {**dict(self.keywords), **bound_keywords(self.function)}.get("max_cost")
-        tightest = tighter(left, checked_budget(own) or NO_USAGE)
+        tightest = left
+        for keywords in (dict(self.keywords), bound_keywords(self.function)):
+            tightest = tighter(tightest, checked_budget(keywords.get("max_cost")) or NO_USAGE)
         return {} if tightest == NO_USAGE else {"max_cost": tightest}
 
 

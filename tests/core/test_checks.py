@@ -1,0 +1,59 @@
+"""Settings out of range are refused with a ValueError, of the wrong type with a TypeError; nothing else."""
+
+import math
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from executionkit.core.checks import check_completion, check_count, check_number
+
+JUNK: st.SearchStrategy[Any] = st.none() | st.text() | st.booleans() | st.complex_numbers() | st.binary()
+NUMBERS = st.integers() | st.floats() | st.sampled_from([10**400, -(10**400)])
+
+
+@given(st.integers(), st.integers(0, 3))
+def test_counts(count: int, least: int) -> None:
+    if count >= least:
+        check_count("n", count, least)
+    else:
+        with pytest.raises(ValueError, match=f"n must be at least {least}, not {count}"):
+            check_count("n", count, least)
+
+
+@given(NUMBERS)
+def test_numbers(number: float) -> None:
+    if not 0 <= number <= 2:
+        with pytest.raises(ValueError, match="must be from 0 to 2"):
+            check_number("t", number, 0, 2)
+    else:
+        check_number("t", number, 0, 2)
+
+
+@given(NUMBERS)
+def test_open_ended_numbers_are_finite(number: float) -> None:
+    if 0 <= number < math.inf:
+        check_number("t", number, 0)
+    else:
+        with pytest.raises(ValueError, match="must be finite and at least 0"):
+            check_number("t", number, 0)
+
+
+@given(JUNK)
+def test_what_is_no_number_is_a_type_error(junk: Any) -> None:
+    with pytest.raises(TypeError, match="must be a whole number"):
+        check_count("n", junk)
+    with pytest.raises(TypeError, match="must be a number"):
+        check_number("t", junk, 0)
+
+
+def test_completions() -> None:
+    check_completion(None, 1)
+    check_completion(2, 4096)
+    with pytest.raises(ValueError, match="temperature"):
+        check_completion(2.1, 1)
+    with pytest.raises(ValueError, match="max_tokens"):
+        check_completion(None, 0)
+    with pytest.raises(TypeError, match="max_tokens"):
+        check_completion(None, 100.0)

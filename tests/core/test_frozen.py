@@ -1,0 +1,81 @@
+"""Freezing copies deeply, and nothing that is frozen can be changed."""
+
+import pickle
+from types import MappingProxyType
+from typing import Any, cast
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from executionkit.core.frozen import EMPTY, freeze, freeze_mapping, hash_frozen, thaw
+
+LEAVES = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.sampled_from(["", "x", b"y"])
+KEYS = st.sampled_from(["a", "b", "c"])
+PLAIN = st.recursive(
+    LEAVES,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=3),
+    max_leaves=8,
+)
+MAPPINGS = st.dictionaries(KEYS, PLAIN)
+
+
+def tupled(value: object) -> object:
+    """Say by hand what a frozen value thaws to: lists stay tuples."""
+    if isinstance(value, dict):
+        return {key: tupled(item) for key, item in cast("dict[str, object]", value).items()}
+    if isinstance(value, list):
+        return tuple([tupled(item) for item in cast("list[object]", value)])
+    return value
+
+
+def is_read_only(value: object) -> bool:
+    if isinstance(value, MappingProxyType):
+        return all(map(is_read_only, cast("MappingProxyType[str, object]", value).values()))
+    if isinstance(value, tuple):
+        return all(map(is_read_only, cast("tuple[object, ...]", value)))
+    return not isinstance(value, (dict, list, set))
+
+
+@given(MAPPINGS)
+def test_what_is_frozen_is_equal_read_only_and_a_copy(given_mapping: dict[str, Any]) -> None:
+    frozen = freeze_mapping(given_mapping)
+    assert is_read_only(frozen)
+    assert thaw(frozen) == tupled(given_mapping)
+    before = thaw(frozen)
+    given_mapping["more"] = 1
+    for value in given_mapping.values():
+        if isinstance(value, list):
+            cast("list[object]", value).append("more")
+    assert thaw(frozen) == before
+
+
+@given(MAPPINGS)
+def test_freezing_again_changes_nothing(given_mapping: dict[str, Any]) -> None:
+    once = freeze_mapping(given_mapping)
+    assert freeze_mapping(once) == once
+    assert freeze_mapping(cast("dict[str, object]", thaw(once))) == once
+    assert pickle.loads(pickle.dumps(thaw(once))) == thaw(once)
+
+
+@given(MAPPINGS)
+def test_equal_values_hash_alike(given_mapping: dict[str, Any]) -> None:
+    shuffled = dict(reversed(given_mapping.items()))
+    assert freeze_mapping(given_mapping) == freeze_mapping(shuffled)
+    assert hash_frozen(freeze_mapping(given_mapping)) == hash_frozen(freeze_mapping(shuffled))
+
+
+def test_sets_and_tuples_freeze_inside() -> None:
+    frozen = cast("Any", freeze({"a": ({"b": [1]}, {2, 3})}))
+    assert frozen["a"][0]["b"] == (1,)
+    assert frozen["a"][1] == frozenset({2, 3})
+    with pytest.raises(TypeError):
+        frozen["a"][0]["b"] = ()
+
+
+def test_what_is_not_plain_is_kept_and_the_empty_mapping_shared() -> None:
+    thing = object()
+    assert freeze(thing) is thing
+    assert freeze_mapping({}) is EMPTY
+    with pytest.raises(TypeError, match="unhashable"):
+        hash_frozen(freeze_mapping({"a": bytearray(b"x")}))

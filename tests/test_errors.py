@@ -1,0 +1,161 @@
+"""The tree is what its docstring draws, and every error in it is a value."""
+
+import copy
+import pickle
+import re
+from types import MappingProxyType
+from typing import Any, cast
+
+import pytest
+
+import executionkit.errors
+from executionkit.core.usage import TokenUsage
+from executionkit.errors import (
+    BudgetExhaustedError,
+    EvaluationError,
+    ExecutionKitError,
+    LLMError,
+    PatternError,
+    ProviderError,
+    RateLimitError,
+    described,
+    wrapping,
+)
+
+
+def tree(root: type[ExecutionKitError]) -> list[type[ExecutionKitError]]:
+    """List the classes that this module defines, depth first."""
+    below = [kind for kind in root.__subclasses__() if kind.__module__ == root.__module__]
+    return [root, *(kind for child in below for kind in tree(child))]
+
+
+CLASSES = tree(ExecutionKitError)
+COST = TokenUsage(10, 5, 2)
+
+
+def drawn() -> dict[str, str]:
+    """Read the tree in the docstring: each class and the one above it."""
+    parents: dict[str, str] = {}
+    path: list[str] = []
+    for line in (executionkit.errors.__doc__ or "").splitlines():
+        found = re.match(r"    ([│├└─ ]*)(\w+Error)\b", line)
+        if found:
+            depth = len(found[1]) // 4
+            path[depth:] = [found[2]]
+            parents[found[2]] = path[depth - 1] if depth else "Exception"
+    return parents
+
+
+def test_the_docstring_draws_the_tree() -> None:
+    assert drawn() == {kind.__name__: cast("Any", kind.__base__).__name__ for kind in CLASSES}
+
+
+def test_every_class_is_exported() -> None:
+    assert {kind.__name__ for kind in CLASSES} <= set(executionkit.errors.__all__)
+    assert all(kind.__doc__ for kind in CLASSES)
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+class TestEveryClass:
+    def test_is_a_value(self, kind: type[ExecutionKitError]) -> None:
+        error = kind("no", cost=COST, metadata={"votes": ["a", {"b": 1}]})
+        for twin in (
+            copy.copy(error),
+            copy.deepcopy(error),
+            pickle.loads(pickle.dumps(error)),
+            kind("no", cost=COST, metadata={"votes": ["a", {"b": 1}]}),
+        ):
+            assert type(twin) is kind
+            assert twin == error
+            assert hash(twin) == hash(error)
+            assert isinstance(twin.metadata, MappingProxyType)
+        assert error != kind("other", cost=COST)
+        assert error != kind("no")
+        assert {error, copy.copy(error)} == {error}
+
+    def test_freezes_and_copies_its_metadata(self, kind: type[ExecutionKitError]) -> None:
+        given: dict[str, Any] = {"votes": ["a"], "nested": {"deep": [1]}}
+        error = kind("no", metadata=given)
+        given["votes"].append("b")
+        given["nested"]["deep"].append(2)
+        given["more"] = 1
+        assert error.metadata == {"votes": ("a",), "nested": {"deep": (1,)}}
+        with pytest.raises(TypeError):
+            error.metadata["votes"] = ()  # type: ignore[index]  # pyright: ignore[reportIndexIssue]
+        with pytest.raises(TypeError):
+            error.metadata["nested"]["deep"] = ()
+
+    def test_defaults(self, kind: type[ExecutionKitError]) -> None:
+        error = kind("no")
+        assert (str(error), error.message, error.cost, error.metadata) == ("no", "no", TokenUsage(), {})
+        assert kind().args == ("",)
+        with pytest.raises(kind):
+            raise error
+
+    def test_is_stamped_as_a_copy(self, kind: type[ExecutionKitError]) -> None:
+        error = kind("no", metadata={"own": 1, "usage_estimated": 1})
+        error.__cause__ = KeyError("x")
+        stamped = error.stamped(COST, {"own": 2, "more": [3]}, {"usage_estimated": 4})
+        assert stamped.metadata == {"own": 1, "more": (3,), "usage_estimated": 4}
+        assert (stamped.cost, error.cost) == (COST, TokenUsage())
+        assert stamped.__cause__ is error.__cause__
+        assert error.metadata == {"own": 1, "usage_estimated": 1}
+        assert stamped.__traceback__ is None
+
+
+def test_classes_differ() -> None:
+    assert len({kind("no") for kind in CLASSES}) == len(CLASSES)
+    assert ExecutionKitError("no") != PatternError("no")
+    assert ExecutionKitError("no") != "no"
+
+
+def test_what_a_server_asked_for_is_kept() -> None:
+    error = RateLimitError("busy", retry_after=7.5, retryable=False, cost=COST)
+    for twin in (error, pickle.loads(pickle.dumps(error)), copy.deepcopy(error), error.stamped(COST)):
+        assert (twin.retry_after, twin.retryable) == (7.5, False)
+    assert RateLimitError("busy").retry_after == 1.0
+    assert LLMError("x").retry_after is None
+    assert RateLimitError("busy") != RateLimitError("busy", retry_after=1.0)
+
+
+def test_who_is_retryable() -> None:
+    assert {kind.__name__ for kind in CLASSES if kind("x").retryable} == {"RateLimitError", "ProviderError"}
+    assert not ProviderError("x", retryable=False).retryable
+
+
+class Awkward(Exception):
+    """Neither picklable nor printable, as foreign exceptions are."""
+
+    def __init__(self, one: object, other: object) -> None:
+        super().__init__("x")
+
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+def test_a_foreign_cause_keeps_no_error_from_being_pickled_or_copied() -> None:
+    error = ProviderError("wrapped")
+    error.__cause__ = Awkward(1, 2)
+    assert pickle.loads(pickle.dumps(error)) == error
+    assert copy.deepcopy(error) == error
+
+
+def test_an_exception_is_described_whatever_it_does() -> None:
+    assert described(Awkward(1, 2)) == "Awkward"
+    assert described(KeyError("x")) == "KeyError: 'x'"
+
+
+def test_wrapping_keeps_ours_and_wraps_the_rest() -> None:
+    ours = BudgetExhaustedError("spent")
+    with pytest.raises(BudgetExhaustedError) as raised, wrapping(EvaluationError, "the evaluator"):
+        raise ours
+    assert raised.value is ours
+    for foreign in (KeyError("x"), StopIteration(), ExceptionGroup("g", [ValueError()])):
+        with (
+            pytest.raises(EvaluationError, match="the evaluator raised") as wrapped,
+            wrapping(EvaluationError, "the evaluator"),
+        ):
+            raise foreign
+        assert wrapped.value.__cause__ is foreign
+    with pytest.raises(KeyboardInterrupt), wrapping(EvaluationError, "the evaluator"):
+        raise KeyboardInterrupt
