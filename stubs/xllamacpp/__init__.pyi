@@ -1,4 +1,4 @@
-# What ExecutionKit uses of xllamacpp, which ships no types. Partial by intent; `just check` runs stubtest on it.
+# What ExecutionKit uses of xllamacpp, which ships no types. Partial by intent, held to the module by stubtest.
 
 from typing import Self, final
 
