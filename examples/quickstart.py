@@ -78,8 +78,7 @@ def show(outcome: Outcome[str]) -> None:
             print(f"cost: all     {_cost(result.cost)}")
         case Failure(error):
             print(f"{type(error).__name__}: {error}")
-            print(f"best draft    {error.metadata.get('best_draft', '').strip()}")
-            print(f"draft scores  {error.metadata.get('score_history')}")
+            print(f"votes so far  {error.metadata.get('votes')}")
             print(f"cost: all     {_cost(error.cost)}")
 
 
@@ -88,9 +87,9 @@ def _cost(cost: TokenUsage) -> str:
 
 
 def main() -> None:
-    """Run the pipeline with a budget that is enough, then with one that is not: that failure is a value too."""
+    """Run the pipeline with a budget that is enough, then with one that is not: a failure is a value too."""
     with LocalProvider(seed=1) as provider:
-        for budget in (TokenUsage(llm_calls=12), TokenUsage(llm_calls=6)):
+        for budget in (TokenUsage(llm_calls=12), TokenUsage(llm_calls=3)):
             print(f"\n--- at most {budget.llm_calls} calls ---", flush=True)
             with Progress(file=sys.stdout) as progress:
                 outcome = pipeline.run_sync(provider, PROMPT, max_cost=budget, trace=progress)
