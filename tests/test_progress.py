@@ -2,11 +2,12 @@
 
 import io
 import re
+import sys
 
 import pytest
 
 from executionkit import TokenUsage, complete, consensus, refine
-from executionkit import progress as module
+from executionkit.events import CallStarted, RunStarted, StageStarted, ToolStarted
 from executionkit.progress import Price, Progress
 from executionkit.providers.scripted import ScriptedProvider
 from executionkit.retry import RetryConfig
@@ -32,13 +33,13 @@ def test_lines_where_there_is_no_terminal() -> None:
         outcome = PIPELINE.run_sync(
             ScriptedProvider("yes"), "Sky blue?", max_cost=TokenUsage(llm_calls=9), trace=progress
         )
-    cost = outcome.unwrap().cost
+    assert outcome.unwrap().cost == TokenUsage(22, 4, 4)
     lines = [re.sub(r"\d+\.\d s", "T", line) for line in file.getvalue().splitlines()]
     assert lines == [
         "Pipeline ...",
         "  Consensus: done, 3 calls, 18 + 3 tokens, $21.0000, T, score 1.00",
         "  Refine: done, 1 call, 4 + 1 tokens, $5.0000, T, score 0.95",
-        f"Pipeline: done, 4 calls, {cost.input_tokens} + {cost.output_tokens} tokens, $26.0000, T, score 0.95",
+        "Pipeline: done, 4 calls, 22 + 4 tokens, $26.0000, T, score 0.95",
         "left of the budget: 5 of 9 calls",
     ]
 
@@ -73,24 +74,28 @@ def test_a_tree_in_a_terminal() -> None:
 
 
 def test_a_terminal_without_rich(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "rich.console", None)
+    monkeypatch.setitem(sys.modules, "rich.console", None)
     with pytest.raises(ModuleNotFoundError, match=r'pip install "executionkit\[progress\]"'):
         Progress(file=Terminal()).__enter__()
     with Progress(file=Terminal(), live=False):
         pass
 
 
-def test_runs_within_runs_and_calls_in_flight() -> None:
+@needs("rich")
+def test_calls_in_flight_and_tools_are_drawn() -> None:
+
     progress = Progress(file=io.StringIO())
     events = [
-        module.RunStarted(run="r", id=1, stage="Pipeline"),
-        module.StageStarted(run="r", id=1, stage="Pipeline"),
-        module.StageStarted(run="r", id=2, parent=1, stage="React"),
-        module.CallStarted(run="r", id=3, parent=2, attempt=1),
-        module.ToolStarted(run="r", id=4, parent=2, tool="add"),
+        RunStarted(run="r", id=1, stage="Pipeline"),
+        StageStarted(run="r", id=1, stage="Pipeline"),
+        StageStarted(run="r", id=2, parent=1, stage="React"),
+        CallStarted(run="r", id=3, parent=2, attempt=1),
+        ToolStarted(run="r", id=4, parent=2, tool="add"),
     ]
     for event in events:
         progress(event)
-    console = __import__("rich.console", fromlist=["Console"]).Console(file=(drawn := io.StringIO()), width=100)
+    console = __import__("rich.console", fromlist=["Console"]).Console(
+        file=(drawn := io.StringIO()), width=100
+    )
     console.print(progress)
     assert "React: running, 0 calls, 1 in flight, 1 tool call, 0 + 0 tokens" in drawn.getvalue()

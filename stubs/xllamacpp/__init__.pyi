@@ -1,4 +1,4 @@
-# What ExecutionKit uses of xllamacpp, which ships no types. Partial by intent, held to the module by stubtest.
+# What ExecutionKit uses of xllamacpp, which ships no types: partial by intent, held to it by stubtest.
 
 from typing import Self, final
 
