@@ -3,7 +3,7 @@
 
 
 python := env("PYTHON", "python3")
-bin := justfile_directory() / ".venv/bin"
+export PATH := justfile_directory() / ".venv/bin" + ":" + env("PATH")
 
 # List the recipes
 default:
@@ -11,25 +11,25 @@ default:
 
 # Run examples/quickstart.py on the embedded model: no key, no network
 demo: (install "local,progress")
-    {{ bin }}/python examples/quickstart.py
+    python examples/quickstart.py
 
 # Run the whole suite: every checker, then every test, the embedded model included
 test *args: check
-    {{ bin }}/python -m pytest {{ args }}
+    python -m pytest {{ args }}
 
 # Run the checkers: ruff, mypy, pyright, verifytypes, stubtest, import-linter
 check: (install "dev")
-    {{ bin }}/ruff check .
-    {{ bin }}/ruff format --check .
-    {{ bin }}/lint-imports
-    {{ bin }}/mypy
-    {{ bin }}/pyright
-    {{ bin }}/pyright --verifytypes executionkit --ignoreexternal
-    MYPYPATH=stubs {{ bin }}/stubtest xllamacpp --ignore-missing-stub --mypy-config-file mypy.ini
+    ruff check .
+    ruff format --check .
+    lint-imports
+    mypy
+    pyright
+    pyright --verifytypes executionkit --ignoreexternal
+    MYPYPATH=stubs stubtest xllamacpp --ignore-missing-stub --mypy-config-file mypy.ini
 
 # Run the suite on the built wheel: each Python found, with and without extras, lowest dependencies
 matrix *args: (install "dev")
-    {{ bin }}/python scripts/matrix.py {{ args }}
+    python scripts/matrix.py {{ args }}
 
 # Make .venv and install the package with these extras and the embedded model, unless that is done already
 [private]

@@ -66,7 +66,7 @@ def _no_leaks() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def model() -> Iterator["LocalProvider"]:
-    """The embedded model, started once for all tests that talk to it; close the loop's connections yourself."""
+    """The embedded model, started once for all tests that talk to it."""
     if BARE and find_spec("xllamacpp") is None:
         pytest.skip("xllamacpp is not installed")
     from executionkit.providers.local import LocalProvider

@@ -62,7 +62,7 @@ class TransportAdapter:
         Raises:
             ExchangeError: The transport raised.
         """
-        import httpx  # noqa: PLC0415 - only where a transport is handed in, for it takes long
+        import httpx
 
         try:
             return _ForeignExchange(

