@@ -18,7 +18,7 @@ from typing import Final, Protocol, TypeVar, runtime_checkable
 
 import msgspec
 
-from executionkit.core.urn import Counts, win_probability
+from executionkit.core.urn import Counts, win_odds, win_probability
 from executionkit.core.voting import Tally
 
 __all__ = [
@@ -102,9 +102,6 @@ class Certain(msgspec.Struct, frozen=True):
         return 0.0 if self.more(standing) else 1.0
 
 
-_CERTAIN: Final = Certain()
-
-
 def certain() -> Certain:
     """Stop when the leader cannot be overtaken by the samples still to come.
 
@@ -115,7 +112,7 @@ def certain() -> Certain:
     >>> certain().more(Standing(n=5, samples=2, leader=2))
     1
     """
-    return _CERTAIN
+    return Certain()
 
 
 class Beta(msgspec.Struct, frozen=True):
@@ -218,12 +215,9 @@ class UnanimousWindow(msgspec.Struct, frozen=True):
 
     def more(self, standing: Standing) -> int:
         """Return what is missing to a whole window that agrees, or until the winner is certain."""
-        inside = standing.samples % self.size
-        whole = standing.samples > 0 and not inside
-        if whole and standing.streak >= self.size:
-            return 0
-        left = self.size - inside if standing.streak >= inside else 2 * self.size - inside
-        return min(left, _CERTAIN.more(standing))
+        place = standing.samples % self.size, standing.streak, self.size
+        left = standing.n - standing.samples
+        return _window_more(place, standing.leader, standing.runner_up, left, standing.leads_ties)
 
     def bound(self, standing: Standing) -> float:
         """Return how much of a window the current streak fills, 1.0 at most."""
@@ -270,6 +264,17 @@ def _certain_more(leader: float, runner_up: float, left: int, leads_ties: bool) 
 
 
 @lru_cache(maxsize=_REMEMBERED)
+def _window_more(
+    place: tuple[int, int, int], leader: float, runner_up: float, left: int, leads_ties: bool
+) -> int:
+    inside, streak, size = place
+    if leader and not inside and streak >= size:
+        return 0
+    window = size - inside if streak >= inside else 2 * size - inside
+    return min(window, _certain_more(leader, runner_up, left, leads_ties))
+
+
+@lru_cache(maxsize=_REMEMBERED)
 def _beta_more(leader: float, runner_up: float, left: int, leads_ties: bool, confidence: float) -> int:
     needed = _beta_needs(int(runner_up), confidence) - int(leader)
     return max(0, min(needed, _certain_more(leader, runner_up, left, leads_ties)))
@@ -307,7 +312,8 @@ def _forecast_needs(runner_up: float, rest: float, voting: int, leads_ties: bool
     low, high = int(runner_up) + (not leads_ties), voting - others
     while low < high:
         middle = (low + high) // 2
-        if win_probability((middle, runner_up, rest), voting - others - middle, leads_ties) >= wanted:
+        wins, ways = win_odds((middle, runner_up, rest), voting - others - middle, leads_ties)
+        if wins * wanted.denominator >= ways * wanted.numerator:
             high = middle
         else:
             low = middle + 1
