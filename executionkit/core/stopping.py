@@ -18,7 +18,7 @@ from typing import Final, Protocol, TypeVar, runtime_checkable
 
 import msgspec
 
-from executionkit.core.urn import Counts, win_odds, win_probability
+from executionkit.core.urn import win_odds, win_probability
 from executionkit.core.voting import Tally
 
 __all__ = [
@@ -172,8 +172,9 @@ class Forecast(msgspec.Struct, frozen=True):
     def more(self, standing: Standing) -> int:
         """Return the fewest further samples after which the leader wins with probability `1 - risk`."""
         left = standing.n - standing.samples
-        counts = standing.leader, standing.runner_up, standing.rest
-        return _forecast_more(counts, left, standing.leads_ties, self.risk)
+        return _forecast_more(
+            standing.leader, standing.runner_up, standing.rest, left, standing.leads_ties, self.risk
+        )
 
     def bound(self, standing: Standing) -> float:
         """Return the probability that the leader wins the full vote."""
@@ -281,12 +282,14 @@ def _beta_more(leader: float, runner_up: float, left: int, leads_ties: bool, con
 
 
 @lru_cache(maxsize=_REMEMBERED)
-def _forecast_more(counts: Counts, left: int, leads_ties: bool, risk: float) -> int:
-    leader, runner_up, rest = counts
+def _forecast_more(  # noqa: PLR0917 - a tuple of counts would take as long as all the rest of a decision
+    leader: float, runner_up: float, rest: float, left: int, leads_ties: bool, risk: float
+) -> int:
     if not leader:
-        return left and 1 + _forecast_more((1, 0, 0), left - 1, True, risk)
-    needed = _forecast_needs(runner_up, rest, int(sum(counts)) + left, leads_ties, risk)
-    return max(0, min(needed - int(leader), left))
+        return left and 1 + _forecast_more(1, 0, 0, left - 1, True, risk)
+    voting = int(leader + runner_up + rest) + left
+    needed = _forecast_needs(runner_up, rest, voting, leads_ties, risk) - int(leader)
+    return max(0, min(needed, left))
 
 
 def _binomial_tail(trials: int, most: int) -> int:
