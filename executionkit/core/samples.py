@@ -8,12 +8,12 @@ import msgspec
 
 __all__ = ["ByProbability", "Choice", "Sample", "checked_weight", "read_choices"]
 
-T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 _STEPS: Final = 2**20
 
 
-class Sample(msgspec.Struct, Generic[T], frozen=True):
+class Sample(msgspec.Struct, Generic[T_co], frozen=True):
     """One sample, for a function that weighs it.
 
     Args:
@@ -24,7 +24,7 @@ class Sample(msgspec.Struct, Generic[T], frozen=True):
     """
 
     text: str
-    value: T
+    value: T_co
     logprobs: tuple[float, ...] = ()
     provider: int = 0
 

@@ -18,7 +18,7 @@ from typing import Final, Protocol, TypeVar, runtime_checkable
 
 import msgspec
 
-from executionkit.core.urn import Counts, win_probability
+from executionkit.core.urn import win_odds, win_probability
 from executionkit.core.voting import Tally
 
 __all__ = [
@@ -102,9 +102,6 @@ class Certain(msgspec.Struct, frozen=True):
         return 0.0 if self.more(standing) else 1.0
 
 
-_CERTAIN: Final = Certain()
-
-
 def certain() -> Certain:
     """Stop when the leader cannot be overtaken by the samples still to come.
 
@@ -115,7 +112,7 @@ def certain() -> Certain:
     >>> certain().more(Standing(n=5, samples=2, leader=2))
     1
     """
-    return _CERTAIN
+    return Certain()
 
 
 class Beta(msgspec.Struct, frozen=True):
@@ -175,8 +172,9 @@ class Forecast(msgspec.Struct, frozen=True):
     def more(self, standing: Standing) -> int:
         """Return the fewest further samples after which the leader wins with probability `1 - risk`."""
         left = standing.n - standing.samples
-        counts = standing.leader, standing.runner_up, standing.rest
-        return _forecast_more(counts, left, standing.leads_ties, self.risk)
+        return _forecast_more(
+            standing.leader, standing.runner_up, standing.rest, left, standing.leads_ties, self.risk
+        )
 
     def bound(self, standing: Standing) -> float:
         """Return the probability that the leader wins the full vote."""
@@ -218,12 +216,9 @@ class UnanimousWindow(msgspec.Struct, frozen=True):
 
     def more(self, standing: Standing) -> int:
         """Return what is missing to a whole window that agrees, or until the winner is certain."""
-        inside = standing.samples % self.size
-        whole = standing.samples > 0 and not inside
-        if whole and standing.streak >= self.size:
-            return 0
-        left = self.size - inside if standing.streak >= inside else 2 * self.size - inside
-        return min(left, _CERTAIN.more(standing))
+        place = standing.samples % self.size, standing.streak, self.size
+        left = standing.n - standing.samples
+        return _window_more(place, standing.leader, standing.runner_up, left, standing.leads_ties)
 
     def bound(self, standing: Standing) -> float:
         """Return how much of a window the current streak fills, 1.0 at most."""
@@ -270,18 +265,31 @@ def _certain_more(leader: float, runner_up: float, left: int, leads_ties: bool) 
 
 
 @lru_cache(maxsize=_REMEMBERED)
+def _window_more(
+    place: tuple[int, int, int], leader: float, runner_up: float, left: int, leads_ties: bool
+) -> int:
+    inside, streak, size = place
+    if leader and not inside and streak >= size:
+        return 0
+    window = size - inside if streak >= inside else 2 * size - inside
+    return min(window, _certain_more(leader, runner_up, left, leads_ties))
+
+
+@lru_cache(maxsize=_REMEMBERED)
 def _beta_more(leader: float, runner_up: float, left: int, leads_ties: bool, confidence: float) -> int:
     needed = _beta_needs(int(runner_up), confidence) - int(leader)
     return max(0, min(needed, _certain_more(leader, runner_up, left, leads_ties)))
 
 
 @lru_cache(maxsize=_REMEMBERED)
-def _forecast_more(counts: Counts, left: int, leads_ties: bool, risk: float) -> int:
-    leader, runner_up, rest = counts
+def _forecast_more(  # noqa: PLR0917 - a tuple of counts would take as long as all the rest of a decision
+    leader: float, runner_up: float, rest: float, left: int, leads_ties: bool, risk: float
+) -> int:
     if not leader:
-        return left and 1 + _forecast_more((1, 0, 0), left - 1, True, risk)
-    needed = _forecast_needs(runner_up, rest, int(sum(counts)) + left, leads_ties, risk)
-    return max(0, min(needed - int(leader), left))
+        return left and 1 + _forecast_more(1, 0, 0, left - 1, True, risk)
+    voting = int(leader + runner_up + rest) + left
+    needed = _forecast_needs(runner_up, rest, voting, leads_ties, risk) - int(leader)
+    return max(0, min(needed, left))
 
 
 def _binomial_tail(trials: int, most: int) -> int:
@@ -307,7 +315,8 @@ def _forecast_needs(runner_up: float, rest: float, voting: int, leads_ties: bool
     low, high = int(runner_up) + (not leads_ties), voting - others
     while low < high:
         middle = (low + high) // 2
-        if win_probability((middle, runner_up, rest), voting - others - middle, leads_ties) >= wanted:
+        wins, ways = win_odds((middle, runner_up, rest), voting - others - middle, leads_ties)
+        if wins * wanted.denominator >= ways * wanted.numerator:
             high = middle
         else:
             low = middle + 1

@@ -12,7 +12,7 @@ from math import comb
 from operator import mul
 from typing import Final, TypeAlias
 
-__all__ = ["Counts", "win_probability"]
+__all__ = ["Counts", "win_odds", "win_probability"]
 
 Counts: TypeAlias = tuple[float, float, float]
 """Votes for the leader, the runner-up and all others; whole numbers."""
@@ -32,11 +32,17 @@ def win_probability(counts: Counts, left: int, leads_ties: bool) -> Fraction:
     >>> win_probability((2, 1, 0), 2, leads_ties=False)
     Fraction(118, 147)
     """
+    return Fraction(*win_odds(counts, left, leads_ties))
+
+
+def win_odds(counts: Counts, left: int, leads_ties: bool) -> tuple[int, int]:
+    """Return that probability as the weight of the ways to win and of all ways, not reduced."""
     leader, runner_up, rest = map(int, counts)
     ways = _ways_of_rest(rest, left)
     wins = _winning_weights(leader, runner_up, left, leads_ties)
-    weight = sum(ways[left - pair] * each for pair, each in enumerate(wins))
-    return Fraction(weight, _rising(_VOTE * (leader + runner_up + rest) + 3 * _PRIOR, left)[-1])
+    return sum(map(mul, reversed(ways), wins)), _rising(
+        _VOTE * (leader + runner_up + rest) + 3 * _PRIOR, left
+    )[-1]
 
 
 def _winning_weights(leader: int, runner_up: int, left: int, leads_ties: bool) -> list[int]:
@@ -47,7 +53,7 @@ def _winning_weights(leader: int, runner_up: int, left: int, leads_ties: bool) -
     """
     most = leader - runner_up - (not leads_ties)
     both = _VOTE * (leader + runner_up) + 2 * _PRIOR
-    wins = _rising(both, min(most, left))
+    wins = [*_rising(both, min(most, left))]
     edge, lost = _rising(_VOTE * runner_up + _PRIOR, most)[-1], most
     for pair in range(most, left):
         rival = _VOTE * (runner_up + lost) + _PRIOR
@@ -68,6 +74,7 @@ def _ways_of_rest(rest: int, left: int) -> list[int]:
     return [comb(left, others) * weight for others, weight in enumerate(weights)]
 
 
+@lru_cache(maxsize=4096)
 def _rising(start: int, factors: int) -> list[int]:
     """The products of the first 0, 1, ... of `start`, `start + 10`, `start + 20`, ..."""
     return list(accumulate(range(start, start + _VOTE * factors, _VOTE), mul, initial=1))

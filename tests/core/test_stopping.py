@@ -7,7 +7,7 @@ from math import comb
 from random import Random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from executionkit.core.stopping import (
@@ -184,6 +184,7 @@ def urn(leader: int, runner_up: int, rest: int, left: int, leads_ties: bool) -> 
     )
 
 
+@settings(deadline=None)  # the slow way is slow
 @given(standings().filter(lambda standing: standing.remaining <= 12))
 def test_the_bound_of_forecast_is_the_urn_s_probability(standing: Standing) -> None:
     counts = int(standing.leader), int(standing.runner_up), int(standing.rest)
