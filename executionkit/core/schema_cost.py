@@ -15,27 +15,14 @@ MOST_LEVELS: Final = 64
 
 _ENDLESS: Final = 10**12
 _REFERENCES: Final = frozenset({"$ref", "$dynamicRef", "$recursiveRef"})
-_HOLDING_MANY: Final = frozenset(
-    [
-        "allOf",
-        "anyOf",
-        "oneOf",
-        "dependentSchemas",
-        "dependencies",
-        "properties",
-        "patternProperties",
-        "prefixItems",
-    ]
-)
+_SAME: Final = ("allOf", "anyOf", "oneOf", "not", "if", "then", "else", "dependentSchemas", "dependencies")
+_BELOW: Final = ("additionalProperties", "unevaluatedProperties", "patternProperties", "propertyNames")
+_BELOW_IN_LISTS: Final = ("items", "additionalItems", "unevaluatedItems", "contains")
+_HOLDING_MANY: Final = frozenset({*_SAME, "properties", "patternProperties", "prefixItems"} - set(_SAME[3:7]))
 _KINDS: Final = {
-    **dict.fromkeys(
-        ["$ref", "$dynamicRef", "$recursiveRef", "allOf", "anyOf", "oneOf", "not", "if", "then", "else"],
-        "same",
-    ),
-    **dict.fromkeys(("dependentSchemas", "dependencies"), "same"),
+    **dict.fromkeys((*_REFERENCES, *_SAME), "same"),
     **dict.fromkeys(("properties", "prefixItems"), "alternatives"),
-    **dict.fromkeys(["patternProperties", "additionalProperties", "unevaluatedProperties"], "below"),
-    **dict.fromkeys(["propertyNames", "items", "additionalItems", "unevaluatedItems", "contains"], "below"),
+    **dict.fromkeys((*_BELOW, *_BELOW_IN_LISTS), "below"),
 }
 """Whether the schemas under a keyword look at the same place, below it, or each at a child of its own."""
 
