@@ -30,10 +30,13 @@ LARGEST_ARGUMENTS: Final = 1_048_576
 _MOST_REASONS: Final = 8
 _LONGEST_REASON: Final = 300
 _BACKTRACKS: Final = 1_000
-_FEW_VISITS: Final = 100
-_MOST_VISITS: Final = 40_000_000
-"""At about 25 ns each, a second."""
 _REGEX_BYTES: Final = 1_000_000
+_FEW_VISITS: Final = 100
+_MOST_VISITS: Final = 20_000_000
+"""Some 25 to 100 ns each."""
+
+_MOST_EXPLAINED: Final = 4_000
+"""Where each check that fails is written down it takes some 50 us."""
 
 
 class Rejected(msgspec.Struct, frozen=True):
@@ -52,30 +55,33 @@ class Rejected(msgspec.Struct, frozen=True):
 class CompiledSchema:
     """A schema made ready; `check` takes about half a microsecond where a value is valid."""
 
-    __slots__ = ("_is_valid", "_validator", "_visits")
+    __slots__ = ("_is_cheap", "_is_valid", "_validator", "_visits")
 
     def __init__(self, validator: "jsonschema_rs.Validator", visits: tuple[int, ...]) -> None:
         self._validator = validator
         self._is_valid = validator.is_valid
-        self._visits = visits if visits[-1] > _FEW_VISITS else None
+        self._visits = visits
+        self._is_cheap = visits[-1] <= _FEW_VISITS
 
     def check(self, value: object) -> Rejected | None:
         """Return why `value` is refused, or None where it is valid. Never raises."""
         try:
-            if self._visits is not None and _is_too_much(value, self._visits):
+            if not self._is_cheap and self._work(value) > _MOST_VISITS:
                 return Rejected(("the arguments are too large, or nested too deeply, for this schema",))
             return None if self._is_valid(value) else self._explain(value)
         except (ValueError, TypeError, OverflowError, RecursionError):
             return Rejected(("the arguments are not plain JSON, or nested too deeply",))
 
     def _explain(self, value: object) -> Rejected:
+        if self._work(value) > _MOST_EXPLAINED:
+            return Rejected(("the arguments do not fit the schema, and are too large to say where",))
         errors = islice(self._validator.iter_errors(value), _MOST_REASONS)
         return Rejected(tuple([_describe(error) for error in errors]))
 
-
-def _is_too_much(value: object, visits: tuple[int, ...]) -> bool:
-    levels, parts = measure(value)
-    return parts * visits[levels] > _MOST_VISITS
+    def _work(self, value: object) -> int:
+        """Return how many checks a value may take."""
+        levels, parts = measure(value)
+        return parts * self._visits[levels]
 
 
 def _describe(error: "jsonschema_rs.ValidationError") -> str:

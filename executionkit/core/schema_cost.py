@@ -1,7 +1,7 @@
 """How often a validator may look at one place of a value: a bound, worked out from the schema alone.
 
-`anyOf` of two references to a thing that is an `anyOf` of two references, thirty levels down, takes minutes on
-a single number. Schemas can come from strangers, so the work is counted before it is done.
+`anyOf` of two references to a thing that is an `anyOf` of two references, thirty levels down, takes minutes
+on a single number. Schemas can come from strangers, so the work is counted before it is done.
 """
 
 from collections.abc import Iterator, Mapping
@@ -14,18 +14,17 @@ MOST_LEVELS: Final = 64
 """Levels of nesting that are told apart; deeper values count as endless."""
 
 _ENDLESS: Final = 10**12
-_LISTS: Final = ("allOf", "anyOf", "oneOf")
-_SAME_PLACE: Final = ("not", "if", "then", "else")
-_BY_NAME: Final = ("dependentSchemas", "dependencies")
-_CHILD: Final = (
-    "additionalProperties",
-    "unevaluatedProperties",
-    "propertyNames",
-    "items",
-    "additionalItems",
-    "unevaluatedItems",
-    "contains",
-)
+_REFERENCES: Final = frozenset({"$ref", "$dynamicRef", "$recursiveRef"})
+_SAME: Final = ("allOf", "anyOf", "oneOf", "not", "if", "then", "else", "dependentSchemas", "dependencies")
+_BELOW: Final = ("additionalProperties", "unevaluatedProperties", "patternProperties", "propertyNames")
+_BELOW_IN_LISTS: Final = ("items", "additionalItems", "unevaluatedItems", "contains")
+_HOLDING_MANY: Final = frozenset({*_SAME, "properties", "patternProperties", "prefixItems"} - set(_SAME[3:7]))
+_KINDS: Final = {
+    **dict.fromkeys((*_REFERENCES, *_SAME), "same"),
+    **dict.fromkeys(("properties", "prefixItems"), "alternatives"),
+    **dict.fromkeys((*_BELOW, *_BELOW_IN_LISTS), "below"),
+}
+"""Whether the schemas under a keyword look at the same place, below it, or each at a child of its own."""
 
 Node: TypeAlias = int
 
@@ -84,6 +83,8 @@ def _graph(schema: object) -> dict[Node, _Edges]:
         edges = graph[id(part)] = _Edges()
         if isinstance(part, Mapping):
             pending += _fill(edges, cast("Mapping[str, Any]", part), schema)
+        elif isinstance(part, list):  # `items` of draft 7 as a list: each for a child of its own
+            pending += _fill(edges, {"prefixItems": part}, schema)
     return graph
 
 
@@ -96,24 +97,20 @@ def _fill(edges: _Edges, part: Mapping[str, Any], root: object) -> Iterator[obje
 
 def _children(part: Mapping[str, Any], root: object) -> Iterator[tuple[str, object]]:
     for key, value in part.items():
-        if key in {"$ref", "$dynamicRef", "$recursiveRef"}:
+        if key in _REFERENCES:
             target = _resolved(root, value)
-            if target is not None:
-                yield "same", target
-        elif key in _LISTS and isinstance(value, list):
-            yield from (("same", item) for item in cast("list[object]", value))
-        elif key in _SAME_PLACE:
-            yield "same", value
-        elif key in _BY_NAME and isinstance(value, dict):
-            yield from (("same", item) for item in cast("dict[str, object]", value).values())
-        elif key == "properties" and isinstance(value, dict):
-            yield from (("alternatives", item) for item in cast("dict[str, object]", value).values())
-        elif key == "patternProperties" and isinstance(value, dict):
-            yield from (("below", item) for item in cast("dict[str, object]", value).values())
-        elif key in {"prefixItems", "items"} and isinstance(value, list):
-            yield from (("alternatives", item) for item in cast("list[object]", value))
-        elif key in _CHILD:
-            yield "below", value
+            found = [] if target is None else [target]
+        else:
+            found = _schemas_in(value) if key in _HOLDING_MANY else [value]
+        kind = _KINDS.get(key)
+        if kind is not None:
+            yield from ((kind, child) for child in found)
+
+
+def _schemas_in(value: object) -> list[object]:
+    if isinstance(value, dict):
+        return list(cast("dict[str, object]", value).values())
+    return cast("list[object]", value) if isinstance(value, list) else []
 
 
 def _resolved(root: object, reference: object) -> object | None:

@@ -1,0 +1,191 @@
+"""Typed answers: decoded, repaired, asked for in the form that the server takes."""
+
+import dataclasses
+from typing import Any, Literal, TypedDict
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from returns.result import Failure, Success
+
+from executionkit.core.answer import Decoded, answer_type
+from executionkit.core.schema import Rejected
+from executionkit.core.usage import TokenUsage
+from executionkit.errors import BudgetExhaustedError, InvalidOutputError, PermanentError
+from executionkit.patterns.structured import structured
+from tests.talking import Talking
+
+pytestmark = pytest.mark.anyio
+
+
+class Item(msgspec.Struct):
+    name: str
+    price: float
+
+
+class Invoice(msgspec.Struct):
+    number: str
+    items: list[Item] = []
+
+
+@dataclasses.dataclass
+class Point:
+    x: int
+
+
+class Movie(TypedDict):
+    title: str
+
+
+class Cat(msgspec.Struct, tag=True):
+    lives: int
+
+
+class Dog(msgspec.Struct, tag=True):
+    tricks: int
+
+
+KINDS: list[Any] = [
+    (Invoice, '{"number": "7", "items": [{"name": "tea", "price": 2}]}', Invoice("7", [Item("tea", 2.0)])),
+    (Point, '{"x": 3}', Point(3)),
+    (Movie, '{"title": "M"}', {"title": "M"}),
+    (Cat | Dog, '{"answer": {"type": "Dog", "tricks": 2}}', Dog(2)),
+    (Cat | Dog, '{"type": "Dog", "tricks": 2}', Dog(2)),
+    (list[int], '{"answer": [1, 2]}', [1, 2]),
+    (list[int], "The numbers: [1, 2].", [1, 2]),
+    (Literal["yes", "no"], '{"answer": "no"}', "no"),
+    (int, "42", 42),
+    (int | None, '{"answer": null}', None),
+    (str, '{"answer": "{}"}', "{}"),
+    (dict[str, int], '{"a": 1}', {"a": 1}),
+    (tuple[int, str], '{"answer": [1, "a"]}', (1, "a")),
+]
+
+
+@pytest.mark.parametrize(("kind", "text", "value"), KINDS)
+async def test_any_type_is_decoded(kind: Any, text: str, value: object) -> None:
+    outcome = await structured(kind).run(Talking(text), "go")
+    assert outcome.unwrap().value == value
+    assert outcome.unwrap().metadata == {"attempts": 1, "reasons": (), "response_format": "json_schema"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"x": 3}',
+        ' \n{"x": 3}\n',
+        '```json\n{"x": 3}\n```',
+        'Sure!\n```\n{"x": 3}\n```\nAnything else?',
+        'It is {"x": 3}, I think.',
+        'Not {"y": 1} but {"x": 3}.',
+        '<think>{"x": 9}? no</think>{"x": 3}',
+        'braces { and [ brackets, then {"x": 3}',
+    ],
+)
+async def test_json_is_found(text: str) -> None:
+    assert (await structured(Point).run(Talking(text), "go")).unwrap().value == Point(3)
+
+
+async def test_a_wrong_answer_is_repaired_by_path_and_reason() -> None:
+    provider = Talking('{"number": 7}', '{"number": "7", "items": [{"name": "tea"}]}', '{"number": "7"}')
+    result = (await structured(Invoice).run(provider, "go")).unwrap()
+    assert result.value == Invoice("7")
+    assert result.cost == TokenUsage(30, 6, 3)
+    assert "Expected `str`, got `int` - at `$.number`" in provider.asked[1][-1]["content"]
+    assert "missing required field `price` - at `$.items[0]`" in provider.asked[2][-1]["content"]
+    assert [message["role"] for message in provider.asked[2]] == ["user", "assistant", "user"]
+    assert result.metadata["attempts"] == 3
+    assert len(result.metadata["reasons"]) == 2
+
+
+async def test_it_fails_with_cost_last_text_and_reasons() -> None:
+    outcome = await structured(Point, max_retries=1).run(Talking("no", "nor {'x': 1}"), "go")
+    match outcome:
+        case Failure(InvalidOutputError() as error):
+            assert error.cost == TokenUsage(20, 4, 2)
+            assert error.metadata["last_text"] == "nor {'x': 1}"
+            assert len(error.metadata["reasons"]) == 2
+            assert error.metadata["attempts"] == 2
+        case _:
+            pytest.fail(str(outcome))
+
+
+def refused(status: int) -> PermanentError:
+    return PermanentError("no such response_format", metadata={"status": status})
+
+
+async def test_a_refused_form_is_remembered() -> None:
+    provider = Talking(refused(400), refused(422), '{"x": 1}', '{"x": 2}')
+    result = (await structured(Point).run(provider, "go")).unwrap()
+    assert (result.value, result.metadata["response_format"]) == (Point(1), "prompt")
+    assert result.cost.llm_calls == 3
+    again = (await structured(Point).run(provider, "go")).unwrap()
+    assert (again.value, again.cost.llm_calls) == (Point(2), 1)
+    assert [options.get("response_format", {}).get("type") for options in provider.options] == [
+        "json_schema",
+        "json_object",
+        None,
+        None,
+    ]
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+async def test_other_refusals_are_failures(status: int) -> None:
+    provider = Talking(refused(status))
+    match await structured(Point).run(provider, "go"):
+        case Failure(PermanentError() as error):
+            assert error.cost.llm_calls == 1
+        case other:
+            pytest.fail(str(other))
+
+
+async def test_a_provider_says_what_it_takes() -> None:
+    provider = Talking('{"x": 1}')
+    provider.response_formats = ("json_object",)  # type: ignore[attr-defined]  # pyright: ignore
+    await structured(Point).run(provider, "go")
+    assert provider.options == [{"response_format": {"type": "json_object"}}]
+
+
+async def test_the_budget_holds() -> None:
+    provider = Talking("no", '{"x": 1}')
+    outcome = await structured(Point).run(provider, "go", max_cost=TokenUsage(llm_calls=1))
+    match outcome:
+        case Failure(BudgetExhaustedError() as error):
+            assert error.cost.llm_calls == 1
+            assert error.metadata["last_text"] == "no"
+        case _:
+            pytest.fail(str(outcome))
+
+
+def test_strict_is_said_where_it_holds() -> None:
+    assert answer_type(Point).is_strict
+    assert not answer_type(Invoice).is_strict
+    assert not answer_type(dict[str, int]).is_strict
+
+
+def test_stages_are_values() -> None:
+    assert structured(Invoice) == structured(Invoice)
+    assert hash(structured(list[int])) == hash(structured(list[int]))
+    for bad in (complex, lambda: 0, "Invoice"):
+        with pytest.raises(TypeError):
+            structured(bad)
+    with pytest.raises(ValueError, match="max_retries"):
+        structured(Point, max_retries=-1)
+
+
+@given(st.text() | st.from_regex(r"[\[\]{}\":, \n`a-z0-9]*", fullmatch=True))
+def test_no_text_breaks_reading(text: str) -> None:
+    for kind in (Invoice, Cat | Dog, list[int], str):
+        assert isinstance(answer_type(kind).read(text), (Decoded, Rejected))
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 200_000, '{"a":' * 100_000, '["' * 300_000, "```\n" * 50_000, "<think>" * 100_000, "1" * 900_000]
+)
+def test_no_text_takes_long(text: str) -> None:
+    assert isinstance(answer_type(Invoice).read(text), Rejected)
+
+
+async def test_success_is_a_result() -> None:
+    assert isinstance(await structured(int).run(Talking("1"), "go"), Success)

@@ -1,0 +1,120 @@
+"""Code that does not listen is left behind, on both event loops."""
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable
+
+import anyio
+import pytest
+import sniffio
+
+from executionkit import timebox
+from executionkit.timebox import finish_within
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(autouse=True)
+def _short_grace(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timebox, "GRACE", 0.05)
+
+
+async def at_once() -> int:
+    return 1
+
+
+async def after_a_turn() -> int:
+    await anyio.sleep(0)
+    return 1
+
+
+async def forever() -> None:
+    await anyio.sleep_forever()
+
+
+async def swallows_once() -> int:
+    try:
+        await anyio.sleep_forever()
+    except BaseException:
+        return 5
+    return 6
+
+
+async def swallows_a_while() -> None:
+    for _ in range(20):
+        try:
+            await anyio.sleep(0.02)
+        except anyio.get_cancelled_exc_class():
+            pass
+
+
+async def shielded() -> None:
+    with anyio.CancelScope(shield=True):
+        await anyio.sleep(0.3)
+
+
+async def raises() -> None:
+    raise KeyError("secret")
+
+
+@pytest.mark.parametrize("work", [at_once, after_a_turn])
+async def test_a_result_comes_back(work: Callable[[], Awaitable[int]]) -> None:
+    assert await finish_within(work, 30) == 1
+
+
+async def test_an_exception_comes_back() -> None:
+    with pytest.raises(KeyError):
+        await finish_within(raises, 30)
+
+
+@pytest.mark.parametrize("work", [forever, swallows_once, swallows_a_while, shielded])
+async def test_time_is_up(work: Callable[[], Awaitable[object]]) -> None:
+    with anyio.fail_after(5), pytest.raises(TimeoutError):
+        await finish_within(work, 0.01)
+    await anyio.sleep(0.35)  # what trio leaves behind ends by itself
+
+
+@pytest.mark.parametrize("work", [forever, swallows_once, swallows_a_while])
+async def test_cancellation_from_outside_wins(work: Callable[[], Awaitable[object]]) -> None:
+    with anyio.move_on_after(0.02) as scope:
+        await finish_within(work, 30)
+        await anyio.sleep(0)
+    assert scope.cancelled_caught
+    await anyio.sleep(0.45)
+
+
+async def test_cancelled_by_itself_is_a_failure() -> None:
+    if sniffio.current_async_library() != "asyncio":
+        pytest.skip("trio gives nobody its Cancelled to raise")
+
+    async def cancels_itself() -> None:
+        await anyio.sleep(0)
+        raise asyncio.CancelledError
+
+    with pytest.raises(RuntimeError, match="by itself"):
+        await finish_within(cancels_itself, 30)
+
+
+async def test_a_native_cancellation_is_not_swallowed() -> None:
+    if sniffio.current_async_library() != "asyncio":
+        pytest.skip("tasks of asyncio")
+    task = asyncio.create_task(finish_within(swallows_once, 30))
+    await anyio.sleep(0.01)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert task.cancelled()
+
+
+async def test_a_time_out_around_keeps_its_count() -> None:
+    if sniffio.current_async_library() != "asyncio":
+        pytest.skip("asyncio.timeout")
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.01):
+            await finish_within(swallows_once, 30)
+    with pytest.raises(TimeoutError):
+        await finish_within(swallows_once, 0.01)
+    task = asyncio.current_task()
+    assert task is not None
+    assert task.cancelling() == 0
+    assert sys.version_info >= (3, 11)

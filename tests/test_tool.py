@@ -1,0 +1,303 @@
+"""Tools as values, and tools made from functions."""
+
+import copy
+import dataclasses
+import datetime as dt
+import enum
+import functools
+import pickle
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Annotated, Any, Literal
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from executionkit.context import Context
+from executionkit.core.schema import Rejected, compile_schema, schema_text
+from executionkit.core.usage import TokenUsage
+from executionkit.patterns.react import react
+from executionkit.tool import Tool, tool
+from tests.talking import Talking, calls, results
+
+SCHEMA: dict[str, Any] = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+
+
+async def weather(city: str) -> str:
+    """Look up today's weather.
+
+    Args:
+        city: Where to look.
+    """
+    return f"sunny in {city}"
+
+
+@tool
+def double(number: int) -> int:
+    """Double a number."""
+    return 2 * number
+
+
+class Colour(enum.Enum):
+    RED = "red"
+
+
+@dataclasses.dataclass
+class Point:
+    x: int
+    y: int = 0
+
+
+def test_a_tool_is_a_value() -> None:
+    one = Tool("weather", "Weather.", SCHEMA, weather)
+    assert one == Tool("weather", "Weather.", dict(SCHEMA), weather, 30.0)
+    assert hash(one) == hash(copy.deepcopy(one)) == hash(pickle.loads(pickle.dumps(one)))
+    assert one == copy.deepcopy(one) == pickle.loads(pickle.dumps(one))
+    assert one != Tool("weather", "Weather.", SCHEMA, weather, timeout=1)
+    with pytest.raises(AttributeError):
+        one.name = "x"  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_its_schema_is_a_copy() -> None:
+    given_schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
+    one = Tool("t", "", given_schema, weather)
+    given_schema["properties"]["a"]["type"] = "string"  # type: ignore[index]
+    assert one.parameters["properties"]["a"]["type"] == "integer"
+    one.spec["function"]["parameters"]["type"] = "array"
+    assert one.parameters["type"] == "object"
+
+
+def test_its_spec_is_openais() -> None:
+    assert Tool("weather", "Weather.", SCHEMA, weather).spec == {
+        "type": "function",
+        "function": {"name": "weather", "description": "Weather.", "parameters": SCHEMA},
+    }
+
+
+@pytest.mark.parametrize("name", ["", "a b", "a.b", "x" * 65, "größe", "a\n"])
+def test_a_name_openai_refuses_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="1 to 64"):
+        Tool(name, "", SCHEMA, weather)
+
+
+@pytest.mark.parametrize(
+    ("fields", "kind"),
+    [
+        ({"name": 3}, TypeError),
+        ({"description": None}, TypeError),
+        ({"parameters": []}, TypeError),
+        ({"parameters": {"type": "strin"}}, ValueError),
+        ({"parameters": {"$ref": "http://example.com"}}, ValueError),
+        ({"parameters": {"a": object()}}, TypeError),
+        ({"execute": "f"}, TypeError),
+        ({"timeout": 0}, ValueError),
+        ({"timeout": -1}, ValueError),
+        ({"timeout": float("inf")}, ValueError),
+        ({"timeout": float("nan")}, ValueError),
+        ({"timeout": "1"}, TypeError),
+        ({"timeout": True}, TypeError),
+        ({"max_calls": 0}, ValueError),
+    ],
+)
+def test_wrong_fields_are_refused(fields: dict[str, Any], kind: type[Exception]) -> None:
+    right = {"name": "t", "description": "", "parameters": SCHEMA, "execute": weather}
+    with pytest.raises(kind):
+        Tool(**{**right, **fields})
+
+
+def test_from_a_function() -> None:
+    made = tool(weather)
+    assert (made.name, made.description) == ("weather", "Look up today's weather.")
+    assert made.parameters == {
+        "type": "object",
+        "properties": {"city": {"type": "string", "description": "Where to look."}},
+        "required": ["city"],
+        "additionalProperties": False,
+    }
+
+
+def test_settings_beat_the_signature() -> None:
+    made = tool(name="w", description="d", timeout=2, max_calls=3)(weather)
+    assert (made.name, made.description, made.timeout, made.max_calls) == ("w", "d", 2, 3)
+
+
+def test_arguments_arrive_as_annotated() -> None:
+    def book(
+        when: dt.date,
+        where: Point,
+        colour: Colour,
+        count: Annotated[int, msgspec.Meta(ge=1)] = 1,
+        kind: Literal["a", "b"] = "a",
+        tags: list[str] | None = None,
+        note: Annotated[str, "what to remember"] = "",
+    ) -> None: ...
+
+    made = tool(book)
+    given_arguments = {"when": "2026-01-02", "where": {"x": 1}, "colour": "red"}
+    assert made.prepare(given_arguments) == {"when": dt.date(2026, 1, 2), "where": Point(1), "colour": Colour.RED}
+    properties = made.parameters["properties"]
+    assert properties["count"] == {"type": "integer", "minimum": 1, "default": 1}
+    assert properties["note"]["description"] == "what to remember"
+    assert made.parameters["required"] == ["when", "where", "colour"]
+    refused = made.prepare({**given_arguments, "count": 0})
+    assert isinstance(refused, Rejected)
+    assert "$.count" in str(refused)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{}, {"city": 1}, {"city": None}, {"city": "a", "country": "b"}, {"city": ["a"]}],
+)
+def test_schema_and_decoder_agree(arguments: dict[str, Any]) -> None:
+    made = tool(weather)
+    assert isinstance(made.prepare(arguments), Rejected)
+    assert compile_schema(schema_text(made.parameters)).check(arguments) is not None
+
+
+def starred(*values: int) -> None: ...
+def keywords(**values: int) -> None: ...
+def by_position(value: int, /) -> None: ...
+def bare(value) -> None: ...  # type: ignore[no-untyped-def]  # pyright: ignore
+def unknown(value: complex) -> None: ...
+def generator(value: int) -> Iterator[int]:
+    yield value
+
+
+async def stream(value: int) -> AsyncIterator[int]:
+    yield value
+
+
+def two_contexts(one: Context, two: Context) -> None: ...
+def unresolved(value: "Missing") -> None: ...  # type: ignore[name-defined]  # noqa: F821  # pyright: ignore
+
+
+@pytest.mark.parametrize(
+    "function",
+    [starred, keywords, by_position, bare, unknown, generator, stream, two_contexts, unresolved, 3],  # pyright: ignore
+)
+def test_what_json_cannot_call_is_refused(function: Any) -> None:
+    with pytest.raises(TypeError):
+        tool(function)
+
+
+def test_a_lambda_needs_a_name() -> None:
+    with pytest.raises(ValueError, match="1 to 64"):
+        tool(lambda: 1)
+    assert tool(lambda: 1, name="one").name == "one"
+
+
+class Service:
+    """A service."""
+
+    def look_up(self, key: str) -> str:
+        """Look up."""
+        return key
+
+    def __call__(self, key: str) -> str:
+        return key
+
+
+def test_methods_partials_and_callables() -> None:
+    assert list(tool(Service().look_up).parameters["properties"]) == ["key"]
+    assert list(tool(Service(), name="s").parameters["properties"]) == ["key"]
+    made = tool(functools.partial(weather, city="Bonn"))
+    assert made.name == "weather"
+    assert made.prepare({}) == {}
+
+
+def test_a_decorated_tool_pickles_by_name() -> None:
+    again = pickle.loads(pickle.dumps(double))
+    assert again == double
+    assert again.prepare({"number": 2}) == {"number": 2}
+    assert pickle.loads(pickle.dumps(tool(weather))) == tool(weather)
+
+
+async def call(made: Tool, **arguments: Any) -> str:
+    provider = Talking(calls((made.name, arguments)), "done")
+    await react([made]).run(provider, "go")
+    return results(provider.asked[1])[0]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("returned", "text"),
+    [
+        ("text", "text"),
+        (None, "null"),
+        (3, "3"),
+        ({"a": [1]}, '{"a":[1]}'),
+        (Point(1), '{"x":1,"y":0}'),
+        (dt.date(2026, 1, 2), '"2026-01-02"'),
+        (Colour.RED, '"red"'),
+    ],
+)
+async def test_any_result_is_encoded(returned: object, text: str) -> None:
+    async def give() -> object:
+        return returned
+
+    assert await call(tool(give)) == text
+
+
+@pytest.mark.anyio
+async def test_a_plain_function_runs_in_a_thread() -> None:
+    def where() -> bool:
+        return threading.current_thread() is threading.main_thread()
+
+    assert await call(tool(where)) == "false"
+    assert await call(tool(where, in_thread=False)) == "true"
+
+
+@pytest.mark.anyio
+async def test_a_blocking_function_does_not_outlive_its_time() -> None:
+    released = threading.Event()
+
+    def block() -> None:
+        released.wait(20)
+
+    began = time.monotonic()
+    try:
+        assert await call(tool(block, timeout=0.02)) == "Error: TimeoutError"
+    finally:
+        released.set()
+    assert time.monotonic() - began < 15
+
+
+@pytest.mark.anyio
+async def test_a_context_is_injected_and_hidden() -> None:
+    async def ask(question: str, context: Context | None) -> str:
+        """Ask."""
+        assert context is not None
+        return (await context.complete([{"role": "user", "content": question}])).content
+
+    made = tool(ask)
+    assert list(made.parameters["properties"]) == ["question"]
+    provider = Talking(calls(("ask", {"question": "why?"})), "because", "done")
+    result = (await react([made]).run(provider, "go")).unwrap()
+    assert results(provider.asked[2]) == ["because"]
+    assert result.cost == TokenUsage(30, 6, 3)
+
+
+def test_importing_and_tools_from_functions_leave_the_validator_alone() -> None:
+    code = (
+        "import sys, executionkit; from executionkit.tool import tool\n"
+        "@tool\ndef add(a: int) -> int: return a\n"
+        "add.prepare({'a': 1}); sys.exit('jsonschema_rs' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@given(st.dictionaries(st.sampled_from(["number", "x"]), st.none() | st.integers() | st.text() | st.floats()))
+def test_no_arguments_raise(arguments: dict[str, Any]) -> None:
+    prepared = double.prepare(arguments)
+    if isinstance(prepared, Rejected):
+        assert prepared.reasons
+    else:
+        assert set(prepared) == {"number"}
+
+
+Function = Callable[..., object]
