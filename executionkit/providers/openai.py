@@ -10,6 +10,7 @@ from typing import Any, Final, Literal, Self, TypeVar, cast
 import anyio
 import msgspec
 
+from executionkit.core.budget import estimate_input
 from executionkit.core.redaction import Redactor
 from executionkit.errors import LLMError, PermanentError
 from executionkit.provider import DEFAULT_MAX_TOKENS, LLMResponse, Message, ToolSpec
@@ -21,6 +22,7 @@ from executionkit.providers.foreign import ClientAdapter, HTTPClient, HTTPTransp
 from executionkit.providers.http1 import Head, Request
 from executionkit.providers.proxies import proxied, proxy_for
 from executionkit.providers.secret import Secret
+from executionkit.providers.streaming import Stream
 from executionkit.providers.transport import BROKEN, Exchange, Pool, Transport, exchanging, shared_tls_context
 from executionkit.providers.wire import Unusable, decode_completion, encode_request
 
@@ -29,6 +31,7 @@ __all__ = ["Provider"]
 T = TypeVar("T")
 
 _USER_AGENT: Final = "executionkit"
+_STREAMED: Final = {"stream": True, "stream_options": {"include_usage": True}}
 
 
 class _Endpoint(msgspec.Struct, frozen=True):
@@ -118,8 +121,38 @@ class Provider(_Endpoint, frozen=True, kw_only=True, dict=True, weakref=True):
         Each has `cost` (one call, and the tokens that the server reported) and, where a server answered,
         `metadata["status"]` (int) and `metadata["request_id"]` (str).
         """
+        if kwargs.get("stream"):
+            raise PermanentError("complete() returns a whole answer; for one in pieces call stream()")
         payload = self._payload(messages, temperature, max_tokens, tools, kwargs)
         return await self._attempt(self._request(encode_request(payload)))
+
+    def stream(
+        self,
+        messages: list[Message],
+        *,
+        temperature: float | None = None,
+        max_tokens: int | None = None,
+        tools: list[ToolSpec] | None = None,
+        **kwargs: Any,
+    ) -> Stream:
+        """Make one attempt to complete a chat, piece by piece.
+
+        Args:
+            messages: The conversation in OpenAI's format.
+            temperature: Sampling temperature; None for the default.
+            max_tokens: Output tokens at most; None for the default.
+            tools: Tools the model may call, in OpenAI's format.
+            **kwargs: Further request fields, sent as they are.
+
+        Raises:
+            PermanentError: The request has no JSON form. What else can go wrong is raised by the iteration.
+        """
+        payload = self._payload(messages, temperature, max_tokens, tools, {**_STREAMED, **kwargs})
+        request = self._request(encode_request(payload))
+        estimate = estimate_input(messages, tools)
+        return Stream(
+            lambda: self._client.transport(self._open), request, self.timeout, _redactor(self._key), estimate
+        )
 
     async def _attempt(self, request: Request) -> LLMResponse:
         transport = self._client.transport(self._open)
