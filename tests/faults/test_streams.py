@@ -63,6 +63,7 @@ async def test_stopping_early_closes_the_connection(server: FaultServer) -> None
 
 async def test_cancelling_closes_the_connection(server: FaultServer) -> None:
     async with Provider(server.url("stream-stall"), "m", max_connections=1) as provider:
+        stream = provider.stream(PROMPT)
         for _ in range(3):
             stream = provider.stream(PROMPT)
             with anyio.move_on_after(0.05):
