@@ -39,10 +39,18 @@ def decode_json(body: bytes | str) -> object | Unreadable:
         return Unreadable("it is not UTF-8")
     except msgspec.DecodeError as error:
         return Unreadable(str(error) if body.strip() else "it is empty")
-    return Unreadable(_TOO_DEEP) if is_deeper_than(value, MAX_DEPTH) else value
+    return Unreadable(_TOO_DEEP) if _is_too_deep(body, value) else value
 
 
 _TOO_DEEP: Final = f"it is nested more than {MAX_DEPTH} levels deep"
+
+
+def _is_too_deep(body: bytes | str, value: object) -> bool:
+    """Walk only what could be too deep: most bodies have fewer brackets than that altogether."""
+    brackets = (
+        body.count("[") + body.count("{") if isinstance(body, str) else body.count(b"[") + body.count(b"{")
+    )
+    return brackets > MAX_DEPTH and is_deeper_than(value, MAX_DEPTH)
 
 
 def _without_mark(body: bytes | str) -> bytes | str:

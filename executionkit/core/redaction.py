@@ -8,11 +8,14 @@ from collections.abc import Iterator, Mapping
 from typing import Final, cast
 from urllib.parse import quote, quote_plus
 
-__all__ = ["NOTHING_SECRET", "Redactor"]
+__all__ = ["MASK", "NOTHING_SECRET", "SHORTEST_STUMP", "Redactor"]
 
 MASK: Final = "***"
+"""What stands in the place of a secret."""
+
 _SHORTEST_IN_ANSWERS: Final = 8
-_SHORTEST_STUMP: Final = 4
+SHORTEST_STUMP: Final = 4
+"""Characters of a secret's beginning that are worth hiding."""
 
 
 class Redactor:
@@ -28,13 +31,16 @@ class Redactor:
     Redactor(***)
     """
 
-    __slots__ = ("_in_answers", "_pattern", "_spellings")
+    __slots__ = ("_firsts", "_in_answers", "_longest", "_pattern", "_spellings")
 
     def __init__(self, secret: str) -> None:
         spellings = sorted(set(_spellings(secret)), key=len, reverse=True) if secret else []
         self._spellings = tuple(spelling.encode() for spelling in spellings)
         self._pattern = re.compile("|".join(map(re.escape, spellings)), re.IGNORECASE) if spellings else None
         self._in_answers = len(secret) >= _SHORTEST_IN_ANSWERS
+        shown = spellings if self._in_answers else []
+        self._firsts = frozenset(spelling[0] for spelling in shown)
+        self._longest = max(map(len, shown), default=0)
 
     def text(self, text: str, *, was_cut: bool = False) -> str:
         """Return `text` with every spelling of the secret replaced.
@@ -69,9 +75,20 @@ class Redactor:
             return {self.text(key): self.tree(item) for key, item in items}
         return value
 
+    def held_back(self, text: str) -> int:
+        """Return how many characters at the end of a stream's text could begin the secret."""
+        start = max(0, len(text) - self._longest)
+        for index in range(start, len(text)):
+            if text[index] in self._firsts and self._may_begin(text[index:]):
+                return len(text) - index
+        return 0
+
+    def _may_begin(self, end: str) -> bool:
+        return any(spelling.startswith(end.encode()) for spelling in self._spellings)
+
     def _without_stump(self, text: str) -> str:
         for spelling in self._spellings:
-            for length in range(min(len(spelling), len(text)), _SHORTEST_STUMP - 1, -1):
+            for length in range(min(len(spelling), len(text)), SHORTEST_STUMP - 1, -1):
                 if text.endswith(spelling[:length].decode()):
                     return text[:-length] + MASK
         return text

@@ -1,6 +1,6 @@
 """A transport or client that the user hands in: httpx's, or anything of its shape."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Protocol
 
 import anyio
@@ -62,7 +62,7 @@ class TransportAdapter:
         Raises:
             ExchangeError: The transport raised.
         """
-        import httpx
+        import httpx  # only where a transport is handed in, for it takes long
 
         try:
             return _ForeignExchange(
@@ -136,8 +136,9 @@ class _ForeignExchange:
 
     async def finish(self) -> None:
         with anyio.CancelScope(shield=True):
-            if isinstance(self._chunks, AsyncGenerator):
-                await self._chunks.aclose()
+            close_chunks = getattr(self._chunks, "aclose", None)  # an async generator has one
+            if close_chunks is not None:
+                await close_chunks()
             await self._response.aclose()
 
 

@@ -2,7 +2,9 @@
 
 import math
 import ssl
+import time
 import warnings
+from collections.abc import Callable, Mapping
 from functools import cache, lru_cache
 from types import TracebackType
 from typing import Any, Final, Literal, Self, TypeVar, cast
@@ -10,7 +12,10 @@ from typing import Any, Final, Literal, Self, TypeVar, cast
 import anyio
 import msgspec
 
+from executionkit.core.budget import estimate_input
+from executionkit.core.rate_limit import Pace, RateLimit
 from executionkit.core.redaction import Redactor
+from executionkit.core.retry_quota import RetryQuota
 from executionkit.errors import LLMError, PermanentError
 from executionkit.provider import DEFAULT_MAX_TOKENS, LLMResponse, Message, ToolSpec
 from executionkit.providers.address import Address, parse_address
@@ -21,6 +26,7 @@ from executionkit.providers.foreign import ClientAdapter, HTTPClient, HTTPTransp
 from executionkit.providers.http1 import Head, Request
 from executionkit.providers.proxies import proxied, proxy_for
 from executionkit.providers.secret import Secret
+from executionkit.providers.streaming import Stream
 from executionkit.providers.transport import BROKEN, Exchange, Pool, Transport, exchanging, shared_tls_context
 from executionkit.providers.wire import Unusable, decode_completion, encode_request
 
@@ -29,6 +35,7 @@ __all__ = ["Provider"]
 T = TypeVar("T")
 
 _USER_AGENT: Final = "executionkit"
+_STREAMED: Final = {"stream": True, "stream_options": {"include_usage": True}}
 
 
 class _Endpoint(msgspec.Struct, frozen=True):
@@ -62,6 +69,8 @@ class Provider(_Endpoint, frozen=True, kw_only=True, dict=True, weakref=True):
         client: The same for an `httpx.AsyncClient`.
         trust_env: Whether the environment may name a proxy (`HTTPS_PROXY`, ...) and certificates
             (`SSL_CERT_FILE`).
+        rate_limit: What may be sent in a minute by all that use this very object; calls beyond that wait,
+            and so do calls that the server says it would refuse. None for no limit.
 
     Raises:
         TypeError: A setting is of the wrong type.
@@ -76,6 +85,7 @@ class Provider(_Endpoint, frozen=True, kw_only=True, dict=True, weakref=True):
     transport: HTTPTransport | None = None
     client: HTTPClient | None = None
     trust_env: bool = False
+    rate_limit: RateLimit | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.api_key, Secret):
@@ -118,8 +128,53 @@ class Provider(_Endpoint, frozen=True, kw_only=True, dict=True, weakref=True):
         Each has `cost` (one call, and the tokens that the server reported) and, where a server answered,
         `metadata["status"]` (int) and `metadata["request_id"]` (str).
         """
+        if kwargs.get("stream"):
+            raise PermanentError("complete() returns a whole answer; for one in pieces call stream()")
         payload = self._payload(messages, temperature, max_tokens, tools, kwargs)
-        return await self._attempt(self._request(encode_request(payload)))
+        request = self._request(encode_request(payload))
+        if self.rate_limit is None:
+            return await self._attempt(request)
+        return await self._paced(request, self._worst_case(payload))
+
+    def stream(
+        self,
+        messages: list[Message],
+        *,
+        temperature: float | None = None,
+        max_tokens: int | None = None,
+        tools: list[ToolSpec] | None = None,
+        **kwargs: Any,
+    ) -> Stream:
+        """Make one attempt to complete a chat, piece by piece.
+
+        Args:
+            messages: The conversation in OpenAI's format.
+            temperature: Sampling temperature; None for the default.
+            max_tokens: Output tokens at most; None for the default.
+            tools: Tools the model may call, in OpenAI's format.
+            **kwargs: Further request fields, sent as they are.
+
+        Raises:
+            PermanentError: The request has no JSON form. What else can go wrong is raised by the iteration.
+        """
+        payload = self._payload(messages, temperature, max_tokens, tools, {**_STREAMED, **kwargs})
+        request = self._request(encode_request(payload))
+        estimate = estimate_input(messages, tools)
+        return Stream(
+            lambda: self._client.transport(self._open), request, self.timeout, _redactor(self._key), estimate
+        )
+
+    async def _paced(self, request: Request, tokens: int) -> LLMResponse:
+        """Make an attempt when the rate limit allows it."""
+        pace = self._pace
+        await _wait_for(pace, tokens)
+        try:
+            response = await self._attempt(request)
+        except LLMError as error:
+            pace.settle(tokens, error.cost.total_tokens)
+            raise
+        pace.settle(tokens, response.total_tokens)
+        return response
 
     async def _attempt(self, request: Request) -> LLMResponse:
         transport = self._client.transport(self._open)
@@ -130,6 +185,7 @@ class Provider(_Endpoint, frozen=True, kw_only=True, dict=True, weakref=True):
             try:
                 async with exchanging(transport, request) as exchange:
                     head = exchange.head
+                    self._learn(head)
                     return await _read_answer(exchange, redactor)
             except BROKEN as error:
                 failure = broken_exchange(error, redactor)
@@ -182,12 +238,33 @@ class Provider(_Endpoint, frozen=True, kw_only=True, dict=True, weakref=True):
 
     @property
     def _client(self) -> LoopClient:
-        return client_of(self._own(Identity))
+        return client_of(self._own(Identity, Identity))
 
-    def _own(self, kind: type[T]) -> T:
+    @property
+    def retry_quota(self) -> RetryQuota:
+        """What retries of calls to this provider draw on, from whatever run they come."""
+        return self._own(RetryQuota, RetryQuota)
+
+    @property
+    def _pace(self) -> Pace:
+        return self._own(Pace, lambda: Pace(self.rate_limit or RateLimit()))
+
+    def _learn(self, head: Head) -> None:
+        if self.rate_limit is not None:
+            self._pace.learn(head.headers, time.monotonic())
+
+    def _worst_case(self, payload: Mapping[str, object]) -> int:
+        """Return the tokens that a request may take, by an estimate of its input."""
+        output = payload.get("max_tokens", payload.get("max_completion_tokens"))
+        given = estimate_input(payload["messages"], payload.get("tools"))
+        return given + (output if isinstance(output, int) else 0)
+
+    def _own(self, kind: type[T], make: Callable[[], T]) -> T:
         """Return the one object of this kind that belongs to this provider, and to no copy of it."""
         owned = vars(self)
-        value: T = owned[kind.__name__] if kind.__name__ in owned else owned.setdefault(kind.__name__, kind())
+        if kind.__name__ not in owned:
+            owned.setdefault(kind.__name__, make())
+        value: T = owned[kind.__name__]
         return value
 
     def _open(self) -> Transport:
@@ -220,6 +297,15 @@ class Provider(_Endpoint, frozen=True, kw_only=True, dict=True, weakref=True):
 
     def __rich_repr__(self) -> list[tuple[str, Any]]:
         return [("base_url", self.base_url.partition("?")[0]), ("model", self.model)]
+
+
+async def _wait_for(pace: Pace, tokens: int) -> None:
+    delay = pace.reserve(tokens, time.monotonic())
+    try:
+        await anyio.sleep(delay)
+    except BaseException:
+        pace.give_up(tokens)
+        raise
 
 
 async def _read_answer(exchange: Exchange, redactor: Redactor) -> LLMResponse:

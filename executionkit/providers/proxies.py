@@ -21,7 +21,7 @@ def proxied(
     address: Address, proxy: str, tls: ssl.SSLContext | None, timeout: float, limit: int
 ) -> Transport:
     """Return a transport through a proxy: httpx's own, which speaks to every kind of them."""
-    import httpx
+    import httpx  # only where there is a proxy, for it takes long
 
     limits = httpx.Limits(max_connections=limit, max_keepalive_connections=limit, keepalive_expiry=KEEPALIVE)
     transport = httpx.AsyncHTTPTransport(verify=tls or True, trust_env=False, limits=limits, proxy=proxy)

@@ -12,7 +12,16 @@ from executionkit.core.usage import TokenUsage, read_usage
 from executionkit.errors import PermanentError
 from executionkit.provider import LLMResponse, ToolCall
 
-__all__ = ["ONE_CALL", "Unusable", "decode_completion", "encode_request", "reported_usage", "unique_calls"]
+__all__ = [
+    "ONE_CALL",
+    "Unusable",
+    "decode_completion",
+    "encode_request",
+    "error_object",
+    "read_arguments",
+    "reported_usage",
+    "unique_calls",
+]
 
 T = TypeVar("T")
 
@@ -105,7 +114,7 @@ def decode_completion(body: bytes, redactor: Redactor) -> LLMResponse | Unusable
 def _read_completion(raw: dict[str, Any]) -> LLMResponse | Unusable:
     usage = reported_usage(raw.get("usage"))
     if raw.get("error") and not raw.get("choices"):
-        return Unusable("the server answered with an error", usage, _error_object(raw["error"]))
+        return Unusable("the server answered with an error", usage, error_object(raw["error"]))
     try:
         completion = msgspec.convert(raw, _Completion)
     except (msgspec.ValidationError, RecursionError) as error:
@@ -132,7 +141,8 @@ def reported_usage(usage: object) -> TokenUsage:
     return TokenUsage(input_tokens or 0, output_tokens or 0, 1)
 
 
-def _error_object(error: object) -> Mapping[str, object]:
+def error_object(error: object) -> Mapping[str, object]:
+    """Return the error object of an answer; a text stands for an object with that message."""
     return _mapping(cast("object", error)) if isinstance(error, dict) else {"message": str(error)}
 
 
@@ -155,10 +165,10 @@ def _read_calls(calls: list[_Call] | None) -> Iterator[ToolCall]:
     for call in calls or ():
         function = call.function or _Function()
         identity = "" if call.id is None else str(call.id)
-        yield ToolCall(identity, function.name or "", _read_arguments(function.arguments))
+        yield ToolCall(identity, function.name or "", read_arguments(function.arguments))
 
 
-def _read_arguments(arguments: str | dict[str, Any] | None) -> dict[str, Any] | str:
+def read_arguments(arguments: str | dict[str, Any] | None) -> dict[str, Any] | str:
     """Return the arguments; the text as it came where it is not a JSON object, for the model to see."""
     if arguments is None or arguments == "":
         return {}

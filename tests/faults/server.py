@@ -17,9 +17,11 @@ from contextlib import contextmanager, suppress
 from executionkit.core.usage import NO_USAGE, TokenUsage
 from tests.faults.kinds import BY_NAME, FAULTS
 from tests.faults.script import CLOSE, ECHO_KEY, RESET, STALL, Drip, Fault, Flood, Pause, Step
+from tests.faults.streams import STREAMS
 
 __all__ = ["FaultServer", "fault_server"]
 
+_STREAMS = {fault.name: fault for fault in STREAMS}
 _TLS_HANDSHAKE = b"\x16"
 
 
@@ -83,7 +85,7 @@ class FaultServer:
         if route.startswith("then-"):
             return BY_NAME[route.removeprefix("then-") if route not in self.calls else "good-plain"]
         if not route.startswith("schedule-"):
-            return BY_NAME[route]
+            return BY_NAME.get(route) or _STREAMS[route]
         chance = self._chances.setdefault(route, random.Random(route))
         return any_fault(chance)
 

@@ -1,7 +1,7 @@
 """Transports and clients that the user hands in: the same promises, whatever they raise."""
 
 import traceback
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
@@ -48,7 +48,7 @@ def aiohttp_transport() -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def opened(make: Callable[[], dict[str, Any]]) -> AsyncIterator[dict[str, Any]]:
+async def opened(make: Callable[[], dict[str, Any]]) -> AsyncGenerator[dict[str, Any]]:
     async with AsyncExitStack() as stack:
         given = make()
         for owned in given.values():

@@ -1,0 +1,119 @@
+"""Keeping below a server's rate limit instead of running into it."""
+
+import math
+import re
+import threading
+from collections.abc import Mapping
+from typing import Final
+
+import msgspec
+
+__all__ = ["Pace", "RateLimit", "read_duration"]
+
+_MINUTE: Final = 60.0
+_UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_PARTS: Final = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)(ms|s|m|h|d)")
+_DURATION: Final = re.compile(rf"(?:{_PARTS.pattern})+\Z")
+
+
+class RateLimit(msgspec.Struct, frozen=True):
+    """What a provider may send in a minute; calls beyond that wait.
+
+    Where a server tells how much is left (`x-ratelimit-remaining-*` and `x-ratelimit-reset-*`), that is
+    respected as well.
+
+    Args:
+        requests_per_minute: None for as many as the server allows.
+        tokens_per_minute: Input and output together; None for as many as the server allows.
+
+    Raises:
+        ValueError: A limit is not positive.
+    """
+
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in self.__struct_fields__:
+            limit: int | None = getattr(self, name)
+            if limit is not None and limit <= 0:
+                raise ValueError(f"{name} must be positive, not {limit}")
+
+
+class Pace:
+    """When the next request may go: one bucket of requests, one of tokens, full to begin with.
+
+    Who asks is told how long to wait, and has its place from then on. Pure but for its own state: the
+    caller says what time it is, and sleeps.
+
+    >>> pace = Pace(RateLimit(requests_per_minute=2))
+    >>> [pace.reserve(100, now=0.0) for _ in range(3)]
+    [0.0, 0.0, 30.0]
+    """
+
+    def __init__(self, limit: RateLimit) -> None:
+        self._requests = _Bucket(limit.requests_per_minute)
+        self._tokens = _Bucket(limit.tokens_per_minute)
+        self._lock = threading.Lock()
+
+    def reserve(self, tokens: int, now: float) -> float:
+        """Take one request and its tokens; return the seconds to wait before it may be sent."""
+        with self._lock:
+            return max(self._requests.take(1, now), self._tokens.take(tokens, now))
+
+    def settle(self, reserved: int, used: int) -> None:
+        """Correct the tokens of a request once they are known."""
+        with self._lock:
+            self._tokens.give(reserved - used)
+
+    def give_up(self, tokens: int) -> None:
+        """Return what `reserve` took, for a request that was not sent."""
+        with self._lock:
+            self._requests.give(1)
+            self._tokens.give(tokens)
+
+    def learn(self, headers: Mapping[str, str], now: float) -> None:
+        """Take note of what an answer's headers say is left, and until when."""
+        with self._lock:
+            self._requests.learn(headers, "requests", now)
+            self._tokens.learn(headers, "tokens", now)
+
+
+class _Bucket:
+    def __init__(self, per_minute: int | None) -> None:
+        self._capacity = math.inf if per_minute is None else float(per_minute)
+        self._level = self._capacity
+        self._updated = -math.inf
+        self._closed_until = -math.inf
+
+    def take(self, amount: int, now: float) -> float:
+        if math.isfinite(self._capacity):
+            passed = max(0.0, now - self._updated)
+            refilled = self._capacity if math.isinf(passed) else self._capacity * passed / _MINUTE
+            self._level = min(self._capacity, self._level + refilled) - amount
+            self._updated = now
+        wait = 0.0 if self._level >= 0 else -self._level * _MINUTE / self._capacity
+        return max(wait, self._closed_until - now, 0.0)
+
+    def give(self, amount: int) -> None:
+        self._level = min(self._capacity, self._level + amount)
+
+    def learn(self, headers: Mapping[str, str], what: str, now: float) -> None:
+        remaining = headers.get(f"x-ratelimit-remaining-{what}", "")
+        reset = read_duration(headers.get(f"x-ratelimit-reset-{what}", ""))
+        if reset is not None and remaining.strip() in {"0", "0.0"}:
+            self._closed_until = max(self._closed_until, now + min(reset, _MINUTE))
+
+
+def read_duration(text: str) -> float | None:
+    """Read a duration as rate limit headers have it; None where it is none.
+
+    >>> read_duration("6m0.5s"), read_duration("120ms"), read_duration("7"), read_duration("soon")
+    (360.5, 0.12, 7.0, None)
+    """
+    text = text.strip()
+    if re.fullmatch(r"\d{1,9}(\.\d{1,9})?", text, re.ASCII):
+        return float(text)
+    if not _DURATION.match(text) or not text.isascii():
+        return None
+    return sum(float(number) * _UNITS[unit] for number, unit in _PARTS.findall(text))

@@ -1,0 +1,215 @@
+"""A completion that arrives in pieces."""
+
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from types import TracebackType
+from typing import Final, Self
+
+import anyio
+
+from executionkit.core.redaction import Redactor
+from executionkit.core.sse import EventParser
+from executionkit.core.usage import TokenUsage
+from executionkit.errors import LLMError, ProviderError
+from executionkit.provider import LLMResponse
+from executionkit.providers.body import BODY_LIMIT, BodyReader, read_body, read_error_body
+from executionkit.providers.deltas import Assembly, StreamChunk
+from executionkit.providers.failures import broken_exchange, describe, refused, timed_out, unusable
+from executionkit.providers.http1 import Head, Request
+from executionkit.providers.transport import BROKEN, Exchange, Transport
+from executionkit.providers.wire import ONE_CALL, Unusable, decode_completion, reported_usage
+
+__all__ = ["Stream"]
+
+_DONE: Final = "[DONE]"
+_DRAIN_TIMEOUT: Final = 0.05
+"""Seconds that the end of a finished stream may take, so that its connection can be used again."""
+
+
+class Stream:
+    """A streamed completion: an async iterator of `StreamChunk`, made by `Provider.stream`.
+
+    Nothing is sent before the first piece is asked for. Use it with `async with` where the iteration may
+    stop early, so that its connection is closed. Only the waits for the server count towards the time-out.
+
+    ::
+
+        async with provider.stream(messages) as pieces:
+            async for piece in pieces:
+                print(piece.text, end="")
+        print(pieces.response.usage)
+
+    Raises, while it is iterated:
+        PermanentError, RateLimitError, ProviderError: As `Provider.complete`, and where the stream breaks
+            off, holds an error, or ends without a finish reason. Once text was handed out such an error is
+            not retryable; `metadata["text"]` (str) holds the text so far, `cost` what arrived, and
+            `metadata["usage_estimated"]` (int, 1) says that no usage did.
+    """
+
+    def __init__(
+        self,
+        transport: Callable[[], Transport],
+        request: Request,
+        timeout: float,
+        redactor: Redactor,
+        input_estimate: int,
+    ) -> None:
+        self._transport = transport
+        self._request = request
+        self._timeout = timeout
+        self._seconds_left = timeout
+        self._redactor = redactor
+        self._input_estimate = input_estimate
+        self._exchange: Exchange | None = None
+        self._reader: BodyReader | None = None
+        self._parser = EventParser()
+        self._assembly = Assembly(redactor)
+        self._ready: deque[StreamChunk] = deque()
+        self._whole: LLMResponse | None = None
+        self._failure: LLMError | None = None
+        self._ended = False
+
+    @property
+    def text(self) -> str:
+        """The text so far."""
+        return self._assembly.text
+
+    @property
+    def cost(self) -> TokenUsage:
+        """What the stream has cost so far: as reported, else one output token for each piece that arrived."""
+        if self._assembly.usage:
+            return reported_usage(self._assembly.usage)
+        pieces = self._assembly.pieces
+        return TokenUsage(self._input_estimate if pieces else 0, pieces, 1)
+
+    @property
+    def response(self) -> LLMResponse:
+        """The whole completion, once the stream has ended.
+
+        Raises:
+            RuntimeError: It has not.
+        """
+        if self._whole is None:
+            raise RuntimeError("the stream has not ended; iterate it to its end first")
+        return self._whole
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> StreamChunk:
+        while not self._ready and not self._ended:
+            try:
+                await self._advance()
+            except LLMError as error:
+                await self._fail(error)
+            except BaseException:
+                await self.aclose()
+                raise
+        if self._ready:  # also what arrived together with the failure
+            return self._ready.popleft()
+        raise self._failure or StopAsyncIteration
+
+    async def _fail(self, error: LLMError) -> None:
+        held = self._assembly.flush()
+        if held:
+            self._ready.append(StreamChunk(held))
+        self._failure = self._broken_off(error)
+        await self.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """End the stream; its connection is closed unless it was read to its end."""
+        self._ended = True
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            await exchange.finish()
+
+    async def _advance(self) -> None:
+        failure: LLMError | None = None
+        began = anyio.current_time()
+        with anyio.move_on_after(self._seconds_left):
+            try:
+                await self._read_on()
+                self._seconds_left -= anyio.current_time() - began
+                return
+            except BROKEN as error:
+                failure = broken_exchange(error, self._redactor)
+        raise failure or timed_out(self._timeout, self._head, self._redactor)
+
+    @property
+    def _head(self) -> Head | None:
+        return None if self._exchange is None else self._exchange.head
+
+    async def _read_on(self) -> None:
+        if self._exchange is None:
+            self._exchange = await self._transport().send(self._request)
+        if self._reader is None:
+            await self._begin(self._exchange)
+        else:
+            await self._read_piece(self._exchange, self._reader)
+
+    async def _begin(self, exchange: Exchange) -> None:
+        if not exchange.head.is_success:
+            raise refused(exchange.head, await read_error_body(exchange), self._redactor)
+        if exchange.head.headers.get("content-type", "").startswith("application/json"):
+            await self._read_whole(exchange)
+        else:
+            self._reader = BodyReader(exchange, BODY_LIMIT)
+
+    async def _read_whole(self, exchange: Exchange) -> None:
+        """Take an answer in one piece from a server that does not stream."""
+        answer = decode_completion(await read_body(exchange), self._redactor)
+        if isinstance(answer, Unusable):
+            raise unusable(exchange.head, answer, self._redactor)
+        self._ready.append(StreamChunk(answer.content, answer.finish_reason, answer.usage))
+        await self._end(answer)
+
+    async def _read_piece(self, exchange: Exchange, reader: BodyReader) -> None:
+        data = await reader.read()
+        for event in self._parser.feed(data):
+            if event.data == _DONE:
+                await self._drain(reader)
+                return await self._end(self._assembly.finished())
+            self._take(event.data, exchange.head)
+        if not data:
+            await self._end(self._assembly.finished())
+        return None
+
+    def _take(self, data: str, head: Head) -> None:
+        piece = self._assembly.take(data)
+        if isinstance(piece, Unusable):
+            raise unusable(head, piece, self._redactor)
+        if piece.text or piece.finish_reason or piece.usage:
+            self._ready.append(piece)
+
+    async def _drain(self, reader: BodyReader) -> None:
+        with anyio.move_on_after(_DRAIN_TIMEOUT), suppress(*BROKEN):
+            while await reader.read():
+                pass
+
+    async def _end(self, whole: LLMResponse) -> None:
+        if self._reader is not None and self._assembly.finish_reason is None:
+            raise ProviderError(
+                "the stream ended without a finish reason",
+                cost=ONE_CALL,
+                metadata={} if self._head is None else describe(self._head, self._redactor),
+            )
+        self._whole = whole
+        await self.aclose()
+
+    def _broken_off(self, error: LLMError) -> LLMError:
+        """Return the error with what had arrived; a retry cannot take back text that was handed out."""
+        if not self._assembly.pieces:
+            return error
+        estimated: dict[str, object] = {} if self._assembly.usage else {"usage_estimated": 1}
+        copy = error.stamped(self.cost, {"text": self.text, **estimated})
+        copy.retry_hint = False
+        return copy

@@ -1,0 +1,102 @@
+"""What may become of a streamed answer."""
+
+import json
+from typing import Final
+
+from executionkit.core.usage import TokenUsage
+from executionkit.errors import PermanentError, RateLimitError
+from tests.faults.script import CLOSE, GOOD, RESET, STALL, USAGE, Drip, Fault, Flood, Pause, Step, reply
+
+__all__ = ["STREAMS"]
+
+BILLED: Final = TokenUsage(7, 3)
+HEAD: Final = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+END: Final = b"0\r\n\r\n"
+
+
+def chunk(body: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(body), body)
+
+
+def event(**fields: object) -> bytes:
+    return b"data: " + json.dumps(fields).encode() + b"\n\n"
+
+
+def delta(finish: str | None = None, **fields: object) -> bytes:
+    return event(choices=[{"index": 0, "delta": fields, "finish_reason": finish}])
+
+
+PARIS: Final = (delta(role="assistant", content=""), delta(content="Par"), delta(content="is"))
+STOP: Final = delta("stop")
+BILL: Final = event(choices=[], usage=USAGE)
+DONE: Final = b"data: [DONE]\n\n"
+SOUND: Final = b"".join((*PARIS, STOP, BILL, DONE))
+
+
+def stream(*pieces: bytes | Step) -> tuple[Step, ...]:
+    return (HEAD, *(chunk(piece) if isinstance(piece, bytes) else piece for piece in pieces), END)
+
+
+def cut(*pieces: bytes | Step) -> tuple[Step, ...]:
+    return stream(*pieces)[:-1]
+
+
+def _good(name: str, *steps: Step, usage: TokenUsage = BILLED) -> Fault:
+    return Fault(f"stream-{name}", steps, None, text="Paris", usage=usage)
+
+
+def _bad(
+    name: str, *steps: Step, usage: TokenUsage = BILLED, text: str = "Paris", slow: bool = False
+) -> Fault:
+    return Fault(f"stream-{name}", steps, retryable=not text, text=text, usage=usage, slow=slow)
+
+
+STREAMS: Final = (
+    _good("sound", *stream(*PARIS, STOP, BILL, DONE)),
+    _good("one-chunk", *stream(SOUND)),
+    _good("byte-by-byte", *stream(*(bytes([byte]) for byte in SOUND))),
+    _good("crlf", *stream(SOUND.replace(b"\n", b"\r\n"))),
+    _good("cr", *stream(SOUND.replace(b"\n", b"\r"))),
+    _good("mark", *stream(b"\xef\xbb\xbf" + SOUND)),
+    _good("comments", *stream(b": ping\n\n", SOUND.replace(b"data:", b":x\ndata:"))),
+    _good("no-space", *stream(SOUND.replace(b"data: ", b"data:"))),
+    _good("fields", *stream(SOUND.replace(b"data: ", b"event: x\nid: 1\nretry: 5\nfoo\ndata: "))),
+    _good("many-data-lines", *stream(SOUND.replace(b'"choices": ', b'"choices":\ndata: '))),
+    _good("no-done", *stream(*PARIS, STOP, BILL)),
+    _good(
+        "usage-with-finish",
+        *stream(*PARIS, delta("stop")[:-3] + b', "usage": ' + json.dumps(USAGE).encode() + b"}\n\n"),
+    ),
+    _good("until-close", HEAD.replace(b"Transfer-Encoding: chunked\r\n", b""), SOUND, CLOSE),
+    _good("cut-after-done", *cut(SOUND), CLOSE),
+    _good("stall-after-done", *cut(SOUND), STALL),
+    _good("pauses", *stream(*(step for piece in (*PARIS, STOP, BILL) for step in (piece, Pause(0.01))))),
+    _good("not-a-stream", reply(GOOD)),
+    _good("no-usage", *stream(*PARIS, STOP, DONE), usage=TokenUsage()),
+    _good("null-fields", *stream(delta(content="Paris", tool_calls=None, refusal=None), STOP, BILL, DONE)),
+    _bad("early-done", *stream(*PARIS, DONE), usage=TokenUsage(9, 2)),
+    _bad("no-finish", *stream(*PARIS), usage=TokenUsage(9, 2)),
+    _bad("no-finish-billed", *stream(*PARIS, BILL)),
+    _bad("empty", *stream(), text="", usage=TokenUsage()),
+    _bad("done-only", *stream(DONE), text="", usage=TokenUsage()),
+    _bad("comments-only", *stream(b": ping\n\n" * 10), text="", usage=TokenUsage()),
+    _bad("error-first", *stream(event(error={"message": "overloaded"})), text="", usage=TokenUsage()),
+    _bad("error-later", *stream(*PARIS, event(error={"message": "overloaded"})), usage=TokenUsage(9, 2)),
+    _bad("error-text", *stream(*PARIS, event(error="overloaded")), usage=TokenUsage(9, 2)),
+    _bad("error-billed", *stream(*PARIS, event(error="overloaded", usage=USAGE))),
+    _bad("not-json", *stream(*PARIS, b"data: {oops\n\n"), usage=TokenUsage(9, 2)),
+    _bad("not-an-object", *stream(*PARIS, b"data: 5\n\n"), usage=TokenUsage(9, 2)),
+    _bad("deep", *stream(*PARIS, b"data: " + b"[" * 5000 + b"\n\n"), usage=TokenUsage(9, 2)),
+    _bad("choices-text", *stream(*PARIS, event(choices="x")), usage=TokenUsage(9, 2)),
+    _bad("delta-text", *stream(*PARIS, event(choices=[{"delta": "x"}])), usage=TokenUsage(9, 2)),
+    _bad("content-number", *stream(*PARIS, delta(content=5)), usage=TokenUsage(9, 2)),
+    _bad("cut", *cut(*PARIS), CLOSE, usage=TokenUsage(9, 2)),
+    _bad("reset", *cut(*PARIS, Pause(0.05)), RESET, usage=TokenUsage(9, 2)),
+    _bad("stall", *cut(*PARIS), STALL, usage=TokenUsage(9, 2), slow=True),
+    _bad("drip", *cut(*PARIS), Drip(chunk(b": ping\n\n")), usage=TokenUsage(9, 2), slow=True),
+    _bad("flood", *cut(*PARIS), Flood(chunk(b": ping\n\n" * 8000)), usage=TokenUsage(9, 2)),
+    _bad("html", reply(b"<html>").replace(b"application/json", b"text/html"), text="", usage=TokenUsage()),
+    _bad("whole-without-choices", reply(b"{}"), text="", usage=TokenUsage()),
+    Fault("stream-401", (reply(b"no", 401),), PermanentError, retryable=False),
+    Fault("stream-429", (reply(b"no", 429),), RateLimitError, retry_after=1.0),
+)
