@@ -136,6 +136,12 @@ def test_python_blocks_run(page: Path, names: dict[str, Any], anyio_backend: str
                 execute(block, names, anyio_backend)
 
 
+def test_the_readme_shows_an_example_that_the_checkers_read() -> None:
+    (example,) = (block.text for block in blocks(ROOT / "README.md") if block.language == "python")
+    assert (ROOT / "examples" / "ollama.py").read_text(encoding="utf-8").endswith(f'"""\n\n{example}')
+    assert len(example.splitlines()) <= 20
+
+
 @pytest.mark.parametrize("page", PAGES, ids=page_id)
 def test_blocks_that_do_not_run_compile(page: Path) -> None:
     for block in blocks(page):
