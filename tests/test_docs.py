@@ -26,9 +26,14 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 import anyio
+import msgspec
 import pytest
 
-from executionkit import LLMResponse, Message, Provider
+import executionkit
+from executionkit import LLMResponse, Message, Provider, RetryConfig
+from executionkit.patterns.complete import Complete
+from executionkit.patterns.react import React
+from executionkit.patterns.refine import Refine
 from executionkit.providers.scripted import ScriptedProvider, ScriptedRequest
 from tests.conftest import BARE
 
@@ -42,7 +47,17 @@ _BLOCK = re.compile(
 )
 _LINK = re.compile(r"(?<!!)\[[^\]]*\]\((?P<target>[^)\s]+)\)")
 _RECIPE = re.compile(r"^([a-z][a-z0-9_-]*)(?: [^:=]*)?:(?!=)", re.MULTILINE)
+_SETTINGS = re.compile(r"^\| Setting \| Default .*\n\|[ |-]+\n((?:\|.*\n)+)", re.MULTILINE)
+_SETTING = re.compile(r"^\| `(\w+)` \| (?:`(.+?)` )?\|", re.MULTILINE)
 _DOCTESTS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+
+SETTINGS: dict[str, type[msgspec.Struct]] = {
+    "complete.md": Complete,
+    "refine.md": Refine,
+    "react.md": React,
+    "errors-and-budgets.md": RetryConfig,
+}
+"""Pages with a table of settings, and the struct whose fields they are."""
 
 
 class Block(NamedTuple):
@@ -136,11 +151,27 @@ def test_python_blocks_run(page: Path, names: dict[str, Any], anyio_backend: str
                 execute(block, names, anyio_backend)
 
 
+def test_the_readme_shows_an_example_that_the_checkers_read() -> None:
+    (example,) = (block.text for block in blocks(ROOT / "README.md") if block.language == "python")
+    assert (ROOT / "examples" / "ollama.py").read_text(encoding="utf-8").endswith(f'"""\n\n{example}')
+    assert len(example.splitlines()) <= 20
+
+
 @pytest.mark.parametrize("page", PAGES, ids=page_id)
 def test_blocks_that_do_not_run_compile(page: Path) -> None:
     for block in blocks(page):
         if block.language == "python" and block.mark:
             code(block)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_tables_of_settings_are_complete_and_true(name: str) -> None:
+    (table,) = _SETTINGS.findall((ROOT / "docs" / name).read_text(encoding="utf-8"))
+    rows = dict(_SETTING.findall(table))
+    fields = {field.name: field.default for field in msgspec.structs.fields(SETTINGS[name])}
+    assert set(rows) == set(fields)
+    for setting, shown in rows.items():
+        assert not shown or eval(shown, vars(executionkit).copy()) == fields[setting], setting
 
 
 def test_marks_are_known() -> None:

@@ -56,7 +56,7 @@ def run(root: Path, *command: str) -> None:
 def python(root: Path, *arguments: str) -> None:
     environment = {**os.environ, "PYTHONPATH": str(root), "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run(
-        [sys.executable, *arguments], cwd=root, env=environment, capture_output=True, text=True, timeout=110
+        [sys.executable, *arguments], cwd=root, env=environment, capture_output=True, text=True, timeout=280
     )
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -71,7 +71,7 @@ def test_the_page_has_one_file_its_test_and_one_export() -> None:
     assert len(FILES[EXPORTS].splitlines()) == 1
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 def test_its_test_passes(copy: Path) -> None:
     run(copy, "pytest", "-q", "-p", "no:cacheprovider", "tests/patterns/test_best_of.py")
 
@@ -88,12 +88,12 @@ def test_it_imports_one_way(copy: Path) -> None:
 
 
 @tool("mypy")
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 def test_mypy_accepts_it(copy: Path) -> None:
     run(copy, "mypy", *FILES)
 
 
 @tool("pyright")
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 def test_pyright_accepts_it(copy: Path) -> None:
     run(copy, "pyright", "--pythonpath", sys.executable, *FILES)
