@@ -1,21 +1,24 @@
-"""What the library costs beside the same awaits made by hand, in one process, with a provider that answers at once.
+"""What the library costs beside the same awaits made by hand, with a provider that answers at once.
 
     python benchmarks/overhead.py            a small table, with the bounds beside the figures
     python benchmarks/overhead.py --json     one object: the ratios by name
 
-Both sides of a row take turns, and the fastest round of each counts: whatever else the machine does can only
-slow a round down. The cold import is taken in fresh interpreters, in turns as well.
+Both sides of a row take turns, in processor time, and the fastest round of each counts: whatever else the
+machine does can only slow a round down. The cold import is taken in fresh interpreters, in turns as well,
+with the bytecode that an installed package has.
 """
 
 import argparse
 import asyncio
 import json
+import os
 import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 from executionkit import (
@@ -58,27 +61,20 @@ class Row(NamedTuple):
 
 
 class Instant:
-    """A provider that answers at once."""
+    """A provider that answers at once: with a tool call for each round, then with text."""
 
     supports_tools = True
 
-    def __init__(self, answer: LLMResponse) -> None:
-        self.answer = answer
+    def __init__(self, rounds: int = 0) -> None:
+        self.answer_from = 1 + 2 * rounds  # the prompt, and a request and a result a round
 
-    async def complete(self, messages: list[Message], **options: Any) -> LLMResponse:
-        return self.answer
-
-
-class Rounds(Instant):
-    """Asks for a tool until it has seen `ROUNDS` results, and then answers."""
-
-    async def complete(self, messages: list[Message], **options: Any) -> LLMResponse:
-        return self.answer if len(messages) > 2 * ROUNDS else _CALL
+    async def complete(self, messages: list[Message], **_options: Any) -> LLMResponse:
+        return CALL if len(messages) < self.answer_from else ANSWER
 
 
 USAGE = {"prompt_tokens": 12, "completion_tokens": 3}
 ANSWER = LLMResponse("Paris", usage=USAGE)
-_CALL = LLMResponse("", (ToolCall("call-1", "lookup", {"city": "Paris"}),), "tool_calls", USAGE)
+CALL = LLMResponse("", (ToolCall("call-1", "lookup", {"city": "Paris"}),), "tool_calls", USAGE)
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 
 
@@ -147,10 +143,10 @@ def in_turns(
     """Time both sides in turns, `batch` runs a round, in one event loop; return the best a unit."""
 
     async def timed(work: Callable[[], Awaitable[None]]) -> float:
-        start = time.perf_counter()
+        start = time.process_time()
         for _ in range(batch):
             await work()
-        return (time.perf_counter() - start) / batch / units
+        return (time.process_time() - start) / batch / units
 
     async def measure() -> Timing:
         rounds = [Timing(await timed(library), await timed(by_hand)) for _ in range(repeats)]
@@ -161,21 +157,21 @@ def in_turns(
 
 def consensus_row(repeats: int) -> Timing:
     """A vote of many samples, a few at once, beside one bare gather."""
-    provider = Instant(ANSWER)
+    provider = Instant()
     stage = consensus(SAMPLES, max_concurrency=10)
     return in_turns(SAMPLES, partial(run, stage, provider), partial(gather_by_hand, provider), repeats)
 
 
 def react_row(repeats: int) -> Timing:
     """A tool loop with one call a round."""
-    provider = Rounds(ANSWER)
+    provider = Instant(ROUNDS)
     stage = react([TOOL], max_rounds=ROUNDS + 1)
     return in_turns(ROUNDS, partial(run, stage, provider), partial(react_by_hand, provider), repeats)
 
 
 def pipe_row(repeats: int) -> Timing:
     """Completions one after the other."""
-    provider = Instant(ANSWER)
+    provider = Instant()
     return in_turns(STAGES, partial(run, chain(), provider), partial(loop_by_hand, provider), repeats)
 
 
@@ -194,28 +190,34 @@ def encoding_row(repeats: int) -> Timing:
     return in_turns(100, ours, theirs, repeats)
 
 
-def cold_import(statement: str) -> float:
+def cold_import(statement: str, bytecode: str) -> float:
     """Return the seconds that a statement takes as the first of a fresh interpreter."""
-    program = f"import time; start = time.perf_counter(); {statement}; print(time.perf_counter() - start)"
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, check=True, capture_output=True, text=True
-    )
+    program = f"import time; start = time.process_time(); {statement}; print(time.process_time() - start)"
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    environment = {**kept, "PYTHONPYCACHEPREFIX": bytecode, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
     return float(done.stdout)
 
 
-def import_row(repeats: int, *, names: str = "") -> Timing:
+def import_row(repeats: int, *, ours: str = "import executionkit") -> Timing:
     """Import the package, beside what it is built on."""
-    ours, theirs = f"import executionkit{names}", "import msgspec, anyio, returns.result"
-    rounds = [Timing(cold_import(ours), cold_import(theirs)) for _ in range(max(5, repeats // 4))]
+    theirs = "import msgspec, anyio, returns.result"
+    with TemporaryDirectory() as bytecode:
+        rounds = [
+            Timing(cold_import(ours, bytecode), cold_import(theirs, bytecode))
+            for _ in range(1 + max(5, repeats // 4))  # the first writes the bytecode
+        ]
     return Timing(min(one.library for one in rounds), min(one.by_hand for one in rounds))
 
 
+PATTERNS = "from executionkit import consensus, refine"
 ROWS = (
     Row("consensus", f"consensus(n={SAMPLES}, max_concurrency=10), a call", consensus_row, 4.0),
     Row("react", f"react, {ROUNDS} rounds of one tool call, a round", react_row, 15.0),
     Row("pipe", f"a pipeline of {STAGES} completions, a stage", pipe_row, 40.0),
     Row("import", "import executionkit, cold", import_row, 2.0),
-    Row("", "  ... and all of its names", partial(import_row, names="; from executionkit import *")),
+    Row("", "from executionkit import consensus, refine, cold", partial(import_row, ours=PATTERNS)),
     Row("", "a tool's arguments as JSON", encoding_row),
 )
 
