@@ -350,10 +350,12 @@ def refine_loop_sync() -> None:
     """Call `refine_loop` from code that is not async; `RuntimeError` inside a running event loop."""
 
 
-def __getattr__(name: str) -> object:
-    """Load `Provider` when it is asked for."""
-    if name == "Provider":
-        from executionkit.providers.openai import Provider
+if not TYPE_CHECKING:
 
-        return Provider
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    def __getattr__(name: str) -> object:
+        """Load `Provider` when it is asked for: it costs as much to import as all the rest."""
+        if name == "Provider":
+            from executionkit.providers.openai import Provider
+
+            return Provider
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -18,7 +18,7 @@ PAGE = ROOT / "docs" / "new-pattern.md"
 _FILE = re.compile(r"^<!-- file: (?P<name>\S+) -->\n```python\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
 FILES = {found["name"]: found["text"] for found in _FILE.finditer(PAGE.read_text(encoding="utf-8"))}
 EXPORTS = "executionkit/__init__.py"
-ANCHOR = "from executionkit.patterns.complete import complete\n"
+ANCHOR = "    from executionkit.patterns.complete import complete\n"
 
 
 @pytest.fixture(scope="module")
@@ -38,14 +38,16 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def export(path: Path) -> None:
-    """Do what step 3 says: the import, and the name in `__all__`."""
+    """Do what step 3 says: the import, the name in `__all__`, and its home."""
     source = path.read_text(encoding="utf-8")
-    assert ANCHOR in source
-    assert '    "complete",\n' in source
-    source = source.replace(ANCHOR, FILES[EXPORTS] + ANCHOR)
-    path.write_text(
-        source.replace('    "complete",\n', '    "best_of",\n    "complete",\n'), encoding="utf-8"
-    )
+    for anchor, line in (
+        (ANCHOR, f"    {FILES[EXPORTS]}"),
+        ('    "complete",\n', '    "best_of",\n'),
+        ('    "patterns.complete": ("complete",),\n', '    "patterns.best_of": ("best_of",),\n'),
+    ):
+        assert source.count(anchor) == 1, anchor
+        source = source.replace(anchor, line + anchor)
+    path.write_text(source, encoding="utf-8")
 
 
 def run(root: Path, *command: str) -> None:

@@ -27,6 +27,7 @@ from executionkit import (
 )
 from executionkit.patterns.react import React
 from executionkit.patterns.refine import Refine
+from tests.typing.stages import City
 
 
 class Canned:
@@ -127,8 +128,9 @@ async def tools(provider: LLMProvider) -> None:
     schema: Mapping[str, Any] = {"type": "object", "properties": {"city": {"type": "string"}}}
     tool = Tool("weather", "Tells the weather.", schema, weather, timeout=5)
     assert_type(tool.spec, ToolSpec)
-    assert_type(react([tool]), React)
-    assert_type(react((tool,), max_history_messages=4), React)
+    assert_type(react([tool]), React[str])
+    assert_type(react((tool,), max_history_messages=4), React[str])
+    assert_type(react([tool], answer=City), React[City])
     assert_type(tool.execute, Callable[..., Awaitable[Any]])
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from returns.result import Failure, Success
 
+import executionkit
 from executionkit import (
     Context,
     Evaluation,
@@ -36,7 +37,8 @@ from executionkit import (
     refine_loop_sync,
     step,
 )
-from tests.typing.stages import Count, Spell
+from executionkit.patterns.structured import structured
+from tests.typing.stages import City, Count, Spell
 
 
 class NoProvider:
@@ -61,6 +63,13 @@ class Positional:
         return LLMResponse(prompt)
 
 
+def names() -> None:
+    """What the package does not hold."""
+    executionkit.consensuss()  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
+    executionkit.PatternResult.text  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
+    compat.refine_loops()  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
+
+
 def joins(budget: TokenUsage) -> None:
     """What does not fit together."""
     Count() >> complete()  # type: ignore[operator]  # pyright: ignore[reportOperatorIssue]
@@ -76,6 +85,9 @@ def joins(budget: TokenUsage) -> None:
     Count().map(str.upper)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     complete().map(lambda: "no argument")  # type: ignore[arg-type, misc]  # pyright: ignore[reportArgumentType]
     wrong: Stage[str, int] = complete() >> Count() >> Spell()  # type: ignore[operator]  # pyright: ignore[reportAssignmentType]
+    consensus(into=City) >> refine()  # type: ignore[operator]  # pyright: ignore[reportOperatorIssue]
+    structured(City) >> complete()  # type: ignore[operator]  # pyright: ignore[reportOperatorIssue]
+    react([], answer=City).map(str.upper)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     narrower: Stage[object, str] = complete()  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
 
 
@@ -106,14 +118,14 @@ async def runs(provider: LLMProvider) -> None:
 
 def settings() -> None:
     """Settings of the patterns."""
-    consensus("5")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-    consensus(num_samples=5)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
-    consensus(strategy="plurality")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-    consensus(temperature="hot")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    consensus("5")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
+    consensus(num_samples=5)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
+    consensus(strategy="plurality")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
+    consensus(temperature="hot")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
     refine(target_score="high")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     refine(max_iterations=2.5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-    react()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
-    react([], max_rounds="many")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    react()  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
+    react([], max_rounds="many")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
     complete(max_tokens=None)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     RetryConfig(max_retries="3")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     TokenUsage(calls=3)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
@@ -136,8 +148,15 @@ def of_bytes(text: bytes) -> float:
     return 1.0
 
 
+def of_nothing() -> float:
+    """Read nothing at all."""
+    return 1.0
+
+
 def evaluators() -> None:
     """An evaluator takes a text, or a text and a provider, and gives a score."""
+    consensus(key=of_nothing)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    consensus(weigh=of_nothing)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     refine(no_score)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     refine(three)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     refine(of_bytes)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
@@ -160,7 +179,7 @@ async def weather(city: str) -> str:
 def tools(tool: Tool) -> None:
     """A tool is a `Tool` with an async function."""
     react([weather])  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]
-    react(tool)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    react(tool)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
     Tool("weather", "Tells it.", {}, synchronous)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     Tool("weather", "Tells it.", {}, weather, timeout="5 s")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     Tool("weather", "Tells it.", "no schema", weather)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]

@@ -2,6 +2,8 @@
 
 from typing import Any, assert_type
 
+import msgspec
+
 from executionkit import (
     Context,
     LLMProvider,
@@ -16,7 +18,15 @@ from executionkit import (
     refine,
     step,
 )
+from executionkit.patterns.consensus import Consensus
 from executionkit.patterns.step import Step
+from executionkit.patterns.structured import Structured, structured
+
+
+class City(msgspec.Struct, frozen=True):
+    """An answer that is more than text."""
+
+    name: str
 
 
 class Count(Stage[str, int], frozen=True):
@@ -102,6 +112,18 @@ def steps() -> None:
     assert_type(step(shout, loud=False) >> refine(), Stage[object, str])
     assert_type(complete() >> step(measure), Stage[str, float])
     assert_type(Count() >> step(measure), Stage[str, float])
+
+
+def typed_answers() -> None:
+    """What decodes to a type is of that type."""
+    assert_type(consensus(), Consensus[str])
+    assert_type(consensus(3, into=City), Consensus[City])
+    assert_type(consensus(into=City, by_field=True).map(lambda city: city.name), Stage[str, str])
+    assert_type(consensus(key=str.lower), Consensus[str])
+    assert_type(structured(City), Structured[City])
+    assert_type(complete() >> structured(City), Stage[str, City])
+    assert_type(structured(list[City]).map(len), Stage[str, int])
+    assert_type(react([], answer=City) & complete(), Stage[str, tuple[City, str]])
 
 
 def variance(counts: Stage[str, bool], takes_all: Stage[object, str]) -> None:

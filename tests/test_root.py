@@ -1,0 +1,64 @@
+"""The package root: light to import, every name where it says, the same to checkers and at run time."""
+
+import ast
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+import executionkit
+
+ROOT = Path(executionkit.__file__)
+HEAVY = ["httpx", "h11", "ssl", "rich", "jsonschema_rs", "xllamacpp", "anyio", "trio", "asyncio"]
+
+
+def _seen_by_checkers() -> dict[str, str]:
+    nodes = [node for node in ast.walk(ast.parse(ROOT.read_text())) if isinstance(node, ast.ImportFrom)]
+    pairs = [(alias.name, node.module or "") for node in nodes for alias in node.names]
+    return {name: module for name, module in pairs if module.startswith("executionkit.")}
+
+
+def _loaded_after(statement: str) -> set[str]:
+    program = f"import sys; {statement}; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    return set(done.stdout.split())
+
+
+def test_the_public_names_are_sorted_and_listed() -> None:
+    names = executionkit.__all__
+    assert len(set(names)) == len(names)
+    assert set(names) <= set(dir(executionkit))
+
+
+def test_what_the_checkers_see_is_what_is_there() -> None:
+    seen = _seen_by_checkers()
+    assert sorted(seen) == sorted(executionkit.__all__)
+    for name, module in seen.items():
+        assert getattr(executionkit, name) is getattr(import_module(module), name), name
+
+
+def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'consensuss'"):
+        getattr(executionkit, "consensuss")  # noqa: B009
+    with pytest.raises(AttributeError, match="no attribute 'refines'"):
+        getattr(import_module("executionkit.compat"), "refines")  # noqa: B009
+
+
+def test_a_star_import_brings_every_name() -> None:
+    found: dict[str, object] = {}
+    exec("from executionkit import *", found)
+    assert set(executionkit.__all__) <= set(found)
+
+
+def test_the_import_itself_loads_nothing_heavy() -> None:
+    assert not _loaded_after("import executionkit") & {*HEAVY, "msgspec", "returns"}
+
+
+@pytest.mark.parametrize(
+    "statement", ["from executionkit import consensus, refine, react, Tool", "import executionkit.compat"]
+)
+def test_the_patterns_load_no_http_client_and_no_extra(statement: str) -> None:
+    light = {"anyio", "asyncio", "ssl"}  # what anyio brings is what the patterns run on
+    assert not _loaded_after(statement) & ({*HEAVY} - light)
