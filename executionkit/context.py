@@ -7,41 +7,19 @@ and each error is stamped with its cost on leaving the frame that `Context.run` 
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol, TypeVar
 
-import anyio
-import msgspec
 from returns.result import Failure, Success
 
 from executionkit import concurrency
+from executionkit.completion import Completion, Settings
 from executionkit.core.checks import check_count
-from executionkit.core.encoding import json_text
 from executionkit.core.frozen import EMPTY
 from executionkit.core.usage import TokenUsage
-from executionkit.errors import (
-    BudgetExhaustedError,
-    ExecutionKitError,
-    ProviderError,
-    StageError,
-    described,
-)
-from executionkit.events import (
-    CallFinished,
-    CallStarted,
-    Event,
-    RetryScheduled,
-    StageFinished,
-    StageStarted,
-)
-from executionkit.ledger import Account, Request, Reservation
+from executionkit.errors import ExecutionKitError, StageError, described
+from executionkit.events import Event, StageFinished, StageStarted
+from executionkit.ledger import Account, Request
 from executionkit.outcome import Outcome, PatternResult
-from executionkit.provider import (
-    LLMProvider,
-    LLMResponse,
-    Message,
-    ToolSpec,
-    checked_response,
-    supports_tools,
-)
-from executionkit.retry import RetryConfig, retry_delay
+from executionkit.provider import LLMProvider, LLMResponse, Message, ToolSpec, supports_tools
+from executionkit.retry import RetryConfig
 from executionkit.tracing import Span, Tracer
 
 __all__ = ["Context", "MeteredProvider", "Performer", "Settings", "as_outcome", "new_context"]
@@ -64,14 +42,6 @@ class Performer(Protocol[In_contra, Out_co]):
     async def perform(self, value: In_contra, context: "Context") -> PatternResult[Out_co]:
         """Do the work; an `ExecutionKitError` says that it failed."""
         ...
-
-
-class Settings(msgspec.Struct, frozen=True):
-    """What all contexts of a run share."""
-
-    retry: RetryConfig
-    tracer: Tracer | None
-    ends_at: float | None
 
 
 class Context:
@@ -216,6 +186,7 @@ class Context:
         temperature: float | None = None,
         max_tokens: int | None = None,
         tools: list[ToolSpec] | None = None,
+        stream: bool = False,
         **options: Any,
     ) -> LLMResponse:
         """Ask the model: within every budget above, with the run's retries, on the ledger.
@@ -225,6 +196,8 @@ class Context:
             temperature: Sampling temperature; None leaves it to the provider.
             max_tokens: Output tokens at most; lowered where the budget has less left.
             tools: Tools the model may call.
+            stream: Have the answer streamed where the provider can, its pieces sent to a trace that asked for
+                content. Once text was sent, a failure is not retried.
             **options: Further request fields, passed on as they are.
 
         Raises:
@@ -236,62 +209,10 @@ class Context:
         if max_tokens is not None:
             check_count("max_tokens", max_tokens)
         request = Request(messages, max_tokens, tools)
-        attempt, failure = 1, None
-        while True:
-            reservation = await self._reserve(request, failure)
-            answer = await self._dispatch(request, reservation, attempt, temperature, options)
-            if isinstance(answer, LLMResponse):
-                return answer
-            failure = answer
-            await self._back_off(attempt, failure)
-            attempt += 1
-
-    async def _reserve(self, request: Request, failure: ExecutionKitError | None) -> Reservation:
-        reservation = await self._account.reserve(request)
-        if isinstance(reservation, Reservation):
-            return reservation
-        raise BudgetExhaustedError(
-            f"the budget does not allow another call: {reservation.reason}; raise max_cost or ask for less"
-        ) from failure
-
-    async def _dispatch(
-        self,
-        request: Request,
-        reservation: Reservation,
-        attempt: int,
-        temperature: float | None,
-        options: dict[str, Any],
-    ) -> LLMResponse | ExecutionKitError:
-        span: Span | None = None
-        try:
-            span = self._call_started(request, reservation, attempt)
-            response = checked_response(
-                await self._provider.complete(
-                    request.messages, temperature=temperature, max_tokens=reservation.max_tokens, **options
-                )
-            )
-        except Exception as error:
-            failure = _as_llm_failure(error)
-            _call_failed(span, attempt, type(failure).__name__, reservation.abandon(failure.cost))
-            return failure
-        except BaseException as cancelled:
-            _call_failed(span, attempt, type(cancelled).__name__, reservation.abandon())
-            raise
-        cost = reservation.settle(response.usage)
-        if span is not None:
-            _call_answered(span, attempt, response, cost)
-        return response
-
-    async def _back_off(self, attempt: int, failure: ExecutionKitError) -> None:
-        delay = retry_delay(self._settings.retry, attempt, failure)
-        if delay is None or self._is_too_late(delay):
-            raise failure.stamped(failure.cost, {"attempts": attempt})
-        self.send(RetryScheduled, attempt=attempt, delay=delay, error=type(failure).__name__)
-        await anyio.sleep(delay)
-
-    def _is_too_late(self, delay: float) -> bool:
-        ends_at = self._settings.ends_at
-        return ends_at is not None and anyio.current_time() + delay >= ends_at
+        completion = Completion(
+            self._provider, self._account, self._settings, self._span, request, temperature, options, stream
+        )
+        return await completion.answer()
 
     def _charge_difference(self, declared: TokenUsage, before: TokenUsage) -> None:
         missing = declared - (self.cost - before)
@@ -327,13 +248,6 @@ class Context:
     def span(self) -> Span | None:
         """Number something that begins within this stage; None where nobody traces."""
         return None if self._span is None else self._span.below()
-
-    def _call_started(self, request: Request, reservation: Reservation, attempt: int) -> Span | None:
-        span = self.span()
-        if span is not None:
-            prompt = json_text(request.messages) if span.content else None
-            span.send(CallStarted, attempt=attempt, max_tokens=reservation.max_tokens, prompt=prompt)
-        return span
 
 
 class MeteredProvider:
@@ -399,28 +313,3 @@ def _as_failure(error: Exception, stage: str) -> ExecutionKitError:
     failure = StageError(f"stage {stage} raised {described(error)}")
     failure.__cause__ = error
     return failure
-
-
-def _as_llm_failure(error: Exception) -> ExecutionKitError:
-    """Wrap what a foreign provider raised; only what the operating system reports is worth a retry."""
-    if isinstance(error, ExecutionKitError):
-        return error
-    failure = ProviderError(f"the provider raised {described(error)}", retryable=isinstance(error, OSError))
-    failure.__cause__ = error
-    return failure
-
-
-def _call_failed(span: Span | None, attempt: int, error: str, cost: TokenUsage) -> None:
-    if span is not None:
-        span.send(CallFinished, attempt=attempt, duration=span.duration, cost=cost, error=error)
-
-
-def _call_answered(span: Span, attempt: int, response: LLMResponse, cost: TokenUsage) -> None:
-    span.send(
-        CallFinished,
-        attempt=attempt,
-        duration=span.duration,
-        cost=cost,
-        finish_reason=response.finish_reason,
-        text=response.content if span.content else None,
-    )

@@ -151,7 +151,8 @@ class Account(CostTracker):
     def learn_input(self, estimate: int, counted: int) -> None:
         """Keep later estimates of this run from being lower than what a server has been seen to count.
 
-        What a short prompt costs more than estimated is the server's chat template and says nothing of a long one.
+        What a short prompt costs more than estimated is the server's chat template; it says nothing of a long
+        prompt.
         """
         run = self._line[-1]
         if estimate < _SHORT_PROMPT:

@@ -44,9 +44,7 @@ Answer = Callable[[Asked], object]
 
 
 def reply(text: str = "ok", input_tokens: int = 3, output_tokens: int = 2) -> LLMResponse:
-    return LLMResponse(
-        text, usage={"prompt_tokens": input_tokens, "completion_tokens": output_tokens}
-    )
+    return LLMResponse(text, usage={"prompt_tokens": input_tokens, "completion_tokens": output_tokens})
 
 
 class Model:

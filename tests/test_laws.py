@@ -75,11 +75,13 @@ LEAVES: list[Text] = [
 ROOM = TokenUsage(10**8, 10**8, 10**4)
 SOUND: st.SearchStrategy[Text] = st.recursive(
     st.sampled_from(LEAVES),
-    lambda inner: st.builds(lambda a, b: a >> b, inner, inner)
-    | st.builds(lambda a, b: a | b, inner, inner)
-    | st.builds(lambda a, b: (a & b).map(pair), inner, inner)
-    | inner.map(lambda a: a.map(shout))
-    | inner.map(lambda a: a.within(ROOM)),
+    lambda inner: (
+        st.builds(lambda a, b: a >> b, inner, inner)
+        | st.builds(lambda a, b: a | b, inner, inner)
+        | st.builds(lambda a, b: (a & b).map(pair), inner, inner)
+        | inner.map(lambda a: a.map(shout))
+        | inner.map(lambda a: a.within(ROOM))
+    ),
     max_leaves=6,
 )
 FAILING: list[Text] = [
@@ -91,9 +93,11 @@ FAILING: list[Text] = [
 ]
 STAGES: st.SearchStrategy[Text] = st.recursive(
     SOUND | st.sampled_from(FAILING),
-    lambda inner: st.builds(lambda a, b: a >> b, inner, inner)
-    | st.builds(lambda a, b: a | b, inner, inner)
-    | inner.map(lambda a: a.within(ROOM)),
+    lambda inner: (
+        st.builds(lambda a, b: a >> b, inner, inner)
+        | st.builds(lambda a, b: a | b, inner, inner)
+        | inner.map(lambda a: a.within(ROOM))
+    ),
     max_leaves=4,
 )
 
@@ -287,11 +291,18 @@ def judged(asked: Asked) -> LLMResponse:
 
 @few
 @given(shared=SETTINGS, rounds=st.integers(0, 3), evaluator=st.sampled_from([None, even]))
-async def test_a_refinement_equals_its_native_twin(shared: dict[str, Any], rounds: int, evaluator: Any) -> None:
+async def test_a_refinement_equals_its_native_twin(
+    shared: dict[str, Any], rounds: int, evaluator: Any
+) -> None:
     own, run = split(shared)
     facade = await settled(
         partial(
-            compat.refine_loop, Model(judged), "question", evaluator=evaluator, max_iterations=rounds, **shared
+            compat.refine_loop,
+            Model(judged),
+            "question",
+            evaluator=evaluator,
+            max_iterations=rounds,
+            **shared,
         )
     )
     stage = refine(evaluator, max_iterations=rounds, **own)

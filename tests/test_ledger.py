@@ -151,10 +151,12 @@ LEAVES: list[Stage[str, str]] = [
 ]
 TREES: st.SearchStrategy[Stage[str, str]] = st.recursive(
     st.sampled_from(LEAVES),
-    lambda inner: st.builds(lambda a, b: a >> b, inner, inner)
-    | st.builds(lambda a, b: a | b, inner, inner)
-    | st.builds(lambda a, b: (a & b).map(lambda both: f"{both[0]} {both[1]}"), inner, inner)
-    | st.builds(Capped, inner, LIMITS),
+    lambda inner: (
+        st.builds(lambda a, b: a >> b, inner, inner)
+        | st.builds(lambda a, b: a | b, inner, inner)
+        | st.builds(lambda a, b: (a & b).map(lambda both: f"{both[0]} {both[1]}"), inner, inner)
+        | st.builds(Capped, inner, LIMITS)
+    ),
     max_leaves=5,
 )
 FATES = st.lists(
@@ -188,7 +190,11 @@ async def test_whatever_happens_the_books_balance(
     else:
         assert error_of(outcome).cost == spent
         assert error_of(outcome).metadata.get("usage_estimated", 0) == shop.estimated
-        assert not isinstance(error_of(outcome), BudgetExhaustedError) or limit != NO_USAGE or "Capped" in repr(tree)
+        assert (
+            not isinstance(error_of(outcome), BudgetExhaustedError)
+            or limit != NO_USAGE
+            or "Capped" in repr(tree)
+        )
 
 
 async def test_five_samples_in_300_tokens_are_slow_not_wrong() -> None:
@@ -312,14 +318,18 @@ async def test_a_paid_answer_is_kept_though_it_overshot() -> None:
     "usage", [{}, None, "many", {"prompt_tokens": -1, "completion_tokens": -1}, {"completion_tokens": 1e9}]
 )
 @pytest.mark.parametrize("limit", [None, TokenUsage(output_tokens=100_000)])
-async def test_missing_or_absurd_usage_settles_at_the_reservation(usage: Any, limit: TokenUsage | None) -> None:
+async def test_missing_or_absurd_usage_settles_at_the_reservation(
+    usage: Any, limit: TokenUsage | None
+) -> None:
     model = Model(each(LLMResponse("a", usage=usage), reply("b", 9, 1), LLMResponse("c", usage=usage)))
     stage = complete(max_tokens=70) >> complete() >> complete(max_tokens=30)
     result = result_of(await stage.run(model, "x" * 40, max_cost=limit))
     assert result.metadata["usage_estimated"] == 2
     assert result.cost.output_tokens == 70 + 1 + 30
     assert result.cost.input_tokens > 14 + 9
-    assert [step["usage_estimated"] for step in result.metadata["step_metadata"] if step.get("usage_estimated")] == [
+    assert [
+        step["usage_estimated"] for step in result.metadata["step_metadata"] if step.get("usage_estimated")
+    ] == [
         1,
         1,
     ]

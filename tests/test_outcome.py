@@ -65,7 +65,9 @@ def test_a_part_that_does_not_hash_keeps_the_result_from_hashing_only() -> None:
 
 
 def test_what_a_part_of_the_work_counted_is_replaced_by_the_whole() -> None:
-    stamped = PatternResult("x", metadata={"usage_estimated": 1, "own": 2}).stamped(COST, {"usage_estimated": 3})
+    stamped = PatternResult("x", metadata={"usage_estimated": 1, "own": 2}).stamped(
+        COST, {"usage_estimated": 3}
+    )
     assert stamped.metadata == {"usage_estimated": 3, "own": 2}
     assert stamped.cost == COST
 

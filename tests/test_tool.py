@@ -139,7 +139,11 @@ def test_arguments_arrive_as_annotated() -> None:
 
     made = tool(book)
     given_arguments = {"when": "2026-01-02", "where": {"x": 1}, "colour": "red"}
-    assert made.prepare(given_arguments) == {"when": dt.date(2026, 1, 2), "where": Point(1), "colour": Colour.RED}
+    assert made.prepare(given_arguments) == {
+        "when": dt.date(2026, 1, 2),
+        "where": Point(1),
+        "colour": Colour.RED,
+    }
     properties = made.parameters["properties"]
     assert properties["count"] == {"type": "integer", "minimum": 1, "default": 1}
     assert properties["note"]["description"] == "what to remember"

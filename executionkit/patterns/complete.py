@@ -16,6 +16,7 @@ class Complete(Stage[str, str], frozen=True):
 
     temperature: float | None = None
     max_tokens: int = DEFAULT_MAX_TOKENS
+    stream: bool = False
 
     def __post_init__(self) -> None:
         check_completion(self.temperature, self.max_tokens)
@@ -23,17 +24,24 @@ class Complete(Stage[str, str], frozen=True):
     @override
     async def perform(self, value: str, context: Context) -> PatternResult[str]:
         response = await context.complete(
-            opening(value), temperature=self.temperature, max_tokens=self.max_tokens
+            opening(value),
+            temperature=self.temperature,
+            max_tokens=self.max_tokens,
+            stream=self.stream,
         )
         return PatternResult(response.content, metadata={"finish_reason": response.finish_reason})
 
 
-def complete(*, temperature: float | None = None, max_tokens: int = DEFAULT_MAX_TOKENS) -> Complete:
+def complete(
+    *, temperature: float | None = None, max_tokens: int = DEFAULT_MAX_TOKENS, stream: bool = False
+) -> Complete:
     """Ask once. The value is the text, the score None.
 
     Args:
         temperature: Sampling temperature, 0 to 2; None leaves it to the provider.
         max_tokens: Output tokens at most.
+        stream: Have the answer streamed where the provider can; its pieces are sent as `TextDelta` to a trace
+            that asked for content (`with_content`). Once text was sent, a failure is not retried.
 
     Metadata:
         finish_reason (str): Why the model stopped: `"stop"`, `"length"`, `"content_filter"`, ...
@@ -42,4 +50,4 @@ def complete(*, temperature: float | None = None, max_tokens: int = DEFAULT_MAX_
         TypeError: A setting is not a number.
         ValueError: A setting is out of range.
     """
-    return Complete(temperature, max_tokens)
+    return Complete(temperature, max_tokens, stream)

@@ -91,7 +91,9 @@ def test_formats_are_not_checked() -> None:
     assert compiled({"type": "string", "format": "email"}).check("nobody") is None
 
 
-@pytest.mark.parametrize("pattern", ["(a+)+$", "(a|aa)+$", "^(?=(a+)+$)(a|aa)+\\1$", "(x+x+)+(?=y)", "(.*)(.*)(.*)\\1z"])
+@pytest.mark.parametrize(
+    "pattern", ["(a+)+$", "(a|aa)+$", "^(?=(a+)+$)(a|aa)+\\1$", "(x+x+)+(?=y)", "(.*)(.*)(.*)\\1z"]
+)
 def test_a_hostile_pattern_ends(pattern: str) -> None:
     schema = compiled({"pattern": pattern})
     for text in ("a" * 20_000 + "b", "x" * 20_000, "xy" * 10_000):

@@ -57,11 +57,13 @@ def test_a_wrong_budget_is_refused(budget: object, kind: type[Exception], words:
 
 JUNK: st.SearchStrategy[Any] = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3)
-    | st.dictionaries(
-        st.sampled_from(["prompt_tokens", "input_tokens", "completion_tokens", "output_tokens", "x"]),
-        inner,
-        max_size=4,
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["prompt_tokens", "input_tokens", "completion_tokens", "output_tokens", "x"]),
+            inner,
+            max_size=4,
+        )
     ),
     max_leaves=8,
 )

@@ -181,7 +181,8 @@ def test_no_text_breaks_reading(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["[" * 200_000, '{"a":' * 100_000, '["' * 300_000, "```\n" * 50_000, "<think>" * 100_000, "1" * 900_000]
+    "text",
+    ["[" * 200_000, '{"a":' * 100_000, '["' * 300_000, "```\n" * 50_000, "<think>" * 100_000, "1" * 900_000],
 )
 def test_no_text_takes_long(text: str) -> None:
     assert isinstance(answer_type(Invoice).read(text), Rejected)
