@@ -26,8 +26,8 @@ async def gather(
     an `ExceptionGroup`; failures that came in meanwhile stand in its metadata as `other_failures`.
 
     After a failure of a class in `finish_on` what is under way is awaited instead: it is paid for already.
-    `on_failure` is called at the first one: cancellation takes a turn of the event loop to arrive, and nothing
-    may be bought meanwhile.
+    `on_failure` is called at each: cancellation takes a turn of the event loop to arrive, and nothing may be
+    bought meanwhile.
 
     A few workers share one iterator: a task for each piece would cost twenty times as much.
     """

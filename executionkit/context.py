@@ -5,6 +5,7 @@ and each error is stamped with its cost on leaving the frame that `Context.run` 
 """
 
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from typing import Any, Protocol, TypeVar
 
 import anyio
@@ -85,14 +86,13 @@ class Context:
         account: Account,
         settings: Settings,
         span: Span | None,
-        reports: list[Callable[[], Mapping[str, object]]],
         above: "Context | None" = None,
     ) -> None:
         self._provider = provider
         self._account = account
         self._settings = settings
         self._span = span
-        self._reports = reports
+        self._reports: list[Callable[[], Mapping[str, object]]] = []
         self._above = above
 
     @property
@@ -131,7 +131,9 @@ class Context:
         """
         while isinstance(provider, MeteredProvider) and provider.context._account.is_above(self._account):
             provider = provider.context._provider
-        return Context(provider, self._account, self._settings, self._span, self._reports, self._above)
+        bound = Context(provider, self._account, self._settings, self._span, self._above)
+        bound._reports = self._reports
+        return bound
 
     def below(self) -> "Context":
         """Return the context of a stage below this one."""
@@ -309,10 +311,8 @@ class Context:
     def _achieved(self) -> Mapping[str, object]:
         achieved: dict[str, object] = {}
         for report in self._reports:
-            try:
+            with suppress(Exception):  # a report that fails must not hide the failure it belongs to
                 achieved.update(report())
-            except Exception:  # a report that fails must not hide the failure it belongs to
-                continue
         return achieved
 
     def _hand_up(self) -> None:
@@ -390,7 +390,7 @@ def new_context(
 ) -> Context:
     """Make the context of one stage, below `parent` in the trace."""
     tracer = settings.tracer
-    return Context(provider, account, settings, None if tracer is None else tracer.span(parent), [], above)
+    return Context(provider, account, settings, None if tracer is None else tracer.span(parent), above)
 
 
 async def as_outcome(pending: Awaitable[PatternResult[Out]]) -> Outcome[Out]:

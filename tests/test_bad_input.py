@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from executionkit.errors import (
     EvaluationError,
     ExecutionKitError,
     InvalidPromptError,
+    ProviderClosedError,
     ProviderError,
     StageError,
 )
@@ -36,12 +38,16 @@ async def raised_by(call: Awaitable[object]) -> ExecutionKitError:
     return raised.value
 
 
+async def piped(provider: LLMProvider, prompt: str) -> PatternResult[Any]:
+    return await compat.pipe(provider, prompt, compat.consensus)
+
+
 NATIVE: list[Stage[str, str]] = [complete(), consensus(), refine(), react([]), complete() >> consensus()]
 FACADE: list[Facade] = [
     compat.consensus,
     compat.refine_loop,
-    lambda provider, prompt: compat.react_loop(provider, prompt, []),
-    lambda provider, prompt: compat.pipe(provider, prompt, compat.consensus),
+    partial(compat.react_loop, tools=[]),
+    piped,
 ]
 
 
@@ -71,8 +77,8 @@ class TestPrompts:
             await facade(Model(), 7)
 
     async def test_a_value_of_another_type_between_stages(self) -> None:
-        stage: Stage[str, Any] = complete().map(len) >> complete()  # type: ignore[operator]  # pyright: ignore[reportOperatorIssue]
-        error = error_of(await stage.run(Model(), "x"))
+        counted: Stage[str, Any] = complete().map(len)
+        error = error_of(await (counted >> complete()).run(Model(), "x"))
         assert "convert it with .map(str)" in str(error)
         assert error.cost == TokenUsage(3, 2, 1)
 
@@ -104,27 +110,27 @@ class TestSettings:
         [
             lambda: consensus(n=0),
             lambda: consensus(n=-1),
-            lambda: consensus(n=1.5),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+            lambda: consensus(n=1.5),  # type: ignore[arg-type]
             lambda: consensus(n=True),
-            lambda: consensus(strategy="plurality"),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+            lambda: consensus(strategy="plurality"),  # type: ignore[arg-type]
             lambda: consensus(max_concurrency=0),
             lambda: consensus(temperature=2.5),
             lambda: consensus(temperature=math.nan),
             lambda: complete(max_tokens=0),
-            lambda: complete(temperature="hot"),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+            lambda: complete(temperature="hot"),  # type: ignore[arg-type]
             lambda: refine(target_score=1.5),
             lambda: refine(max_iterations=-1),
             lambda: refine(patience=0),
             lambda: refine(delta_threshold=-0.1),
             lambda: refine(max_eval_chars=0),
-            lambda: refine("evaluator"),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-            lambda: refine(lambda: 1.0),  # type: ignore[arg-type,misc]  # pyright: ignore[reportArgumentType]
+            lambda: refine("evaluator"),  # type: ignore[arg-type]
+            lambda: refine(lambda: 1.0),  # type: ignore[arg-type]
             lambda: react([], max_rounds=0),
-            lambda: react(["tool"]),  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]
-            lambda: step(5),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-            lambda: complete().within(5),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+            lambda: react(["tool"]),  # type: ignore[list-item]
+            lambda: step(5),  # type: ignore[arg-type]
+            lambda: complete().within(5),  # type: ignore[arg-type]
             lambda: complete().within(TokenUsage(llm_calls=-1)),
-            lambda: complete().using(object()),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+            lambda: complete().using(object()),  # type: ignore[arg-type]
         ],
     )
     async def test_native_settings_fail_when_the_stage_is_built(self, build: Callable[[], object]) -> None:
@@ -141,7 +147,7 @@ class TestSettings:
             (compat.consensus, {"max_concurrency": 0}),
             (compat.consensus, {"max_tokens": 0}),
             (compat.consensus, {"max_cost": TokenUsage(llm_calls=-1)}),
-            (compat.consensus, {"max_cost": TokenUsage(llm_calls=1.5)}),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+            (compat.consensus, {"max_cost": TokenUsage(llm_calls=1.5)}),  # type: ignore[arg-type]
             (compat.consensus, {"max_cost": 5}),
             (compat.consensus, {"retry": 3}),
             (compat.refine_loop, {"target_score": 2}),
@@ -162,7 +168,7 @@ class TestSettings:
         assert not isinstance(raised.value, ExecutionKitError)
         assert model.calls == 0
 
-    @pytest.mark.parametrize("budget", [TokenUsage(llm_calls=-1), TokenUsage(output_tokens=1.5), 3])  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    @pytest.mark.parametrize("budget", [TokenUsage(llm_calls=-1), TokenUsage(output_tokens=1.5), 3])  # type: ignore[arg-type]
     async def test_budgets_of_a_native_run(self, budget: Any) -> None:
         model = Model()
         with pytest.raises((ValueError, TypeError)):
@@ -171,11 +177,15 @@ class TestSettings:
 
     async def test_a_wrong_retry_of_a_native_run(self) -> None:
         with pytest.raises(TypeError, match="RetryConfig"):
-            await complete().run(Model(), "x", retry=3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+            await complete().run(Model(), "x", retry=3)  # type: ignore[arg-type]
 
 
 async def raising(text: str) -> float:
     raise KeyError("lost")
+
+
+def dividing(text: str) -> float:
+    return 1 / 0
 
 
 async def interested(text: str, provider: LLMProvider) -> float:
@@ -195,16 +205,16 @@ class TestEvaluators:
         assert (error.metadata["best_draft"], error.metadata["best_score"]) == ("ok", None)
 
         async def evaluator(text: str, provider: LLMProvider) -> float:
-            return Evaluation(score)  # type: ignore[return-value]  # pyright: ignore[reportReturnType]
+            return Evaluation(score)  # type: ignore[return-value]
 
         caught = await raised_by(compat.refine_loop(model, "x", evaluator=evaluator))
         assert caught == error
 
-    @pytest.mark.parametrize("evaluator", [raising, interested, lambda text: 1 / 0])
+    @pytest.mark.parametrize("evaluator", [raising, interested, dividing])
     async def test_one_that_raises(self, evaluator: Any) -> None:
         error = error_of(await refine(evaluator).run(Model(), "x"))
         assert isinstance(error, EvaluationError)
-        assert isinstance(error.__cause__, (KeyError, ExceptionGroup, ZeroDivisionError))
+        assert type(error.__cause__) in {KeyError, ExceptionGroup, ZeroDivisionError}
         assert not isinstance(error, ExceptionGroup)
         assert error.cost == TokenUsage(3, 2, 1)
         assert error.metadata["best_draft"] == "ok"
@@ -243,10 +253,10 @@ JUNK: list[object] = [
     "text",
     {"choices": []},
     5,
-    LLMResponse(5),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-    LLMResponse(b"bytes"),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-    LLMResponse("x", tool_calls="calls"),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-    LLMResponse(["x"]),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    LLMResponse(5),  # type: ignore[arg-type]
+    LLMResponse(b"bytes"),  # type: ignore[arg-type]
+    LLMResponse("x", tool_calls="calls"),  # type: ignore[arg-type]
+    LLMResponse(["x"]),  # type: ignore[arg-type]
 ]
 
 
@@ -259,14 +269,16 @@ class TestProviders:
             assert isinstance(error, ProviderError)
             assert "the provider returned" in str(error)
             assert (model.calls, error.cost.llm_calls) == (1, 1)
-        assert isinstance(await raised_by(compat.consensus(Model(each(junk)), "x", num_samples=1)), ProviderError)
+        assert isinstance(
+            await raised_by(compat.consensus(Model(each(junk)), "x", num_samples=1)), ProviderError
+        )
 
     async def test_null_fields_are_no_error(self) -> None:
-        junk = LLMResponse(None, None, None, None)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        junk = LLMResponse(None, None, None, None)  # type: ignore[arg-type]
         result = result_of(await complete().run(Model(each(junk)), "x"))
         assert result.value == ""
         assert result_of(await react([]).run(Model(each(junk)), "x")).value == ""
-        called = LLMResponse("", [])  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        called = LLMResponse("", [])  # type: ignore[arg-type]
         assert result_of(await react([]).run(Model(each(called)), "x")).value == ""
 
     @pytest.mark.parametrize("provider", [None, object(), 5, "model", {"complete": 1}])
@@ -277,6 +289,21 @@ class TestProviders:
             await compat.consensus(provider, "x")
         with pytest.raises(TypeError):
             await compat.react_loop(provider, "x", [])
+
+    async def test_one_that_is_closed(self) -> None:
+        provider = compat.Provider("http://127.0.0.1:9", "model")
+        await provider.aclose()
+        error = error_of(await consensus(n=2, max_concurrency=1).run(provider, "x"))
+        assert isinstance(error, ProviderClosedError)
+        assert error.cost == TokenUsage(llm_calls=1)
+        assert isinstance(await raised_by(compat.refine_loop(provider, "x")), ProviderClosedError)
+
+    @pytest.mark.parametrize("call", [{"id": "1", "name": "f"}, None, "call"])
+    async def test_tool_calls_that_are_none(self, call: Any) -> None:
+        model = Model(each(LLMResponse("", (call,))))
+        error = error_of(await react([]).run(model, "x"))
+        assert error.cost.llm_calls == 1
+        assert isinstance(await raised_by(compat.react_loop(model, "x", [])), type(error))
 
     async def test_one_that_is_not_async(self) -> None:
         class Blocking:
@@ -309,7 +336,12 @@ class TestProviders:
             await compat.react_loop(plain, "x", [])
 
     async def test_one_that_raises_anything(self) -> None:
-        for raised in (KeyError("x"), ExceptionGroup("g", [OSError()]), StopAsyncIteration(), AssertionError()):
+        for raised in (
+            KeyError("x"),
+            ExceptionGroup("g", [OSError()]),
+            StopAsyncIteration(),
+            AssertionError(),
+        ):
             model = Model(each(raised))
             error = error_of(await consensus(n=2, max_concurrency=1).run(model, "x", retry=NEVER))
             assert isinstance(error, ProviderError)
@@ -379,9 +411,12 @@ class TestStages:
             assert isinstance(await raised_by(compat.pipe(Model(), "x", function)), StageError)
 
     async def test_a_stage_that_performs_badly(self) -> None:
+        def missing() -> dict[str, object]:
+            raise KeyError("missing")
+
         class Wrong(Stage[str, str], frozen=True):
             async def perform(self, value: str, context: Any) -> Any:
-                context.report(lambda: {}["missing"])
+                context.report(missing)
                 await context.complete([{"role": "user", "content": value}])
                 return value
 

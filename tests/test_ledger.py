@@ -21,14 +21,29 @@ from executionkit.errors import (
     RateLimitError,
 )
 from executionkit.ledger import Account, CostTracker, Request
-from executionkit.outcome import Outcome, PatternResult
+from executionkit.outcome import PatternResult
 from executionkit.patterns.complete import complete
 from executionkit.patterns.consensus import consensus
 from executionkit.patterns.refine import refine
 from executionkit.patterns.step import step
 from executionkit.provider import DEFAULT_MAX_TOKENS, LLMProvider, LLMResponse, Message, user
 from executionkit.stage import Stage
-from tests.doubles import AT_ONCE, NEVER, Asked, Buy, Model, each, error_of, held, reply, result_of, soon
+from tests.doubles import (
+    AT_ONCE,
+    NEVER,
+    Asked,
+    Buy,
+    Model,
+    each,
+    either,
+    error_of,
+    held,
+    joined,
+    paired,
+    reply,
+    result_of,
+    soon,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -151,10 +166,12 @@ LEAVES: list[Stage[str, str]] = [
 ]
 TREES: st.SearchStrategy[Stage[str, str]] = st.recursive(
     st.sampled_from(LEAVES),
-    lambda inner: st.builds(lambda a, b: a >> b, inner, inner)
-    | st.builds(lambda a, b: a | b, inner, inner)
-    | st.builds(lambda a, b: (a & b).map(lambda both: f"{both[0]} {both[1]}"), inner, inner)
-    | st.builds(Capped, inner, LIMITS),
+    lambda inner: (
+        st.builds(joined, inner, inner)
+        | st.builds(either, inner, inner)
+        | st.builds(paired, inner, inner)
+        | st.builds(Capped, inner, LIMITS)
+    ),
     max_leaves=5,
 )
 FATES = st.lists(
@@ -174,7 +191,7 @@ async def test_whatever_happens_the_books_balance(
     shop = Shop(fates, limit)
     account = Account(None, limit)
     context = new_context(shop, account, Settings(AT_ONCE, None, None))
-    outcome: Outcome[str] = await soon(context.attempt(tree, "question"))
+    outcome = await soon(context.attempt(tree, "question"))
     spent = account.to_usage()
     assert held(account) == NO_USAGE
     assert shop.in_flight == shop.overruns == 0
@@ -188,7 +205,11 @@ async def test_whatever_happens_the_books_balance(
     else:
         assert error_of(outcome).cost == spent
         assert error_of(outcome).metadata.get("usage_estimated", 0) == shop.estimated
-        assert not isinstance(error_of(outcome), BudgetExhaustedError) or limit != NO_USAGE or "Capped" in repr(tree)
+        assert (
+            not isinstance(error_of(outcome), BudgetExhaustedError)
+            or limit != NO_USAGE
+            or "Capped" in repr(tree)
+        )
 
 
 async def test_five_samples_in_300_tokens_are_slow_not_wrong() -> None:
@@ -312,14 +333,18 @@ async def test_a_paid_answer_is_kept_though_it_overshot() -> None:
     "usage", [{}, None, "many", {"prompt_tokens": -1, "completion_tokens": -1}, {"completion_tokens": 1e9}]
 )
 @pytest.mark.parametrize("limit", [None, TokenUsage(output_tokens=100_000)])
-async def test_missing_or_absurd_usage_settles_at_the_reservation(usage: Any, limit: TokenUsage | None) -> None:
+async def test_missing_or_absurd_usage_settles_at_the_reservation(
+    usage: Any, limit: TokenUsage | None
+) -> None:
     model = Model(each(LLMResponse("a", usage=usage), reply("b", 9, 1), LLMResponse("c", usage=usage)))
     stage = complete(max_tokens=70) >> complete() >> complete(max_tokens=30)
     result = result_of(await stage.run(model, "x" * 40, max_cost=limit))
     assert result.metadata["usage_estimated"] == 2
     assert result.cost.output_tokens == 70 + 1 + 30
     assert result.cost.input_tokens > 14 + 9
-    assert [step["usage_estimated"] for step in result.metadata["step_metadata"] if step.get("usage_estimated")] == [
+    assert [
+        step["usage_estimated"] for step in result.metadata["step_metadata"] if step.get("usage_estimated")
+    ] == [
         1,
         1,
     ]
@@ -471,8 +496,8 @@ async def test_what_is_in_flight_is_cancelled_at_the_first_failure() -> None:
 
 async def test_the_ledger_can_be_used_after_a_failure_beside_it() -> None:
     failing = Model(lambda asked: PermanentError("no") if asked.number <= 2 else reply())
-    either = (complete() & complete()).map(str) | complete()
-    result = result_of(await soon(either.run(failing, "x", max_cost=TokenUsage(output_tokens=10_000))))
+    stage = (complete() & complete()).map(str) | complete()
+    result = result_of(await soon(stage.run(failing, "x", max_cost=TokenUsage(output_tokens=10_000))))
     assert result.value == "ok"
     assert result.cost.llm_calls == failing.calls
 

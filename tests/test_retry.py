@@ -63,7 +63,9 @@ def test_the_bound_grows_from_one_wait_to_the_next(attempt: int, draw: float) ->
 
 
 def test_full_jitter_by_hand() -> None:
-    delays = [retry_delay(DEFAULT_RETRY, attempt, ProviderError("x"), lambda: 0.5) for attempt in (1, 2, 3, 4)]
+    delays = [
+        retry_delay(DEFAULT_RETRY, attempt, ProviderError("x"), lambda: 0.5) for attempt in (1, 2, 3, 4)
+    ]
     assert delays == [0.5, 1.0, 2.0, None]
 
 
@@ -112,7 +114,7 @@ def test_what_is_worth_another_attempt(
 )
 def test_settings_out_of_range_are_refused(settings: dict[str, object]) -> None:
     with pytest.raises((TypeError, ValueError)):
-        RetryConfig(**settings)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        RetryConfig(**settings)  # type: ignore[arg-type]
 
 
 def test_a_huge_whole_number_is_a_long_delay() -> None:

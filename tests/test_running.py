@@ -5,7 +5,7 @@ import gc
 import logging
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -61,7 +61,7 @@ class Clock:
 
 
 @contextmanager
-def faked_time(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
+def faked_time(monkeypatch: pytest.MonkeyPatch) -> Generator[Clock, None, None]:
     clock = Clock()
     with monkeypatch.context() as patch:
         patch.setattr("executionkit.context.anyio.sleep", clock.sleep)
@@ -80,21 +80,21 @@ class TestSync:
     @pytest.mark.parametrize(
         "call",
         [
-            lambda model: complete().run_sync(model, "x"),
-            lambda model: compat.consensus_sync(model, "x"),
-            lambda model: compat.refine_loop_sync(model, "x"),
-            lambda model: compat.react_loop_sync(model, "x", []),
-            lambda model: compat.pipe_sync(model, "x"),
+            complete().run_sync,
+            compat.consensus_sync,
+            compat.refine_loop_sync,
+            partial(compat.react_loop_sync, tools=[]),
+            compat.pipe_sync,
         ],
     )
     async def test_is_refused_inside_an_event_loop(
-        self, call: Callable[[Model], object], anyio_backend_name: str
+        self, call: Callable[[Model, str], object], anyio_backend_name: str
     ) -> None:
         model = Model()
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             with pytest.raises(RuntimeError, match=f"inside a running {anyio_backend_name} event loop"):
-                call(model)
+                call(model, "x")
             gc.collect()
         assert not caught
         assert model.calls == 0
@@ -202,7 +202,9 @@ class TestRetries:
     async def test_wait_as_long_as_the_server_asks_and_no_longer_than_they_may(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        model = Model(each(RateLimitError("a", retry_after=7.0), ProviderError("b"), ProviderError("c"), reply()))
+        model = Model(
+            each(RateLimitError("a", retry_after=7.0), ProviderError("b"), ProviderError("c"), reply())
+        )
         with faked_time(monkeypatch) as clock:
             result = result_of(await complete().run(model, "x"))
         assert result.cost.llm_calls == 4
@@ -299,7 +301,9 @@ class TestNestedRuns:
             return PatternResult("x")
 
         bound = partial(function, max_cost=TokenUsage(llm_calls=5, output_tokens=90))
-        await step(bound, max_cost=TokenUsage(llm_calls=3)).run(Model(), "x", max_cost=TokenUsage(llm_calls=4))
+        await step(bound, max_cost=TokenUsage(llm_calls=3)).run(
+            Model(), "x", max_cost=TokenUsage(llm_calls=4)
+        )
         await step(bound).run(Model(), "x", max_cost=TokenUsage(llm_calls=4))
         await step(function).run(Model(), "x")
         assert told == [TokenUsage(0, 90, 3), TokenUsage(0, 90, 4), None]
@@ -324,7 +328,9 @@ class TestTrace:
         assert [call.parent for call in calls] == [first.id, first.id, second.id, second.id]
         assert [call.attempt for call in calls] == [1, 2, 1, 1]
         ended = {
-            event.id: event for event in events if isinstance(event, (RunFinished, StageFinished, CallFinished))
+            event.id: event
+            for event in events
+            if isinstance(event, (RunFinished, StageFinished, CallFinished))
         }
         assert set(ended) == set(starts)
         assert ended[run.id].cost == ended[root.id].cost == result.cost
@@ -361,14 +367,18 @@ class TestTrace:
     async def test_of_a_failed_and_of_a_cancelled_run_end_all_that_began(self) -> None:
         events: list[Event] = []
         stage = consensus(n=2) & Buy("b", 1, "no")
-        await stage.run(Model(ticks=lambda asked: 1 if asked.max_tokens == 50 else 9), "x", trace=events.append)
+        await stage.run(
+            Model(ticks=lambda asked: 1 if asked.max_tokens == 50 else 9), "x", trace=events.append
+        )
         self.all_ended(events)
         (end,) = (event for event in events if isinstance(event, RunFinished))
         assert end.error == "ExecutionKitError"
         events.clear()
         with anyio.CancelScope() as scope:
             async with anyio.create_task_group() as group:
-                group.start_soon(partial(stage.run, Model(ticks=lambda asked: 10**9), "x", trace=events.append))
+                group.start_soon(
+                    partial(stage.run, Model(ticks=lambda asked: 10**9), "x", trace=events.append)
+                )
                 for _ in range(5):
                     await checkpoint()
                 scope.cancel()
@@ -377,7 +387,9 @@ class TestTrace:
     @staticmethod
     def all_ended(events: list[Event]) -> None:
         began = [event.id for event in events if isinstance(event, (RunStarted, StageStarted, CallStarted))]
-        ended = [event.id for event in events if isinstance(event, (RunFinished, StageFinished, CallFinished))]
+        ended = [
+            event.id for event in events if isinstance(event, (RunFinished, StageFinished, CallFinished))
+        ]
         assert began
         assert sorted(began) == sorted(ended)
 

@@ -9,7 +9,7 @@ _TAG: Final = re.compile(r"<[\s/]*response_to_rate(?:[^<>]*>)?", re.IGNORECASE)
 _MOST_PASSES: Final = 8
 # Possessive, and only from the first digit on: an answer of a million digits takes linear time.
 _NUMBER: Final = r"(?<!\d)(-?\d++(?:\.\d++)?)"
-_NO_OTHER_SCALE: Final = r"(?!\s*(?:-|–|to\b)\s*\d|\s*(?:/|out\s+of)\s*(?!10(?![\d.]*\d))\d)"
+_NO_OTHER_SCALE: Final = r"(?!\s*(?:-|\u2013|to\b)\s*\d|\s*(?:/|out\s+of)\s*(?!10(?![\d.]*\d))\d)"
 _RATINGS: Final = (
     re.compile(rf"(?:score|rating)\W{{0,6}}?(?:is\W{{1,4}}?)?{_NUMBER}{_NO_OTHER_SCALE}", re.IGNORECASE),
     re.compile(rf"{_NUMBER}\s*(?:/|out\s+of)\s*10(?![\d.])", re.IGNORECASE),

@@ -175,10 +175,7 @@ def _checked(found: object) -> Evaluation:
     score: object = found.score if isinstance(found, Evaluation) else found
     if isinstance(score, bool) or not isinstance(score, (int, float)) or not (0 <= score <= 1):
         raise EvaluationError(f"the evaluator returned {score!r:.80}; a score is a number from 0 to 1")
-    critique: object = found.critique if isinstance(found, Evaluation) else ""
-    if not isinstance(critique, str):
-        raise EvaluationError(f"the evaluator's critique must be text, not {type(critique).__name__}")
-    return Evaluation(float(score), critique)
+    return Evaluation(float(score), str(found.critique) if isinstance(found, Evaluation) else "")
 
 
 def _wants_provider(evaluator: Evaluator) -> bool:

@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 
 from executionkit.core.frozen import EMPTY, freeze, freeze_mapping, hash_frozen, thaw
 
-LEAVES = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.sampled_from(["", "x", b"y"])
+LEAVES = (
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.sampled_from(["", "x", b"y"])
+)
 KEYS = st.sampled_from(["a", "b", "c"])
 PLAIN = st.recursive(
     LEAVES,
