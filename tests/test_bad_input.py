@@ -1,4 +1,4 @@
-"""What a stranger may pass in, in both APIs: a clear error with its cost, or a right answer; nothing hangs."""
+"""What a stranger may pass in, in both APIs: a clear error with its cost, or an answer."""
 
 import math
 from collections.abc import Awaitable, Callable

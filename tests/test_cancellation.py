@@ -1,4 +1,4 @@
-"""Cancellation at every moment of every pattern and combinator: nothing is left, caught, wrapped or retried."""
+"""Cancellation at every moment of every pattern and combinator: nothing left, caught, wrapped, retried."""
 
 import asyncio
 from collections.abc import Callable

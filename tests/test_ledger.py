@@ -48,7 +48,7 @@ from tests.doubles import (
 pytestmark = pytest.mark.anyio
 
 
-class Fate(Exception):
+class FateError(Exception):
     """What a provider of somebody else's raises."""
 
 
@@ -99,7 +99,7 @@ class Shop(Model):
             case "permanent":
                 return PermanentError("no")
             case "foreign":
-                return Fate("own")
+                return FateError("own")
             case "silent":
                 return LLMResponse(f"text {size}")
             case _:
@@ -277,17 +277,13 @@ async def test_a_call_is_refused_only_when_nothing_in_flight_can_make_room() -> 
         group.start_soon(ask)
         await anyio.wait_all_tasks_blocked()
         assert model.calls == 1
-        assert held(account) == TokenUsage(account_input(account), 90)
+        assert held(account).output_tokens == 90
         release.set()
     assert [asked.max_tokens for asked in model.asked] == [90, 90]
+    tight = new_context(model, Account(None, TokenUsage(output_tokens=25)), Settings(NEVER, None, None))
+    await tight.complete([user("x")])
     with pytest.raises(BudgetExhaustedError, match="10 of 25 output tokens"):
-        tight = new_context(model, Account(None, TokenUsage(output_tokens=25)), Settings(NEVER, None, None))
-        for _ in range(3):
-            await tight.complete([user("x")])
-
-
-def account_input(account: Account) -> int:
-    return held(account).input_tokens
+        await tight.complete([user("x")])
 
 
 async def test_input_waits_for_its_estimate_and_settles_on_the_report() -> None:
@@ -439,6 +435,7 @@ class Together(Model):
     def __init__(self, count: int, answer: Callable[[Asked], object]) -> None:
         super().__init__(answer, ticks=lambda asked: 0)
         self.count = count
+        self.resumed = 0
         self.go = anyio.Event()
 
     @override
@@ -448,6 +445,7 @@ class Together(Model):
         if number == self.count:
             self.go.set()
         await self.go.wait()
+        self.resumed += 1
         answered = self._answer(self.asked[number - 1])
         if isinstance(answered, BaseException):
             raise answered
@@ -458,7 +456,7 @@ async def test_the_first_failure_buys_no_new_calls() -> None:
     """Both branches hear back in the same turn; the second must not go on though it is not cancelled yet."""
 
     def fate(asked: Asked) -> object:
-        return PermanentError("no") if asked.prompt == "x" and asked.number == 1 else reply()
+        return PermanentError("no") if model.resumed == 1 else reply()
 
     for branches in ((complete(), complete() >> complete()), (complete() >> complete(), complete())):
         model = Together(2, fate)
@@ -472,16 +470,9 @@ async def test_the_first_failure_comes_back_alone_and_notes_the_others() -> None
     error = error_of(await soon(consensus(n=3).run(model, "x")))
     assert isinstance(error, PermanentError)
     others = error.metadata["other_failures"]
-    assert 0 <= len(others) <= 2
+    assert others
     assert all(other.startswith("PermanentError: no ") for other in others)
     assert error.cost.llm_calls == 3
-
-
-async def test_failures_beside_a_nested_failure_are_all_noted() -> None:
-    model = Together(3, lambda asked: PermanentError(f"no {asked.number}"))
-    error = error_of(await soon((consensus(n=2) & complete()).run(model, "x")))
-    others = error.metadata.get("other_failures", ())
-    assert len({str(error), *(other.split(": ")[1] for other in others)}) == 1 + len(others)
 
 
 async def test_what_is_in_flight_is_cancelled_at_the_first_failure() -> None:
@@ -503,16 +494,16 @@ async def test_the_ledger_can_be_used_after_a_failure_beside_it() -> None:
 
 
 async def test_an_exception_without_a_text_settles_its_call() -> None:
-    class Mute(Exception):
+    class MuteError(Exception):
         @override
         def __str__(self) -> str:
             raise RuntimeError("no text")
 
-    model = Model(each(Mute(), reply()))
+    model = Model(each(MuteError(), reply()))
     limit = TokenUsage(output_tokens=100)
     assert result_of(await soon((complete() | complete()).run(model, "x", max_cost=limit))).value == "ok"
-    error = error_of(await complete().run(Model(each(Mute())), "x"))
-    assert str(error) == "the provider raised Mute"
+    error = error_of(await complete().run(Model(each(MuteError())), "x"))
+    assert str(error) == "the provider raised MuteError"
 
 
 def test_a_tracker_counts_in_two_phases() -> None:

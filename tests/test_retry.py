@@ -125,4 +125,4 @@ def test_a_huge_whole_number_is_a_long_delay() -> None:
 def test_a_policy_is_a_value() -> None:
     assert pickle.loads(pickle.dumps(DEFAULT_RETRY)) == RetryConfig() == DEFAULT_RETRY
     assert hash(RetryConfig()) == hash(DEFAULT_RETRY)
-    assert DEFAULT_RETRY == RetryConfig(3, 1.0, 60.0, 2.0, (RateLimitError, ProviderError))
+    assert RetryConfig(3, 1.0, 60.0, 2.0, (RateLimitError, ProviderError)) == DEFAULT_RETRY
