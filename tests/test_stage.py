@@ -1,7 +1,9 @@
 """Stages are values, and what combines them keeps scores, metadata and names."""
 
 import copy
+import operator
 import pickle
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -39,7 +41,6 @@ def test_a_stage_is_a_value(stage: Stage[str, Any]) -> None:
     for twin in (copy.copy(stage), copy.deepcopy(stage), pickle.loads(pickle.dumps(stage))):
         assert twin == stage
         assert hash(twin) == hash(stage)
-        assert repr(twin) == repr(stage)
     name = type(stage).__struct_fields__[0]
     with pytest.raises(AttributeError):
         setattr(stage, name, None)
@@ -49,20 +50,16 @@ def test_stages_differ_by_their_settings() -> None:
     assert len(set(VALUES)) == len(VALUES)
     assert consensus(n=3) != consensus(n=4)
     assert repr(consensus(n=3)) == "Consensus(n=3)"
-    assert repr(
-        complete() >> consensus(n=3)
-    ) == "Pipeline((Complete(), Consensus(n=3)))" or "stages=" in repr(complete() >> consensus(n=3))
+    assert repr(complete() >> consensus(n=3)) == "Pipeline(stages=(Complete(), Consensus(n=3)))"
 
 
 @pytest.mark.parametrize("other", [5, None, "stage", len])
-def test_what_is_no_stage_does_not_compose(other: Any) -> None:
-    for combine in (
-        lambda: complete() >> other,
-        lambda: complete() | other,
-        lambda: complete() & other,
-    ):
-        with pytest.raises(TypeError, match="unsupported operand"):
-            combine()
+@pytest.mark.parametrize("combine", [operator.rshift, operator.or_, operator.and_])
+def test_what_is_no_stage_does_not_compose(
+    combine: Callable[[object, object], object], other: object
+) -> None:
+    with pytest.raises(TypeError, match="unsupported operand"):
+        combine(complete(), other)
 
 
 @pytest.mark.anyio
