@@ -25,9 +25,9 @@ async def gather(
     The first failure cancels what is under way and keeps the rest from starting. It is raised alone, never in
     an `ExceptionGroup`; failures that came in meanwhile stand in its metadata as `other_failures`.
 
-    After a failure of a class in `finish_on` what is under way is awaited instead: it is paid for.
-    `on_failure` is called at the first one: cancellation takes a turn of the event loop to arrive, and
-    nothing may be bought meanwhile.
+    After a failure of a class in `finish_on` what is under way is awaited instead: it is paid for already.
+    `on_failure` is called at each: cancellation takes a turn of the event loop to arrive, and nothing may be
+    bought meanwhile.
 
     A few workers share one iterator: a task for each piece would cost twenty times as much.
     """

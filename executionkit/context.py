@@ -5,6 +5,7 @@ and each error is stamped with its cost on leaving the frame that `Context.run` 
 """
 
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from typing import Any, Protocol, TypeVar
 
 from returns.result import Failure, Success
@@ -47,7 +48,7 @@ class Performer(Protocol[In_contra, Out_co]):
 class Context:
     """The world as a running stage sees it. Made by `Stage.run`, never by hand."""
 
-    __slots__ = ("_account", "_provider", "_reports", "_settings", "_span")
+    __slots__ = ("_above", "_account", "_provider", "_reports", "_settings", "_span")
 
     def __init__(
         self,
@@ -55,13 +56,14 @@ class Context:
         account: Account,
         settings: Settings,
         span: Span | None,
-        reports: list[Callable[[], Mapping[str, object]]],
+        above: "Context | None" = None,
     ) -> None:
         self._provider = provider
         self._account = account
         self._settings = settings
         self._span = span
-        self._reports = reports
+        self._reports: list[Callable[[], Mapping[str, object]]] = []
+        self._above = above
 
     @property
     def cost(self) -> TokenUsage:
@@ -99,11 +101,13 @@ class Context:
         """
         while isinstance(provider, MeteredProvider) and provider.context._account.is_above(self._account):
             provider = provider.context._provider
-        return Context(provider, self._account, self._settings, self._span, self._reports)
+        bound = Context(provider, self._account, self._settings, self._span, self._above)
+        bound._reports = self._reports
+        return bound
 
     def below(self) -> "Context":
         """Return the context of a stage below this one."""
-        return new_context(self._provider, Account(self._account), self._settings, self._span)
+        return new_context(self._provider, Account(self._account), self._settings, self._span, self)
 
     def joined(
         self, retry: RetryConfig | None, tracer: Tracer | None, ends_at: float | None, run: Span | None
@@ -113,7 +117,7 @@ class Context:
         ends = [end for end in (ends_at, settings.ends_at) if end is not None]
         joined = Settings(retry or settings.retry, tracer or settings.tracer, min(ends, default=None))
         parent = self._span if tracer is None else run
-        return new_context(self._provider, Account(self._account), joined, parent)
+        return new_context(self._provider, Account(self._account), joined, parent, self)
 
     async def gather(
         self,
@@ -164,6 +168,7 @@ class Context:
             raise failure from failure.__cause__
         except BaseException as cancelled:
             self._send_end(stage.name, error=type(cancelled).__name__)
+            self._hand_up()
             raise
         self._send_end(stage.name, score=result.score)
         return result.stamped(self.cost, self._caveats())
@@ -222,10 +227,20 @@ class Context:
 
     def stamped(self, error: ExecutionKitError) -> ExecutionKitError:
         """Return a copy of an error with this stage's cost and what the stage has achieved."""
+        return error.stamped(self.cost, self._achieved(), self._caveats())
+
+    def _achieved(self) -> Mapping[str, object]:
         achieved: dict[str, object] = {}
         for report in self._reports:
-            achieved.update(report())
-        return error.stamped(self.cost, achieved, self._caveats())
+            with suppress(Exception):  # a report that fails must not hide the failure it belongs to
+                achieved.update(report())
+        return achieved
+
+    def _hand_up(self) -> None:
+        """Leave what a cancelled stage achieved to the one above: an error may come back from there."""
+        if self._above is not None:
+            achieved = self._achieved()
+            self._above._reports.insert(0, lambda: achieved)
 
     def _caveats(self) -> Mapping[str, object]:
         unreported = self._account.unreported
@@ -281,11 +296,15 @@ class MeteredProvider:
 
 
 def new_context(
-    provider: LLMProvider, account: Account, settings: Settings, parent: Span | None = None
+    provider: LLMProvider,
+    account: Account,
+    settings: Settings,
+    parent: Span | None = None,
+    above: Context | None = None,
 ) -> Context:
     """Make the context of one stage, below `parent` in the trace."""
     tracer = settings.tracer
-    return Context(provider, account, settings, None if tracer is None else tracer.span(parent), [])
+    return Context(provider, account, settings, None if tracer is None else tracer.span(parent), above)
 
 
 async def as_outcome(pending: Awaitable[PatternResult[Out]]) -> Outcome[Out]:

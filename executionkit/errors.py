@@ -24,7 +24,7 @@ achieved. Errors are values: they compare by value, hash, copy and pickle.
 """
 
 from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import ClassVar, Self
 
 from executionkit.core.frozen import EMPTY, Metadata, freeze_mapping, thaw
@@ -243,11 +243,9 @@ def described(error: BaseException) -> str:
     >>> described(ValueError("no such city"))
     'ValueError: no such city'
     """
-    try:
-        text = str(error)
-    except Exception:  # foreign code; what is to be reported is that it failed, not that it cannot say how
-        return type(error).__name__
-    return f"{type(error).__name__}: {text}"
+    with suppress(Exception):  # foreign code: what matters is that it failed, not that it can not say how
+        return f"{type(error).__name__}: {error}"
+    return type(error).__name__
 
 
 @contextmanager

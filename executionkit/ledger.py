@@ -151,8 +151,7 @@ class Account(CostTracker):
     def learn_input(self, estimate: int, counted: int) -> None:
         """Keep later estimates of this run from being lower than what a server has been seen to count.
 
-        What a short prompt costs more than estimated is the server's chat template; it says nothing of a long
-        prompt.
+        What a short prompt costs more than estimated is the chat template, and says nothing of a long one.
         """
         run = self._line[-1]
         if estimate < _SHORT_PROMPT:
@@ -213,8 +212,10 @@ class Account(CostTracker):
                 output_tokens = decision
         if busy is not None:
             return busy
-        granted = output_tokens if bounds else request.max_tokens
-        return Reservation(self, request, granted, estimate, input_tokens, output_tokens)
+        reservation = Reservation(self, request, estimate, input_tokens, output_tokens)
+        if bounds:
+            reservation.max_tokens = output_tokens
+        return reservation
 
     def _admit(self, ask: Ask) -> int | Wait | Refused:
         return admit(self._limit, self.to_usage(), TokenUsage(self._held_input, self._held_output), ask)
@@ -244,7 +245,6 @@ class Reservation:
         self,
         account: Account,
         request: Request,
-        granted: int | None = None,
         estimate: int = 0,
         held_input: int = 0,
         held_output: int = 0,
@@ -254,7 +254,7 @@ class Reservation:
         self._estimate = estimate
         self._held_input = held_input
         self._held_output = held_output
-        self.max_tokens = granted or request.max_tokens
+        self.max_tokens = request.max_tokens
         """The output tokens that the call may take; None leaves it to the provider."""
         account.open_call(held_input, held_output)
 

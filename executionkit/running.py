@@ -52,8 +52,10 @@ async def run_stage(
     context = _open(checked_provider(provider), retry, tracer, deadline, run)
     if limit is not None:
         context.tighten(limit)
-    pending = _bounded(context, stage, value, deadline)
-    return await (pending if run is None else _traced(context, run, stage.name, pending, limit, deadline))
+    if run is None:
+        return await _bounded(context, stage, value, deadline)
+    run.send(RunStarted, stage=stage.name, max_cost=limit, deadline=deadline)
+    return await _traced(context, run, _bounded(context, stage, value, deadline))
 
 
 def in_new_loop(run: Callable[[], Awaitable[T]], what: str) -> T:
@@ -116,15 +118,7 @@ async def _bounded(
     return Failure(context.stamped(error))
 
 
-async def _traced(
-    context: Context,
-    run: Span,
-    name: str,
-    pending: Awaitable[Outcome[Out]],
-    limit: TokenUsage | None,
-    deadline: float | None,
-) -> Outcome[Out]:
-    run.send(RunStarted, stage=name, max_cost=limit, deadline=deadline)
+async def _traced(context: Context, run: Span, pending: Awaitable[Outcome[Out]]) -> Outcome[Out]:
     error: str | None = "Cancelled"
     try:
         outcome = await pending

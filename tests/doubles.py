@@ -1,7 +1,7 @@
 """A model made of a function, a few stages, and a driver that tries every moment of a run."""
 
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import anyio
 import msgspec
@@ -93,7 +93,7 @@ class Model:
         answered = self._answer(asked)
         if isinstance(answered, BaseException):
             raise answered
-        return answered  # type: ignore[return-value]  # pyright: ignore[reportReturnType]  # junk is the point
+        return answered  # type: ignore[return-value]  # junk is the point
 
 
 def each(*answers: object) -> Answer:
@@ -115,6 +115,25 @@ class Buy(Stage[str, str], frozen=True):
         if self.error:
             raise ExecutionKitError(self.error, metadata={"mark": self.mark})
         return PatternResult(f"{value}{self.mark}", metadata={"mark": self.mark})
+
+
+Text: TypeAlias = Stage[str, str]
+
+
+def joined(one: Text, other: Text) -> Text:
+    return one >> other
+
+
+def either(one: Text, other: Text) -> Text:
+    return one | other
+
+
+def paired(one: Text, other: Text) -> Text:
+    return (one & other).map(lambda both: f"{both[0]}&{both[1]}")
+
+
+def shouted(stage: Text) -> Text:
+    return stage.map(str.upper)
 
 
 async def soon(awaitable: Awaitable[T], seconds: float = 20.0) -> T:

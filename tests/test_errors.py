@@ -81,13 +81,14 @@ class TestEveryClass:
         given["more"] = 1
         assert error.metadata == {"votes": ("a",), "nested": {"deep": (1,)}}
         with pytest.raises(TypeError):
-            error.metadata["votes"] = ()  # type: ignore[index]  # pyright: ignore[reportIndexIssue]
+            error.metadata["votes"] = ()  # type: ignore[index]
         with pytest.raises(TypeError):
             error.metadata["nested"]["deep"] = ()
 
     def test_defaults(self, kind: type[ExecutionKitError]) -> None:
         error = kind("no")
-        assert (str(error), error.message, error.cost, error.metadata) == ("no", "no", TokenUsage(), {})
+        assert (str(error), error.message, error.cost) == ("no", "no", TokenUsage())
+        assert error.metadata == {}
         assert kind().args == ("",)
         with pytest.raises(kind):
             raise error
@@ -123,7 +124,7 @@ def test_who_is_retryable() -> None:
     assert not ProviderError("x", retryable=False).retryable
 
 
-class Awkward(Exception):
+class AwkwardError(Exception):
     """Neither picklable nor printable, as foreign exceptions are."""
 
     def __init__(self, one: object, other: object) -> None:
@@ -135,13 +136,13 @@ class Awkward(Exception):
 
 def test_a_foreign_cause_keeps_no_error_from_being_pickled_or_copied() -> None:
     error = ProviderError("wrapped")
-    error.__cause__ = Awkward(1, 2)
+    error.__cause__ = AwkwardError(1, 2)
     assert pickle.loads(pickle.dumps(error)) == error
     assert copy.deepcopy(error) == error
 
 
 def test_an_exception_is_described_whatever_it_does() -> None:
-    assert described(Awkward(1, 2)) == "Awkward"
+    assert described(AwkwardError(1, 2)) == "AwkwardError"
     assert described(KeyError("x")) == "KeyError: 'x'"
 
 

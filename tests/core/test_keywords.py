@@ -22,7 +22,7 @@ def starred(*n: int) -> tuple[int, ...]:
     return n
 
 
-class Callable_:
+class Instance:
     def __call__(self, provider: object, n: int) -> int:
         return n
 
@@ -32,7 +32,7 @@ def test_a_keyword_is_named_or_swallowed() -> None:
     assert (names(open_to_all, "n"), takes(open_to_all, "n")) == (False, True)
     assert (names(positional_only, "n"), takes(positional_only, "n")) == (False, False)
     assert (names(starred, "n"), takes(starred, "n")) == (False, False)
-    assert (names(Callable_(), "n"), takes(Callable_(), "m")) == (True, False)
+    assert (names(Instance(), "n"), takes(Instance(), "m")) == (True, False)
     assert not takes(plain, "m")
 
 
@@ -50,5 +50,5 @@ def test_a_function_without_a_signature_takes_nothing() -> None:
 
 def test_names_of_callables() -> None:
     assert function_name(partial(partial(plain), n=2)) == "plain"
-    assert function_name(Callable_()) == "Callable_"
+    assert function_name(Instance()) == "Instance"
     assert function_name(lambda: None) == "<lambda>"
