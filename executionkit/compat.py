@@ -115,6 +115,13 @@ async def consensus(
         agreement_ratio (float): The winner's share of the votes.
         unique_responses (int): Different answers.
         tie_count (int): Answers that share the most votes; 1 is a clean win.
+        vote_counts (mapping of str to int): Votes by answer.
+        samples (int): Samples that came back.
+        saved (int): Samples not asked for; 0 here.
+        abstentions (int): Samples that did not vote; 0 here.
+        rounds (int): How often samples were asked for; 1 here.
+        stop_rule (str): `"none"`: all samples are drawn.
+        stop_bound (float): 1.0, since no rule decided.
 
     Raises:
         ConsensusFailedError: A unanimous vote with any difference.
@@ -225,6 +232,7 @@ async def react_loop(
         truncated_responses (int): Completions cut at `max_tokens`.
         truncated_observations (int): Results cut at `max_observation_chars`.
         messages_trimmed (int): Messages dropped from the conversation.
+        transcript (Transcript): The whole conversation, for the native `react` to go on from.
 
     Raises:
         MaxIterationsError: No answer after `max_rounds`.
