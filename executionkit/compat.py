@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeAlias, TypeVar
 from returns.result import Failure
 
 from executionkit.core.checks import check_count
-from executionkit.core.keywords import bound_keywords, function_name, takes
+from executionkit.core.keywords import bound_keywords, function_name, names, takes
 from executionkit.core.usage import TokenUsage
 from executionkit.core.voting import VotingStrategy
 from executionkit.errors import (
@@ -115,6 +115,13 @@ async def consensus(
         agreement_ratio (float): The winner's share of the votes.
         unique_responses (int): Different answers.
         tie_count (int): Answers that share the most votes; 1 is a clean win.
+        vote_counts (mapping of str to int): Votes by answer.
+        samples (int): Samples that came back.
+        saved (int): Samples not asked for; 0 here.
+        abstentions (int): Samples that did not vote; 0 here.
+        rounds (int): How often samples were asked for; 1 here.
+        stop_rule (str): `"none"`: all samples are drawn.
+        stop_bound (float): 1.0, since no rule decided.
 
     Raises:
         ConsensusFailedError: A unanimous vote with any difference.
@@ -225,6 +232,7 @@ async def react_loop(
         truncated_responses (int): Completions cut at `max_tokens`.
         truncated_observations (int): Results cut at `max_observation_chars`.
         messages_trimmed (int): Messages dropped from the conversation.
+        transcript (Transcript): The whole conversation, for the native `react` to go on from.
 
     Raises:
         MaxIterationsError: No answer after `max_rounds`.
@@ -262,7 +270,8 @@ async def pipe(
         provider: The model to ask.
         prompt: The first step's prompt.
         *steps: `async (provider, prompt, **keywords) -> PatternResult`; `functools.partial` binds keywords,
-            which beat shared ones. With no steps the prompt itself comes back at no cost.
+            which beat shared ones; of budgets (`max_cost`, and what is left of `max_budget`) the tightest
+            holds. With no steps the prompt itself comes back at no cost.
         max_budget: The budget of all steps together; 0 in a field means no limit there.
         **shared: Keywords for the steps that take them.
 
@@ -293,13 +302,20 @@ def _steps(steps: tuple[StepFunction[Any], ...], shared: dict[str, Any]) -> tupl
                     [
                         (keyword, value)
                         for keyword, value in shared.items()
-                        if takes(function, keyword) and keyword not in bound_keywords(function)
+                        if _is_passed_on(keyword, function)
                     ]
                 ),
             )
             for function in steps
         ]
     )
+
+
+def _is_passed_on(keyword: str, function: StepFunction[Any]) -> bool:
+    """Tell whether a step gets a shared keyword: its own beats it, but the tighter of two budgets holds."""
+    if keyword in bound_keywords(function):
+        return keyword == "max_cost" and names(function, keyword)
+    return takes(function, keyword)
 
 
 def _raising(outcome: Outcome[T]) -> PatternResult[T]:

@@ -254,7 +254,7 @@ class Reservation:
         self._estimate = estimate
         self._held_input = held_input
         self._held_output = held_output
-        self.max_tokens = request.max_tokens
+        self.max_tokens: int | None = request.max_tokens
         """The output tokens that the call may take; None leaves it to the provider."""
         account.open_call(held_input, held_output)
 

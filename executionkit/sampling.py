@@ -88,7 +88,7 @@ class Sampler:
         """The samples that came back, by their number."""
         self.failures: list[ExecutionKitError] = []
         """Why the others did not."""
-        self.rounds = 0
+        self.rounds: int = 0
         """How often samples were asked for."""
 
     @property

@@ -62,8 +62,8 @@ class Toolbox:
         self._rules = rules
         self._per_tool: Counter[str] = Counter()
         self._admitted = 0
-        self.calls_made = 0
-        self.truncated = 0
+        self.calls_made: int = 0
+        self.truncated: int = 0
 
     async def observe(self, calls: Sequence[ToolCall], context: Context) -> list[str]:
         """Make the calls of one round and return what the model gets to see, in their order.

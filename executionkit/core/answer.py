@@ -47,10 +47,10 @@ class AnswerType(Generic[T]):
     def __init__(self, kind: object) -> None:
         schema = inline_root(msgspec.json.schema(kind))
         is_object = schema.get("type") == "object"
-        self.schema = _closed(schema if is_object else _wrapped(schema))
-        self.text = msgspec.json.encode(self.schema).decode()
-        self.is_strict = _is_strict(self.schema)
-        self.name = _name(kind)
+        self.schema: dict[str, Any] = _closed(schema if is_object else _wrapped(schema))
+        self.text: str = msgspec.json.encode(self.schema).decode()
+        self.is_strict: bool = _is_strict(self.schema)
+        self.name: str = _name(kind)
         # msgspec takes any type form here, its stubs know classes only
         self._bare: msgspec.json.Decoder[Any] = msgspec.json.Decoder(cast("type[Any]", kind))
         self._wrapped = None if is_object else msgspec.json.Decoder(_envelope(kind))

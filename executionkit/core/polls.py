@@ -26,7 +26,7 @@ class Poll(Generic[T]):
     __slots__ = ("_grouping", "ballot", "casts", "tallies", "wholes")
 
     def __init__(self, ballot: Ballot[T]) -> None:
-        self.ballot = ballot
+        self.ballot: Ballot[T] = ballot
         self.tallies: tuple[Tally[Hashable], ...] = tuple([Tally() for _ in ballot.questions])
         """The votes on each question."""
         self.casts: list[Cast[T] | None] = []

@@ -172,17 +172,17 @@ def _progress(state: Refinement) -> dict[str, object]:
 
 
 def _checked(found: object) -> Evaluation:
-    score: object = found.score if isinstance(found, Evaluation) else found
+    score, critique = _parts(found)
     if isinstance(score, bool) or not isinstance(score, (int, float)) or not (0 <= score <= 1):
         raise EvaluationError(f"the evaluator returned {score!r:.80}; a score is a number from 0 to 1")
-    return Evaluation(float(score), _critique_of(found))
+    if not isinstance(critique, str):
+        raise EvaluationError(f"the evaluator's critique must be text, not {type(critique).__name__}")
+    return Evaluation(float(score), critique)
 
 
-def _critique_of(found: object) -> str:
-    critique: object = getattr(found, "critique", "")
-    if isinstance(critique, str):
-        return critique
-    raise EvaluationError(f"the evaluator's critique must be text, not {type(critique).__name__}")
+def _parts(found: object) -> tuple[object, object]:
+    """Return the score and the critique of what an evaluator gave, whatever their types."""
+    return (found.score, found.critique) if isinstance(found, Evaluation) else (found, "")
 
 
 def _wants_provider(evaluator: Evaluator) -> bool:

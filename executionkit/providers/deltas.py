@@ -99,7 +99,7 @@ class Assembly:
         self._extra: dict[str, Any] = {}
         self.finish_reason: str | None = None
         self.usage: dict[str, Any] = {}
-        self.pieces = 0
+        self.pieces: int = 0
 
     @property
     def text(self) -> str:

@@ -50,8 +50,8 @@ class Engine:
             raise PermanentError(
                 f"llama.cpp cannot load {settings.model.name}; is it a complete GGUF file?"
             ) from error
-        self.address: Final = self._server.listening_address
-        self.supports_tools: Final = _template_takes_tools(self.address)
+        self.address: Final[str] = self._server.listening_address
+        self.supports_tools: Final[bool] = _template_takes_tools(self.address)
         self._lock = threading.Lock()
         self._calls = 0
         self._closed = False

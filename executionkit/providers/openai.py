@@ -41,7 +41,7 @@ _STREAMED: Final = {"stream": True, "stream_options": {"include_usage": True}}
 class _Endpoint(msgspec.Struct, frozen=True):
     base_url: str
     model: str
-    api_key: Secret | str = Secret("")
+    api_key: Secret | str = ""
     default_temperature: float | None = 0.7
     default_max_tokens: int | None = DEFAULT_MAX_TOKENS
     timeout: float = 120.0

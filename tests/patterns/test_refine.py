@@ -1,0 +1,266 @@
+"""`refine`: evaluators of every shape, what the next draft gets to see, what an error keeps."""
+
+import pickle
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+
+from executionkit import (
+    Evaluation,
+    EvaluationError,
+    ExecutionKitError,
+    InvalidPromptError,
+    LLMProvider,
+    MeteredProvider,
+    PatternResult,
+    PermanentError,
+    ProviderError,
+    ScriptedProvider,
+    TokenUsage,
+    is_failure,
+    is_success,
+    refine,
+)
+from executionkit.outcome import Outcome
+
+pytestmark = pytest.mark.anyio
+
+
+def answered(outcome: Outcome[str]) -> PatternResult[str]:
+    assert is_success(outcome), outcome
+    return outcome.unwrap()
+
+
+def failed(outcome: Outcome[str]) -> ExecutionKitError:
+    assert is_failure(outcome), outcome
+    return outcome.failure()
+
+
+def plain(text: str) -> float:
+    return len(text) / 10
+
+
+def reasoned(text: str) -> Evaluation:
+    return Evaluation(len(text) / 10, f"say more than {text}")
+
+
+async def of_one(text: str) -> float:
+    return len(text) / 10
+
+
+async def of_two(text: str, provider: LLMProvider) -> float:
+    assert isinstance(provider, MeteredProvider)
+    return len(text) / 10
+
+
+async def reviewed(text: str, provider: LLMProvider) -> Evaluation:
+    return Evaluation(len(text) / 10)
+
+
+async def named(text: str, *, provider: LLMProvider | None = None) -> float:
+    return len(text) / 10
+
+
+def optional(text: str, minimum: int = 0) -> float:
+    assert minimum == 0, "an optional argument that is no provider stays as it is"
+    return len(text) / 10
+
+
+def defaulted(text: str, provider: LLMProvider | None = None) -> float:
+    assert provider is not None
+    return len(text) / 10
+
+
+def scaled(scale: int, text: str) -> float:
+    return len(text) / scale
+
+
+class Rubric:
+    def __init__(self, scale: int) -> None:
+        self.scale = scale
+
+    def __call__(self, text: str) -> float:
+        return len(text) / self.scale
+
+    async def ask(self, text: str, provider: LLMProvider) -> float:
+        return self(text)
+
+
+@pytest.mark.parametrize(
+    "evaluator",
+    [
+        *(plain, reasoned, of_one, of_two, reviewed, named, optional, defaulted),
+        *(partial(scaled, 10), Rubric(10), Rubric(10).ask),
+    ],
+    ids=lambda each: getattr(each, "__name__", type(each).__name__),
+)
+async def test_every_shape_of_evaluator_scores(evaluator: Callable[..., Any]) -> None:
+    outcome = await refine(evaluator).run(ScriptedProvider(["abc", "abcdefghij"]), "task")
+    result = answered(outcome)
+    assert (result.value, result.score) == ("abcdefghij", 1.0)
+    assert result.metadata["score_history"] == (0.3, 1.0)
+
+
+@pytest.mark.parametrize("score", [0, 1, 0.0, 1.0])
+async def test_the_ends_of_the_scale_are_scores(score: float) -> None:
+    outcome = await refine(lambda _: score, max_iterations=0).run(ScriptedProvider("draft"), "task")
+    assert answered(outcome).score == score
+
+
+async def test_the_reasons_reach_the_next_draft() -> None:
+    provider = ScriptedProvider(["ab", "abcd", "abc", "abcdefghij"])
+    await refine(reasoned).run(provider, "the task")
+    first, second, third, fourth = [request.prompt for request in provider.requests]
+    assert first == "the task"
+    assert "say more than ab" in second
+    assert "say more than abcd" in third
+    assert "say more than abcd" in fourth  # the reasons of the best draft, not of the last
+    assert all("the task" in prompt for prompt in (second, third, fourth))
+
+
+async def test_the_judges_reasons_reach_the_next_draft() -> None:
+    provider = ScriptedProvider(["draft", "Score: 4\nIt lacks a date.", "better", "Score: 10"])
+    result = answered(await refine().run(provider, "task"))
+    assert "It lacks a date." in provider.requests[2].prompt
+    assert (result.value, result.score, result.cost.llm_calls) == ("better", 1.0, 4)
+
+
+async def test_without_reasons_none_are_made_up() -> None:
+    provider = ScriptedProvider(["abc", "abcdefghij"])
+    await refine(plain).run(provider, "task")
+    assert "evaluation said" not in provider.requests[1].prompt
+
+
+NO_SCORES: list[Any] = [
+    *(float("nan"), float("inf"), 1.5, -0.1, None, "0.5", True, [0.5], KeyError("raised")),
+    *(Evaluation(1.5), Evaluation(float("nan")), Evaluation(0.5, None)),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+]
+
+
+@pytest.mark.parametrize("score", NO_SCORES, ids=repr)
+async def test_no_score_is_an_error_that_keeps_the_draft_and_the_cost(score: Any) -> None:
+    def evaluator(text: str) -> Any:
+        if isinstance(score, Exception):
+            raise score
+        return score
+
+    error = failed(await refine(evaluator).run(ScriptedProvider(["the draft"]), "task"))
+    assert isinstance(error, EvaluationError)
+    assert error.cost.llm_calls == 1
+    assert (error.metadata["best_draft"], error.metadata["best_score"]) == ("the draft", None)
+    assert error.metadata["score_history"] == ()
+    assert error.__cause__ is (score if isinstance(score, Exception) else None)
+    assert pickle.loads(pickle.dumps(error)) == error
+
+
+async def test_an_evaluator_that_fails_later_leaves_the_best_draft() -> None:
+    def moody(text: str) -> float:
+        if text == "third":
+            raise ValueError("no more")
+        return {"first": 0.6, "second": 0.2}[text]
+
+    provider = ScriptedProvider(["first", "second", "third"])
+    error = failed(await refine(moody).run(provider, "task"))
+    assert error.cost.llm_calls == 3
+    assert (error.metadata["best_draft"], error.metadata["best_score"]) == ("first", 0.6)
+    assert (error.metadata["iterations"], error.metadata["score_history"]) == (1, (0.6, 0.2))
+    assert isinstance(error.__cause__, ValueError)
+
+
+async def test_an_error_of_ours_in_an_evaluator_keeps_its_class() -> None:
+    async def asks(text: str, provider: LLMProvider) -> float:
+        await provider.complete([{"role": "user", "content": text}])
+        return 1.0
+
+    provider = ScriptedProvider(["draft", PermanentError("the judge is gone")])
+    error = failed(await refine(asks).run(provider, "task"))
+    assert isinstance(error, PermanentError)
+    assert (error.cost.llm_calls, error.metadata["best_draft"]) == (2, "draft")
+
+
+async def test_an_evaluators_calls_draw_on_the_budget() -> None:
+    async def greedy(text: str, provider: LLMProvider) -> float:
+        for _ in range(10):
+            await provider.complete([{"role": "user", "content": text}])
+        return 1.0
+
+    provider = ScriptedProvider("draft")
+    error = failed(await refine(greedy).run(provider, "task", max_cost=TokenUsage(llm_calls=4)))
+    assert error.cost.llm_calls == len(provider.requests) == 4
+
+
+@pytest.mark.parametrize(
+    ("reply", "score"),
+    [("Score: 7", 0.7), ("7/10", 0.7), ("**7.5** out of 10", 0.75), ("0", 0.0), ("Rating: 10.", 1.0)],
+)
+async def test_what_a_judge_may_say(reply: str, score: float) -> None:
+    outcome = await refine(max_iterations=0).run(ScriptedProvider(["draft", reply]), "task")
+    assert answered(outcome).score == pytest.approx(score)
+
+
+@pytest.mark.parametrize("reply", ["I can not say", "42", "between 3 and 8", ""])
+async def test_a_judge_that_gives_no_rating(reply: str) -> None:
+    error = failed(await refine().run(ScriptedProvider(["draft", reply]), "task"))
+    assert isinstance(error, EvaluationError)
+    assert error.cost.llm_calls == 2
+    assert (error.metadata["best_draft"], error.metadata["judge_answer"]) == ("draft", reply)
+
+
+async def test_a_draft_that_never_came() -> None:
+    error = failed(
+        await refine(plain).run(ScriptedProvider([ProviderError("down", retryable=False)]), "task")
+    )
+    assert isinstance(error, ProviderError)
+    assert (error.metadata["best_draft"], error.metadata["best_score"]) == ("", None)
+    assert error.cost.llm_calls == 1
+
+
+@pytest.mark.parametrize("prompt", ["", " \n", None, 7])
+async def test_a_prompt_that_is_none(prompt: Any) -> None:
+    provider = ScriptedProvider("draft")
+    error = failed(await refine(plain).run(provider, prompt))
+    assert isinstance(error, InvalidPromptError)
+    assert (error.cost, provider.requests) == (TokenUsage(), [])
+
+
+async def test_a_megabyte_and_lone_surrogates_are_a_prompt() -> None:
+    for prompt in ("x" * 1_000_000, "half a \ud83d pair"):
+        provider = ScriptedProvider(["draft", "Score: 10"])
+        assert answered(await refine().run(provider, prompt)).value == "draft"
+        assert prompt in provider.requests[1].prompt
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        *({"target_score": 1.1}, {"target_score": -0.1}, {"max_iterations": -1}, {"patience": 0}),
+        *({"delta_threshold": float("inf")}, {"max_eval_chars": 0}, {"temperature": 2.1}, {"max_tokens": 0}),
+    ],
+    ids=str,
+)
+async def test_settings_out_of_range_fail_when_the_stage_is_built(settings: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(settings))):
+        refine(plain, **settings)
+
+
+async def of_three(text: str, provider: LLMProvider, task: str) -> float:
+    return 1.0
+
+
+@pytest.mark.parametrize("evaluator", [0.9, "judge", lambda: 1.0, of_three], ids=str)
+async def test_what_can_not_be_called_with_a_text_is_no_evaluator(evaluator: Any) -> None:
+    with pytest.raises(TypeError, match="an evaluator"):
+        refine(evaluator)
+
+
+async def test_it_is_a_value() -> None:
+    stage = refine(plain, patience=2)
+    assert stage == refine(plain, patience=2)
+    assert hash(stage) == hash(refine(plain, patience=2))
+    assert stage != refine(plain)
+    assert pickle.loads(pickle.dumps(stage)) == stage
+    assert "patience=2" in repr(stage)
+    with pytest.raises(AttributeError):
+        stage.patience = 3  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]
