@@ -1,7 +1,7 @@
-"""Run the suite on the built wheel: on each Python found, with and without extras, with the lowest dependencies.
+"""Run the suite on the built wheel: on each Python found, with and without extras, with the lowest versions.
 
-Each row has an environment of its own under `.venv-matrix/` and a copy of everything but the package itself, so
-that nothing but the wheel can be imported. Arguments narrow the rows: `just matrix 3.12 lowest`.
+Each row has an environment of its own under `.venv-matrix/` and a copy of everything but the package, so that
+nothing but the wheel can be imported. Arguments narrow the rows: `just matrix 3.12 extras`.
 """
 
 import os
@@ -84,7 +84,7 @@ def prepare(row: Row, wheel: Path) -> Path:
     shutil.rmtree(home, ignore_errors=True)
     subprocess.run([row.python, "-m", "venv", home], check=True)
     python = home / "bin" / "python"
-    pip = [python, "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
+    pip = [str(python), "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
     extras = "tests" if row.kind == "bare" else ",".join(("tests", *EXTRAS))
     pins = lowest() if row.kind == "lowest" else []
     subprocess.run([*pip, f"{wheel}[{extras}]", *pins], check=True)
