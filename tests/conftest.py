@@ -71,6 +71,5 @@ def model() -> Iterator["LocalProvider"]:
         pytest.skip("xllamacpp is not installed")
     from executionkit.providers.local import LocalProvider
 
-    provider = LocalProvider(seed=1, context_size=2048)
-    yield provider
-    provider.close()
+    with LocalProvider(seed=1, context_size=2048) as provider:
+        yield provider
