@@ -13,7 +13,9 @@ from typing import Any, Generic, TypeVar, cast
 import msgspec
 from typing_extensions import override
 
-from executionkit.core.keys import Grouping, json_part
+from executionkit.core.answer import AnswerType, Decoded, answer_type, asking
+from executionkit.core.keys import Grouping
+from executionkit.core.signature import inline_root
 from executionkit.core.voting import fold
 
 __all__ = ["Ballot", "Cast", "FieldBallot", "TextBallot", "ValueBallot"]
@@ -41,10 +43,9 @@ class Ballot(msgspec.Struct, Generic[T], frozen=True, repr_omit_defaults=True):
         """What is voted on: the names of the fields, or one empty name for the whole answer."""
         return ("",)
 
-    @property
-    def instructions(self) -> str:
-        """What to add to the prompt, so that answers can be read; empty for none."""
-        return ""
+    def ask(self, prompt: str) -> str:
+        """Return the prompt, with what answers must look like to be read."""
+        return prompt
 
     @property
     def grouping(self) -> Grouping | None:
@@ -109,23 +110,19 @@ class ValueBallot(Ballot[T], frozen=True):
         into: The type that texts are decoded into: JSON, possibly inside other text.
         key: What a value says; None for its JSON form.
 
-    >>> ValueBallot(int).cast("The answer: 7"), ValueBallot(int).cast("7").value
-    (None, 7)
+    >>> ValueBallot(int).cast("seven"), ValueBallot(int).cast("7")
+    (None, Cast(value=7, keys=('7',)))
     """
 
     into: type[T]
     key: Callable[[T], Hashable | None] | None = None
 
     def __post_init__(self) -> None:
-        _schema_of(self.into)
+        _kind_of(self.into)
 
-    @property
     @override
-    def instructions(self) -> str:
-        return (
-            "Reply with JSON only, without any other text, that matches this JSON Schema:\n"
-            f"{msgspec.json.encode(_schema_of(self.into)).decode()}"
-        )
+    def ask(self, prompt: str) -> str:
+        return asking(prompt, _kind_of(self.into))
 
     @property
     @override
@@ -160,10 +157,9 @@ class FieldBallot(Ballot[T], frozen=True):
     def questions(self) -> tuple[str, ...]:
         return _fields_of(self.into)
 
-    @property
     @override
-    def instructions(self) -> str:
-        return ValueBallot(self.into).instructions
+    def ask(self, prompt: str) -> str:
+        return asking(prompt, _kind_of(self.into))
 
     @override
     def read(self, text: str) -> T:
@@ -184,11 +180,14 @@ class FieldBallot(Ballot[T], frozen=True):
 
 
 def _decoded(text: str, into: type[T]) -> T:
-    """Decode the JSON in a text; a text that is none may still be a number or the value of an enum."""
-    try:
-        return msgspec.json.decode(json_part(text), type=into)
-    except msgspec.DecodeError:
-        return msgspec.convert(text.strip(), into, strict=False)
+    """Decode the JSON in a text; a text that holds none may still be a number, or the value of an enum."""
+    kind: AnswerType[T] = _kind_of(into)
+    found = kind.read(text)
+    return found.value if isinstance(found, Decoded) else msgspec.convert(text.strip(), into, strict=False)
+
+
+def _kind_of(into: object) -> AnswerType[Any]:
+    return answer_type(into)
 
 
 def _written(value: object) -> str:
@@ -199,17 +198,11 @@ def _plain_fields(value: object) -> dict[str, Any]:
     return cast("dict[str, Any]", msgspec.to_builtins(value))
 
 
-def _schema_of(into: object) -> dict[str, Any]:
-    return _schema(into)[0]
-
-
 def _fields_of(into: object) -> tuple[str, ...]:
-    return _schema(into)[1]
+    return _fields(into)
 
 
 @lru_cache(maxsize=256)
-def _schema(into: Hashable) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Return a type's JSON Schema and the names of its fields, if it has any."""
-    schema = msgspec.json.schema(into)
-    name = str(schema.get("$ref", "")).rpartition("/")[2]
-    return schema, tuple(schema.get("$defs", {}).get(name, {}).get("properties", ()))
+def _fields(into: Hashable) -> tuple[str, ...]:
+    """Return the names of a type's fields as JSON has them, if it has any."""
+    return tuple(inline_root(msgspec.json.schema(into)).get("properties", ()))

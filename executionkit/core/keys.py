@@ -18,11 +18,14 @@ raises. These here take text:
 import re
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Mapping
+from contextlib import suppress
 from decimal import Decimal
+from itertools import islice
 from typing import Final, Protocol, TypeAlias, cast, runtime_checkable
 
 import msgspec
 
+from executionkit.core.json_text import find_json
 from executionkit.core.voting import fold
 
 __all__ = [
@@ -34,9 +37,10 @@ __all__ = [
     "Number",
     "boxed",
     "casefolded",
-    "json_part",
     "json_value",
 ]
+
+_MOST_CANDIDATES: Final = 32
 
 Key: TypeAlias = Callable[[str], Hashable | None]
 """What a text says; None abstains."""
@@ -207,11 +211,11 @@ def json_value(text: str) -> str | None:
     >>> json_value('Here: {"b": 1.0, "a": [true]}')
     '{"a":[true],"b":1}'
     """
-    try:
-        value: object = msgspec.json.decode(json_part(text))
-        return msgspec.json.encode(_plain(value), order="deterministic").decode()
-    except (msgspec.MsgspecError, ValueError, RecursionError):
-        return None
+    for candidate in islice(find_json(text), _MOST_CANDIDATES):
+        with suppress(msgspec.MsgspecError, ValueError, RecursionError):
+            value: object = msgspec.json.decode(candidate)
+            return msgspec.json.encode(_plain(value), order="deterministic").decode()
+    return None
 
 
 def _plain(value: object) -> object:
@@ -220,22 +224,3 @@ def _plain(value: object) -> object:
     if isinstance(value, list):
         return [_plain(item) for item in cast("list[object]", value)]
     return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-_FENCE: Final = re.compile(r"```(?:json)?[ \t]*\n(.*?)```", re.DOTALL | re.IGNORECASE)
-
-
-def json_part(text: str) -> str:
-    """Return the part of a text that is most likely JSON: the last fenced block, or from bracket to bracket.
-
-    >>> json_part('Sure! {"a": 1} Anything else?')
-    '{"a": 1}'
-    """
-    fenced = _FENCE.findall(text)
-    inside = cast("str", fenced[-1]) if fenced else text
-    stripped = inside.strip()
-    starts = [at for at in (stripped.find("{"), stripped.find("[")) if at >= 0]
-    end = max(stripped.rfind("}"), stripped.rfind("]"))
-    if not starts or stripped[:1] == '"' or end < min(starts):
-        return stripped
-    return stripped[min(starts) : end + 1]

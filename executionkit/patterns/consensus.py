@@ -80,9 +80,8 @@ class Consensus(Stage[str, T], Generic[T], frozen=True):
         )
 
     def _messages(self, prompt: str) -> list[Message]:
-        messages = opening(prompt)
-        instructions = self.ballot.instructions
-        return [user(f"{prompt}\n\n{instructions}")] if instructions else messages
+        opening(prompt)
+        return [user(self.ballot.ask(prompt))]
 
     def _wanted(self, poll: Poll[T], sampler: Sampler) -> int:
         """Return how many samples to draw next: as many as the rule needs at the least before it may stop."""

@@ -16,7 +16,6 @@ from executionkit.core.keys import (
     Number,
     boxed,
     casefolded,
-    json_part,
     json_value,
 )
 from executionkit.core.voting import fold
@@ -142,10 +141,6 @@ def test_choice(text: str, letter: str | None) -> None:
 )
 def test_json_value(text: str, value: str | None) -> None:
     assert json_value(text) == value
-
-
-def test_json_part_leaves_plain_text_alone() -> None:
-    assert json_part(" plain ") == "plain"
 
 
 def test_numbers_within_the_tolerance_count_for_the_first_seen() -> None:

@@ -37,6 +37,7 @@ from executionkit import (
     refine_loop_sync,
     step,
 )
+from executionkit.core.stopping import certain
 from executionkit.patterns.structured import structured
 from tests.typing.stages import City, Count, Spell
 
@@ -261,3 +262,18 @@ class NoWork(Stage[str, str], frozen=True):
 def patterns() -> None:
     """What is left abstract can not be built."""
     NoWork()  # type: ignore[abstract]  # pyright: ignore[reportAbstractUsage]
+
+
+def wrong_votes(provider: LLMProvider) -> None:
+    """Votes that make no sense."""
+    consensus(stop="beta")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
+    consensus(stop=certain)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
+    consensus(into="Invoice")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
+    consensus(into=int, key=str.casefold)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    consensus(by_field=True)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
+    consensus(weigh=len)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    consensus(providers=provider)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
+    consensus(providers=("a", "b"))  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    consensus(key=lambda text: [text])  # type: ignore[arg-type, return-value]  # pyright: ignore[reportArgumentType]
+    joined: Stage[str, int] = consensus(into=float)  # type: ignore[arg-type]  # pyright: ignore[reportAssignmentType]
+    consensus(into=int) >> complete()  # type: ignore[operator]  # pyright: ignore[reportOperatorIssue]

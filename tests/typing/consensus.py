@@ -1,0 +1,94 @@
+"""What `consensus` gives, by its `into`, `key`, `weigh` and `providers`. Read by both checkers, never run."""
+
+from collections.abc import Hashable, Sequence
+from typing import assert_type
+
+import msgspec
+from returns.result import Failure, Success
+
+from executionkit import ExecutionKitError, LLMProvider, Stage, complete, consensus
+from executionkit.core.keys import Choice, FinalAnswer, Key, LastNumber, json_value
+from executionkit.core.samples import ByProbability, Sample
+from executionkit.core.stopping import (
+    Beta,
+    Certain,
+    Standing,
+    StoppingRule,
+    beta,
+    certain,
+    forecast,
+    unanimous_window,
+)
+from executionkit.core.voting import Tally, Verdict, fold, tally_of
+from executionkit.patterns.consensus import Consensus
+
+
+class Invoice(msgspec.Struct):
+    """What is voted on."""
+
+    number: str
+    total: float
+
+
+def number_of(invoice: Invoice) -> str | None:
+    """Name what counts."""
+    return invoice.number or None
+
+
+def trust(sample: Sample[Invoice]) -> float:
+    """Weigh by the value."""
+    return 1.0 if assert_type(sample.value, Invoice).total else 0.5
+
+
+class Always(msgspec.Struct, frozen=True):
+    """A rule without inheritance."""
+
+    def more(self, standing: Standing) -> int:
+        """Stop at once."""
+        return 0 if standing.leader else 1
+
+    def bound(self, standing: Standing) -> float:
+        """Be sure."""
+        return 1.0
+
+
+async def votes(provider: LLMProvider, others: Sequence[LLMProvider]) -> None:
+    """Check what comes out."""
+    assert_type(consensus(), Consensus[str])
+    assert_type(consensus(40, stop=beta()), Consensus[str])
+    assert_type(consensus(into=Invoice), Consensus[Invoice])
+    assert_type(consensus(into=Invoice, by_field=True, stop=certain()), Consensus[Invoice])
+    assert_type(consensus(into=int, key=abs), Consensus[int])
+    assert_type(consensus(into=Invoice, key=number_of, weigh=trust), Consensus[Invoice])
+    assert_type(consensus(into=Invoice, weigh=ByProbability(), providers=others), Consensus[Invoice])
+    assert_type(consensus(weigh=ByProbability(), quorum=3, providers=(provider, *others)), Consensus[str])
+    assert_type(consensus(weigh=lambda sample: len(sample.value) / 100), Consensus[str])
+    stage: Stage[str, Invoice] = consensus(into=Invoice)
+    assert_type(stage.map(number_of), Stage[str, str | None])
+    assert_type(complete() >> consensus(into=Invoice), Stage[str, Invoice])
+    outcome = await consensus(into=Invoice).run(provider, "?")
+    match outcome:
+        case Success(result):
+            assert_type(result.value, Invoice)
+        case Failure(error):
+            assert_type(error, ExecutionKitError)
+
+
+def keys() -> list[Key]:
+    """Collect keys of every kind."""
+    own: Key = str.casefold
+    assert_type(json_value("1"), str | None)
+    assert_type(Choice()("A"), str | None)
+    assert_type(FinalAnswer()("1"), Hashable | None)
+    assert_type(consensus(key=LastNumber(tolerance=0.1)), Consensus[str])
+    assert_type(consensus(key=lambda text: len(text)), Consensus[str])
+    return [own, fold, Choice(), json_value]
+
+
+def rules() -> list[StoppingRule]:
+    """Collect rules of every kind."""
+    assert_type(certain(), Certain)
+    assert_type(beta(0.9), Beta)
+    assert_type(tally_of(["a", None]), Tally[str])
+    assert_type(tally_of([1, None]).verdict(), Verdict[int] | None)
+    return [certain(), beta(), forecast(), unanimous_window(), Always()]
