@@ -140,9 +140,9 @@ async def test_other_refusals_are_failures(status: int) -> None:
             pytest.fail(str(other))
 
 
-async def test_a_provider_says_what_it_takes() -> None:
+async def test_a_provider_says_what_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     provider = Talking('{"x": 1}')
-    provider.response_formats = ("json_object",)  # type: ignore[attr-defined]  # pyright: ignore
+    monkeypatch.setattr(provider, "response_formats", ("json_object",), raising=False)
     await structured(Point).run(provider, "go")
     assert provider.options == [{"response_format": {"type": "json_object"}}]
 
@@ -181,7 +181,8 @@ def test_no_text_breaks_reading(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["[" * 200_000, '{"a":' * 100_000, '["' * 300_000, "```\n" * 50_000, "<think>" * 100_000, "1" * 900_000]
+    "text",
+    ["[" * 200_000, '{"a":' * 100_000, '["' * 300_000, "```\n" * 50_000, "<think>" * 100_000, "1" * 900_000],
 )
 def test_no_text_takes_long(text: str) -> None:
     assert isinstance(answer_type(Invoice).read(text), Rejected)
