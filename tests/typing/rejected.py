@@ -37,7 +37,8 @@ from executionkit import (
     refine_loop_sync,
     step,
 )
-from executionkit.patterns.structured import structured
+from executionkit.patterns.structured import Structured, structured
+from executionkit.tool import tool
 from tests.typing.stages import City, Count, Spell
 
 
@@ -261,3 +262,27 @@ class NoWork(Stage[str, str], frozen=True):
 def patterns() -> None:
     """What is left abstract can not be built."""
     NoWork()  # type: ignore[abstract]  # pyright: ignore[reportAbstractUsage]
+
+
+def plain(city: str) -> str:
+    """No coroutine function, so no `execute`; `tool` takes it."""
+    return city
+
+
+async def count(city: str) -> int:
+    """No approval hook."""
+    return len(city)
+
+
+def tools_and_typed_answers(add: Tool, first: Structured[bytes], second: Structured[int]) -> None:
+    """Wrong tools, hooks and answers."""
+    tool(3)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
+    tool(plain, timeout="3")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
+    tool(plain, unknown=1)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
+    Tool("plain", "", {}, plain)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    react([plain])  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]
+    react([add], approve=count)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    react([add], on_limit="stop")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
+    structured(int, max_retries="2")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    first >> second  # type: ignore[operator]  # pyright: ignore[reportOperatorIssue]
+    add(1, 2)  # type: ignore[operator]  # pyright: ignore[reportCallIssue]
