@@ -282,7 +282,7 @@ def _beta_more(leader: float, runner_up: float, left: int, leads_ties: bool, con
 
 
 @lru_cache(maxsize=_REMEMBERED)
-def _forecast_more( - a tuple of counts would take as long as all the rest of a decision
+def _forecast_more(  # a tuple of counts would take as long as all the rest of a decision
     leader: float, runner_up: float, rest: float, left: int, leads_ties: bool, risk: float
 ) -> int:
     if not leader:
