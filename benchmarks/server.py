@@ -22,9 +22,19 @@ HEADERS = (
 def _answer() -> bytes:
     message = {"role": "assistant", "content": "Paris is the capital of France. " * 4}
     choice = {"index": 0, "message": message, "finish_reason": "stop", "logprobs": None}
-    body = {"id": "c-1", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice], "usage": USAGE}
+    body = {
+        "id": "c-1",
+        "object": "chat.completion",
+        "created": 1,
+        "model": "m",
+        "choices": [choice],
+        "usage": USAGE,
+    }
     encoded = json.dumps(body).encode()
-    return f"{HEADERS}Content-Type: application/json\r\nContent-Length: {len(encoded)}\r\n\r\n".encode() + encoded
+    return (
+        f"{HEADERS}Content-Type: application/json\r\nContent-Length: {len(encoded)}\r\n\r\n".encode()
+        + encoded
+    )
 
 
 def _piece(delta: dict[str, str], finish_reason: str | None = None) -> bytes:

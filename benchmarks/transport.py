@@ -191,7 +191,9 @@ def measure(port: int, rounds: int, calls: int) -> dict[str, float]:
             for name, client in CLIENTS.items():
                 if in_flight == 1000 and name in {"stock", "openai"} and len(measured[name]) == 1:
                     continue  # these take minutes; one round says enough
-                count = max(in_flight, calls) if name not in {"stock", "openai"} else max(in_flight, calls // 4)
+                count = (
+                    max(in_flight, calls) if name not in {"stock", "openai"} else max(in_flight, calls // 4)
+                )
                 measured[name].append(asyncio.run(cpu_per_call(client, port, in_flight, count)))
         median = {name: statistics.median(times) for name, times in measured.items()}
         ten = median["ours"] if in_flight == 10 else ten
@@ -216,7 +218,8 @@ def measure_streams(port: int, rounds: int) -> dict[str, float]:
     if "openai" in CLIENTS:
         kinds["openai"] = cpu_per_chunk_openai
     measured = {
-        name: statistics.median(asyncio.run(kind(port)) for _ in range(rounds)) for name, kind in kinds.items()
+        name: statistics.median(asyncio.run(kind(port)) for _ in range(rounds))
+        for name, kind in kinds.items()
     }
     others = measured.keys() - {"ours", "fast"}
     return {

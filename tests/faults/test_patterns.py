@@ -38,9 +38,7 @@ PATTERNS: dict[str, Callable[[], Stage[str, Any]]] = {
 
 
 @pytest.mark.parametrize("name", PATTERNS)
-async def test_a_pattern_survives_every_fault(
-    name: str, server: FaultServer, anyio_backend: str
-) -> None:
+async def test_a_pattern_survives_every_fault(name: str, server: FaultServer, anyio_backend: str) -> None:
     turns = anyio.Semaphore(8)
 
     async def play(fault: Fault) -> None:

@@ -9,11 +9,12 @@ from typing import Any
 
 import anyio
 import pytest
-from returns.result import Failure, Success
+from returns.result import Success
 
 from executionkit import RetryConfig, Stage, complete, consensus, refine
 from executionkit.core.usage import NO_USAGE, TokenUsage
 from executionkit.errors import ExecutionKitError
+from executionkit.outcome import Outcome, PatternResult
 from executionkit.providers.openai import Provider
 from tests.faults.server import FaultServer
 
@@ -51,17 +52,15 @@ async def play(seed: str, server: FaultServer) -> str:
     retry = RetryConfig(max_retries=chance.randint(0, 3), base_delay=0.0, max_delay=0.3)
     patience = chance.choice([None, None, 0.01, 0.03])
     async with Provider(server.url(route), "m", KEY, timeout=5.0) as provider:
-        with anyio.move_on_after(10 if patience is None else patience) as scope:
+        outcome: Outcome[Any] | None = None
+        with anyio.move_on_after(10 if patience is None else patience):
             outcome = await stage.run(provider, "Where?", max_cost=limit or None, retry=retry)
-    if scope.cancelled_caught:
+    if outcome is None:
         assert patience is not None, f"{seed} did not end in time"
         return "cancelled"
-    match outcome:
-        case Success(result):
-            cost, shown = result.cost, repr((result, result.metadata))
-        case Failure(error):
-            assert isinstance(error, ExecutionKitError)
-            cost, shown = error.cost, repr((error, error.metadata, error.__cause__))
+    ended: PatternResult[Any] | ExecutionKitError
+    ended = outcome.unwrap() if isinstance(outcome, Success) else outcome.failure()
+    cost, shown = ended.cost, repr((ended, ended.metadata, getattr(ended, "__cause__", None)))
     assert KEY not in shown, seed
     assert not limit.llm_calls or cost.llm_calls <= limit.llm_calls, seed
     check_cost(seed, cost, server, route, at_once)
