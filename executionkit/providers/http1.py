@@ -57,6 +57,7 @@ class Connection:
         self._socket = sock
         self._state = h11.Connection(h11.CLIENT, max_incomplete_event_size=_HEAD_LIMIT)
         self.idle_since: float = 0.0
+        self._is_over = False
 
     async def send(self, request: Request) -> Head:
         """Send a request and return the head of its answer.
@@ -78,8 +79,22 @@ class Connection:
             OSError: The connection broke.
             h11.RemoteProtocolError: The body ended early, or its framing is broken.
         """
-        event = await self._next_event()
-        return bytes(event.data) if isinstance(event, h11.Data) else b""
+        pieces: list[bytes] = []
+        if self._is_over:
+            return b""
+        event: object = await self._next_event()
+        while isinstance(event, h11.Data):
+            pieces.append(bytes(event.data))
+            event = self._already_here()
+        self._is_over = isinstance(event, h11.EndOfMessage)
+        return b"".join(pieces)
+
+    def _already_here(self) -> object:
+        """Return the next event if its bytes have come: many small chunks are read as one piece."""
+        try:
+            return self._state.next_event()
+        except h11.RemoteProtocolError:
+            return None  # raised again by the next read, after what was sound
 
     def _serialise(self, request: Request) -> bytes:
         head = self._state.send(h11.Request(method="POST", target=request.target, headers=request.headers))
@@ -104,6 +119,7 @@ class Connection:
         if not is_done or leftover or has_ended:
             return False
         self._state.start_next_cycle()
+        self._is_over = False
         return True
 
     def is_stale(self) -> bool:

@@ -1,7 +1,8 @@
 """Chat completions as JSON: a request to bytes, an answer's bytes to an `LLMResponse`."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
+from itertools import count
 from typing import Any, Final, TypeVar, cast
 
 import msgspec
@@ -48,7 +49,7 @@ def _plain(value: object) -> object:
         return dict(cast("Mapping[str, object]", value))
     if isinstance(value, AbstractSet):
         return sorted(cast("AbstractSet[str]", value))
-    raise NotImplementedError(f"objects of type {type(value).__name__} have no JSON form")
+    raise TypeError(f"objects of type {type(value).__name__} have no JSON form")
 
 
 _encoder: Final = msgspec.json.Encoder(enc_hook=_plain)
@@ -178,12 +179,18 @@ def read_arguments(arguments: str | dict[str, Any] | None) -> dict[str, Any] | s
     return cast("dict[str, Any]", decoded) if isinstance(decoded, dict) else arguments
 
 
-def unique_calls(calls: Iterator[ToolCall]) -> tuple[ToolCall, ...]:
+def unique_calls(calls: Iterable[ToolCall]) -> tuple[ToolCall, ...]:
     """Give a fresh id to each call that has none, or one that an earlier call has."""
-    unique: dict[str, ToolCall] = {}
-    for call in calls:
-        identity = call.id
-        while not identity or identity in unique:
-            identity = f"{call.id or 'call'}_{len(unique) + 1}" if identity == call.id else f"{identity}_"
-        unique[identity] = call if identity == call.id else msgspec.structs.replace(call, id=identity)
-    return tuple(unique.values())
+    given = list(calls)
+    taken, seen = {call.id for call in given}, {""}
+    unique: list[ToolCall] = []
+    for call in given:
+        identity = _fresh_id(call.id or "call", taken) if call.id in seen else call.id
+        taken.add(identity)
+        seen.add(identity)
+        unique.append(call if identity == call.id else msgspec.structs.replace(call, id=identity))
+    return tuple(unique)
+
+
+def _fresh_id(like: str, taken: set[str]) -> str:
+    return next(identity for number in count(1) if (identity := f"{like}_{number}") not in taken)

@@ -26,7 +26,7 @@ from tests.faults.script import (
     reply,
 )
 
-__all__ = ["BY_NAME", "FAULTS"]
+__all__ = ["BY_NAME", "FAULTS", "HEAVY"]
 
 Scripts: TypeAlias = tuple[tuple[str, *tuple[Step, ...]], ...]
 
@@ -347,6 +347,9 @@ FAULTS: Final = tuple(
         _slow(),
     )
 )
+HEAVY: Final = frozenset({"too-large", "500-bomb", "gzip-bomb", "headers-endless", "endless-chunks"})
+"""Faults that move many megabytes: played once for one attempt, not again and again."""
+
 BY_NAME: Final = {fault.name: fault for fault in FAULTS}
 assert len(BY_NAME) == len(FAULTS)
 assert USAGE["prompt_tokens"] == BILLED.input_tokens

@@ -1,6 +1,7 @@
 """A raw HTTP server that misbehaves on request, in a thread with an event loop of its own.
 
-The first part of a path says how: `/{fault}/v1/chat/completions` plays the fault of that name, and
+The first part of a path says how: `/{fault}/v1/chat/completions` plays the fault of that name,
+`/{any}~{fault}/...` as well but with an account of its own, and
 `/schedule-{seed}/...` plays faults drawn with that seed, one a request. `/then-{fault}/...` plays the fault
 once and answers from then on.
 """
@@ -15,7 +16,7 @@ from collections.abc import Callable, Coroutine, Generator
 from contextlib import contextmanager, suppress
 
 from executionkit.core.usage import NO_USAGE, TokenUsage
-from tests.faults.kinds import BY_NAME, FAULTS
+from tests.faults.kinds import BY_NAME, FAULTS, HEAVY
 from tests.faults.script import CLOSE, ECHO_KEY, RESET, STALL, Drip, Fault, Flood, Pause, Step
 from tests.faults.streams import STREAMS
 
@@ -30,7 +31,7 @@ def any_fault(chance: random.Random) -> Fault:
     return BY_NAME["good-plain"] if chance.random() < 0.5 else chance.choice(QUICK)
 
 
-QUICK = tuple(fault for fault in FAULTS if not fault.slow)
+QUICK = tuple(fault for fault in FAULTS if not fault.slow and fault.name not in HEAVY)
 
 
 class FaultServer:
@@ -85,7 +86,8 @@ class FaultServer:
         if route.startswith("then-"):
             return BY_NAME[route.removeprefix("then-") if route not in self.calls else "good-plain"]
         if not route.startswith("schedule-"):
-            return BY_NAME.get(route) or _STREAMS[route]
+            kind = route.partition("~")[2] or route
+            return BY_NAME.get(kind) or _STREAMS[kind]
         chance = self._chances.setdefault(route, random.Random(route))
         return any_fault(chance)
 

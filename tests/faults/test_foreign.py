@@ -12,13 +12,12 @@ import sniffio
 from executionkit.errors import LLMError, PermanentError, ProviderError
 from executionkit.provider import LLMResponse, user
 from executionkit.providers.openai import Provider
-from tests.faults.kinds import FAULTS
+from tests.faults.kinds import FAULTS, HEAVY
 from tests.faults.script import GOOD
 from tests.faults.server import FaultServer
 
 KEY = "sk-Secret/1+2=3"
 PROMPT = [user("What is the capital of France?")]
-HEAVY = {"too-large", "500-bomb", "gzip-bomb", "headers-endless", "endless-chunks", "headers-many"}
 
 pytestmark = [
     pytest.mark.anyio,

@@ -150,7 +150,7 @@ async def test_nobody_listens() -> None:
             with pytest.raises(ProviderError, match="failed") as caught:
                 await ask(provider)
     assert caught.value.retryable
-    assert isinstance(caught.value.__cause__, OSError)
+    assert caught.value.__cause__ is not None
 
 
 async def test_an_unknown_host() -> None:

@@ -1,0 +1,249 @@
+"""What a call costs: CPU time inside this process for each `Provider.complete`, beside other clients.
+
+    python benchmarks/transport.py [--json] [--quick]
+
+The server runs in another process. Every figure is a ratio of CPU times in the same run; the clients take
+turns, and the median of their rounds counts. `bare` is an asyncio HTTP/1.1 exchange by hand, the limit.
+"""
+
+import argparse
+import asyncio
+import json
+import statistics
+import sys
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import anyio
+import httpx
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks import server
+from executionkit.providers.openai import Provider
+
+Call: TypeAlias = Callable[[int], Awaitable[None]]
+"""Makes a call; the number says which of those in flight it is."""
+
+MESSAGES = [{"role": "user", "content": "What is the capital of France? " * 5}]
+PAYLOAD = {"model": "m", "messages": MESSAGES, "temperature": 0.7, "max_tokens": 4096}
+KEY = "sk-benchmark-key"
+UNLIMITED = httpx.Limits(max_connections=1000, max_keepalive_connections=1000)
+
+
+@asynccontextmanager
+async def ours(port: int, route: str = "v1") -> AsyncGenerator[Call, None]:
+    async with Provider(f"http://127.0.0.1:{port}/{route}", "m", KEY) as provider:
+
+        async def call(_: int) -> None:
+            await provider.complete(MESSAGES)
+
+        yield call
+
+
+@asynccontextmanager
+async def fast(port: int, route: str = "v1") -> AsyncGenerator[Call, None]:
+    import httpx_aiohttp
+
+    async with httpx_aiohttp.AiohttpTransport(limits=UNLIMITED) as transport:
+        provider = Provider(f"http://127.0.0.1:{port}/{route}", "m", KEY, transport=transport)
+
+        async def call(_: int) -> None:
+            await provider.complete(MESSAGES)
+
+        yield call
+
+
+@asynccontextmanager
+async def stock(port: int, route: str = "v1") -> AsyncGenerator[Call, None]:
+    url = f"http://127.0.0.1:{port}/{route}/chat/completions"
+    async with httpx.AsyncClient(limits=UNLIMITED, timeout=600) as client:
+
+        async def call(_: int) -> None:
+            response = await client.post(url, json=PAYLOAD, headers={"Authorization": f"Bearer {KEY}"})
+            json.loads(response.content)
+
+        yield call
+
+
+@asynccontextmanager
+async def openai_sdk(port: int, route: str = "v1") -> AsyncGenerator[Call, None]:
+    import openai
+
+    # At 1,000 in flight its default of 5 s for connecting is not enough.
+    base_url = f"http://127.0.0.1:{port}/{route}"
+    client: Any = openai.AsyncOpenAI(base_url=base_url, api_key=KEY, max_retries=0, timeout=600)
+    async with client:
+
+        async def call(_: int) -> None:
+            await client.chat.completions.create(**PAYLOAD)
+
+        yield call
+
+
+@asynccontextmanager
+async def bare(port: int, route: str = "v1") -> AsyncGenerator[Call, None]:
+    streams: dict[int, tuple[asyncio.StreamReader, asyncio.StreamWriter]] = {}
+
+    async def call(number: int) -> None:
+        if number not in streams:
+            streams[number] = await asyncio.open_connection("127.0.0.1", port)
+        reader, writer = streams[number]
+        body = json.dumps(PAYLOAD).encode()
+        head = f"POST /{route}/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+        writer.write(head.encode() + body)
+        answer = (await reader.readuntil(b"\r\n\r\n")).lower()
+        length = int(answer.partition(b"content-length:")[2].partition(b"\r\n")[0])
+        json.loads(await reader.readexactly(length))
+
+    yield call
+    for _, writer in streams.values():
+        writer.close()
+        await writer.wait_closed()
+
+
+Client = Callable[[int], Any]
+CLIENTS: dict[str, Client] = {"ours": ours, "stock": stock, "bare": bare}
+if find_spec("httpx_aiohttp"):
+    CLIENTS["fast"] = fast
+if find_spec("openai"):
+    CLIENTS["openai"] = openai_sdk
+
+
+async def cpu_per_call(client: Client, port: int, in_flight: int, calls: int) -> float:
+    """Return CPU seconds per call, `in_flight` at once, after a warm-up that opens the connections."""
+    async with client(port) as call:
+        await _many(call, in_flight, 1)
+        began = time.process_time()
+        await _many(call, in_flight, calls // in_flight)
+        return (time.process_time() - began) / (calls // in_flight * in_flight)
+
+
+async def _many(call: Call, in_flight: int, each: int) -> None:
+    async def work(number: int) -> None:
+        for _ in range(each):
+            await call(number)
+
+    async with anyio.create_task_group() as group:
+        for number in range(in_flight):
+            group.start_soon(work, number)
+
+
+async def wall_of_consensus(client: Callable[..., Any], port: int, count: int = 500) -> tuple[float, float]:
+    """Return the wall time of `count` calls at once to a server that takes 50 ms, in units of that, twice."""
+    async with client(port, "slow") as call:
+        times: list[float] = []
+        for _ in range(2):
+            began = time.perf_counter()
+            await _many(call, count, 1)
+            times.append((time.perf_counter() - began) / 0.05)
+        return times[1], times[0]
+
+
+async def cpu_per_chunk_ours(port: int, transport: Any = None) -> float:
+    async with Provider(f"http://127.0.0.1:{port}/stream", "m", KEY, transport=transport) as provider:
+        began = time.process_time()
+        async for _piece in provider.stream(MESSAGES):
+            pass
+        return (time.process_time() - began) / server.CHUNKS
+
+
+async def cpu_per_chunk_fast(port: int) -> float:
+    import httpx_aiohttp
+
+    async with httpx_aiohttp.AiohttpTransport() as transport:
+        return await cpu_per_chunk_ours(port, transport)
+
+
+async def cpu_per_chunk_stock(port: int) -> float:
+    url = f"http://127.0.0.1:{port}/stream/chat/completions"
+    async with httpx.AsyncClient(timeout=60) as client:
+        began = time.process_time()
+        async with client.stream("POST", url, json={**PAYLOAD, "stream": True}) as response:
+            async for line in response.aiter_lines():
+                if line.startswith("data: {"):
+                    json.loads(line[6:])
+        return (time.process_time() - began) / server.CHUNKS
+
+
+async def cpu_per_chunk_openai(port: int) -> float:
+    import openai
+
+    client: Any = openai.AsyncOpenAI(base_url=f"http://127.0.0.1:{port}/stream", api_key=KEY)
+    async with client:
+        began = time.process_time()
+        async for _piece in await client.chat.completions.create(**PAYLOAD, stream=True):
+            pass
+        return (time.process_time() - began) / server.CHUNKS
+
+
+def measure(port: int, rounds: int, calls: int) -> dict[str, float]:
+    """Return every ratio by name: `{what}_{in flight}_to_{whom}`."""
+    ratios: dict[str, float] = {}
+    ten = 0.0
+    for in_flight in (1, 10, 100, 1000):
+        measured: dict[str, list[float]] = {name: [] for name in CLIENTS}
+        for _ in range(rounds):
+            for name, client in CLIENTS.items():
+                if in_flight == 1000 and name in {"stock", "openai"} and len(measured[name]) == 1:
+                    continue  # these take minutes; one round says enough
+                count = (
+                    max(in_flight, calls) if name not in {"stock", "openai"} else max(in_flight, calls // 4)
+                )
+                measured[name].append(asyncio.run(cpu_per_call(client, port, in_flight, count)))
+        median = {name: statistics.median(times) for name, times in measured.items()}
+        ten = median["ours"] if in_flight == 10 else ten
+        for mine in {"ours", "fast"} & median.keys():
+            for other in median.keys() - {mine, "fast", "ours"}:
+                ratios[f"{mine}_{in_flight}_to_{other}"] = median[mine] / median[other]
+        ratios[f"microseconds_{in_flight}"] = median["ours"] * 1e6
+        if in_flight == 1000:
+            ratios["ours_1000_to_10"] = median["ours"] / ten
+    return ratios
+
+
+def measure_wall(port: int) -> dict[str, float]:
+    second, first = asyncio.run(wall_of_consensus(ours, port))
+    return {"consensus_500_second": second, "consensus_500_first": first}
+
+
+def measure_streams(port: int, rounds: int) -> dict[str, float]:
+    kinds = {"ours": cpu_per_chunk_ours, "stock": cpu_per_chunk_stock}
+    if "fast" in CLIENTS:
+        kinds["fast"] = cpu_per_chunk_fast
+    if "openai" in CLIENTS:
+        kinds["openai"] = cpu_per_chunk_openai
+    measured = {
+        name: statistics.median(asyncio.run(kind(port)) for _ in range(rounds))
+        for name, kind in kinds.items()
+    }
+    others = measured.keys() - {"ours", "fast"}
+    return {
+        f"{mine}_stream_to_{other}": measured[mine] / measured[other]
+        for mine in {"ours", "fast"} & measured.keys()
+        for other in others
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", action="store_true", help="print one object of named ratios")
+    parser.add_argument("--quick", action="store_true", help="fewer rounds")
+    options = parser.parse_args()
+    rounds, calls = (2, 1000) if options.quick else (5, 2000)
+    with server.running() as port:
+        ratios = {**measure(port, rounds, calls), **measure_wall(port), **measure_streams(port, rounds)}
+    ordered = {name: round(ratios[name], 3) for name in sorted(ratios)}
+    if options.json:
+        print(json.dumps(ordered))
+        return
+    for name, ratio in ordered.items():
+        print(f"{name:28} {ratio:8.3f}")
+
+
+if __name__ == "__main__":
+    main()

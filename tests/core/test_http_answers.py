@@ -1,0 +1,49 @@
+"""What a status and its headers mean: total, whatever is in them."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from executionkit.core.http_status import judge_status
+from executionkit.core.retry_after import read_retry_after
+
+PERMANENT = {400, 401, 403, 404, 405, 413, 422}
+
+
+@given(st.integers(), st.frozensets(st.text()), st.text())
+def test_every_status_has_a_verdict(status: int, codes: frozenset[str], should_retry: str) -> None:
+    verdict = judge_status(status, codes=codes, should_retry=should_retry)
+    assert (verdict.kind == "permanent") is (status in PERMANENT)
+    assert (verdict.kind == "rate_limit") is (status == 429)
+    assert not (verdict.retryable and verdict.kind == "permanent")
+
+
+@pytest.mark.parametrize("status", [408, 409, 425, 429, 500, 502, 503, 504, 529, 599])
+def test_what_is_worth_another_attempt(status: int) -> None:
+    assert judge_status(status).retryable
+    assert not judge_status(status, should_retry=" False ").retryable
+    assert not judge_status(status, codes=frozenset({"insufficient_quota"})).retryable
+
+
+@pytest.mark.parametrize("status", [*PERMANENT, 301, 402, 410, 418, 451])
+def test_what_is_not(status: int) -> None:
+    assert not judge_status(status).retryable
+    assert not judge_status(status, should_retry="true").retryable
+
+
+@given(st.text(), st.text(), st.floats())
+def test_a_wait_is_finite_and_not_negative(milliseconds: str, seconds: str, now: float) -> None:
+    wait = read_retry_after({"retry-after-ms": milliseconds, "retry-after": seconds}, now)
+    assert wait is None or (math.isfinite(wait) and wait >= 0)
+
+
+@given(st.floats(min_value=0, max_value=1e9))
+def test_seconds_are_read(seconds: float) -> None:
+    assert read_retry_after({"retry-after": repr(seconds)}, 0.0) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "-1", "nan", "inf", "-inf", "1_0", "٣", "soon", "Mon, 99 Foo 2026 00:00:00 GMT"])
+def test_garbage_is_no_wait(text: str) -> None:
+    assert read_retry_after({"retry-after": text}, 0.0) is None

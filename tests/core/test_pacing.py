@@ -1,0 +1,70 @@
+"""The retry quota and the rate limit: arithmetic over time that is handed in."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from executionkit.core.rate_limit import Pace, RateLimit, read_duration
+from executionkit.core.retry_quota import RetryQuota
+
+
+def test_an_outage_gets_35_retries() -> None:
+    quota = RetryQuota()
+    assert [quota.try_spend() for _ in range(40)].count(True) == 35
+    for _ in range(4):
+        quota.refund()
+    assert quota.try_spend()
+    assert not quota.try_spend()
+
+
+@given(st.lists(st.sampled_from(["retry", "throttle", "success"])))
+def test_the_quota_stays_within_its_bounds(moves: list[str]) -> None:
+    quota = RetryQuota()
+    for move in moves:
+        before = quota.tokens
+        if move == "success":
+            quota.refund()
+        elif not quota.try_spend(throttled=move == "throttle"):
+            assert quota.tokens == before
+        assert 0 <= quota.tokens <= 500
+
+
+@given(st.integers(1, 100), st.lists(st.floats(0, 5), max_size=80))
+def test_no_window_of_a_minute_has_more_than_twice_the_limit(limit: int, gaps: list[float]) -> None:
+    pace, now, sent = Pace(RateLimit(requests_per_minute=limit)), 0.0, list[float]()
+    for gap in gaps:
+        now += gap
+        sent.append(now + pace.reserve(1, now))
+    for start in sent:
+        assert sum(start <= moment < start + 60 for moment in sent) <= 2 * limit
+
+
+def test_tokens_count_and_come_back() -> None:
+    pace = Pace(RateLimit(tokens_per_minute=600))
+    assert pace.reserve(600, now=0.0) == 0
+    assert pace.reserve(60, now=0.0) == pytest.approx(6.0)
+    pace.settle(60, 10)
+    assert pace.reserve(0, now=0.0) == pytest.approx(1.0)
+
+
+def test_a_server_that_has_nothing_left_is_not_asked() -> None:
+    pace = Pace(RateLimit())
+    pace.learn({"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "1.5s"}, now=10.0)
+    assert pace.reserve(1, now=10.5) == pytest.approx(1.0)
+    assert pace.reserve(1, now=12.0) == 0
+    pace.learn({"x-ratelimit-remaining-tokens": "0", "x-ratelimit-reset-tokens": "never"}, now=12.0)
+    assert pace.reserve(1, now=12.0) == 0
+
+
+@given(st.text())
+def test_durations_are_total(text: str) -> None:
+    seconds = read_duration(text)
+    assert seconds is None or (math.isfinite(seconds) and seconds >= 0)
+
+
+@pytest.mark.parametrize("limit", [0, -1])
+def test_limits_are_positive(limit: int) -> None:
+    with pytest.raises(ValueError, match="positive"):
+        RateLimit(requests_per_minute=limit)

@@ -1,0 +1,80 @@
+"""Every kind of fault against every pattern: an outcome, its cost what the server counted and reported."""
+
+from collections.abc import Callable
+from typing import Any
+
+import anyio
+import pytest
+from returns.result import Success
+
+from executionkit import RetryConfig, Stage, Tool, complete, consensus, react, refine
+from executionkit.core.usage import TokenUsage
+from executionkit.errors import ExecutionKitError, LLMError
+from executionkit.outcome import Outcome
+from executionkit.providers.openai import Provider
+from tests.faults.kinds import FAULTS, HEAVY
+from tests.faults.script import Fault
+from tests.faults.server import FaultServer
+
+KEY = "sk-Secret/1+2=3"
+PROMPT = "What is the capital of France?"
+ONCE_MORE = RetryConfig(max_retries=1, base_delay=0.0, max_delay=2.0)
+KINDS = [fault for fault in FAULTS if fault.name not in HEAVY]
+
+pytestmark = pytest.mark.anyio
+
+
+async def look_up(city: str) -> str:
+    return city
+
+
+LOOK_UP = Tool("look_up", "Look a city up.", {"type": "object", "properties": {}}, look_up)
+PATTERNS: dict[str, Callable[[], Stage[str, Any]]] = {
+    "consensus": lambda: consensus(n=2, max_concurrency=1),
+    "refine": lambda: refine(lambda text: 0.5, max_iterations=1),
+    "react": lambda: react([LOOK_UP]),
+    "pipe": lambda: complete() >> complete(),
+}
+
+
+@pytest.mark.parametrize("name", PATTERNS)
+async def test_a_pattern_survives_every_fault(name: str, server: FaultServer, anyio_backend: str) -> None:
+    turns = anyio.Semaphore(8)
+
+    async def play(fault: Fault) -> None:
+        async with turns:
+            await check(f"{name}-{anyio_backend}~{fault.name}", PATTERNS[name](), fault, server)
+
+    with anyio.fail_after(50):
+        async with anyio.create_task_group() as group:
+            for fault in KINDS:
+                group.start_soon(play, fault)
+
+
+async def check(route: str, stage: Stage[str, Any], fault: Fault, server: FaultServer) -> None:
+    async with Provider(server.url(route), "m", KEY, timeout=0.3 if fault.slow else 20.0) as provider:
+        outcome = await stage.run(provider, PROMPT, retry=ONCE_MORE)
+    if fault.error is not None or fault.text:  # of an answer without text each pattern thinks its own
+        assert isinstance(outcome, Success) is (fault.error is None), (route, outcome)
+    cost = _cost_of(outcome)
+    assert cost.llm_calls == server.calls[route], route
+    if fault.reports:
+        assert cost == server.reported[route] + TokenUsage(llm_calls=cost.llm_calls), route
+    assert KEY not in repr(outcome)
+    assert KEY not in repr(_metadata_of(outcome))
+
+
+def _cost_of(outcome: Outcome[Any]) -> TokenUsage:
+    return outcome.unwrap().cost if isinstance(outcome, Success) else _error_of(outcome).cost
+
+
+def _metadata_of(outcome: Outcome[Any]) -> object:
+    return outcome.unwrap().metadata if isinstance(outcome, Success) else _error_of(outcome).metadata
+
+
+def _error_of(outcome: Outcome[Any]) -> ExecutionKitError:
+    error = outcome.failure()
+    assert isinstance(error, ExecutionKitError)
+    if isinstance(error, LLMError):
+        assert error.retryable in {True, False}
+    return error

@@ -1,0 +1,194 @@
+"""Whatever a server answers is a completion or a reason; what is sent is JSON or a clear error."""
+
+import json
+import random
+from itertools import pairwise
+from types import MappingProxyType
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from executionkit.core.redaction import NOTHING_SECRET, Redactor
+from executionkit.errors import PermanentError
+from executionkit.provider import LLMResponse, ToolCall
+from executionkit.providers.deltas import Assembly, StreamChunk
+from executionkit.providers.wire import Unusable, decode_completion, encode_request, unique_calls
+
+JUNK: list[Any] = [
+    *(None, True, 0, -7, 10**30, 1.5, float("nan"), float("inf"), "", "stop", "\0", "\ud800", "a" * 1000),
+    *([], [None], [[]], [{}], [1, "a"], {}, {"": None}, {"a": {"b": [1]}}, [[[[[[]]]]]], {"content": "x"}),
+]
+TEXTS = ["", "Paris", "stop", "{}", '{"a": 1}', "[1]", "c1", "a\u2028b"]
+
+
+def any_body(chance: random.Random) -> Any:
+    """Draw something like a completion, any part of which may be missing or junk."""
+
+    def odd(value: Any) -> Any:
+        return chance.choice(JUNK) if chance.random() < 0.12 else value
+
+    def some(**fields: Any) -> Any:
+        return odd({name: odd(value) for name, value in fields.items() if chance.random() < 0.85})
+
+    def text() -> str:
+        return chance.choice(TEXTS)
+
+    def call() -> Any:
+        return some(id=text(), index=chance.randint(0, 2), function=some(name=text(), arguments=text()))
+
+    def message() -> Any:
+        calls = [call() for _ in range(chance.randint(0, 3))]
+        return some(role="assistant", content=text(), tool_calls=calls, refusal=text(), other=text())
+
+    def choice() -> Any:
+        return some(message=message(), delta=message(), finish_reason=text(), index=0)
+
+    usage = some(prompt_tokens=chance.randint(-5, 10**10), completion_tokens=chance.randint(0, 9))
+    error = some(message=text(), code=chance.randint(0, 999)) if chance.random() < 0.2 else None
+    return some(choices=[choice() for _ in range(chance.randint(0, 2))], usage=usage, error=error)
+
+
+def check_response(response: LLMResponse) -> None:
+    assert isinstance(response.content, str)
+    assert isinstance(response.finish_reason, str)
+    assert response.total_tokens >= 0
+    identities = [call.id for call in response.tool_calls]
+    assert len(set(identities)) == len(identities)
+    assert all(identities)
+
+
+@settings(max_examples=1_000, deadline=None)
+@given(st.integers(min_value=0))
+def test_any_json_is_read_or_refused(seed: int) -> None:
+    """Fifteen shapes for each of a thousand seeds."""
+    chance = random.Random(seed)
+    for _ in range(15):
+        answer = decode_completion(json.dumps(any_body(chance)).encode(), NOTHING_SECRET)
+        if isinstance(answer, LLMResponse):
+            check_response(answer)
+        else:
+            assert answer.reason
+            assert answer.usage.llm_calls == 1
+            assert answer.usage.total_tokens >= 0
+
+
+@settings(max_examples=1_000, deadline=None)
+@given(st.integers(min_value=0))
+def test_any_pieces_are_read_or_refused(seed: int) -> None:
+    """Five pieces for each of a thousand seeds."""
+    chance = random.Random(seed)
+    assembly, texts = Assembly(Redactor("sk-12345678")), list[str]()
+    for _ in range(5):
+        chunk = assembly.take(json.dumps(any_body(chance)))
+        if isinstance(chunk, StreamChunk):
+            texts.append(chunk.text)
+    texts.append(assembly.flush())
+    check_response(assembly.finished())
+    assert "".join(texts) == assembly.text
+
+
+@settings(max_examples=1_000, deadline=None)
+@given(st.binary() | st.text().map(str.encode))
+def test_any_bytes_are_read_or_refused(body: bytes) -> None:
+    assert isinstance(decode_completion(body, NOTHING_SECRET), (LLMResponse, Unusable))
+
+
+@given(st.lists(st.sampled_from(["", "a", "a_2", "call_1", "b"]), max_size=8))
+def test_ids_are_unique_and_kept_where_they_are(given_ids: list[str]) -> None:
+    unique = unique_calls(ToolCall(identity, "f", {}) for identity in given_ids)
+    identities = [call.id for call in unique]
+    assert len(set(identities)) == len(given_ids)
+    assert all(identities)
+    for index, identity in enumerate(given_ids):
+        if identity and identity not in given_ids[:index]:
+            assert identities[index] == identity
+
+
+def answer(**message: Any) -> LLMResponse:
+    body = {"choices": [{"message": message, "finish_reason": "tool_calls"}]}
+    decoded = decode_completion(json.dumps(body).encode(), NOTHING_SECRET)
+    assert isinstance(decoded, LLMResponse)
+    return decoded
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ('{"city": "Paris"}', {"city": "Paris"}),
+        ({"city": "Paris"}, {"city": "Paris"}),
+        ("", {}),
+        (None, {}),
+        ('{"city": ', '{"city": '),
+        ("[1]", "[1]"),
+        ("[" * 500, "[" * 500),
+    ],
+)
+def test_arguments_stay_as_they_came_where_they_are_no_object(arguments: Any, expected: Any) -> None:
+    call = answer(content=None, tool_calls=[{"id": "1", "function": {"name": "f", "arguments": arguments}}])
+    assert call.tool_calls[0].arguments == expected
+
+
+def test_unknown_fields_of_a_message_survive() -> None:
+    response = answer(content="hi", reasoning_content="hm", thought_signature={"a": [1]}, refusal=None)
+    assert response.extra == {"reasoning_content": "hm", "thought_signature": {"a": [1]}}
+
+
+def test_a_key_that_hides_in_escapes_is_found() -> None:
+    body = rb'{"choices":[{"message":{"content":"key \u0073k-12345678", "x": ["sk-12345678"]}}]}'
+    decoded = decode_completion(body, Redactor("sk-12345678"))
+    assert isinstance(decoded, LLMResponse)
+    assert decoded.content == "key ***"
+    assert "sk-12345678" not in repr(decoded)
+
+
+@given(st.lists(st.integers(1, 40), max_size=6))
+def test_a_key_that_comes_in_pieces_is_found(cuts: list[int]) -> None:
+    key = "sk-12345678-abcdefgh"
+    text = f"your key is {key}, keep it"
+    bounds = [0, *sorted({cut for cut in cuts if cut < len(text)}), len(text)]
+    assembly = Assembly(Redactor(key))
+    for start, end in pairwise(bounds):
+        assembly.take(json.dumps({"choices": [{"delta": {"content": text[start:end]}}]}))
+    assembly.flush()
+    assert assembly.text == "your key is ***, keep it"
+
+
+def test_streamed_tool_calls_are_put_together() -> None:
+    assembly = Assembly(NOTHING_SECRET)
+    deltas: list[dict[str, Any]] = [
+        {"index": 0, "id": "a", "function": {"name": "f", "arguments": ""}},
+        {"index": 0, "function": {"arguments": '{"x"'}},
+        {"index": 1, "id": "b", "function": {"name": "g", "arguments": "{}"}},
+        {"index": 0, "function": {"arguments": ": 1}"}},
+    ]
+    for delta in deltas:
+        assembly.take(json.dumps({"choices": [{"delta": {"tool_calls": [delta]}}]}))
+    assert assembly.finished().tool_calls == (ToolCall("a", "f", {"x": 1}), ToolCall("b", "g", {}))
+
+
+def _cycle() -> list[Any]:
+    cycle: list[Any] = []
+    cycle.append(cycle)
+    return cycle
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("\ud800", "lone surrogate"),
+        (_cycle(), "nested too deep"),
+        (object(), "no JSON form"),
+        ({(1, 2): 1}, "JSON"),
+    ],
+)
+def test_what_has_no_json_form_is_refused(content: Any, says: str) -> None:
+    with pytest.raises(PermanentError, match=says):
+        encode_request({"messages": [{"content": content}]})
+
+
+def test_read_only_mappings_are_sent_as_objects() -> None:
+    encoded = encode_request({"messages": [MappingProxyType({"a": (1, frozenset({2}))})]})
+    assert msgspec.json.decode(encoded) == {"messages": [{"a": [1, [2]]}]}
