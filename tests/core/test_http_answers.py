@@ -44,6 +44,8 @@ def test_seconds_are_read(seconds: float) -> None:
     assert read_retry_after({"retry-after": repr(seconds)}, 0.0) == seconds
 
 
-@pytest.mark.parametrize("text", ["", "-1", "nan", "inf", "-inf", "1_0", "٣", "soon", "Mon, 99 Foo 2026 00:00:00 GMT"])
+@pytest.mark.parametrize(
+    "text", ["", "-1", "nan", "inf", "-inf", "1_0", "٣", "soon", "Mon, 99 Foo 2026 00:00:00 GMT"]
+)
 def test_garbage_is_no_wait(text: str) -> None:
     assert read_retry_after({"retry-after": text}, 0.0) is None
