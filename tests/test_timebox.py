@@ -2,9 +2,11 @@
 
 import asyncio
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 import sniffio
 
@@ -24,7 +26,7 @@ async def at_once() -> int:
 
 
 async def after_a_turn() -> int:
-    await anyio.sleep(0)
+    await anyio.lowlevel.checkpoint()
     return 1
 
 
@@ -35,7 +37,7 @@ async def forever() -> None:
 async def swallows_once() -> int:
     try:
         await anyio.sleep_forever()
-    except BaseException:
+    except BaseException:  # noqa: BLE001
         return 5
     return 6
 
@@ -58,7 +60,7 @@ async def raises() -> None:
 
 
 @pytest.mark.parametrize("work", [at_once, after_a_turn])
-async def test_a_result_comes_back(work: Callable[[], Awaitable[int]]) -> None:
+async def test_a_result_comes_back(work: Callable[[], Coroutine[Any, Any, int]]) -> None:
     assert await finish_within(work, 30) == 1
 
 
@@ -68,17 +70,17 @@ async def test_an_exception_comes_back() -> None:
 
 
 @pytest.mark.parametrize("work", [forever, swallows_once, swallows_a_while, shielded])
-async def test_time_is_up(work: Callable[[], Awaitable[object]]) -> None:
+async def test_time_is_up(work: Callable[[], Coroutine[Any, Any, object]]) -> None:
     with anyio.fail_after(5), pytest.raises(TimeoutError):
         await finish_within(work, 0.01)
     await anyio.sleep(0.35)  # what trio leaves behind ends by itself
 
 
 @pytest.mark.parametrize("work", [forever, swallows_once, swallows_a_while])
-async def test_cancellation_from_outside_wins(work: Callable[[], Awaitable[object]]) -> None:
+async def test_cancellation_from_outside_wins(work: Callable[[], Coroutine[Any, Any, object]]) -> None:
     with anyio.move_on_after(0.02) as scope:
         await finish_within(work, 30)
-        await anyio.sleep(0)
+        await anyio.lowlevel.checkpoint()
     assert scope.cancelled_caught
     await anyio.sleep(0.45)
 
@@ -88,7 +90,7 @@ async def test_cancelled_by_itself_is_a_failure() -> None:
         pytest.skip("trio gives nobody its Cancelled to raise")
 
     async def cancels_itself() -> None:
-        await anyio.sleep(0)
+        await anyio.lowlevel.checkpoint()
         raise asyncio.CancelledError
 
     with pytest.raises(RuntimeError, match="by itself"):

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -105,7 +105,7 @@ def test_a_name_openai_refuses_is_refused(name: str) -> None:
     ],
 )
 def test_wrong_fields_are_refused(fields: dict[str, Any], kind: type[Exception]) -> None:
-    right = {"name": "t", "description": "", "parameters": SCHEMA, "execute": weather}
+    right: dict[str, Any] = {"name": "t", "description": "", "parameters": SCHEMA, "execute": weather}
     with pytest.raises(kind):
         Tool(**{**right, **fields})
 
@@ -166,7 +166,7 @@ def test_schema_and_decoder_agree(arguments: dict[str, Any]) -> None:
 def starred(*values: int) -> None: ...
 def keywords(**values: int) -> None: ...
 def by_position(value: int, /) -> None: ...
-def bare(value) -> None: ...  # type: ignore[no-untyped-def]  # pyright: ignore
+def bare(value: int) -> None: ...
 def unknown(value: complex) -> None: ...
 def generator(value: int) -> Iterator[int]:
     yield value
@@ -177,13 +177,28 @@ async def stream(value: int) -> AsyncIterator[int]:
 
 
 def two_contexts(one: Context, two: Context) -> None: ...
-def unresolved(value: "Missing") -> None: ...  # type: ignore[name-defined]  # noqa: F821  # pyright: ignore
+def unresolved(value: int) -> None: ...
 
 
-@pytest.mark.parametrize(
-    "function",
-    [starred, keywords, by_position, bare, unknown, generator, stream, two_contexts, unresolved, 3],  # pyright: ignore
-)
+del bare.__annotations__["value"]
+unresolved.__annotations__["value"] = "Missing"
+
+
+FUNCTIONS: list[Any] = [
+    starred,
+    keywords,
+    by_position,
+    bare,
+    unknown,
+    generator,
+    stream,
+    two_contexts,
+    unresolved,
+    3,
+]
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
 def test_what_json_cannot_call_is_refused(function: Any) -> None:
     with pytest.raises(TypeError):
         tool(function)
@@ -302,6 +317,3 @@ def test_no_arguments_raise(arguments: dict[str, Any]) -> None:
         assert prepared.reasons
     else:
         assert set(prepared) == {"number"}
-
-
-Function = Callable[..., object]

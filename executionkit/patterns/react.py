@@ -16,7 +16,7 @@ from executionkit.core.history import trim_rounds
 from executionkit.core.limits import is_last_call
 from executionkit.core.transcript import Rounds, Transcript, in_rounds, transcript_of
 from executionkit.core.usage import NO_USAGE
-from executionkit.dialects import Manner, Turn, dialect_of
+from executionkit.dialects import Dialect, Manner, Turn, dialect_of
 from executionkit.errors import BudgetExhaustedError, InvalidOutputError, MaxIterationsError
 from executionkit.outcome import PatternResult
 from executionkit.provider import DEFAULT_MAX_TOKENS, Message, opening, user
@@ -70,6 +70,8 @@ class React(Stage[str, T], Generic[T], frozen=True):
             check_count("max_history_messages", self.max_history_messages)
         if self.max_tool_calls is not None:
             check_count("max_tool_calls", self.max_tool_calls, 0)
+        if self.answer is not None:
+            answer_type(self.answer)
         _check_choices(self.on_limit, self.approve, self.summarise)
 
     @override
@@ -139,7 +141,7 @@ class _Loop(Generic[T]):
         if self.rounds and is_last_call(self.context.left, self.last_cost):
             return None
         before = self.context.cost
-        outcome = await self.context.attempt(_Asking(self), None)
+        outcome = await self.context.attempt(_Asking(self.dialect), await self.messages())
         match outcome:
             case Success(result):
                 self.last_cost = self.context.cost - before
@@ -186,13 +188,28 @@ class _Loop(Generic[T]):
         """Ask once more, without tools, and take that for the answer."""
         self.limit = limit
         self.add([user(_LAST_WORDS)])
-        turn = self.noted(await self.dialect.ask(self.context, await self.messages(), with_tools=False))
+        turn = self.noted(await self.last_turn())
         answer = self.read(turn)
         if answer is None:
             raise InvalidOutputError(self.reasons[-1], metadata={"last_text": turn.text})
         if not turn.text:
             raise MaxIterationsError(f"no answer when the {limit} ran out, nor in a last call without tools")
         return PatternResult(cast("T", answer.value), metadata=self.metadata())
+
+    async def last_turn(self) -> Turn:
+        """Ask without tools; where the budget has no room for all the messages, with the last round only."""
+        asking = _Asking(self.dialect, with_tools=False)
+        outcome = await self.context.attempt(asking, await self.messages())
+        match outcome:
+            case Success(result):
+                return result.value
+            case Failure(BudgetExhaustedError()):
+                last = [message for messages in self.later[-2:] for message in messages]
+                return await asking.dialect.ask(
+                    self.context, [*self.head, self.prompt, *last], with_tools=False
+                )
+            case Failure(error):
+                raise error
 
     async def messages(self) -> list[Message]:
         """Return what to send, the oldest rounds dropped where there are too many."""
@@ -217,15 +234,15 @@ class _Loop(Generic[T]):
             self.summary = [user(f"{_SUMMARY}\n{summary.value}")]
 
 
-class _Asking(Stage[None, Turn], frozen=True):
-    """The next turn, as a stage: so its failure can be had as a value."""
+class _Asking(Stage[list[Message], Turn], frozen=True):
+    """One turn, as a stage: so its failure can be had as a value."""
 
-    loop: Any
+    dialect: Dialect
+    with_tools: bool = True
 
     @override
-    async def perform(self, value: None, context: Context) -> PatternResult[Turn]:
-        loop: _Loop[Any] = self.loop
-        return PatternResult(await loop.dialect.ask(context, await loop.messages()))
+    async def perform(self, value: list[Message], context: Context) -> PatternResult[Turn]:
+        return PatternResult(await self.dialect.ask(context, value, with_tools=self.with_tools))
 
 
 def _drop(rounds: Rounds, most: int, keep: int) -> list[Message]:

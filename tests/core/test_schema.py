@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -39,9 +38,10 @@ def keywords() -> list[Any]:
 
 
 def compiled(schema: Any, draft: str = "draft2020-12") -> CompiledSchema:
-    if draft == "draft7" and isinstance(schema, dict):
-        schema = {"$schema": DRAFT_7, **schema}
-    return compile_schema(json.dumps(schema).encode())
+    text = json.dumps(schema)
+    if draft == "draft7" and text.startswith("{"):
+        text = json.dumps({"$schema": DRAFT_7, **json.loads(text)})
+    return compile_schema(text.encode())
 
 
 @pytest.mark.parametrize(("draft", "groups"), keywords())
@@ -58,18 +58,6 @@ def test_the_suite_is_all_there() -> None:
     cases = [case for group in groups for case in group["tests"]]
     assert len(cases) > 1_500
     assert {case["valid"] for case in cases} == {True, False}
-
-
-@given(json_values, st.sampled_from(["integer", "string", "object", "array", "null"]))
-def test_agrees_with_another_validator(value: Any, kind: str) -> None:
-    schema = {
-        "type": "object",
-        "properties": {"a": {"type": kind}, "b": {"enum": [1, "x", None]}},
-        "required": ["a"],
-        "additionalProperties": {"minLength": 2, "maximum": 9},
-    }
-    expected = jsonschema.Draft202012Validator(schema).is_valid({"a": value})
-    assert (compiled(schema).check({"a": value}) is None) is expected
 
 
 @pytest.mark.parametrize(

@@ -140,9 +140,9 @@ async def test_other_refusals_are_failures(status: int) -> None:
             pytest.fail(str(other))
 
 
-async def test_a_provider_says_what_it_takes() -> None:
+async def test_a_provider_says_what_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     provider = Talking('{"x": 1}')
-    provider.response_formats = ("json_object",)  # type: ignore[attr-defined]  # pyright: ignore
+    monkeypatch.setattr(provider, "response_formats", ("json_object",), raising=False)
     await structured(Point).run(provider, "go")
     assert provider.options == [{"response_format": {"type": "json_object"}}]
 
