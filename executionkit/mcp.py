@@ -1,0 +1,143 @@
+"""Tools over the Model Context Protocol, both ways; needs the extra `mcp` (the official SDK).
+
+`mcp_tools` turns a server's tools into `Tool`s for as long as an `async with` lasts; `mcp_server` serves
+stages as the tools of a server.
+"""
+
+import re
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, Final, TypeAlias
+
+from returns.result import Failure, Success
+
+try:
+    from mcp import Client, StdioServerParameters
+    from mcp.server.mcpserver import MCPServer
+    from mcp.server.mcpserver.exceptions import ToolError as ServedToolError
+    from mcp.types import CallToolResult, TextContent
+    from mcp.types import Tool as Described
+except ImportError as error:  # pragma: no cover - the extra is installed where this is tested
+    raise ImportError("executionkit.mcp needs the official SDK: pip install 'executionkit[mcp]'") from error
+
+from executionkit.core.encoding import json_text
+from executionkit.core.usage import TokenUsage
+from executionkit.provider import LLMProvider
+from executionkit.stage import Stage
+from executionkit.tool import DEFAULT_TIMEOUT, Tool, ToolError, as_text
+
+__all__ = ["Server", "StdioServerParameters", "mcp_server", "mcp_tools"]
+
+Server: TypeAlias = str | StdioServerParameters | MCPServer
+"""A streamable HTTP address, a command to speak to over its standard input and output, or a server in
+process."""
+
+_NOT_IN_NAMES: Final = re.compile(r"[^a-zA-Z0-9_-]")
+_MOST_PAGES: Final = 100
+
+
+@asynccontextmanager
+async def mcp_tools(
+    server: Server, *, timeout: float = DEFAULT_TIMEOUT, prefix: str = ""
+) -> AsyncGenerator[tuple[Tool, ...]]:
+    """Connect to a server and hand out its tools; they work until the block ends.
+
+    Descriptions and schemas come from the server: connect only to one you trust to speak to your model. What
+    a tool returns is data like any other result; one that the server calls an error is a `ToolError`.
+
+    Args:
+        server: Address of a streamable HTTP server, `StdioServerParameters(command=..., args=[...])`, or an
+            `MCPServer` of this process.
+        timeout: Seconds a call may take.
+        prefix: Put before each tool's name, so that the tools of two servers do not collide. Characters that
+            OpenAI does not allow in a name become `_`.
+
+    Raises:
+        ValueError: The server describes a tool with a schema that is none, refers elsewhere, or takes too
+            long.
+    """
+    async with Client(server) as client:
+        yield tuple([_as_tool(client, described, timeout, prefix) for described in await _listed(client)])
+
+
+async def _listed(client: Client) -> list[Described]:
+    found: list[Described] = []
+    cursor: str | None = None
+    for _ in range(_MOST_PAGES):
+        page = await client.list_tools(cursor=cursor)
+        found.extend(page.tools)
+        cursor = page.next_cursor
+        if not cursor:
+            break
+    return found
+
+
+def _as_tool(client: Client, described: Described, timeout: float, prefix: str) -> Tool:
+    name = _NOT_IN_NAMES.sub("_", prefix + described.name)[:64]
+    execute = _calling(client, described.name)
+    try:
+        return Tool(name, described.description or "", described.input_schema, execute, timeout)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"the server's tool {described.name!r} cannot be used: {error}") from error
+
+
+def _calling(client: Client, name: str) -> Callable[..., Coroutine[Any, Any, str]]:
+    async def execute(**arguments: Any) -> str:
+        result = await client.call_tool(name, arguments)
+        text = _text_of(result)
+        if result.is_error:
+            raise ToolError(text)
+        return text
+
+    return execute
+
+
+def _text_of(result: CallToolResult) -> str:
+    """Return the text of a result; of other content only the kind, since a text model cannot see it."""
+    parts = [part.text if isinstance(part, TextContent) else f"[{part.type}]" for part in result.content]
+    if not parts and result.structured_content is not None:
+        return json_text(result.structured_content)
+    return "\n".join(parts)
+
+
+def mcp_server(
+    provider: LLMProvider,
+    stages: Mapping[str, Stage[str, Any]],
+    *,
+    descriptions: Mapping[str, str] | None = None,
+    name: str = "executionkit",
+    max_cost: TokenUsage | None = None,
+) -> MCPServer:
+    """Return a server with a tool for each stage, which takes a `prompt` and returns the value as text.
+
+    `server.run()` serves standard input and output, `server.run("streamable-http")` HTTP. A failure is the
+    tool's error, with its class and message.
+
+    Args:
+        provider: The model that the stages ask.
+        stages: The stages by the name of their tool.
+        descriptions: What to tell clients of each tool, by name.
+        name: The server's name.
+        max_cost: The budget of each call.
+    """
+    server: MCPServer = MCPServer(name)
+    for tool_name, stage in stages.items():
+        about = (descriptions or {}).get(tool_name, f"Run the stage {stage.name} on a prompt.")
+        server.add_tool(
+            _running(stage, provider, max_cost), name=tool_name, description=about, structured_output=False
+        )
+    return server
+
+
+def _running(
+    stage: Stage[str, Any], provider: LLMProvider, max_cost: TokenUsage | None
+) -> Callable[[str], Coroutine[Any, Any, str]]:
+    async def run(prompt: str) -> str:
+        outcome = await stage.run(provider, prompt, max_cost=max_cost)
+        match outcome:
+            case Success(result):
+                return as_text(result.value)
+            case Failure(error):
+                raise ServedToolError(f"{type(error).__name__}: {error}")
+
+    return run
