@@ -1,6 +1,5 @@
 """Tools over MCP: a published server that is not ours, and a client that is not ours."""
 
-# ruff: noqa: E402
 
 import os
 import socket
@@ -92,7 +91,7 @@ def address() -> Iterator[str]:
 
 
 async def test_streamable_http(address: str) -> None:
-    await _listening(int(address.split(":")[2].split("/")[0]))
+    await _listening(int(address.split(":")[2].split("/", maxsplit=1)[0]))
     async with mcp_tools(address) as tools:
         provider = Talking(calls(("ask", {"prompt": "2 + 2?"}), ("ask", {"prompt": 3})), "done")
         await react(tools).run(provider, "go")
