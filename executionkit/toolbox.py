@@ -14,7 +14,6 @@ from executionkit.core.encoding import json_text
 from executionkit.core.frozen import freeze_mapping, thaw
 from executionkit.core.observation import failed, shortened
 from executionkit.core.schema import Rejected, parse_arguments
-from executionkit.errors import StoppedError
 from executionkit.events import ToolFinished, ToolStarted
 from executionkit.provider import ToolCall
 from executionkit.timebox import finish_within
@@ -55,7 +54,7 @@ class _Refused(msgspec.Struct, frozen=True):
 class Toolbox:
     """The tools of one run, and what has been made of them."""
 
-    __slots__ = ("_admitted", "_per_tool", "_rules", "_tools", "calls_made", "truncated")
+    __slots__ = ("_admitted", "_per_tool", "_rules", "_tools", "calls_made", "stopped", "truncated")
 
     def __init__(self, tools: Sequence[Tool], rules: CallRules) -> None:
         self._tools = {tool.name: tool for tool in tools}
@@ -63,25 +62,36 @@ class Toolbox:
         self._per_tool: Counter[str] = Counter()
         self._admitted = 0
         self.calls_made: int = 0
+        self.stopped: str | None = None
         self.truncated: int = 0
 
     async def observe(self, calls: Sequence[ToolCall], context: Context) -> list[str]:
         """Make the calls of one round and return what the model gets to see, in their order.
 
-        Raises:
-            StoppedError: The approval hook ended the loop; no call of the round was made.
+        Where the approval hook ends the loop no call of the round is made, and `stopped` says why.
         """
         self.calls_made += len(calls)
         admitted = [self._admit(call) for call in calls]
         if self._rules.approve is not None:
-            for index, call in enumerate(admitted):
-                if isinstance(call, _Ready):
-                    admitted[index] = await self._approved(self._rules.approve, call, context)
+            admitted = await self._all_approved(self._rules.approve, admitted, context)
         return await context.gather(
             lambda index: self._observed(calls[index], admitted[index], context),
             len(calls),
             self._rules.max_concurrency,
         )
+
+    async def _all_approved(
+        self, approve: Approval, admitted: list[_Ready | _Refused], context: Context
+    ) -> list[_Ready | _Refused]:
+        decided: list[_Ready | _Refused] = []
+        for call in admitted:
+            if isinstance(call, _Ready):
+                decided.append(await self._approved(approve, call, context))
+            else:
+                decided.append(call)
+            if self.stopped is not None:
+                return [_Refused("Stopped", self.stopped)] * len(admitted)
+        return decided
 
     def _admit(self, call: ToolCall) -> _Ready | _Refused:
         tool = self._tools.get(call.name)
@@ -115,7 +125,8 @@ class Toolbox:
             case Deny(reason):
                 return _Refused("Denied", reason)
             case StopDecision(reason):
-                raise StoppedError(reason)
+                self.stopped = reason
+                return _Refused("Stopped", reason)
 
     async def _observed(self, call: ToolCall, admitted: _Ready | _Refused, context: Context) -> str:
         span = context.span()

@@ -8,6 +8,15 @@ import pytest
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 SHOWN = {
+    "tools": [
+        "paid 40.0 to Ann",
+        "Error: Denied: more than 100 euros",
+        "Receipt(paid=40.0, refused=1), 3 calls",
+    ],
+    "typed_answer": [
+        "Invoice(number='2026-7', total=12.5), 4 calls",
+        "Expected `str`, got `int` - at `$.number`",
+    ],
     "facade": ["vote:   Paris, agreement 100%, 3 calls", "pipe:   Paris, 2 steps, 10 calls", "2 calls spent"],
     "budget": [
         "no limit       : 'Paris', 6 calls",

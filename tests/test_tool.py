@@ -64,9 +64,9 @@ def test_a_tool_is_a_value() -> None:
 
 
 def test_its_schema_is_a_copy() -> None:
-    given_schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
+    given_schema: dict[str, Any] = {"type": "object", "properties": {"a": {"type": "integer"}}}
     one = Tool("t", "", given_schema, weather)
-    given_schema["properties"]["a"]["type"] = "string"  # type: ignore[index]
+    given_schema["properties"]["a"]["type"] = "string"
     assert one.parameters["properties"]["a"]["type"] == "integer"
     one.spec["function"]["parameters"]["type"] = "array"
     assert one.parameters["type"] == "object"

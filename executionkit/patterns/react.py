@@ -17,7 +17,12 @@ from executionkit.core.limits import is_last_call
 from executionkit.core.transcript import Rounds, Transcript, in_rounds, transcript_of
 from executionkit.core.usage import NO_USAGE
 from executionkit.dialects import Dialect, Manner, Turn, dialect_of
-from executionkit.errors import BudgetExhaustedError, InvalidOutputError, MaxIterationsError
+from executionkit.errors import (
+    BudgetExhaustedError,
+    InvalidOutputError,
+    MaxIterationsError,
+    StoppedError,
+)
 from executionkit.outcome import PatternResult
 from executionkit.provider import DEFAULT_MAX_TOKENS, Message, opening, user
 from executionkit.stage import Stage
@@ -167,6 +172,8 @@ class _Loop(Generic[T]):
         results = self.dialect.results(turn.calls, texts)
         self.later[-1].extend(results)
         self.talk.extend(results)
+        if self.toolbox.stopped is not None:
+            raise StoppedError(self.toolbox.stopped)
 
     def read(self, turn: Turn) -> Decoded[Any] | None:
         """Return the answer, or None where the model has to try again."""

@@ -424,6 +424,9 @@ async def test_stop_ends_the_loop_before_any_call_of_the_round() -> None:
     error = failure(await react([tool(note)], approve=decide).run(provider, "go"))
     assert isinstance(error, StoppedError)
     assert (str(error), made, error.cost.llm_calls) == ("enough", [], 1)
+    provider = Talking("fine")
+    await react([tool(note)], transcript=error.metadata["transcript"]).run(provider, "go on")
+    assert results(provider.asked[0]) == ["Error: Stopped: enough"] * 2
 
 
 async def _raises(proposal: Proposal) -> Decision:

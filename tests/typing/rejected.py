@@ -38,7 +38,8 @@ from executionkit import (
     step,
 )
 from executionkit.core.stopping import certain
-from executionkit.patterns.structured import structured
+from executionkit.patterns.structured import Structured, structured
+from executionkit.tool import tool
 from tests.typing.stages import City, Count, Spell
 
 
@@ -277,3 +278,27 @@ def wrong_votes(provider: LLMProvider) -> None:
     consensus(key=lambda text: [text])  # type: ignore[arg-type, return-value]  # pyright: ignore[reportArgumentType]
     joined: Stage[str, int] = consensus(into=float)  # type: ignore[arg-type]  # pyright: ignore[reportAssignmentType]
     consensus(into=int) >> complete()  # type: ignore[operator]  # pyright: ignore[reportOperatorIssue]
+
+
+def plain(city: str) -> str:
+    """No coroutine function, so no `execute`; `tool` takes it."""
+    return city
+
+
+async def count(city: str) -> int:
+    """No approval hook."""
+    return len(city)
+
+
+def tools_and_typed_answers(add: Tool, first: Structured[bytes], second: Structured[int]) -> None:
+    """Wrong tools, hooks and answers."""
+    tool(3)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
+    tool(plain, timeout="3")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
+    tool(plain, unknown=1)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
+    Tool("plain", "", {}, plain)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    react([plain])  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]
+    react([add], approve=count)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    react([add], on_limit="stop")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
+    structured(int, max_retries="2")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    first >> second  # type: ignore[operator]  # pyright: ignore[reportOperatorIssue]
+    add(1, 2)  # type: ignore[operator]  # pyright: ignore[reportCallIssue]
