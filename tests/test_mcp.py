@@ -1,5 +1,6 @@
 """Tools over MCP: a published server that is not ours, and a client that is not ours."""
 
+
 import os
 import socket
 import subprocess

@@ -183,7 +183,7 @@ async def _sleeps() -> str:
 async def _swallows() -> str:
     try:
         await anyio.sleep_forever()
-    except BaseException:
+    except BaseException:  # noqa: BLE001
         return "late"
     return ""
 
