@@ -8,7 +8,7 @@ from returns.result import Failure, Success
 
 from executionkit import ScriptedProvider, ToolCall, react
 from executionkit.approval import Approve, Decision, Deny, Proposal
-from executionkit.tool import tool
+from executionkit.tools import tool
 
 
 class Receipt(msgspec.Struct):

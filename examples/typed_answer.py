@@ -8,7 +8,7 @@ from returns.result import Failure, Success
 
 from executionkit import ScriptedProvider, ToolCall, react
 from executionkit.patterns.structured import structured
-from executionkit.tool import tool
+from executionkit.tools import tool
 
 
 class Invoice(msgspec.Struct):

@@ -7,8 +7,17 @@ cost, or the error and its cost. The specification's own functions, which raise,
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from executionkit.compat import consensus_sync, pipe_sync, react_loop_sync, refine_loop_sync
+    from executionkit.approval import Approve, Deny, Edit, Proposal, Stop
+    from executionkit.compat import (
+        consensus_sync,
+        pipe_sync,
+        react_loop_sync,
+        refine_loop_sync,
+        structured_sync,
+    )
     from executionkit.context import Context, MeteredProvider
+    from executionkit.core.stopping import StoppingRule, beta, certain, forecast, unanimous_window
+    from executionkit.core.transcript import Transcript
     from executionkit.core.usage import TokenUsage
     from executionkit.core.voting import VotingStrategy
     from executionkit.errors import (
@@ -27,6 +36,7 @@ if TYPE_CHECKING:
         ProviderError,
         RateLimitError,
         StageError,
+        StoppedError,
     )
     from executionkit.events import Event, Trace, with_content
     from executionkit.ledger import CostTracker
@@ -36,6 +46,7 @@ if TYPE_CHECKING:
     from executionkit.patterns.react import react
     from executionkit.patterns.refine import Evaluation, Evaluator, refine
     from executionkit.patterns.step import step
+    from executionkit.patterns.structured import structured
     from executionkit.provider import (
         LLMProvider,
         LLMResponse,
@@ -49,15 +60,18 @@ if TYPE_CHECKING:
     from executionkit.providers.scripted import ScriptedProvider
     from executionkit.retry import DEFAULT_RETRY, RetryConfig
     from executionkit.stage import Stage, identity
-    from executionkit.tool import Tool, ToolError
+    from executionkit.tools import Tool, ToolError, tool
 
 __all__ = [
     "DEFAULT_RETRY",
+    "Approve",
     "BudgetExhaustedError",
     "ConsensusFailedError",
     "Context",
     "CostTracker",
     "DeadlineExceededError",
+    "Deny",
+    "Edit",
     "Evaluation",
     "EvaluationError",
     "Evaluator",
@@ -76,6 +90,7 @@ __all__ = [
     "PatternError",
     "PatternResult",
     "PermanentError",
+    "Proposal",
     "Provider",
     "ProviderClosedError",
     "ProviderError",
@@ -84,6 +99,9 @@ __all__ = [
     "ScriptedProvider",
     "Stage",
     "StageError",
+    "Stop",
+    "StoppedError",
+    "StoppingRule",
     "TokenUsage",
     "Tool",
     "ToolCall",
@@ -91,11 +109,15 @@ __all__ = [
     "ToolError",
     "ToolSpec",
     "Trace",
+    "Transcript",
     "VotingStrategy",
     "as_outcome",
+    "beta",
+    "certain",
     "complete",
     "consensus",
     "consensus_sync",
+    "forecast",
     "identity",
     "is_failure",
     "is_success",
@@ -105,12 +127,19 @@ __all__ = [
     "refine",
     "refine_loop_sync",
     "step",
+    "structured",
+    "structured_sync",
+    "tool",
+    "unanimous_window",
     "with_content",
 ]
 
 _HOMES = {
-    "compat": ("consensus_sync", "pipe_sync", "react_loop_sync", "refine_loop_sync"),
+    "approval": ("Approve", "Deny", "Edit", "Proposal", "Stop"),
+    "compat": ("consensus_sync", "pipe_sync", "react_loop_sync", "refine_loop_sync", "structured_sync"),
     "context": ("Context", "MeteredProvider"),
+    "core.stopping": ("StoppingRule", "beta", "certain", "forecast", "unanimous_window"),
+    "core.transcript": ("Transcript",),
     "core.usage": ("TokenUsage",),
     "core.voting": ("VotingStrategy",),
     "errors": (
@@ -129,6 +158,7 @@ _HOMES = {
         "ProviderError",
         "RateLimitError",
         "StageError",
+        "StoppedError",
     ),
     "events": ("Event", "Trace", "with_content"),
     "ledger": ("CostTracker",),
@@ -138,13 +168,14 @@ _HOMES = {
     "patterns.react": ("react",),
     "patterns.refine": ("Evaluation", "Evaluator", "refine"),
     "patterns.step": ("step",),
+    "patterns.structured": ("structured",),
     "provider": ("LLMProvider", "LLMResponse", "Message", "ToolCall", "ToolCallingProvider", "ToolSpec"),
     "providers.local": ("LocalProvider",),
     "providers.openai": ("Provider",),
     "providers.scripted": ("ScriptedProvider",),
     "retry": ("DEFAULT_RETRY", "RetryConfig"),
     "stage": ("Stage", "identity"),
-    "tool": ("Tool", "ToolError"),
+    "tools": ("Tool", "ToolError", "tool"),
 }
 """Which module each public name comes from."""
 

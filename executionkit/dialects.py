@@ -11,7 +11,7 @@ from executionkit.core.encoding import json_text
 from executionkit.core.observation import delimited
 from executionkit.core.text_tools import TextCall, instructions, read_reply, reply_schema, result_message
 from executionkit.provider import LLMResponse, Message, ToolCall, supports_tools
-from executionkit.tool import Tool
+from executionkit.tools import Tool
 
 __all__ = ["Dialect", "Manner", "Turn", "dialect_of"]
 

@@ -24,7 +24,7 @@ from executionkit.core.encoding import json_text
 from executionkit.core.usage import TokenUsage
 from executionkit.provider import LLMProvider
 from executionkit.stage import Stage
-from executionkit.tool import DEFAULT_TIMEOUT, Tool, ToolError, as_text
+from executionkit.tools import DEFAULT_TIMEOUT, Tool, ToolError, as_text
 
 __all__ = ["Server", "StdioServerParameters", "mcp_server", "mcp_tools"]
 

@@ -17,7 +17,7 @@ from executionkit.core.schema import Rejected, parse_arguments
 from executionkit.events import ToolFinished, ToolStarted
 from executionkit.provider import ToolCall
 from executionkit.timebox import finish_within
-from executionkit.tool import Tool, ToolError
+from executionkit.tools import Tool, ToolError
 
 __all__ = ["CallRules", "Toolbox"]
 

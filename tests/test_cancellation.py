@@ -24,7 +24,7 @@ from executionkit.patterns.step import step
 from executionkit.provider import LLMProvider, LLMResponse, ToolCall, user
 from executionkit.retry import RetryConfig
 from executionkit.stage import Stage
-from executionkit.tool import Tool
+from executionkit.tools import Tool
 from executionkit.tracing import Tracer
 from tests.doubles import Asked, Buy, Model, held, reply, result_of, soon
 

@@ -29,7 +29,7 @@ from executionkit.patterns.refine import refine
 from executionkit.patterns.step import step
 from executionkit.provider import LLMProvider, LLMResponse, ToolCall
 from executionkit.stage import Stage, identity
-from executionkit.tool import Tool
+from executionkit.tools import Tool
 from tests.doubles import (
     AT_ONCE,
     Asked,

@@ -26,8 +26,8 @@ from executionkit.errors import (
 from executionkit.outcome import PatternResult
 from executionkit.provider import DEFAULT_MAX_TOKENS, Message, opening, user
 from executionkit.stage import Stage
-from executionkit.tool import Tool, check_timeout
 from executionkit.toolbox import CallRules, Toolbox
+from executionkit.tools import Tool, check_timeout
 
 __all__ = ["OnLimit", "React", "ReactOptions", "react"]
 

@@ -32,7 +32,7 @@ from executionkit.patterns.complete import complete
 from executionkit.patterns.react import react
 from executionkit.patterns.structured import structured
 from executionkit.provider import LLMResponse, Message, ToolCall
-from executionkit.tool import Tool, ToolError, tool
+from executionkit.tools import Tool, ToolError, tool
 from tests.talking import Talking, calls, results, says
 
 pytestmark = pytest.mark.anyio

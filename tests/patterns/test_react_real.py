@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from executionkit import LLMResponse, LocalProvider, Message, react
-from executionkit.tool import tool
+from executionkit.tools import tool
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(180)]
 

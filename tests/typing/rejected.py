@@ -39,7 +39,7 @@ from executionkit import (
 )
 from executionkit.core.stopping import certain
 from executionkit.patterns.structured import Structured, structured
-from executionkit.tool import tool
+from executionkit.tools import tool
 from tests.typing.stages import City, Count, Spell
 
 

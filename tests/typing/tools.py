@@ -12,7 +12,7 @@ from executionkit import Outcome, Provider, Stage, complete, react
 from executionkit.approval import Approve, Decision, Proposal
 from executionkit.patterns.react import React
 from executionkit.patterns.structured import Structured, structured
-from executionkit.tool import Tool, tool
+from executionkit.tools import Tool, tool
 
 
 class Invoice(msgspec.Struct):

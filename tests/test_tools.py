@@ -22,7 +22,7 @@ from executionkit.context import Context
 from executionkit.core.schema import Rejected, compile_schema, schema_text
 from executionkit.core.usage import TokenUsage
 from executionkit.patterns.react import react
-from executionkit.tool import Tool, tool
+from executionkit.tools import Tool, tool
 from tests.talking import Talking, calls, results
 
 SCHEMA: dict[str, Any] = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
@@ -303,7 +303,7 @@ async def test_a_context_is_injected_and_hidden() -> None:
 
 def test_importing_and_tools_from_functions_leave_the_validator_alone() -> None:
     code = (
-        "import sys, executionkit; from executionkit.tool import tool\n"
+        "import sys, executionkit; from executionkit.tools import tool\n"
         "@tool\ndef add(a: int) -> int: return a\n"
         "add.prepare({'a': 1}); sys.exit('jsonschema_rs' in sys.modules)"
     )

@@ -32,7 +32,7 @@ class ToolError(Exception):
 
     >>> raise ToolError("no such city; ask the user to spell it")
     Traceback (most recent call last):
-    executionkit.tool.ToolError: no such city; ask the user to spell it
+    executionkit.tools.ToolError: no such city; ask the user to spell it
     """
 
 
