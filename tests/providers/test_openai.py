@@ -112,7 +112,11 @@ def test_addresses() -> None:
 )
 def test_settings_out_of_range(settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(settings))):
-        Provider(**{"base_url": "http://localhost/v1", "model": "m", **settings})
+        make({"base_url": "http://localhost/v1", "model": "m", **settings})
+
+
+def make(settings: dict[str, Any]) -> Provider:
+    return Provider(**settings)
 
 
 def test_a_key_over_plain_http_warns_once() -> None:
