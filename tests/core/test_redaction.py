@@ -3,7 +3,6 @@
 import base64
 import html
 import json
-from collections.abc import Callable
 from urllib.parse import quote, quote_plus
 
 import pytest
@@ -18,28 +17,29 @@ keys = st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), min_size=8
 )
 
 
-@pytest.mark.parametrize(
-    "spell",
-    [
-        str,
-        quote,
-        lambda key: quote(key, safe=""),
-        lambda key: quote(key, safe="").lower(),
-        quote_plus,
-        html.escape,
-        lambda key: json.dumps(key)[1:-1],
-        lambda key: base64.b64encode(key.encode()).decode(),
-        lambda key: base64.urlsafe_b64encode(key.encode()).decode(),
-        lambda key: base64.b64encode(f"user:{key}".encode()).decode(),
-        lambda key: base64.b64encode(f"Bearer {key}.".encode()).decode(),
-    ],
-)
-def test_no_spelling_survives(spell: Callable[[str], str]) -> None:
-    spelled = spell(KEY)
-    cleaned = Redactor(KEY).text(f"before {spelled} after")
-    assert spelled not in cleaned
-    assert "***" in cleaned
-    assert cleaned.startswith("before ")
+SPELLINGS = [
+    KEY,
+    quote(KEY),
+    quote(KEY, safe=""),
+    quote(KEY, safe="").lower(),
+    quote_plus(KEY),
+    html.escape(KEY),
+    json.dumps(KEY)[1:-1],
+    base64.b64encode(KEY.encode()).decode(),
+    base64.urlsafe_b64encode(KEY.encode()).decode(),
+]
+
+
+@pytest.mark.parametrize("spelled", SPELLINGS)
+def test_no_spelling_survives(spelled: str) -> None:
+    assert Redactor(KEY).text(f"before {spelled} after").startswith("before ***")
+    assert spelled not in Redactor(KEY).text(f"before {spelled} after")
+
+
+@pytest.mark.parametrize("around", ["{}", "user:{}", "Bearer {}.", "a{}bc"])
+def test_base64_of_something_around_it_does_not_survive(around: str) -> None:
+    spelled = base64.b64encode(around.format(KEY).encode()).decode()
+    assert "***" in Redactor(KEY).text(spelled)
 
 
 @given(keys, st.text(), st.text())

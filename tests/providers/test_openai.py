@@ -1,0 +1,184 @@
+"""The description: a value whose key does not show; one provider in many loops, threads and processes."""
+
+import copy
+import multiprocessing
+import pickle
+import threading
+import traceback
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import anyio
+import msgspec
+import pytest
+
+from executionkit.errors import PermanentError
+from executionkit.loops import closing_at_exit
+from executionkit.provider import LLMProvider, ToolCallingProvider, user
+from executionkit.providers.address import parse_address
+from executionkit.providers.openai import Provider
+from executionkit.providers.secret import Secret
+from tests.faults.server import FaultServer, fault_server
+
+KEY = "sk-12345678-abcdef"
+PROMPT = [user("Where?")]
+
+
+def test_it_is_a_value() -> None:
+    one, other = (Provider("http://localhost/v1", "m", KEY) for _ in range(2))
+    assert one == other
+    assert hash(one) == hash(other)
+    assert one != Provider("http://localhost/v1", "m", "sk-other")
+    assert copy.copy(one) == copy.deepcopy(one) == one
+    assert isinstance(one, LLMProvider)
+    assert isinstance(one, ToolCallingProvider)
+    assert KEY not in repr(one) + str(one) + repr(one.__rich_repr__()) + repr(msgspec.structs.asdict(one))
+
+
+def test_a_literal_key_does_not_pickle(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(TypeError, match="from_env"):
+        pickle.dumps(Provider("http://localhost/v1", "m", KEY))
+    monkeypatch.setenv("SOME_KEY", KEY)
+    for provider in (
+        Provider("http://localhost/v1", "m"),
+        Provider("https://h/v1", "m", Secret.from_env("SOME_KEY")),
+    ):
+        pickled = pickle.dumps(provider)
+        assert KEY.encode() not in pickled
+        assert pickle.loads(pickled) == provider
+
+
+@pytest.mark.parametrize("key", ["sk-\n123456", "sk-12345\r\nX: y", " sk-123456", "sk-1234é", "sk-\x00123"])
+def test_a_key_that_cannot_be_a_header_is_refused_without_being_quoted(key: str) -> None:
+    given = [key]
+    with pytest.raises(ValueError, match="key must") as caught:
+        Provider("http://localhost/v1", "m", given[0])
+    frames = traceback.TracebackException.from_exception(caught.value, capture_locals=True).stack[1:]
+    assert repr(key)[1:-1] not in "".join(f"{frame.locals}" for frame in frames)
+
+
+def test_a_key_of_another_type_is_refused() -> None:
+    wrong: Any = b"sk-12345678"
+    with pytest.raises(TypeError, match="not bytes"):
+        Provider("http://localhost/v1", "m", wrong)
+
+
+BAD_URLS = [
+    *(
+        "",
+        "localhost/v1",
+        "ftp://h/v1",
+        "http://",
+        "http://u:p@h/v1",
+        "http://h:0/v1",
+        "http://h:99999/v1",
+        "http://h:x/",
+    ),
+    *(
+        "http://h\n/v1",
+        "http://h /v1",
+        "http://h\\@evil/",
+        "http://h/v1#x",
+        "http://[::1/v1",
+        "http://h..x/",
+        "http://é/",
+    ),
+]
+
+
+@pytest.mark.parametrize("url", BAD_URLS)
+def test_a_bad_address_is_refused_without_being_quoted(url: str) -> None:
+    with pytest.raises(ValueError, match="base_url") as caught:
+        Provider(url, "m")
+    assert "u:p" not in str(caught.value)
+
+
+def test_addresses() -> None:
+    assert parse_address("HTTPS://H.example:443/v1//").url == "https://h.example/v1/chat/completions"
+    assert parse_address("http://[::1]:8080").authority == "[::1]:8080"
+    assert parse_address("https://h/x?api-version=1").target == "/x/chat/completions?api-version=1"
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"timeout": 0},
+        {"timeout": float("nan")},
+        {"max_connections": 0},
+        {"default_max_tokens": 0},
+        {"model": ""},
+    ],
+)
+def test_settings_out_of_range(settings: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(settings))):
+        make({"base_url": "http://localhost/v1", "model": "m", **settings})
+
+
+def make(settings: dict[str, Any]) -> Provider:
+    return Provider(**settings)
+
+
+def test_a_key_over_plain_http_warns_once() -> None:
+    with pytest.warns(UserWarning, match="unencrypted"):
+        Provider("http://plain.example/v1", "m", KEY)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Provider("http://plain.example/v1", "m", KEY)
+        Provider("http://127.0.0.1/v1", "m", KEY)
+        Provider("http://other.example/v1", "m")
+
+
+@pytest.mark.anyio
+async def test_a_key_that_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NO_SUCH_KEY", raising=False)
+    with pytest.raises(PermanentError, match="NO_SUCH_KEY is not set"):
+        await Provider("http://localhost/v1", "m", Secret.from_env("NO_SUCH_KEY")).complete(PROMPT)
+
+
+def ask_in_a_loop(provider: Provider, times: int = 3) -> list[str]:
+    async def main() -> list[str]:
+        async with closing_at_exit():
+            return [(await provider.complete(PROMPT)).content for _ in range(times)]
+
+    return anyio.run(main)
+
+
+@pytest.fixture(scope="module")
+def server() -> Any:
+    with fault_server() as running:
+        yield running
+
+
+def test_one_loop_after_the_other(server: FaultServer) -> None:
+    provider = Provider(server.url("good-plain"), "m", KEY)
+    for _ in range(3):
+        assert ask_in_a_loop(provider) == ["Paris"] * 3
+
+
+def test_many_loops_at_once(server: FaultServer) -> None:
+    provider = Provider(server.url("good-later"), "m", KEY)
+    with ThreadPoolExecutor(4) as threads:
+        assert all(answers == ["Paris"] * 3 for answers in threads.map(ask_in_a_loop, [provider] * 8))
+    assert threading.active_count() < 20
+
+
+def _ask_and_tell(provider: Provider, answers: Any) -> None:
+    answers.put(ask_in_a_loop(provider))
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
+def test_in_another_process(server: FaultServer, method: str) -> None:
+    if method not in multiprocessing.get_all_start_methods():
+        pytest.skip("this system cannot fork")
+    provider = Provider(server.url("good-plain"), "m")
+    ask_in_a_loop(provider)
+    context: Any = multiprocessing.get_context(method)
+    answers = context.SimpleQueue()
+    child = context.Process(target=_ask_and_tell, args=(provider, answers))
+    child.start()
+    child.join(30)
+    assert answers.get() == ["Paris"] * 3
+    answers.close()
+    assert ask_in_a_loop(provider) == ["Paris"] * 3
