@@ -206,7 +206,7 @@ def import_row(repeats: int, *, ours: str = "import executionkit") -> Timing:
     with TemporaryDirectory() as bytecode:
         rounds = [
             Timing(cold_import(ours, bytecode), cold_import(theirs, bytecode))
-            for _ in range(1 + max(5, repeats // 4))  # the first writes the bytecode
+            for _ in range(1 + max(5, repeats // 20))  # the first writes the bytecode
         ]
     return Timing(min(one.library for one in rounds), min(one.by_hand for one in rounds))
 
@@ -236,7 +236,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--json", action="store_true", help="print one object with the ratios")
-    parser.add_argument("--repeats", type=int, default=60, help="rounds of each side (default 60)")
+    parser.add_argument("--repeats", type=int, default=300, help="rounds of each side (default 300)")
     options = parser.parse_args()
     rows = [row for row in ROWS if row.name or not options.json]
     if options.json:
