@@ -110,9 +110,9 @@ class TestSettings:
         [
             lambda: consensus(n=0),
             lambda: consensus(n=-1),
-            lambda: consensus(n=1.5),  # type: ignore[arg-type]
+            lambda: consensus(n=1.5),  # type: ignore[call-overload]
             lambda: consensus(n=True),
-            lambda: consensus(strategy="plurality"),  # type: ignore[arg-type]
+            lambda: consensus(strategy="plurality"),  # type: ignore[call-overload]
             lambda: consensus(max_concurrency=0),
             lambda: consensus(temperature=2.5),
             lambda: consensus(temperature=math.nan),

@@ -49,8 +49,8 @@ def test_a_stage_is_a_value(stage: Stage[str, Any]) -> None:
 def test_stages_differ_by_their_settings() -> None:
     assert len(set(VALUES)) == len(VALUES)
     assert consensus(n=3) != consensus(n=4)
-    assert repr(consensus(n=3)) == "Consensus(n=3)"
-    assert repr(complete() >> consensus(n=3)) == "Pipeline(stages=(Complete(), Consensus(n=3)))"
+    assert repr(complete(temperature=0.5)) == "Complete(temperature=0.5)"
+    assert repr(complete() >> identity(str) >> Buy("a")) == "Pipeline(stages=(Complete(), Buy(mark='a')))"
 
 
 @pytest.mark.parametrize("other", [5, None, "stage", len])
