@@ -441,6 +441,7 @@ class Together(Model):
 
     async def opened(self, run: Awaitable[Outcome[Any]]) -> Outcome[Any]:
         """Await a run, and let its calls return once there are enough of them."""
+        outcomes: list[Outcome[Any]] = []
         async with anyio.create_task_group() as group:
 
             async def open_up() -> None:
@@ -450,7 +451,8 @@ class Together(Model):
                 self.go.set()
 
             group.start_soon(open_up)
-            return await run
+            outcomes.append(await run)
+        return outcomes[0]
 
     @override
     async def complete(self, messages: list[Message], **kwargs: Any) -> LLMResponse:
