@@ -93,7 +93,7 @@ class Model:
         answered = self._answer(asked)
         if isinstance(answered, BaseException):
             raise answered
-        return answered  # type: ignore[return-value]  # junk is the point
+        return answered  # type: ignore[return-value]  # junk is the point  # pyright: ignore[reportReturnType]
 
 
 def each(*answers: object) -> Answer:

@@ -110,27 +110,27 @@ class TestSettings:
         [
             lambda: consensus(n=0),
             lambda: consensus(n=-1),
-            lambda: consensus(n=1.5),  # type: ignore[arg-type]
+            lambda: consensus(n=1.5),  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
             lambda: consensus(n=True),
-            lambda: consensus(strategy="plurality"),  # type: ignore[arg-type]
+            lambda: consensus(strategy="plurality"),  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
             lambda: consensus(max_concurrency=0),
             lambda: consensus(temperature=2.5),
             lambda: consensus(temperature=math.nan),
             lambda: complete(max_tokens=0),
-            lambda: complete(temperature="hot"),  # type: ignore[arg-type]
+            lambda: complete(temperature="hot"),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
             lambda: refine(target_score=1.5),
             lambda: refine(max_iterations=-1),
             lambda: refine(patience=0),
             lambda: refine(delta_threshold=-0.1),
             lambda: refine(max_eval_chars=0),
-            lambda: refine("evaluator"),  # type: ignore[arg-type]
-            lambda: refine(lambda: 1.0),  # type: ignore[arg-type]
+            lambda: refine("evaluator"),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+            lambda: refine(lambda: 1.0),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
             lambda: react([], max_rounds=0),
-            lambda: react(["tool"]),  # type: ignore[list-item]
-            lambda: step(5),  # type: ignore[arg-type]
-            lambda: complete().within(5),  # type: ignore[arg-type]
+            lambda: react(["tool"]),  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]
+            lambda: step(5),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType, reportUnknownLambdaType]
+            lambda: complete().within(5),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
             lambda: complete().within(TokenUsage(llm_calls=-1)),
-            lambda: complete().using(object()),  # type: ignore[arg-type]
+            lambda: complete().using(object()),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
         ],
     )
     async def test_native_settings_fail_when_the_stage_is_built(self, build: Callable[[], object]) -> None:
@@ -147,7 +147,7 @@ class TestSettings:
             (compat.consensus, {"max_concurrency": 0}),
             (compat.consensus, {"max_tokens": 0}),
             (compat.consensus, {"max_cost": TokenUsage(llm_calls=-1)}),
-            (compat.consensus, {"max_cost": TokenUsage(llm_calls=1.5)}),  # type: ignore[arg-type]
+            (compat.consensus, {"max_cost": TokenUsage(llm_calls=1.5)}),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
             (compat.consensus, {"max_cost": 5}),
             (compat.consensus, {"retry": 3}),
             (compat.refine_loop, {"target_score": 2}),
@@ -168,7 +168,7 @@ class TestSettings:
         assert not isinstance(raised.value, ExecutionKitError)
         assert model.calls == 0
 
-    @pytest.mark.parametrize("budget", [TokenUsage(llm_calls=-1), TokenUsage(output_tokens=1.5), 3])  # type: ignore[arg-type]
+    @pytest.mark.parametrize("budget", [TokenUsage(llm_calls=-1), TokenUsage(output_tokens=1.5), 3])  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     async def test_budgets_of_a_native_run(self, budget: Any) -> None:
         model = Model()
         with pytest.raises((ValueError, TypeError)):
@@ -177,7 +177,7 @@ class TestSettings:
 
     async def test_a_wrong_retry_of_a_native_run(self) -> None:
         with pytest.raises(TypeError, match="RetryConfig"):
-            await complete().run(Model(), "x", retry=3)  # type: ignore[arg-type]
+            await complete().run(Model(), "x", retry=3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
 async def raising(text: str) -> float:
@@ -205,7 +205,7 @@ class TestEvaluators:
         assert (error.metadata["best_draft"], error.metadata["best_score"]) == ("ok", None)
 
         async def evaluator(text: str, provider: LLMProvider) -> float:
-            return Evaluation(score)  # type: ignore[return-value]
+            return Evaluation(score)  # type: ignore[return-value]  # pyright: ignore[reportReturnType]
 
         caught = await raised_by(compat.refine_loop(model, "x", evaluator=evaluator))
         assert caught == error
@@ -248,15 +248,15 @@ class TestEvaluators:
             assert type(result.score) is float
 
 
-JUNK: list[object] = [
+JUNK: list[Any] = [
     None,
     "text",
     {"choices": []},
     5,
-    LLMResponse(5),  # type: ignore[arg-type]
-    LLMResponse(b"bytes"),  # type: ignore[arg-type]
-    LLMResponse("x", tool_calls="calls"),  # type: ignore[arg-type]
-    LLMResponse(["x"]),  # type: ignore[arg-type]
+    LLMResponse(5),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    LLMResponse(b"bytes"),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    LLMResponse("x", tool_calls="calls"),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    LLMResponse(["x"]),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 ]
 
 
@@ -274,11 +274,11 @@ class TestProviders:
         )
 
     async def test_null_fields_are_no_error(self) -> None:
-        junk = LLMResponse(None, None, None, None)  # type: ignore[arg-type]
+        junk = LLMResponse(None, None, None, None)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
         result = result_of(await complete().run(Model(each(junk)), "x"))
         assert result.value == ""
         assert result_of(await react([]).run(Model(each(junk)), "x")).value == ""
-        called = LLMResponse("", [])  # type: ignore[arg-type]
+        called = LLMResponse("", [])  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
         assert result_of(await react([]).run(Model(each(called)), "x")).value == ""
 
     @pytest.mark.parametrize("provider", [None, object(), 5, "model", {"complete": 1}])

@@ -81,7 +81,7 @@ class TestEveryClass:
         given["more"] = 1
         assert error.metadata == {"votes": ("a",), "nested": {"deep": (1,)}}
         with pytest.raises(TypeError):
-            error.metadata["votes"] = ()  # type: ignore[index]
+            error.metadata["votes"] = ()  # type: ignore[index]  # pyright: ignore[reportIndexIssue]
         with pytest.raises(TypeError):
             error.metadata["nested"]["deep"] = ()
 

@@ -1,10 +1,11 @@
 """The ledger under load: budgets hold, nothing waits for ever, nothing paid for is lost."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import anyio
 import pytest
+from anyio.lowlevel import checkpoint
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from returns.result import Success
@@ -21,7 +22,7 @@ from executionkit.errors import (
     RateLimitError,
 )
 from executionkit.ledger import Account, CostTracker, Request
-from executionkit.outcome import PatternResult
+from executionkit.outcome import Outcome, PatternResult
 from executionkit.patterns.complete import complete
 from executionkit.patterns.consensus import consensus
 from executionkit.patterns.refine import refine
@@ -438,12 +439,25 @@ class Together(Model):
         self.resumed = 0
         self.go = anyio.Event()
 
+    async def opened(self, run: Awaitable[Outcome[Any]]) -> Outcome[Any]:
+        """Await a run, and let its calls return once there are enough of them."""
+        outcomes: list[Outcome[Any]] = []
+        async with anyio.create_task_group() as group:
+
+            async def open_up() -> None:
+                while self.calls < self.count:
+                    await checkpoint()
+                await anyio.wait_all_tasks_blocked()
+                self.go.set()
+
+            group.start_soon(open_up)
+            outcomes.append(await run)
+        return outcomes[0]
+
     @override
     async def complete(self, messages: list[Message], **kwargs: Any) -> LLMResponse:
         self.asked.append(Asked(self.calls + 1, messages, None, None, None, {}))
         number = self.calls
-        if number == self.count:
-            self.go.set()
         await self.go.wait()
         self.resumed += 1
         answered = self._answer(self.asked[number - 1])
@@ -460,14 +474,14 @@ async def test_the_first_failure_buys_no_new_calls() -> None:
 
     for branches in ((complete(), complete() >> complete()), (complete() >> complete(), complete())):
         model = Together(2, fate)
-        error = error_of(await soon((branches[0] & branches[1]).run(model, "x")))
+        error = error_of(await soon(model.opened((branches[0] & branches[1]).run(model, "x"))))
         assert str(error) == "no"
         assert (model.calls, error.cost.llm_calls) == (2, 2)
 
 
 async def test_the_first_failure_comes_back_alone_and_notes_the_others() -> None:
     model = Together(3, lambda asked: PermanentError(f"no {asked.number}"))
-    error = error_of(await soon(consensus(n=3).run(model, "x")))
+    error = error_of(await soon(model.opened(consensus(n=3).run(model, "x"))))
     assert isinstance(error, PermanentError)
     others = error.metadata["other_failures"]
     assert others

@@ -46,9 +46,9 @@ def test_metadata_is_copied_and_read_only() -> None:
     given_metadata["more"] = 1
     assert result.metadata == {"votes": ("a",), "deep": {"er": (1,)}}
     with pytest.raises(TypeError):
-        result.metadata["votes"] = ()  # type: ignore[index]
+        result.metadata["votes"] = ()  # type: ignore[index]  # pyright: ignore[reportIndexIssue]
     with pytest.raises(AttributeError):
-        result.value = "y"  # type: ignore[misc]
+        result.value = "y"  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def test_defaults() -> None:
@@ -83,4 +83,4 @@ def test_an_outcome_is_one_of_two_cases() -> None:
         plain: Result[PatternResult[str], ExecutionKitError] = outcome
         assert as_outcome(plain) == outcome
     with pytest.raises(TypeError, match="a Success or a Failure, not str"):
-        as_outcome("x")  # type: ignore[arg-type]
+        as_outcome("x")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]

@@ -114,7 +114,7 @@ def test_what_is_worth_another_attempt(
 )
 def test_settings_out_of_range_are_refused(settings: dict[str, object]) -> None:
     with pytest.raises((TypeError, ValueError)):
-        RetryConfig(**settings)  # type: ignore[arg-type]
+        RetryConfig(**settings)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
 def test_a_huge_whole_number_is_a_long_delay() -> None:

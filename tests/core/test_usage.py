@@ -29,7 +29,7 @@ def test_a_usage_is_a_value(usage: TokenUsage) -> None:
         assert twin == usage
         assert hash(twin) == hash(usage)
     with pytest.raises(AttributeError):
-        usage.input_tokens = 1  # type: ignore[misc]
+        usage.input_tokens = 1  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def test_no_limit_at_all_is_no_budget() -> None:
@@ -47,7 +47,7 @@ def test_no_limit_at_all_is_no_budget() -> None:
         (TokenUsage(output_tokens=-5), ValueError, "output_tokens"),
         (TokenUsage(llm_calls=-1), ValueError, "llm_calls"),
         (TokenUsage(llm_calls=True), TypeError, "llm_calls must be an int, not bool"),
-        (TokenUsage(llm_calls=2.0), TypeError, "llm_calls must be an int, not float"),  # type: ignore[arg-type]
+        (TokenUsage(llm_calls=2.0), TypeError, "llm_calls must be an int, not float"),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     ],
 )
 def test_a_wrong_budget_is_refused(budget: object, kind: type[Exception], words: str) -> None:
