@@ -6,8 +6,6 @@ A provider hands out the recorded answers in order; everything else is the stage
 figure stands what was published, or what the project asks for. Accuracies are in per cent.
 """
 
-# ruff: noqa: ARG002 - a provider has its shape whatever it makes of what it is asked
-
 import argparse
 import gzip
 import json

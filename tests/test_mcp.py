@@ -1,6 +1,5 @@
 """Tools over MCP: a published server that is not ours, and a client that is not ours."""
 
-
 import os
 import socket
 import subprocess

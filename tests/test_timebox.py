@@ -37,7 +37,7 @@ async def forever() -> None:
 async def swallows_once() -> int:
     try:
         await anyio.sleep_forever()
-    except BaseException:  # noqa: BLE001
+    except BaseException:
         return 5
     return 6
 

@@ -183,7 +183,7 @@ async def _sleeps() -> str:
 async def _swallows() -> str:
     try:
         await anyio.sleep_forever()
-    except BaseException:  # noqa: BLE001
+    except BaseException:
         return "late"
     return ""
 
