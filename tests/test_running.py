@@ -64,8 +64,8 @@ class Clock:
 def faked_time(monkeypatch: pytest.MonkeyPatch) -> Generator[Clock, None, None]:
     clock = Clock()
     with monkeypatch.context() as patch:
-        patch.setattr("executionkit.context.anyio.sleep", clock.sleep)
-        patch.setattr("executionkit.context.anyio.current_time", clock.time)
+        patch.setattr("anyio.sleep", clock.sleep)
+        patch.setattr("anyio.current_time", clock.time)
         yield clock
 
 
