@@ -8,12 +8,13 @@ from returns.result import Failure, Success
 from typing_extensions import override
 
 from executionkit.context import Context
+from executionkit.core.answer import AnswerType
 from executionkit.errors import ExecutionKitError, PermanentError
 from executionkit.outcome import PatternResult
 from executionkit.provider import LLMResponse, Message
 from executionkit.stage import Stage
 
-__all__ = ["AskedAs", "JsonForm", "ResponseFormat", "complete_json"]
+__all__ = ["AskedAs", "JsonForm", "ResponseFormat", "complete_json", "form_of", "strongest_options"]
 
 ResponseFormat: TypeAlias = Literal["json_schema", "json_object", "prompt"]
 """Who holds an answer to its form: the server, by schema; the server, as JSON; the prompt alone."""
@@ -45,6 +46,11 @@ class JsonForm(msgspec.Struct, frozen=True):
         return {"response_format": {"type": "json_schema", "json_schema": named}}
 
 
+def form_of(kind: AnswerType[Any]) -> JsonForm:
+    """Return the form that answers of a type have."""
+    return JsonForm(kind.name, kind.schema, kind.is_strict)
+
+
 class AskedAs(msgspec.Struct, frozen=True):
     """An answer, and how its form was asked for."""
 
@@ -59,17 +65,18 @@ async def complete_json(
     *,
     temperature: float | None,
     max_tokens: int,
+    **options: Any,
 ) -> AskedAs:
     """Ask for an answer of a form; where the server refuses to hold it to that (400, 422), ask for less.
 
-    What a provider took is remembered for as long as it lives.
+    What a provider took is remembered for as long as it lives. `options` are further request fields.
 
     Raises:
         ExecutionKitError: The call failed, or was refused in every form.
     """
     refusals: list[ExecutionKitError] = []
     for asked in _formats(context.endpoint):
-        call = _JsonCall(messages, temperature, max_tokens, form.options(asked))
+        call = _JsonCall(messages, temperature, max_tokens, {**options, **form.options(asked)})
         outcome = await context.attempt(call, None)
         match outcome:
             case Success(result):
@@ -80,6 +87,11 @@ async def complete_json(
                 if not _is_refusal(error):
                     break
     raise refusals[-1]
+
+
+def strongest_options(context: Context, form: JsonForm) -> dict[str, Any]:
+    """Return the request fields of the strongest form that the provider is not known to refuse."""
+    return form.options(_formats(context.endpoint)[0])
 
 
 class _JsonCall(Stage[None, LLMResponse], frozen=True):

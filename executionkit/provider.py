@@ -114,6 +114,11 @@ class LLMResponse(msgspec.Struct, frozen=True):
         """Whether the text was cut at the token limit."""
         return self.finish_reason in {"length", "max_tokens"}
 
+    @property
+    def was_refused(self) -> bool:
+        """Whether the model refused, or a content filter cut in; what it says then is no answer."""
+        return self.finish_reason == "content_filter" or bool(self.extra.get("refusal"))
+
 
 @runtime_checkable
 class LLMProvider(Protocol):

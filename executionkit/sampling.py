@@ -1,12 +1,13 @@
 """Samples of one prompt, drawn in rounds: over one provider or several, one by one or many in a request."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
 from returns.result import Failure, Success
 from typing_extensions import override
 
+from executionkit.asking import JsonForm, complete_json
 from executionkit.context import Context
 from executionkit.core.samples import Choice, read_choices
 from executionkit.core.usage import TokenUsage
@@ -34,6 +35,7 @@ class Sampling(msgspec.Struct, frozen=True):
         providers: Whom to ask in turn; empty for the run's provider.
         one_request: Whether to ask for a round's samples in one request.
         logprobs: Whether to ask for the log-probabilities of tokens.
+        form: The form that samples shall have; None for free text.
     """
 
     n: int
@@ -44,6 +46,17 @@ class Sampling(msgspec.Struct, frozen=True):
     providers: tuple[LLMProvider, ...] = ()
     one_request: bool = False
     logprobs: bool = False
+    form: JsonForm | None = None
+
+    async def ask(self, context: Context, messages: list[Message], options: Mapping[str, Any]) -> LLMResponse:
+        """Make one request for a sample."""
+        temperature, max_tokens = self.temperature, self.max_tokens
+        if self.form is None:
+            return await context.complete(messages, temperature=temperature, max_tokens=max_tokens, **options)
+        asked = await complete_json(
+            context, messages, self.form, temperature=temperature, max_tokens=max_tokens, **options
+        )
+        return asked.response
 
 
 class _Request(Stage[list[Message], LLMResponse], frozen=True):
@@ -59,11 +72,7 @@ class _Request(Stage[list[Message], LLMResponse], frozen=True):
 
     @override
     async def perform(self, value: list[Message], context: Context) -> PatternResult[LLMResponse]:
-        sampling = self.sampling
-        response = await context.complete(
-            value, temperature=sampling.temperature, max_tokens=sampling.max_tokens, **dict(self.options)
-        )
-        return PatternResult(response)
+        return PatternResult(await self.sampling.ask(context, value, dict(self.options)))
 
 
 class Sampler:
@@ -159,14 +168,8 @@ class Sampler:
         return tuple([f"{type(failure).__name__}: {failure}" for failure in self.failures])
 
     async def _draw_surely(self, index: int) -> None:
-        sampling = self._sampling
-        response = await self._lanes[index % len(self._lanes)].complete(
-            self._messages,
-            temperature=sampling.temperature,
-            max_tokens=sampling.max_tokens,
-            **self._options,
-        )
-        self._keep([index], response)
+        lane = self._lanes[index % len(self._lanes)]
+        self._keep([index], await self._sampling.ask(lane, self._messages, self._options))
 
     async def _draw_if_possible(self, index: int) -> None:
         if self.is_over:
@@ -206,10 +209,11 @@ class Sampler:
         return await self._lanes[lane].attempt(request, self._messages)
 
     def _keep(self, indices: list[int], response: LLMResponse) -> None:
+        first = Choice(response.content, was_refused=response.was_refused)
         if len(indices) == 1 and not self._options:
-            self.drawn[indices[0]] = Choice(response.content)
+            self.drawn[indices[0]] = first
         else:
-            self.drawn.update(zip(indices, read_choices(response.content, response.raw), strict=False))
+            self.drawn.update(zip(indices, read_choices(first, response.raw), strict=False))
 
 
 def _limits_output(context: Context) -> bool:

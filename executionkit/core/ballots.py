@@ -48,6 +48,11 @@ class Ballot(msgspec.Struct, Generic[T], frozen=True, repr_omit_defaults=True):
         return prompt
 
     @property
+    def kind(self) -> AnswerType[T] | None:
+        """The type that samples are decoded into, where they are."""
+        return None
+
+    @property
     def grouping(self) -> Grouping | None:
         """What lets votes count together without being equal, if anything does."""
         return None
@@ -120,9 +125,14 @@ class ValueBallot(Ballot[T], frozen=True):
     def __post_init__(self) -> None:
         _kind_of(self.into)
 
+    @property
+    @override
+    def kind(self) -> AnswerType[T]:
+        return _kind_of(self.into)
+
     @override
     def ask(self, prompt: str) -> str:
-        return asking(prompt, _kind_of(self.into))
+        return asking(prompt, self.kind)
 
     @property
     @override
@@ -157,9 +167,14 @@ class FieldBallot(Ballot[T], frozen=True):
     def questions(self) -> tuple[str, ...]:
         return _fields_of(self.into)
 
+    @property
+    @override
+    def kind(self) -> AnswerType[T]:
+        return _kind_of(self.into)
+
     @override
     def ask(self, prompt: str) -> str:
-        return asking(prompt, _kind_of(self.into))
+        return asking(prompt, self.kind)
 
     @override
     def read(self, text: str) -> T:

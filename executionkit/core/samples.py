@@ -66,10 +66,12 @@ class Choice(msgspec.Struct, frozen=True):
     Args:
         text: What it says.
         logprobs: The log-probability of each token, or empty.
+        was_refused: Whether the model refused, or a content filter cut in: it costs a call and does not vote.
     """
 
     text: str
     logprobs: tuple[float, ...] = ()
+    was_refused: bool = False
 
 
 class _Token(msgspec.Struct):
@@ -82,33 +84,39 @@ class _Logprobs(msgspec.Struct):
 
 class _Message(msgspec.Struct):
     content: str | None = None
+    refusal: str | None = None
 
 
 class _Choice(msgspec.Struct):
     message: _Message
     logprobs: _Logprobs | None = None
+    finish_reason: str | None = None
+
+    def read(self) -> Choice:
+        refused = self.finish_reason == "content_filter" or bool(self.message.refusal)
+        return Choice(self.message.content or "", _logprobs_of(self), refused)
 
 
 class _Completion(msgspec.Struct):
     choices: list[_Choice]
 
 
-def read_choices(content: str, raw: object) -> tuple[Choice, ...]:
-    """Return every answer in a completion; the first is `content`, whatever `raw` says.
+def read_choices(first: Choice, raw: object) -> tuple[Choice, ...]:
+    """Return every answer in a completion; the first says what `first` says, whatever is in `raw`.
 
     Args:
-        content: The text that the provider read out of the completion.
-        raw: The completion as it came, in OpenAI's format; of anything else, only `content` counts.
+        first: The answer that the provider read out of the completion.
+        raw: The completion as it came, in OpenAI's format; of anything else, only `first` counts.
 
     >>> raw = {"choices": [{"message": {"content": "a"}}, {"message": {"content": "b"}}]}
-    >>> [choice.text for choice in read_choices("a", raw)]
+    >>> [choice.text for choice in read_choices(Choice("a"), raw)]
     ['a', 'b']
     """
     choices = _raw_choices(raw)
     if not choices:
-        return (Choice(content),)
-    first = Choice(content, _logprobs_of(choices[0]))
-    return first, *[Choice(choice.message.content or "", _logprobs_of(choice)) for choice in choices[1:]]
+        return (first,)
+    with_logprobs = msgspec.structs.replace(first, logprobs=_logprobs_of(choices[0]))
+    return with_logprobs, *[choice.read() for choice in choices[1:]]
 
 
 def _raw_choices(raw: object) -> list[_Choice]:

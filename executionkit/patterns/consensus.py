@@ -5,6 +5,7 @@ from typing import Any, Generic, Literal, TypeAlias, TypeVar, overload
 
 from typing_extensions import override
 
+from executionkit.asking import form_of
 from executionkit.context import Context
 from executionkit.core.ballots import Ballot, FieldBallot, TextBallot, ValueBallot
 from executionkit.core.checks import check_completion, check_count
@@ -68,6 +69,7 @@ class Consensus(Stage[str, T], Generic[T], frozen=True):
         return self._result(poll, sampler, verdicts)
 
     def _sampling(self) -> Sampling:
+        kind = self.ballot.kind
         return Sampling(
             self.n,
             self.temperature,
@@ -77,6 +79,7 @@ class Consensus(Stage[str, T], Generic[T], frozen=True):
             self.providers,
             self.one_request,
             isinstance(self.weigh, ByProbability),
+            None if kind is None else form_of(kind),
         )
 
     def _messages(self, prompt: str) -> list[Message]:
@@ -97,7 +100,7 @@ class Consensus(Stage[str, T], Generic[T], frozen=True):
 
     def _count(self, poll: Poll[T], sampler: Sampler, index: int) -> None:
         choice = sampler.drawn[index]
-        read = self.ballot.cast(choice.text)
+        read = None if choice.was_refused else self.ballot.cast(choice.text)
         if self.weigh is None or read is None:
             poll.add(read)
             return
@@ -221,8 +224,8 @@ def consensus(
 
     Args:
         n: Samples to draw at most.
-        into: A type to decode each sample into (JSON, checked by msgspec): the value is of that type, and the
-            prompt is given its JSON Schema. None votes on texts.
+        into: A type to decode each sample into (JSON, checked by msgspec): the value is of that type. It is
+            asked for as `structured` does, in the strongest form that the server takes. None votes on texts.
         by_field: With `into`, vote on each field by itself and assemble the winner.
         strategy: `"majority"`, or `"unanimous"`, which fails on any difference.
         temperature: Sampling temperature, 0 to 2; None leaves it to the provider.
@@ -252,7 +255,7 @@ def consensus(
         samples (int): Samples that came back.
         saved (int): Samples not asked for.
         rounds (int): How often samples were asked for; each waits for the one before.
-        abstentions (int): Samples that cost a call and did not vote.
+        abstentions (int): Samples that cost a call and did not vote: unreadable, refused or filtered.
         stop_rule (str): The rule, or `"none"`. Not on an error.
         stop_bound (float): The rule's figure at the stop, a probability. Not on an error.
         failures (tuple of str): With a quorum: why samples did not come back.

@@ -4,7 +4,7 @@ from typing import Any, Final, Generic, TypeVar, overload
 
 from typing_extensions import override
 
-from executionkit.asking import JsonForm, complete_json
+from executionkit.asking import complete_json, form_of
 from executionkit.context import Context
 from executionkit.core.answer import AnswerType, Decoded, answer_type, asking, refusal
 from executionkit.core.checks import check_completion, check_count
@@ -55,7 +55,7 @@ class Structured(Stage[str, T], Generic[T], frozen=True):
     @override
     async def perform(self, value: str, context: Context) -> PatternResult[T]:
         kind: AnswerType[T] = answer_type(self.kind)
-        form = JsonForm(kind.name, kind.schema, kind.is_strict)
+        form = form_of(kind)
         prompt = [user(asking(opening(value)[0]["content"], kind))]
         talk = prompt
         texts: list[str] = []

@@ -149,7 +149,7 @@ def test_choices_are_read_out_of_a_completion() -> None:
             {"message": {"content": "c", "role": "assistant"}, "logprobs": {"content": None}},
         ]
     }
-    assert read_choices("a", raw) == (Choice("a", (-0.5,)), Choice(""), Choice("c"))
+    assert read_choices(Choice("a"), raw) == (Choice("a", (-0.5,)), Choice(""), Choice("c"))
 
 
 ODD: list[object] = [
@@ -165,7 +165,7 @@ ODD: list[object] = [
 
 @pytest.mark.parametrize("raw", ODD)
 def test_a_completion_of_another_shape_has_one_choice(raw: object) -> None:
-    assert read_choices("a", raw) == (Choice("a"),)
+    assert read_choices(Choice("a"), raw) == (Choice("a"),)
 
 
 def test_weighing_by_probability() -> None:

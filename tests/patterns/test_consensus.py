@@ -540,3 +540,37 @@ def test_wrong_settings_fail_when_the_stage_is_built(
 ) -> None:
     with pytest.raises(error):
         build()
+
+
+async def test_a_refusal_costs_a_call_and_does_not_vote() -> None:
+    refused = LLMResponse("", finish_reason="stop", extra={"refusal": "I cannot help with that."})
+    filtered = LLMResponse("I", finish_reason="content_filter")
+    model = ScriptedProvider([refused, filtered, "yes", refused, filtered])
+    result = won(await consensus(5).run(model, "Is it?"))
+    assert (result.value, result.metadata["abstentions"], result.cost.llm_calls) == ("yes", 4, 5)
+
+
+async def test_a_refusal_among_the_choices_of_one_request_does_not_vote() -> None:
+    choices = [
+        {"message": {"content": "no"}, "finish_reason": "stop"},
+        {"message": {"content": None, "refusal": "No."}, "finish_reason": "stop"},
+        {"message": {"content": "yes"}, "finish_reason": "content_filter"},
+    ]
+    model = ScriptedProvider([LLMResponse("no", raw={"choices": choices})])
+    result = won(await consensus(3, one_request=True).run(model, "Is it?"))
+    assert (result.value, result.metadata["abstentions"], result.cost.llm_calls) == ("no", 2, 1)
+
+
+async def test_typed_samples_are_asked_for_in_the_strongest_form_that_the_server_takes() -> None:
+    def answer(request: ScriptedRequest) -> str:
+        asked = dict(request.options).get("response_format", {})
+        if asked.get("type") == "json_schema":
+            raise PermanentError("no json_schema here", metadata={"status": 400})
+        return '{"number": "7", "total": 3.5}'
+
+    model = ScriptedProvider(answer)
+    result = won(await consensus(3, into=Invoice, max_concurrency=1).run(model, "Read it."))
+    forms = [dict(request.options)["response_format"]["type"] for request in model.requests]
+    assert result.value == Invoice("7", 3.5)
+    assert forms == ["json_schema", "json_object", "json_object", "json_object"]
+    assert result.cost.llm_calls == 4
