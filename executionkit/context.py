@@ -203,7 +203,7 @@ class Context:
             tools: Tools the model may call.
             stream: Have the answer streamed where the provider can, its pieces sent to a trace that asked for
                 content. Once text was sent, a failure is not retried.
-            **options: Further request fields, passed on as they are.
+            **options: Further request fields, passed on as they are. `n` answers reserve `n * max_tokens`.
 
         Raises:
             BudgetExhaustedError: The call, or another attempt at it, no longer fits.
@@ -213,7 +213,9 @@ class Context:
             options["tools"] = tools
         if max_tokens is not None:
             check_count("max_tokens", max_tokens)
-        request = Request(messages, max_tokens, tools)
+        if "n" in options:
+            check_count("n", options["n"])
+        request = Request(messages, max_tokens, tools, options.get("n", 1))
         completion = Completion(
             self._provider, self._account, self._settings, self._span, request, temperature, options, stream
         )

@@ -22,11 +22,24 @@ _SHORT_PROMPT: Final = 256
 
 
 class Request(msgspec.Struct, frozen=True):
-    """What the worst case of a call follows from."""
+    """What the worst case of a call follows from.
+
+    Args:
+        messages: The conversation.
+        max_tokens: Output tokens at most, an answer; None leaves it to the provider.
+        tools: Tools the model may call.
+        choices: Answers asked for at once (the endpoint's `n`); each may take `max_tokens`.
+    """
 
     messages: list[Message]
     max_tokens: int | None = None
     tools: list[ToolSpec] | None = None
+    choices: int = 1
+
+    @property
+    def most_output(self) -> int:
+        """Output tokens that all answers together may take."""
+        return (self.max_tokens or DEFAULT_MAX_TOKENS) * self.choices
 
     def estimate(self) -> int:
         """Return the estimated prompt tokens."""
@@ -200,7 +213,7 @@ class Account(CostTracker):
         run = self._line[-1]
         input_tokens = round(estimate * run._input_scale) + run._input_overhead
         bounds = [bound for account in self._limited if (bound := account._limit.output_tokens)]
-        output_tokens = min([request.max_tokens or DEFAULT_MAX_TOKENS, *bounds])
+        output_tokens = min([request.most_output, *bounds])
         busy: Account | None = None
         for account in self._limited:
             decision = account._admit(Ask(input_tokens, output_tokens))
@@ -214,7 +227,7 @@ class Account(CostTracker):
             return busy
         reservation = Reservation(self, request, estimate, input_tokens, output_tokens)
         if bounds:
-            reservation.max_tokens = output_tokens
+            reservation.max_tokens = max(1, output_tokens // request.choices)
         return reservation
 
     def _admit(self, ask: Ask) -> int | Wait | Refused:
@@ -280,4 +293,4 @@ class Reservation:
         return self._held_input or self._request.estimate()
 
     def _worst_output(self) -> int:
-        return self._held_output or self._request.max_tokens or DEFAULT_MAX_TOKENS
+        return self._held_output or self._request.most_output

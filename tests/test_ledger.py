@@ -538,3 +538,24 @@ async def test_no_call_is_admitted_twice_for_the_last_place() -> None:
     second = await account.reserve(request)
     assert type(first).__name__ == "Reservation"
     assert type(second).__name__ == "Refused"
+
+
+async def test_several_answers_in_one_request_reserve_what_all_may_take() -> None:
+    asked: list[int | None] = []
+
+    class Several:
+        async def complete(
+            self, messages: list[Message], *, max_tokens: int | None = None, **kwargs: Any
+        ) -> LLMResponse:
+            asked.append(max_tokens)
+            return LLMResponse("a")
+
+    class Samples(Stage[str, str], frozen=True):
+        async def perform(self, value: str, context: Context) -> PatternResult[str]:
+            response = await context.complete([{"role": "user", "content": value}], max_tokens=50, n=3)
+            return PatternResult(response.content)
+
+    free = result_of(await Samples().run(Several(), "x"))
+    bounded = result_of(await Samples().run(Several(), "x", max_cost=TokenUsage(output_tokens=90)))
+    assert (free.cost.output_tokens, bounded.cost.output_tokens) == (150, 90)
+    assert asked == [50, 30]
