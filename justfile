@@ -31,6 +31,15 @@ check: (install "dev")
 matrix *args: (install "dev")
     python scripts/matrix.py {{ args }}
 
+# Print what the library costs beside the same work by hand, and its transport beside others'
+bench *args: (install "dev")
+    python benchmarks/overhead.py {{ args }}
+    python benchmarks/transport.py {{ args }}
+
+# Replay recorded votes through the vote: `just replay --votes FILE --orders 40`
+replay *args: (install "dev")
+    python benchmarks/replay.py {{ args }}
+
 # Make .venv and install the package with these extras and the embedded model, unless that is done already
 [private]
 install extras:
