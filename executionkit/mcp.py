@@ -17,8 +17,8 @@ try:
     from mcp.server.mcpserver.exceptions import ToolError as ServedToolError
     from mcp.types import CallToolResult, TextContent
     from mcp.types import Tool as Described
-except ImportError as error:  # pragma: no cover - the extra is installed where this is tested
-    raise ImportError("executionkit.mcp needs the official SDK: pip install 'executionkit[mcp]'") from error
+except ImportError as _missing:  # pragma: no cover - the extra is installed where this is tested
+    raise ImportError("executionkit.mcp needs the official SDK: pip install 'executionkit[mcp]'") from _missing
 
 from executionkit.core.encoding import json_text
 from executionkit.core.usage import TokenUsage
