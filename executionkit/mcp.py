@@ -18,7 +18,8 @@ try:
     from mcp.types import CallToolResult, TextContent
     from mcp.types import Tool as Described
 except ImportError as _missing:  # pragma: no cover - the extra is installed where this is tested
-    raise ImportError("executionkit.mcp needs the official SDK: pip install 'executionkit[mcp]'") from _missing
+    message = "executionkit.mcp needs the official SDK: pip install 'executionkit[mcp]'"
+    raise ImportError(message) from _missing
 
 from executionkit.core.encoding import json_text
 from executionkit.core.usage import TokenUsage
