@@ -84,15 +84,13 @@ class Attempt:
     ) -> LLMResponse:
         """Send the request and return the whole answer."""
         provider, deliver = self._provider, self._deliver
+        # A copy for each attempt: a provider may well add its own system prompt to the list it is handed.
+        messages = [*map(dict, request.messages)]
         if deliver is None or not isinstance(provider, StreamingProvider):
             return checked_response(
-                await provider.complete(
-                    request.messages, temperature=temperature, max_tokens=max_tokens, **options
-                )
+                await provider.complete(messages, temperature=temperature, max_tokens=max_tokens, **options)
             )
-        self._pieces = provider.stream(
-            request.messages, temperature=temperature, max_tokens=max_tokens, **options
-        )
+        self._pieces = provider.stream(messages, temperature=temperature, max_tokens=max_tokens, **options)
         async with self._pieces as pieces:
             async for piece in pieces:
                 if piece.text:

@@ -14,7 +14,7 @@ from executionkit import concurrency
 from executionkit.completion import Completion, Settings
 from executionkit.core.checks import check_count
 from executionkit.core.frozen import EMPTY
-from executionkit.core.usage import TokenUsage
+from executionkit.core.usage import NO_USAGE, TokenUsage, sane_usage
 from executionkit.errors import ExecutionKitError, StageError, described
 from executionkit.events import Event, StageFinished, StageStarted
 from executionkit.ledger import Account, Request
@@ -222,7 +222,7 @@ class Context:
         return await completion.answer()
 
     def _charge_difference(self, declared: TokenUsage, before: TokenUsage) -> None:
-        missing = declared - (self.cost - before)
+        missing = (sane_usage(declared) or NO_USAGE) - (self.cost - before)
         self._account.charge(
             TokenUsage(max(0, missing.input_tokens), max(0, missing.output_tokens), max(0, missing.llm_calls))
         )

@@ -64,6 +64,10 @@ class ExecutionKitError(Exception):
     retryable_by_default: ClassVar[bool] = False
     """Whether errors of this class are worth another attempt unless they say otherwise."""
 
+    # On the class too: a subclass with an `__init__` of its own may not call this one.
+    cost: TokenUsage = NO_USAGE
+    metadata: Metadata = EMPTY
+
     def __init__(
         self,
         message: str = "",
@@ -72,8 +76,8 @@ class ExecutionKitError(Exception):
         metadata: Mapping[str, object] | None = None,
     ) -> None:
         super().__init__(message)
-        self.cost: TokenUsage = NO_USAGE if cost is None else cost
-        self.metadata: Metadata = freeze_mapping(metadata or {})
+        self.cost = NO_USAGE if cost is None else cost
+        self.metadata = freeze_mapping(metadata or {})
 
     @property
     def message(self) -> str:
@@ -95,14 +99,14 @@ class ExecutionKitError(Exception):
 
         Args:
             cost: Everything spent up to the failure.
-            metadata: Keys to add where the error does not have them yet.
+            metadata: Keys to add. What the error has under such a key already is kept below `inner`.
             totals: Keys that count what the error's own metadata knows in part; they replace it.
         """
         copy = self.__class__.__new__(self.__class__, *self.args)
         copy.__dict__.update(self.__dict__)
         copy.cost = cost
         if metadata or totals:
-            copy.metadata = freeze_mapping({**metadata, **self.metadata, **totals})
+            copy.metadata = freeze_mapping({**_with_inner(self.metadata, metadata), **totals})
         copy.__cause__ = self.__cause__
         return copy
 
@@ -116,6 +120,16 @@ class ExecutionKitError(Exception):
 
     def __reduce__(self) -> tuple[object, ...]:
         return _rebuild, (type(self), self.args, {**self.__dict__, "metadata": thaw(self.metadata)})
+
+
+def _with_inner(own: Mapping[str, object], outer: Mapping[str, object]) -> dict[str, object]:
+    """Add the outer keys; what stood under them, or under an `inner` before, moves below `inner`."""
+    hidden = {key: own[key] for key in outer if key in own and own[key] != outer[key]}
+    if not hidden:
+        return {**own, **outer}
+    if "inner" in own:
+        hidden["inner"] = own["inner"]
+    return {**own, **outer, "inner": hidden}
 
 
 def _rebuild(
@@ -142,6 +156,9 @@ class LLMError(ExecutionKitError):
         retryable: Overrides what the class says about another attempt.
     """
 
+    requested_delay: float | None = None
+    retry_hint: bool | None = None
+
     def __init__(
         self,
         message: str = "",
@@ -152,8 +169,8 @@ class LLMError(ExecutionKitError):
         retryable: bool | None = None,
     ) -> None:
         super().__init__(message, cost=cost, metadata=metadata)
-        self.requested_delay: float | None = retry_after
-        self.retry_hint: bool | None = retryable
+        self.requested_delay = retry_after
+        self.retry_hint = retryable
 
     @property
     def retry_after(self) -> float | None:

@@ -281,9 +281,14 @@ class Reservation:
         input_tokens = self._worst_input() if read_input is None else read_input
         return self._close(input_tokens, self._worst_output() if read_output is None else read_output)
 
-    def abandon(self, billed: TokenUsage = NO_USAGE) -> TokenUsage:
-        """Settle a call that gave no answer; `billed` is what the failure says it cost, in tokens."""
-        return self._close(billed.input_tokens, billed.output_tokens)
+    def abandon(self, billed: object = NO_USAGE) -> TokenUsage:
+        """Settle a call that gave no answer; `billed` is what the failure says it cost, in tokens.
+
+        A figure that is absurd stays as reserved, as with an answer.
+        """
+        if billed == NO_USAGE or not isinstance(billed, TokenUsage):
+            return self._close(0, 0)
+        return self.settle({"input_tokens": billed.input_tokens, "output_tokens": billed.output_tokens})
 
     def _close(self, input_tokens: int, output_tokens: int) -> TokenUsage:
         self._account.close_call(self._held_input, self._held_output, input_tokens, output_tokens)

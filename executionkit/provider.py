@@ -1,12 +1,12 @@
 """What a provider is: one coroutine that takes messages and returns an `LLMResponse`. No effects here."""
 
 from collections.abc import Mapping
-from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Literal, Protocol, TypeAlias, cast, runtime_checkable
 
 import msgspec
 
 from executionkit.core.prompt import prompt_problem
-from executionkit.core.usage import read_usage
+from executionkit.core.usage import TokenUsage, read_usage
 from executionkit.errors import InvalidPromptError, ProviderError
 
 __all__ = [
@@ -167,6 +167,8 @@ def checked_provider(provider: LLMProvider) -> LLMProvider:
     Raises:
         TypeError: It has no `complete` to call.
     """
+    if isinstance(provider, type):
+        raise TypeError(f"a provider is wanted, not its class; call {provider.__name__}(...)")
     if not callable(getattr(provider, "complete", None)):
         raise TypeError(
             f"a provider needs `async complete(messages, ...) -> LLMResponse`; "
@@ -185,12 +187,24 @@ def checked_response(response: object) -> LLMResponse:
         raise ProviderError(
             f"the provider returned {type(response).__name__} instead of an LLMResponse", retryable=False
         )
-    if _is_a(response.content, str) and _is_a(response.tool_calls, tuple):
+    if response.tool_calls == () and _is_a(response.content, str) and _is_a(response.finish_reason, str):
         return response
     content, calls = response.content or "", response.tool_calls or ()
-    if not (_is_a(content, str) and _is_a(calls, (tuple, list))):
-        raise ProviderError("the provider returned content or tool calls of the wrong type", retryable=False)
-    return msgspec.structs.replace(response, content=content, tool_calls=tuple(calls))
+    reason = "stop" if _is_a(response.finish_reason, type(None)) else response.finish_reason
+    if not (_is_a(content, str) and _is_a(reason, str) and _are_calls(calls)):
+        raise ProviderError(
+            "the provider returned content, tool calls or a finish reason of the wrong type",
+            cost=TokenUsage(response.input_tokens, response.output_tokens, 1),
+            retryable=False,
+        )
+    return msgspec.structs.replace(response, content=content, tool_calls=tuple(calls), finish_reason=reason)
+
+
+def _are_calls(calls: object) -> bool:
+    return isinstance(calls, (tuple, list)) and all(
+        isinstance(call, ToolCall) and _is_a(call.id, str) and _is_a(call.name, str)
+        for call in cast("tuple[object, ...]", calls)
+    )
 
 
 def _is_a(value: object, kind: type | tuple[type, ...]) -> bool:

@@ -5,7 +5,7 @@ from typing import Final, cast
 
 import msgspec
 
-__all__ = ["NO_USAGE", "TokenUsage", "checked_budget", "read_usage"]
+__all__ = ["NO_USAGE", "TokenUsage", "checked_budget", "read_usage", "sane_usage"]
 
 _LARGEST_SANE_COUNT: Final = 1_000_000_000
 _INPUT_KEYS: Final = ("prompt_tokens", "input_tokens")
@@ -75,6 +75,22 @@ def checked_budget(budget: object) -> TokenUsage | None:
     return budget if budget != NO_USAGE else None
 
 
+def sane_usage(usage: object) -> TokenUsage | None:
+    """Return a usage that can be counted; None where it is none, or a figure is negative or absurd.
+
+    >>> sane_usage(TokenUsage(0, -5, 1)) is None
+    True
+    """
+    if not isinstance(usage, TokenUsage):
+        return None
+    figures: tuple[object, ...] = (usage.input_tokens, usage.output_tokens, usage.llm_calls)
+    return usage if all(map(_is_sane, figures)) else None
+
+
+def _is_sane(count: object) -> bool:
+    return type(count) is int and 0 <= count <= _LARGEST_SANE_COUNT
+
+
 def read_usage(usage: object) -> tuple[int | None, int | None]:
     """Read reported input and output tokens, in the OpenAI or the Anthropic key dialect.
 
@@ -94,8 +110,8 @@ def read_usage(usage: object) -> tuple[int | None, int | None]:
 def _read_count(usage: Mapping[object, object], keys: tuple[str, str]) -> int | None:
     for key in keys:
         count = usage.get(key)
-        if type(count) is int:
-            return count if 0 <= count <= _LARGEST_SANE_COUNT else None
+        if type(count) is int and _is_sane(count):
+            return count
         if count is not None:
             return None
     return None
