@@ -19,7 +19,7 @@ def main() -> None:
     match outcome:
         case Success(result):
             print(f"{result.value}, {result.cost.llm_calls} calls")
-            for failure in result.metadata["failures"]:
+            for failure in result.metadata["option_failures"]:
                 print(f"  after {failure}")
         case Failure(error):
             print(f"nobody answered: {error}")

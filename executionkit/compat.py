@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeAlias, TypeVar
 from returns.result import Failure
 
 from executionkit.core.checks import check_count
-from executionkit.core.keywords import bound_keywords, function_name, names, takes
+from executionkit.core.keywords import bound_keywords, function_name, takes
 from executionkit.core.usage import TokenUsage
 from executionkit.core.voting import VotingStrategy
 from executionkit.errors import (
@@ -41,7 +41,7 @@ from executionkit.provider import (
     ToolCallingProvider,
     supports_tools,
 )
-from executionkit.retry import DEFAULT_RETRY, RetryConfig
+from executionkit.retry import DEFAULT_RETRY, RetryConfig, checked_retry
 from executionkit.running import in_new_loop
 from executionkit.stage import Pipeline
 from executionkit.tools import Tool
@@ -333,6 +333,7 @@ async def pipe(
 
 
 def _steps(steps: tuple[StepFunction[Any], ...], shared: dict[str, Any]) -> tuple[Step[Any], ...]:
+    checked_retry(shared.get("retry"))
     for keyword in shared:
         if not any(takes(function, keyword) for function in steps):
             names = ", ".join(map(function_name, steps)) or "none"
@@ -356,9 +357,7 @@ def _steps(steps: tuple[StepFunction[Any], ...], shared: dict[str, Any]) -> tupl
 
 def _is_passed_on(keyword: str, function: StepFunction[Any]) -> bool:
     """Tell whether a step gets a shared keyword: its own beats it, but the tighter of two budgets holds."""
-    if keyword in bound_keywords(function):
-        return keyword == "max_cost" and names(function, keyword)
-    return takes(function, keyword)
+    return takes(function, keyword) and (keyword == "max_cost" or keyword not in bound_keywords(function))
 
 
 def _raising(outcome: Outcome[T]) -> PatternResult[T]:

@@ -1,5 +1,6 @@
 """One completion: attempts until one answers, each reserved before it is sent and settled after."""
 
+from contextvars import ContextVar
 from functools import partial
 from typing import Any
 
@@ -33,11 +34,13 @@ class Settings(msgspec.Struct, frozen=True):
         retry: How transient failures are retried.
         tracer: Who is told; None for nobody.
         ends_at: The event loop's time by which the run must be over; None where there is no deadline.
+        loop: The event loop that the run belongs to.
     """
 
     retry: RetryConfig
     tracer: Tracer | None
     ends_at: float | None
+    loop: object = None
 
 
 class Completion(msgspec.Struct, frozen=True):
@@ -70,6 +73,10 @@ class Completion(msgspec.Struct, frozen=True):
             BudgetExhaustedError: The call, or another attempt at it, no longer fits.
             LLMError: The last attempt failed.
         """
+        if _is_paid_for(self.account):
+            return await Attempt(self.provider).answer(
+                self.request, self.temperature, self.request.max_tokens, self.options
+            )
         attempt, failure = 1, None
         while True:
             reservation = await self._reserve(failure)
@@ -86,6 +93,10 @@ class Completion(msgspec.Struct, frozen=True):
         reservation = await self.account.reserve(self.request)
         if isinstance(reservation, Reservation):
             return reservation
+        if reservation.is_halted and failure is not None:
+            raise failure
+        if reservation.is_halted:
+            raise BudgetExhaustedError("not sent: a call beside it has failed")
         raise BudgetExhaustedError(
             f"the budget does not allow another call: {reservation.reason}; raise max_cost or ask for less"
         ) from failure
@@ -98,9 +109,10 @@ class Completion(msgspec.Struct, frozen=True):
                 call = self._started(self.span.below(), reservation, number)
             if self.stream:
                 attempt = Attempt(self.provider, partial(_send_delta, call))
-            response = await attempt.answer(
-                self.request, self.temperature, reservation.max_tokens, self.options
-            )
+            with _Paying(self.account):
+                response = await attempt.answer(
+                    self.request, self.temperature, reservation.max_tokens, self.options
+                )
         except Exception as error:
             failure = _as_failure(error)
             _failed(call, number, type(failure).__name__, reservation.abandon(failure.cost))
@@ -129,6 +141,36 @@ class Completion(msgspec.Struct, frozen=True):
         prompt = json_text(self.request.messages) if call.content else None
         call.send(CallStarted, attempt=number, max_tokens=reservation.max_tokens, prompt=prompt)
         return call
+
+
+class _Paying:
+    """Marks, while a provider is asked, the run whose ledger holds the reservation for it.
+
+    A provider may be a wrapper around the run's own metered one. What it passes on is paid for already: a
+    second reservation would count the call twice, and could wait for the first for ever.
+    """
+
+    __slots__ = ("_root", "_token")
+
+    def __init__(self, account: Account) -> None:
+        self._root = account.root
+
+    def __enter__(self) -> None:
+        self._token = _paid.set(self._root)
+
+    def __exit__(self, *_: object) -> None:
+        _paid.reset(self._token)
+
+
+_paid: ContextVar[Account | None] = ContextVar("_paid", default=None)
+
+
+def _is_paid_for(account: Account) -> bool:
+    """Tell whether this is the one call that a reservation of the same ledger was made for."""
+    if _paid.get() is not account.root:
+        return False
+    _paid.set(None)
+    return True
 
 
 def _quota_of(provider: object) -> RetryQuota | None:

@@ -1,7 +1,8 @@
 """Several pieces of work at once: bounded, in order, and with one failure at most."""
 
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import contextmanager
+from typing import TypeVar, cast
 
 import anyio
 
@@ -50,12 +51,29 @@ async def gather(
             if not isinstance(failure, finish_on):
                 group.cancel_scope.cancel()
 
-    async with anyio.create_task_group() as group:
-        for _ in range(min(limit, count)):
-            group.start_soon(worker)
+    with _ungrouped():
+        async with anyio.create_task_group() as group:
+            for _ in range(min(limit, count)):
+                group.start_soon(worker)
     if failures:
         raise _first(failures)
     return [results[index] for index in range(count)]
+
+
+@contextmanager
+def _ungrouped() -> Generator[None, None, None]:
+    """Let a KeyboardInterrupt or SystemExit out as it is: workers raise nothing else."""
+    try:
+        yield
+    except BaseExceptionGroup as several:
+        raise _innermost(several) from None
+
+
+def _innermost(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    first = group.exceptions[0]
+    if isinstance(first, BaseExceptionGroup):
+        return _innermost(cast("BaseExceptionGroup[BaseException]", first))
+    return first
 
 
 def _first(failures: list[Exception]) -> Exception:

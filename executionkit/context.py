@@ -48,7 +48,7 @@ class Performer(Protocol[In_contra, Out_co]):
 class Context:
     """The world as a running stage sees it. Made by `Stage.run`, never by hand."""
 
-    __slots__ = ("_above", "_account", "_provider", "_reports", "_settings", "_span")
+    __slots__ = ("_above", "_account", "_handed_up", "_provider", "_reports", "_settings", "_span")
 
     def __init__(
         self,
@@ -64,6 +64,7 @@ class Context:
         self._span = span
         self._reports: list[Callable[[], Mapping[str, object]]] = []
         self._above = above
+        self._handed_up: Callable[[], Mapping[str, object]] | None = None
 
     @property
     def cost(self) -> TokenUsage:
@@ -94,13 +95,7 @@ class Context:
         self._account.tighten(limit)
 
     def using(self, provider: LLMProvider) -> "Context":
-        """Return this context, asking another provider.
-
-        A metered provider of this very ledger stands for what it asks: its calls would be reserved twice, and
-        the second reservation could wait for the first for ever.
-        """
-        while isinstance(provider, MeteredProvider) and provider.context._account.is_above(self._account):
-            provider = provider.context._provider
+        """Return this context, asking another provider."""
         bound = Context(provider, self._account, self._settings, self._span, self._above)
         bound._reports = self._reports
         return bound
@@ -110,12 +105,25 @@ class Context:
         return new_context(self._provider, Account(self._account), self._settings, self._span, self)
 
     def joined(
-        self, retry: RetryConfig | None, tracer: Tracer | None, ends_at: float | None, run: Span | None
+        self,
+        retry: RetryConfig | None,
+        tracer: Tracer | None,
+        ends_at: float | None,
+        run: Span | None,
+        loop: object,
     ) -> "Context":
-        """Return the context of a run within this one: on its ledger, its own settings where given."""
+        """Return the context of a run within this one: on its ledger, its own settings where given.
+
+        Raises:
+            RuntimeError: The run belongs to another event loop; a ledger is kept by one only.
+        """
         settings = self._settings
+        if settings.loop is not None and settings.loop != loop:
+            raise RuntimeError(
+                "a metered provider was taken to another event loop; await the run in the loop it came from"
+            )
         ends = [end for end in (ends_at, settings.ends_at) if end is not None]
-        joined = Settings(retry or settings.retry, tracer or settings.tracer, min(ends, default=None))
+        joined = Settings(retry or settings.retry, tracer or settings.tracer, min(ends, default=None), loop)
         parent = self._span if tracer is None else run
         return new_context(self._provider, Account(self._account), joined, parent, self)
 
@@ -242,7 +250,13 @@ class Context:
         """Leave what a cancelled stage achieved to the one above: an error may come back from there."""
         if self._above is not None:
             achieved = self._achieved()
-            self._above._reports.insert(0, lambda: achieved)
+            self._handed_up = lambda: achieved
+            self._above._reports.insert(0, self._handed_up)
+
+    def keep_to_itself(self) -> None:
+        """Take back what `_hand_up` left above: the run ended by itself, and its error says it all."""
+        if self._above is not None and self._handed_up is not None:
+            self._above._reports.remove(self._handed_up)
 
     def _caveats(self) -> Mapping[str, object]:
         unreported = self._account.unreported

@@ -124,8 +124,8 @@ class ExecutionKitError(Exception):
 
 def _with_inner(own: Mapping[str, object], outer: Mapping[str, object]) -> dict[str, object]:
     """Add the outer keys; what stood under them, or under an `inner` before, moves below `inner`."""
-    hidden = {key: own[key] for key in outer if key in own and own[key] != outer[key]}
-    if not hidden:
+    hidden = {key: own[key] for key in outer if key in own}
+    if all(hidden[key] == outer[key] for key in hidden):
         return {**own, **outer}
     if "inner" in own:
         hidden["inner"] = own["inner"]

@@ -147,15 +147,16 @@ class Account(CostTracker):
             for account in self._line:
                 if account._halted:
                     await checkpoint()
-                    return Refused("a call beside it has failed")
+                    return Refused("a call beside it has failed", is_halted=True)
             decision = self._try_reserve(request, estimate)
             if not isinstance(decision, Account):
                 return decision
             await decision._settlement()
 
-    def is_above(self, other: "Account") -> bool:
-        """Tell whether this account pays for the other one too."""
-        return self in other._line
+    @property
+    def root(self) -> "Account":
+        """The account of the run."""
+        return self._line[-1]
 
     def halt(self, halted: bool) -> None:
         """Let nothing below this account buy another call, or let it again."""

@@ -20,7 +20,7 @@ T_co = TypeVar("T_co", covariant=True)
 _set = object.__setattr__
 
 
-@dataclass(frozen=True, slots=True, init=False)
+@dataclass(frozen=True, init=False)
 class PatternResult(Generic[T_co]):
     """An answer and what it took to get it. Frozen: safe to cache, share, compare, copy and pickle.
 
@@ -34,6 +34,9 @@ class PatternResult(Generic[T_co]):
     >>> str(result), result.metadata["votes"]
     ('Paris', ('Paris', 'Rome'))
     """
+
+    # By hand: `slots=True` makes a second class, and `PatternResult[str](...)` would raise on 3.11.
+    __slots__ = ("cost", "metadata", "score", "value")
 
     value: T_co
     score: float | None

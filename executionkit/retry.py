@@ -8,7 +8,7 @@ import msgspec
 
 from executionkit.errors import ExecutionKitError, LLMError, ProviderError, RateLimitError
 
-__all__ = ["DEFAULT_RETRY", "RetryConfig", "retry_delay"]
+__all__ = ["DEFAULT_RETRY", "RetryConfig", "checked_retry", "retry_delay"]
 
 
 class RetryConfig(msgspec.Struct, frozen=True):
@@ -47,6 +47,17 @@ class RetryConfig(msgspec.Struct, frozen=True):
                 raise ValueError(f"{name} must be finite and at least {least}, not {number!r}")
         if not _are_exception_classes(self.retryable):
             raise TypeError("retryable must be a tuple of exception classes")
+
+
+def checked_retry(retry: object) -> RetryConfig | None:
+    """Return what it was given, if that is a policy or None.
+
+    Raises:
+        TypeError: It is neither.
+    """
+    if retry is None or isinstance(retry, RetryConfig):
+        return retry
+    raise TypeError(f"retry must be a RetryConfig, not {type(retry).__name__}")
 
 
 def retry_delay(

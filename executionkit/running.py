@@ -7,6 +7,7 @@ from typing import TypeVar
 
 import anyio
 import sniffio
+from anyio.lowlevel import current_token
 from returns.result import Failure
 
 from executionkit.context import Context, MeteredProvider, Performer, Settings, as_outcome, new_context
@@ -17,7 +18,7 @@ from executionkit.ledger import Account
 from executionkit.loops import closing_at_exit
 from executionkit.outcome import Outcome
 from executionkit.provider import LLMProvider, checked_provider
-from executionkit.retry import DEFAULT_RETRY, RetryConfig
+from executionkit.retry import DEFAULT_RETRY, RetryConfig, checked_retry
 from executionkit.tracing import Span, Tracer
 
 __all__ = ["in_new_loop", "run_stage"]
@@ -44,7 +45,7 @@ async def run_stage(
         ValueError: A budget is negative, or a deadline not positive.
     """
     limit = checked_budget(max_cost)
-    _check_retry(retry)
+    checked_retry(retry)
     _check_deadline(deadline)
     _check_trace(trace)
     tracer = None if trace is None else Tracer(trace)
@@ -102,9 +103,10 @@ def _open(
     run: Span | None,
 ) -> Context:
     ends_at = None if deadline is None else anyio.current_time() + deadline
+    loop = current_token()
     if isinstance(provider, MeteredProvider):
-        return provider.context.joined(retry, tracer, ends_at, run)
-    return new_context(provider, Account(), Settings(retry or DEFAULT_RETRY, tracer, ends_at), run)
+        return provider.context.joined(retry, tracer, ends_at, run, loop)
+    return new_context(provider, Account(), Settings(retry or DEFAULT_RETRY, tracer, ends_at, loop), run)
 
 
 async def _bounded(
@@ -114,6 +116,7 @@ async def _bounded(
         return await as_outcome(context.frame(stage, value))
     with anyio.move_on_after(deadline):
         return await as_outcome(context.frame(stage, value))
+    context.keep_to_itself()
     error = DeadlineExceededError(f"the run did not end within its deadline of {deadline} s")
     return Failure(context.stamped(error))
 
@@ -128,14 +131,15 @@ async def _traced(context: Context, run: Span, pending: Awaitable[Outcome[Out]])
     return outcome
 
 
-def _check_retry(retry: object) -> None:
-    if not (retry is None or isinstance(retry, RetryConfig)):
-        raise TypeError(f"retry must be a RetryConfig, not {type(retry).__name__}")
-
-
 def _check_trace(trace: object) -> None:
-    if not (trace is None or callable(trace)):
+    if trace is None:
+        return
+    if not callable(trace):
         raise TypeError(f"a trace must be callable, not {type(trace).__name__}")
+    from inspect import iscoroutinefunction  # takes long to import, and most runs are not traced
+
+    if iscoroutinefunction(trace):
+        raise TypeError("a trace is a plain function: an async one would never be awaited")
 
 
 def _check_deadline(deadline: object) -> None:

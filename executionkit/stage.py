@@ -152,6 +152,8 @@ class Stage(
             TypeError: It is not a `TokenUsage` of whole numbers.
             ValueError: A field is negative.
         """
+        if max_cost is None:  # pyright: ignore[reportUnnecessaryComparison]
+            raise TypeError("within takes a TokenUsage; leave it out where there is no budget")
         return Within(self, checked_budget(max_cost) or NO_USAGE)
 
     @final
@@ -177,6 +179,9 @@ class Pipeline(Stage[A, B], frozen=True):
 
     stages: "tuple[Stage[Any, Any], ...]"
 
+    def __post_init__(self) -> None:
+        _check_stages(self.stages)
+
     @override
     async def perform(self, value: A, context: Context) -> PatternResult[B]:
         done: list[PatternResult[Any]] = []
@@ -195,24 +200,30 @@ class Pipeline(Stage[A, B], frozen=True):
 class Fallback(Stage[A, B], frozen=True):
     """Stages tried in turn until one answers. `a | b` makes one.
 
-    Score and metadata are those of the stage that answered, with `failures` (tuple of str), what became of
-    those before it; the last error carries it too.
+    Score and metadata are those of the stage that answered, with `option_failures` (tuple of str), what
+    became of those before it, and `option_costs` (tuple of TokenUsage), what they cost. The last error
+    carries both.
 
     Args:
-        options: The stages in order.
+        options: The stages in order, at least one.
     """
 
     options: "tuple[Stage[A, B], ...]"
 
+    def __post_init__(self) -> None:
+        _check_stages(self.options)
+        if not self.options:
+            raise ValueError("a fallback needs a stage to try")
+
     @override
     async def perform(self, value: A, context: Context) -> PatternResult[B]:
         failures: list[ExecutionKitError] = []
-        context.report(lambda: {"failures": _noted(failures)})
+        context.report(lambda: _tried(failures))
         for option in self.options:
             outcome = await context.attempt(option, value)
             match outcome:
                 case Success(result):
-                    metadata = {**result.metadata, "failures": _noted(failures)}
+                    metadata = {**result.metadata, **_tried(failures)}
                     return PatternResult(result.value, result.score, metadata=metadata)
                 case Failure(error):
                     failures.append(error)
@@ -231,6 +242,9 @@ class Both(Stage[A, tuple[T, B]], Generic[A, T, B], frozen=True):
 
     left: Stage[A, T]
     right: Stage[A, B]
+
+    def __post_init__(self) -> None:
+        _check_stages((self.left, self.right))
 
     @override
     async def perform(self, value: A, context: Context) -> PatternResult[tuple[T, B]]:
@@ -254,6 +268,10 @@ class Mapped(Stage[A, B], Generic[A, T, B], frozen=True):
 
     stage: Stage[A, T]
     function: Callable[[T], B]
+
+    def __post_init__(self) -> None:
+        if not callable(self.function):
+            raise TypeError(f"map takes a function, not {type(self.function).__name__}")
 
     @property
     @override
@@ -341,5 +359,16 @@ def _steps(done: list[PatternResult[Any]]) -> dict[str, object]:
     }
 
 
-def _noted(failures: list[ExecutionKitError]) -> tuple[str, ...]:
-    return tuple(map(described, failures))
+def _check_stages(stages: object) -> None:
+    if not isinstance(stages, tuple):
+        raise TypeError(f"stages come as a tuple, not {type(stages).__name__}")
+    for stage in cast("tuple[object, ...]", stages):
+        if not isinstance(stage, Stage):
+            raise TypeError(f"a stage is wanted, not {type(stage).__name__}")
+
+
+def _tried(failures: list[ExecutionKitError]) -> dict[str, object]:
+    return {
+        "option_failures": tuple(map(described, failures)),
+        "option_costs": tuple([failure.cost for failure in failures]),
+    }

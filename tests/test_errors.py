@@ -97,7 +97,7 @@ class TestEveryClass:
         error = kind("no", metadata={"own": 1, "usage_estimated": 1})
         error.__cause__ = KeyError("x")
         stamped = error.stamped(COST, {"own": 2, "more": [3]}, {"usage_estimated": 4})
-        assert stamped.metadata == {"own": 1, "more": (3,), "usage_estimated": 4}
+        assert stamped.metadata == {"own": 2, "more": (3,), "usage_estimated": 4, "inner": {"own": 1}}
         assert (stamped.cost, error.cost) == (COST, TokenUsage())
         assert stamped.__cause__ is error.__cause__
         assert error.metadata == {"own": 1, "usage_estimated": 1}

@@ -90,10 +90,10 @@ class TestRuns:
         stage = Buy("a", 1, "first") | Buy("b", 2, "second") | Buy("c", 1)
         result = result_of(await stage.run(Model(), "x"))
         assert result.value == "xc"
-        assert result.metadata["failures"] == ("ExecutionKitError: first", "ExecutionKitError: second")
+        assert result.metadata["option_failures"] == ("ExecutionKitError: first", "ExecutionKitError: second")
         assert result.cost.llm_calls == 4
         error = error_of(await (Buy("a", 1, "first") | Buy("b", 2, "second")).run(Model(), "x"))
-        assert (str(error), error.metadata["failures"]) == ("second", ("ExecutionKitError: first",))
+        assert (str(error), error.metadata["option_failures"]) == ("second", ("ExecutionKitError: first",))
         assert error.cost.llm_calls == 3
 
     async def test_both_say_what_each_did(self) -> None:

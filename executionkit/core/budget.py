@@ -41,9 +41,15 @@ class Wait(enum.Enum):
 
 
 class Refused(msgspec.Struct, frozen=True):
-    """The call can not fit any more, and this is why."""
+    """The call can not fit any more, and this is why.
+
+    Args:
+        reason: A clause, fit to stand after a colon.
+        is_halted: Whether the budget has no part in it: nothing more is bought after a failure.
+    """
 
     reason: str
+    is_halted: bool = False
 
 
 Admission: TypeAlias = int | Wait | Refused

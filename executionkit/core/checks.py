@@ -2,7 +2,7 @@
 
 import math
 
-__all__ = ["check_completion", "check_count", "check_number"]
+__all__ = ["check_completion", "check_count", "check_flag", "check_number"]
 
 
 def check_count(name: str, count: object, least: int = 1) -> None:
@@ -20,6 +20,16 @@ def check_count(name: str, count: object, least: int = 1) -> None:
         raise TypeError(f"{name} must be a whole number, not {type(count).__name__}")
     if count < least:
         raise ValueError(f"{name} must be at least {least}, not {count}")
+
+
+def check_flag(name: str, flag: object) -> None:
+    """Check a yes or no.
+
+    Raises:
+        TypeError: It is not a `bool`.
+    """
+    if not isinstance(flag, bool):
+        raise TypeError(f"{name} must be True or False, not {type(flag).__name__}")
 
 
 def check_number(name: str, number: object, least: float, most: float = math.inf) -> None:

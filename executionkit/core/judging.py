@@ -10,6 +10,8 @@ _MOST_PASSES: Final = 8
 # Possessive, and only from the first digit on: an answer of a million digits takes linear time.
 _NUMBER: Final = r"(?<!\d)(-?\d++(?:\.\d++)?)"
 _NO_OTHER_SCALE: Final = r"(?!\s*(?:-|\u2013|to\b)\s*\d|\s*(?:/|out\s+of)\s*(?!10(?![\d.]*\d))\d)"
+_SCALE: Final = re.compile(r"[(\[]\s*0\s*(?:-|\u2013|to)\s*10\s*[)\]]")
+"""The scale in brackets, as some models repeat it: "Score (0-10): 7"."""
 _RATINGS: Final = (
     re.compile(rf"(?:score|rating)\W{{0,6}}?(?:is\W{{1,4}}?)?{_NUMBER}{_NO_OTHER_SCALE}", re.IGNORECASE),
     re.compile(rf"{_NUMBER}\s*(?:/|out\s+of)\s*10(?![\d.])", re.IGNORECASE),
@@ -57,6 +59,7 @@ def parse_rating(reply: str) -> float | None:
     (0.75, 0.8, None)
     >>> parse_rating("Between 3 and 8.")
     """
+    reply = _SCALE.sub("", reply)
     for pattern in _RATINGS:
         found = pattern.search(reply)
         if found:

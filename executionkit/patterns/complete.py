@@ -3,7 +3,7 @@
 from typing_extensions import override
 
 from executionkit.context import Context
-from executionkit.core.checks import check_completion
+from executionkit.core.checks import check_completion, check_flag
 from executionkit.outcome import PatternResult
 from executionkit.provider import DEFAULT_MAX_TOKENS, opening
 from executionkit.stage import Stage
@@ -20,6 +20,7 @@ class Complete(Stage[str, str], frozen=True):
 
     def __post_init__(self) -> None:
         check_completion(self.temperature, self.max_tokens)
+        check_flag("stream", self.stream)
 
     @override
     async def perform(self, value: str, context: Context) -> PatternResult[str]:

@@ -30,6 +30,7 @@ class Step(Stage[object, T], frozen=True):
     def __post_init__(self) -> None:
         if not callable(self.function):
             raise TypeError(f"a step must be an async function, not {type(self.function).__name__}")
+        self._budget()
 
     @property
     @override
@@ -38,24 +39,30 @@ class Step(Stage[object, T], frozen=True):
 
     @override
     async def perform(self, value: object, context: Context) -> PatternResult[T]:
-        keywords = {**dict(self.keywords), **self._budget(context)}
+        budget = self._budget()
+        if budget != NO_USAGE:
+            context.tighten(budget)
+        keywords = {**dict(self.keywords), **self._told(budget, context)}
 
         async def call() -> PatternResult[T]:
             return _checked(await self.function(context.provider, str(value), **keywords), self.name)
 
         return await context.charged(call)
 
-    def _budget(self, context: Context) -> dict[str, TokenUsage]:
-        """Tell a function that names `max_cost` what is left; the ledger holds the others to it unasked."""
-        if not names(self.function, "max_cost"):
+    def _budget(self) -> TokenUsage:
+        """Return the tightest budget that was given to the function, by keyword or by `partial`."""
+        given = (dict(self.keywords), bound_keywords(self.function))
+        budgets = [checked_budget(keywords.get("max_cost")) or NO_USAGE for keywords in given]
+        return tighter(*budgets)
+
+    def _told(self, budget: TokenUsage, context: Context) -> dict[str, TokenUsage]:
+        """Tell a function that knows of `max_cost` what is left; the ledger holds every one to it unasked."""
+        if budget == NO_USAGE and not names(self.function, "max_cost"):
             return {}
         left = context.left
         if left is None:
             raise BudgetExhaustedError(f"nothing is left of the budget for step {self.name}; raise it")
-        tightest = left
-        for keywords in (dict(self.keywords), bound_keywords(self.function)):
-            tightest = tighter(tightest, checked_budget(keywords.get("max_cost")) or NO_USAGE)
-        return {} if tightest == NO_USAGE else {"max_cost": tightest}
+        return {} if left == NO_USAGE else {"max_cost": left}
 
 
 def step(function: StepFunction[T], /, **keywords: Any) -> Step[T]:
@@ -76,7 +83,8 @@ def step(function: StepFunction[T], /, **keywords: Any) -> Step[T]:
         StageError: The function raised, or returned something that is not a `PatternResult`.
 
     Raises:
-        TypeError: It is not callable.
+        TypeError: It is not callable, or a `max_cost` is not a `TokenUsage`.
+        ValueError: A `max_cost` is negative.
     """
     return Step(function, tuple(keywords.items()))
 
