@@ -6,6 +6,7 @@ from typing import Any
 
 import anyio
 import msgspec
+from anyio.lowlevel import checkpoint_if_cancelled
 
 from executionkit.attempts import Attempt
 from executionkit.core.encoding import json_text
@@ -126,6 +127,7 @@ class Completion(msgspec.Struct, frozen=True):
         return response
 
     async def _back_off(self, attempt: int, failure: ExecutionKitError) -> None:
+        await checkpoint_if_cancelled()  # a provider may have turned the cancellation into this failure
         delay = retry_delay(self.settings.retry, attempt, failure)
         if delay is None or self._is_too_late(delay) or not _may_retry(self.provider, failure):
             raise failure.stamped(failure.cost, {"attempts": attempt})

@@ -254,7 +254,8 @@ async def test_a_provider_that_fails_for_being_cancelled_is_not_retried() -> Non
             group.start_soon(stage.run, model, "x")
             await some_turns()
             scope.cancel()
-    assert scope.cancelled_caught or model.calls <= 1 + 1 + 3
+    assert scope.cancelled_caught
+    assert model.calls == 1
 
 
 async def test_a_result_survives_a_cancellation_that_comes_too_late() -> None:

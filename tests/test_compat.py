@@ -201,7 +201,7 @@ async def test_wrong_arguments_are_refused_before_any_call(
     provider = agreeable()
     arguments = {"provider": provider, "prompt": "a task", **wrong}
     steps = (compat.refine_loop,) if name == "pipe" else ARGUMENTS[name]
-    in_a_step = name == "pipe" and set(wrong) & {"max_tokens", "temperature", "max_cost", "retry"}
+    in_a_step = name == "pipe" and set(wrong) & {"max_tokens", "temperature"}
     with pytest.raises((StageError, kind) if in_a_step else kind):
         await getattr(compat, name)(arguments.pop("provider"), arguments.pop("prompt"), *steps, **arguments)
     assert provider.requests == []
