@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
 import msgspec
 
+from executionkit.core.json import MAX_DEPTH, is_deeper_than
 from executionkit.core.schema_cost import measure, visits_by_depth
 
 if TYPE_CHECKING:
@@ -181,6 +182,8 @@ _JSON_NAMES: Final[dict[type, str]] = {
 
 def _as_arguments(value: object) -> dict[str, Any] | Rejected:
     if isinstance(value, Mapping):
+        if is_deeper_than(value, MAX_DEPTH):
+            return Rejected((f"the arguments are nested more than {MAX_DEPTH} levels deep",))
         return dict(cast("Mapping[str, Any]", value))
     kind = _JSON_NAMES.get(type(value), "a number")
     return Rejected((f"the arguments must be one JSON object, not {kind}",))
