@@ -88,8 +88,8 @@ class _Driven(Generic[T]):
 class _Watch:
     """The clock of a coroutine: cancels its task when time is up, and again when the grace is over.
 
-    A cancellation that arrives may come from outside, or from a time-out of the coroutine's own. The count of
-    requests that its task keeps tells them apart: who asked from within takes the request back on its way out.
+    A cancellation that arrives may come from outside, or from a time-out of the coroutine's own. The count
+    of requests that its task keeps tells them apart: who asked from within takes it back on the way out.
     """
 
     def __init__(self, seconds: float) -> None:
