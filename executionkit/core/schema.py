@@ -182,8 +182,9 @@ _JSON_NAMES: Final[dict[type, str]] = {
 
 def _as_arguments(value: object) -> dict[str, Any] | Rejected:
     if isinstance(value, Mapping):
-        if is_deeper_than(value, MAX_DEPTH):
+        given = dict(cast("Mapping[str, Any]", value))
+        if is_deeper_than(given, MAX_DEPTH):
             return Rejected((f"the arguments are nested more than {MAX_DEPTH} levels deep",))
-        return dict(cast("Mapping[str, Any]", value))
+        return given
     kind = _JSON_NAMES.get(type(value), "a number")
     return Rejected((f"the arguments must be one JSON object, not {kind}",))

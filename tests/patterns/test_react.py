@@ -490,9 +490,10 @@ async def test_stop_stops_whatever_the_reason(reason: Any) -> None:
     assert len(provider.asked) == 1
 
 
-@pytest.mark.parametrize(
-    "arguments", [{"left": [[[]]] * 2, "right": 1}, '{"x": %s}' % ("[" * 900 + "]" * 900)]
-)
+_DEEP = '{"x": %s}' % ("[" * 900 + "]" * 900)
+
+
+@pytest.mark.parametrize("arguments", [_DEEP, json.loads(_DEEP)])
 async def test_approval_of_arguments_out_of_shape(arguments: Any) -> None:
     async def decide(proposal: Proposal) -> Decision:
         return Approve()
@@ -500,7 +501,7 @@ async def test_approval_of_arguments_out_of_shape(arguments: Any) -> None:
     provider = Talking(calls(("add", arguments), ("anything", arguments)), "done")
     result = (await react([add, ANYTHING], approve=decide).run(provider, "go")).unwrap()
     assert result.value == "done"
-    assert results(provider.asked[1])[0].startswith("Error: InvalidArguments")
+    assert all("nested more than 100" in text for text in results(provider.asked[1]))
 
 
 async def test_a_hook_that_hangs_is_bounded_by_the_deadline() -> None:
