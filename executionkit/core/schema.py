@@ -157,7 +157,7 @@ def parse_arguments(arguments: Mapping[str, Any] | str) -> dict[str, Any] | Reje
     Rejected(reasons=('the arguments must be one JSON object, not an array',))
     """
     if not isinstance(arguments, str):
-        return _as_arguments(arguments)
+        return _as_arguments(arguments, may_be_deep=True)
     if len(arguments) > LARGEST_ARGUMENTS:
         return Rejected(
             (f"the arguments have {len(arguments)} characters, at most {LARGEST_ARGUMENTS} are taken",)
@@ -165,11 +165,12 @@ def parse_arguments(arguments: Mapping[str, Any] | str) -> dict[str, Any] | Reje
     if not arguments.strip():
         return {}
     try:
-        return _as_arguments(msgspec.json.decode(arguments))
+        value = msgspec.json.decode(arguments)
     except RecursionError:
         return Rejected(("the arguments are nested too deeply",))
     except (msgspec.DecodeError, ValueError) as error:
         return Rejected((f"the arguments are not valid JSON: {error}",))
+    return _as_arguments(value, may_be_deep=arguments.count("[") + arguments.count("{") > MAX_DEPTH)
 
 
 _JSON_NAMES: Final[dict[type, str]] = {
@@ -180,10 +181,10 @@ _JSON_NAMES: Final[dict[type, str]] = {
 }
 
 
-def _as_arguments(value: object) -> dict[str, Any] | Rejected:
+def _as_arguments(value: object, *, may_be_deep: bool) -> dict[str, Any] | Rejected:
     if isinstance(value, Mapping):
         given = dict(cast("Mapping[str, Any]", value))
-        if is_deeper_than(given, MAX_DEPTH):
+        if may_be_deep and is_deeper_than(given, MAX_DEPTH):
             return Rejected((f"the arguments are nested more than {MAX_DEPTH} levels deep",))
         return given
     kind = _JSON_NAMES.get(type(value), "a number")
