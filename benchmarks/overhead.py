@@ -19,7 +19,9 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
+
+import msgspec
 
 from executionkit import (
     LLMResponse,
@@ -34,6 +36,8 @@ from executionkit import (
     react,
 )
 from executionkit.core.encoding import json_text
+from executionkit.core.schema import Rejected, parse_arguments
+from executionkit.tools import tool
 
 ROOT = Path(__file__).parent.parent
 PROMPT = "What is the capital of France?"
@@ -107,6 +111,66 @@ async def react_by_hand(provider: Instant) -> None:
         request = {"id": call.id, "type": "function", "function": function}
         messages.append({"role": "assistant", "content": response.content, "tool_calls": [request]})
         result = await lookup(**json.loads(arguments))
+        messages.append({"role": "tool", "tool_call_id": call.id, "content": result})
+    assert response.content == "Paris"
+
+
+async def planned(city: str, days: int = 1, rooms: list[int] = [], note: str | None = None) -> str:  # noqa: B006
+    """Plan a trip.
+
+    Args:
+        city: Where to.
+        days: How long.
+        rooms: Beds in each room.
+        note: What else matters.
+    """
+    return f"{days} days in {city}"
+
+
+class Planned(msgspec.Struct, forbid_unknown_fields=True):
+    """The arguments of `planned`, by hand."""
+
+    city: Annotated[str, msgspec.Meta(description="Where to.")]
+    days: Annotated[int, msgspec.Meta(description="How long.")] = 1
+    rooms: Annotated[list[int], msgspec.Meta(description="Beds in each room.")] = []
+    note: Annotated[str | None, msgspec.Meta(description="What else matters.")] = None
+
+
+FIELDS: list[tuple[str, Any] | tuple[str, Any, Any]] = [
+    ("city", str),
+    ("days", int, 1),
+    ("rooms", list[int], []),
+    ("note", str | None, None),
+]
+PLAN = tool(planned)
+ARGUMENTS = '{"city": "Paris", "days": 3, "rooms": [2, 1], "note": null}'
+decode_plan = msgspec.json.Decoder(Planned).decode
+
+
+class Found(msgspec.Struct, forbid_unknown_fields=True):
+    """The arguments of `lookup`, by hand."""
+
+    city: str
+
+
+decode_found = msgspec.json.Decoder(Found).decode
+LOOKUP = tool(lookup, timeout=30)
+
+
+async def loop_with_msgspec(provider: Instant) -> None:
+    """Complete, decode the arguments into a struct, call the function, append, until there is an answer."""
+    messages: list[Message] = [{"role": "user", "content": PROMPT}]
+    tools = [LOOKUP.spec]
+    while True:
+        response = await provider.complete(messages, temperature=0.3, max_tokens=4096, tools=tools)
+        if not response.tool_calls:
+            break
+        call = response.tool_calls[0]
+        arguments = msgspec.json.encode(call.arguments)
+        function = {"name": call.name, "arguments": arguments.decode()}
+        request = {"id": call.id, "type": "function", "function": function}
+        messages.append({"role": "assistant", "content": response.content, "tool_calls": [request]})
+        result = await lookup(decode_found(arguments).city)
         messages.append({"role": "tool", "tool_call_id": call.id, "content": result})
     assert response.content == "Paris"
 
@@ -190,6 +254,44 @@ def encoding_row(repeats: int) -> Timing:
     return in_turns(100, ours, theirs, repeats)
 
 
+def schema_row(repeats: int) -> Timing:
+    """A tool made from a function, beside a struct made from known fields and its schema."""
+
+    async def ours() -> None:
+        for _ in range(5):
+            assert tool(planned).parameters["required"] == ["city"]
+
+    async def theirs() -> None:
+        for _ in range(5):
+            made = msgspec.defstruct("planned", FIELDS, forbid_unknown_fields=True)
+            assert msgspec.json.schema(made)["$defs"]["planned"]["required"] == ["city"]
+
+    return in_turns(5, ours, theirs, repeats)
+
+
+def decode_row(repeats: int) -> Timing:
+    """The arguments of a call, from text to keywords, beside a decoder made once."""
+
+    async def ours() -> None:
+        for _ in range(100):
+            given = parse_arguments(ARGUMENTS)
+            assert not isinstance(given, Rejected)
+            PLAN.prepare(given)
+
+    async def theirs() -> None:
+        for _ in range(100):
+            msgspec.structs.asdict(decode_plan(ARGUMENTS))
+
+    return in_turns(100, ours, theirs, repeats)
+
+
+def loop_row(repeats: int) -> Timing:
+    """A tool loop with a tool from a function, beside the same with msgspec."""
+    provider = Instant(ROUNDS)
+    stage = react([LOOKUP], max_rounds=ROUNDS + 1)
+    return in_turns(ROUNDS, partial(run, stage, provider), partial(loop_with_msgspec, provider), repeats)
+
+
 def cold_import(statement: str, bytecode: str) -> float:
     """Return the seconds that a statement takes as the first of a fresh interpreter."""
     program = f"import time; start = time.process_time(); {statement}; print(time.process_time() - start)"
@@ -219,6 +321,9 @@ ROWS = (
     Row("import", "import executionkit, cold", import_row, 2.0),
     Row("", "from executionkit import consensus, refine, cold", partial(import_row, ours=PATTERNS)),
     Row("", "a tool's arguments as JSON", encoding_row),
+    Row("schema", "tool(function), beside defstruct and its schema", schema_row),
+    Row("decode", "a call's arguments, beside a msgspec decoder", decode_row),
+    Row("loop", f"react, {ROUNDS} rounds, beside msgspec, a round", loop_row),
 )
 
 

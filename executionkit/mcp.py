@@ -7,7 +7,7 @@ stages as the tools of a server.
 import re
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, cast
 
 from returns.result import Failure, Success
 
@@ -23,6 +23,7 @@ except ImportError as _missing:  # pragma: no cover - the extra is installed whe
 
 from executionkit.core.encoding import json_text
 from executionkit.core.usage import TokenUsage
+from executionkit.errors import ExecutionKitError
 from executionkit.provider import LLMProvider
 from executionkit.stage import Stage
 from executionkit.tools import DEFAULT_TIMEOUT, Tool, ToolError, as_text
@@ -35,6 +36,8 @@ process."""
 
 _NOT_IN_NAMES: Final = re.compile(r"[^a-zA-Z0-9_-]")
 _MOST_PAGES: Final = 100
+_A_LIFETIME: Final = 1e9
+"""Seconds; who calls a tool bounds its time."""
 
 
 @asynccontextmanager
@@ -49,16 +52,37 @@ async def mcp_tools(
     Args:
         server: Address of a streamable HTTP server, `StdioServerParameters(command=..., args=[...])`, or an
             `MCPServer` of this process.
-        timeout: Seconds a call may take.
+        timeout: Seconds a call may take, and each step of connecting.
         prefix: Put before each tool's name, so that the tools of two servers do not collide. Characters that
             OpenAI does not allow in a name become `_`.
 
+    What the block raises leaves it as it is, not in the groups that the SDK's tasks would wrap it in.
+
     Raises:
+        ExecutionKitError: The server cannot be reached, does not answer in time, or went away.
         ValueError: The server describes a tool with a schema that is none, refers elsewhere, or takes too
             long.
     """
-    async with Client(server) as client:
-        yield tuple([_as_tool(client, described, timeout, prefix) for described in await _listed(client)])
+    raised: list[Exception] = []
+    try:
+        async with Client(server, read_timeout_seconds=timeout) as client:
+            listed = await _listed(client)
+            try:
+                yield tuple([_as_tool(client, described, timeout, prefix) for described in listed])
+            except Exception as error:
+                raised.append(error)
+                raise
+    except Exception as error:
+        if raised:
+            raise raised[0] from raised[0].__cause__
+        cause = _first_of(error)
+        raise ExecutionKitError(f"the connection to the MCP server failed: {type(cause).__name__}") from cause
+
+
+def _first_of(error: Exception) -> Exception:
+    while isinstance(error, ExceptionGroup):
+        error = cast("ExceptionGroup[Exception]", error).exceptions[0]
+    return error
 
 
 async def _listed(client: Client) -> list[Described]:
@@ -84,7 +108,7 @@ def _as_tool(client: Client, described: Described, timeout: float, prefix: str) 
 
 def _calling(client: Client, name: str) -> Callable[..., Coroutine[Any, Any, str]]:
     async def execute(**arguments: Any) -> str:
-        result = await client.call_tool(name, arguments)
+        result = await client.call_tool(name, arguments, read_timeout_seconds=_A_LIFETIME)
         text = _text_of(result)
         if result.is_error:
             raise ToolError(text)

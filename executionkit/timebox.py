@@ -86,37 +86,55 @@ class _Driven(Generic[T]):
 
 
 class _Watch:
-    """The clock of a coroutine: cancels its task when time is up, and again when the grace is over."""
+    """The clock of a coroutine: cancels its task when time is up, and again when the grace is over.
+
+    A cancellation that arrives may come from outside, or from a time-out of the coroutine's own. The count
+    of requests that its task keeps tells them apart: who asked from within takes it back on the way out.
+    """
 
     def __init__(self, seconds: float) -> None:
         self.is_over = False
         self._loop = asyncio.get_running_loop()
         self._task = _current_task()
-        self._timer = self._loop.call_later(seconds, self._expire)
-        self._outer: asyncio.CancelledError | None = None
+        self._deadline = self._loop.call_later(seconds, self._expire)
+        self._grace: asyncio.TimerHandle | None = None
+        self._last: asyncio.CancelledError | None = None
         self._cancels_before = self._task.cancelling()
         self._cancels = 0
 
+    @property
+    def _is_cancelled(self) -> bool:
+        """Whether somebody asked, us included, and has not taken it back."""
+        return self._task.cancelling() > self._cancels_before
+
     def _expire(self) -> None:
         self._cancel()
-        self._timer = self._loop.call_later(GRACE, self._end)
+        self._stop_grace()
+        self._start_grace()
 
     def _end(self) -> None:
-        self.is_over = True
-        self._cancel()
+        self._grace = None
+        if self._is_cancelled:
+            self.is_over = True
+            self._cancel()
 
     def _cancel(self) -> None:
         self._cancels += 1
         self._task.cancel()
 
+    def _start_grace(self) -> None:
+        if self._grace is None:
+            self._grace = self._loop.call_later(GRACE, self._end)
+
+    def _stop_grace(self) -> None:
+        if self._grace is not None:
+            self._grace.cancel()
+            self._grace = None
+
     def cancelled(self, cancelled: asyncio.CancelledError) -> None:
         """Note a cancellation that is about to reach the coroutine; one from outside starts the grace too."""
-        if self._task.cancelling() - self._cancels_before == self._cancels:
-            return
-        if self._outer is None and not self._cancels:
-            self._timer.cancel()
-            self._timer = self._loop.call_later(GRACE, self._end)
-        self._outer = cancelled
+        self._last = cancelled
+        self._start_grace()
 
     def close(self) -> None:
         """Stop the clock.
@@ -125,11 +143,12 @@ class _Watch:
             asyncio.CancelledError: The task was cancelled from outside, whatever the coroutine made of it.
             TimeoutError: Time was up.
         """
-        self._timer.cancel()
+        self._deadline.cancel()
+        self._stop_grace()
         for _ in range(self._cancels):
             self._task.uncancel()
-        if self._outer is not None:
-            raise self._outer
+        if self._last is not None and self._is_cancelled:
+            raise self._last
         if self._cancels:
             raise TimeoutError
 

@@ -2,7 +2,8 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from contextlib import suppress
+from typing import Any, Final, cast
 
 import msgspec
 from typing_extensions import TypeIs
@@ -20,6 +21,10 @@ from executionkit.timebox import finish_within
 from executionkit.tools import Tool, ToolError
 
 __all__ = ["CallRules", "Toolbox"]
+
+
+_A_LIFETIME: Final = 1e9
+"""Seconds; not infinite, since not every event loop counts so far."""
 
 
 class CallRules(msgspec.Struct, frozen=True):
@@ -125,8 +130,8 @@ class Toolbox:
             case Deny(reason):
                 return _Refused("Denied", reason)
             case StopDecision(reason):
-                self.stopped = reason
-                return _Refused("Stopped", reason)
+                self.stopped = str(reason)
+                return _Refused("Stopped", self.stopped)
 
     async def _observed(self, call: ToolCall, admitted: _Ready | _Refused, context: Context) -> str:
         span = context.span()
@@ -154,7 +159,7 @@ class Toolbox:
                 lambda: tool.call(arguments, context), self._rules.timeout or tool.timeout
             )
         except ToolError as error:
-            return failed("ToolError", str(error)), "ToolError"
+            return failed("ToolError", _text_of(error)), "ToolError"
         except Exception as error:
             return failed(type(error).__name__), type(error).__name__
         return text, None
@@ -174,14 +179,24 @@ def _checked(tool: Tool, given: dict[str, Any] | Rejected) -> _Ready | _Refused:
     return _Ready(tool, given, arguments)
 
 
+def _text_of(error: ToolError) -> str:
+    with suppress(Exception):  # foreign code: a text that cannot be made must not end the loop
+        return str(error)
+    return ""
+
+
 def _plain(arguments: Mapping[str, Any]) -> Mapping[str, Any]:
     return cast("Mapping[str, Any]", thaw(arguments))
 
 
 async def _decision(approve: Approval, proposal: Proposal) -> Decision:
-    """Ask the hook; whatever goes wrong with it counts as a no."""
+    """Ask the hook, who may take any time; whatever goes wrong with it counts as a no."""
+
+    async def ask() -> Decision:
+        return await approve(proposal)
+
     try:
-        decision = await approve(proposal)
+        decision = await finish_within(ask, _A_LIFETIME)
     except Exception as error:
         return Deny(f"the approval hook raised {type(error).__name__}")
     answered: object = decision

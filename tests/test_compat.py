@@ -57,7 +57,10 @@ KEYWORDS: dict[str, dict[str, object]] = {
         **COMMON,
     },
     "pipe": {"max_budget": None},
+    "structured": {"kind": REQUIRED, "max_retries": 2, "temperature": 0.0, **COMMON},
 }
+"""The table of the contract, and one function beyond it in its spirit."""
+
 METADATA = {
     "consensus": {"agreement_ratio", "unique_responses", "tie_count"},
     "refine_loop": {"iterations", "converged", "score_history"},
@@ -69,6 +72,7 @@ METADATA = {
         "messages_trimmed",
     },
     "pipe": {"step_count", "step_metadata", "step_costs"},
+    "structured": {"attempts", "reasons", "response_format"},
 }
 NAMES = {
     *("PatternResult", "TokenUsage", "RetryConfig", "DEFAULT_RETRY", "VotingStrategy", "Tool", "CostTracker"),
@@ -101,12 +105,13 @@ ARGUMENTS: dict[str, tuple[object, ...]] = {
     "refine_loop": (),
     "react_loop": ([TOOL],),
     "pipe": (compat.consensus,),
+    "structured": (int,),
 }
 
 
 def agreeable() -> ScriptedProvider:
     """A model that any of the functions can finish with."""
-    return ScriptedProvider("Score: 10")
+    return ScriptedProvider("10")
 
 
 def test_every_name_can_be_imported_from_the_facade() -> None:

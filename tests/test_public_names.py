@@ -8,6 +8,7 @@ import pytest
 
 import executionkit
 from executionkit import compat
+from tests.conftest import needs
 
 MODULES = sorted(
     module.name
@@ -15,11 +16,17 @@ MODULES = sorted(
     if not module.ispkg
 )
 
-TWINS = {"consensus_sync", "refine_loop_sync", "react_loop_sync", "pipe_sync"}
-FACADE = {"consensus", "refine_loop", "react_loop", "pipe"} | TWINS
+TWINS = {"consensus_sync", "refine_loop_sync", "react_loop_sync", "pipe_sync", "structured_sync"}
+FACADE = {"consensus", "refine_loop", "react_loop", "pipe", "structured"} | TWINS
 
 
-@pytest.mark.parametrize("name", ["executionkit", *MODULES])
+NEEDS = {"executionkit.mcp": [needs("mcp")]}
+
+
+ALL = [pytest.param(name, marks=NEEDS.get(name, [])) for name in ("executionkit", *MODULES)]
+
+
+@pytest.mark.parametrize("name", ALL)
 def test_exports_are_there_and_sorted(name: str) -> None:
     module = importlib.import_module(name)
     exported = list(module.__all__)
@@ -34,7 +41,7 @@ def _order(name: str) -> tuple[int, str]:
     return kind, name
 
 
-@pytest.mark.parametrize("name", ["executionkit", *MODULES])
+@pytest.mark.parametrize("name", ALL)
 def test_what_is_exported_is_documented(name: str) -> None:
     module = importlib.import_module(name)
     assert module.__doc__

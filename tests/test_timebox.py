@@ -120,3 +120,67 @@ async def test_a_time_out_around_keeps_its_count() -> None:
     assert task is not None
     assert task.cancelling() == 0
     assert sys.version_info >= (3, 11)
+
+
+async def test_time_outs_within_are_the_codes_own_business() -> None:
+    async def works_on() -> str:
+        with anyio.move_on_after(0.01) as scope:
+            await anyio.sleep_forever()
+        await anyio.sleep(0.1)  # longer than the grace: it was not the code that was cancelled
+        assert scope.cancelled_caught
+        return "recovered"
+
+    async def gives_up() -> None:
+        with anyio.fail_after(0.01):
+            await anyio.sleep_forever()
+
+    assert await finish_within(works_on, 30) == "recovered"
+    with pytest.raises(TimeoutError):
+        await finish_within(gives_up, 30)
+    with anyio.fail_after(5) as around:  # and nobody is left cancelled
+        await anyio.lowlevel.checkpoint()
+    assert not around.cancel_called
+
+
+async def test_time_outs_within_put_nothing_off() -> None:
+    async def retries_for_ever() -> None:
+        while True:
+            with anyio.move_on_after(0.01):
+                await anyio.sleep_forever()
+
+    with anyio.fail_after(5), pytest.raises(TimeoutError):
+        await finish_within(retries_for_ever, 0.1)
+
+
+async def test_a_native_time_out_within() -> None:
+    if sniffio.current_async_library() != "asyncio":
+        pytest.skip("asyncio.timeout")
+
+    async def works_on() -> str:
+        try:
+            async with asyncio.timeout(0.01):
+                await asyncio.sleep(30)
+        except TimeoutError:
+            await asyncio.sleep(0.1)
+        return "recovered"
+
+    assert await finish_within(works_on, 30) == "recovered"
+    task = asyncio.current_task()
+    assert task is not None
+    assert task.cancelling() == 0
+
+
+async def test_a_native_time_out_within_that_dawdles_is_closed_with_the_rest() -> None:
+    if sniffio.current_async_library() != "asyncio":
+        pytest.skip("asyncio.timeout")
+
+    async def dawdles() -> None:
+        async with asyncio.timeout(0.01):
+            try:
+                await asyncio.sleep(30)
+            finally:
+                await asyncio.sleep(30)
+
+    async with asyncio.timeout(5):
+        with pytest.raises(TimeoutError):
+            await finish_within(dawdles, 20)

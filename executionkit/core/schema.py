@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
 import msgspec
 
+from executionkit.core.json import MAX_DEPTH, is_deeper_than
 from executionkit.core.schema_cost import measure, visits_by_depth
 
 if TYPE_CHECKING:
@@ -156,7 +157,7 @@ def parse_arguments(arguments: Mapping[str, Any] | str) -> dict[str, Any] | Reje
     Rejected(reasons=('the arguments must be one JSON object, not an array',))
     """
     if not isinstance(arguments, str):
-        return _as_arguments(arguments)
+        return _as_arguments(arguments, may_be_deep=True)
     if len(arguments) > LARGEST_ARGUMENTS:
         return Rejected(
             (f"the arguments have {len(arguments)} characters, at most {LARGEST_ARGUMENTS} are taken",)
@@ -164,11 +165,12 @@ def parse_arguments(arguments: Mapping[str, Any] | str) -> dict[str, Any] | Reje
     if not arguments.strip():
         return {}
     try:
-        return _as_arguments(msgspec.json.decode(arguments))
+        value = msgspec.json.decode(arguments)
     except RecursionError:
         return Rejected(("the arguments are nested too deeply",))
     except (msgspec.DecodeError, ValueError) as error:
         return Rejected((f"the arguments are not valid JSON: {error}",))
+    return _as_arguments(value, may_be_deep=arguments.count("[") + arguments.count("{") > MAX_DEPTH)
 
 
 _JSON_NAMES: Final[dict[type, str]] = {
@@ -179,8 +181,11 @@ _JSON_NAMES: Final[dict[type, str]] = {
 }
 
 
-def _as_arguments(value: object) -> dict[str, Any] | Rejected:
+def _as_arguments(value: object, *, may_be_deep: bool) -> dict[str, Any] | Rejected:
     if isinstance(value, Mapping):
-        return dict(cast("Mapping[str, Any]", value))
+        given = dict(cast("Mapping[str, Any]", value))
+        if may_be_deep and is_deeper_than(given, MAX_DEPTH):
+            return Rejected((f"the arguments are nested more than {MAX_DEPTH} levels deep",))
+        return given
     kind = _JSON_NAMES.get(type(value), "a number")
     return Rejected((f"the arguments must be one JSON object, not {kind}",))

@@ -41,11 +41,8 @@ class Signature(msgspec.Struct, frozen=True):
             decoded = msgspec.convert(arguments, self.arguments, str_keys=True)
         except (msgspec.ValidationError, RecursionError, ValueError, TypeError, OverflowError) as error:
             return Rejected((str(error) or type(error).__name__,))
-        return {
-            name: value
-            for name in self.arguments.__struct_fields__
-            if (value := getattr(decoded, name)) is not UNSET
-        }
+        found = msgspec.structs.asdict(decoded)
+        return {name: value for name, value in found.items() if value is not UNSET}
 
 
 def read_signature(function: Callable[..., object], injected: type | None = None) -> Signature:

@@ -16,7 +16,6 @@ from executionkit.core.json_text import find_json
 __all__ = ["TextCall", "instructions", "read_reply", "reply_schema", "result_message"]
 
 _MOST_CANDIDATES: Final = 32
-_POINTER: Final = "#/$defs/"
 
 
 class TextCall(msgspec.Struct, frozen=True):
@@ -60,7 +59,8 @@ def reply_schema(specs: Sequence[Mapping[str, Any]], answer: Mapping[str, Any]) 
 
 
 def _call_form(function: Mapping[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:
-    parameters = _moved({"type": "object", **function["parameters"]}, function["name"], definitions)
+    parameters = {"type": "object", **function["parameters"]}
+    parameters = _moved(parameters, f"tool_{function['name']}", definitions)
     return _closed({"tool": {"const": function["name"]}, "arguments": parameters})
 
 
@@ -70,27 +70,28 @@ def _closed(properties: dict[str, Any]) -> dict[str, Any]:
 
 
 def _moved(schema: Mapping[str, Any], name: str, definitions: dict[str, Any]) -> dict[str, Any]:
-    """Move a schema's definitions to those of the whole, under names of their own."""
-    prefix = f"{_POINTER}{name}_"
-    moved = {key: _repointed(part, prefix) for key, part in schema.items() if key not in {"$defs", "$schema"}}
-    for key, part in schema.get("$defs", {}).items():
-        definitions[f"{name}_{key}"] = _repointed(part, prefix)
-    return moved
+    """Return a schema as part of a larger one: one that refers to its own parts moves to the definitions."""
+    part = {key: value for key, value in schema.items() if key != "$schema"}
+    root = f"#/$defs/{name}"
+    repointed: dict[str, Any] = _repointed(part, root)
+    if repointed == part:
+        return part
+    definitions[name] = repointed
+    return {"$ref": root}
 
 
-def _repointed(part: Any, prefix: str) -> Any:
+def _repointed(part: Any, root: str) -> Any:
     if isinstance(part, Mapping):
         items = cast("Mapping[str, Any]", part).items()
-        return {key: _target(key, value, prefix) for key, value in items}
+        return {key: _target(key, value, root) for key, value in items}
     if isinstance(part, (list, tuple)):
-        return [_repointed(item, prefix) for item in cast("list[Any]", part)]
+        return [_repointed(item, root) for item in cast("list[Any]", part)]
     return part
 
 
-def _target(key: str, value: Any, prefix: str) -> Any:
-    if key == "$ref" and isinstance(value, str) and value.startswith(_POINTER):
-        return prefix + value.removeprefix(_POINTER)
-    return _repointed(value, prefix)
+def _target(key: str, value: Any, root: str) -> Any:
+    is_pointer = key == "$ref" and isinstance(value, str) and (value == "#" or value.startswith("#/"))
+    return root + value.removeprefix("#") if is_pointer else _repointed(value, root)
 
 
 def read_reply(text: str) -> TextCall | str:

@@ -76,6 +76,8 @@ def transcript_of(messages: Sequence[Mapping[str, Any]]) -> Transcript:
     for message in cast("Sequence[object]", given):
         if not (isinstance(message, Mapping) and isinstance(cast("Message", message).get("role"), str)):
             raise TypeError('each message of a transcript must be a mapping with a "role"')
+        if not _are_calls(cast("Message", message).get("tool_calls") or ()):
+            raise TypeError('the "tool_calls" of a message must be a list of mappings')
     transcript = Transcript([cast("Message", thaw(message)) for message in messages])
     if not all(map(_is_whole, in_rounds(transcript))):
         raise ValueError("each tool call of a transcript needs its result after it, and each result its call")
@@ -95,6 +97,12 @@ def in_rounds(messages: Iterable[Message]) -> Rounds:
         else:
             rounds.append([message])
     return rounds
+
+
+def _are_calls(calls: object) -> bool:
+    if not isinstance(calls, (list, tuple)):
+        return False
+    return all(isinstance(call, Mapping) for call in cast("Sequence[object]", calls))
 
 
 def _is_whole(messages: list[Message]) -> bool:

@@ -31,15 +31,29 @@ class Structured(Stage[str, T], Generic[T], frozen=True):
     JSON is found bare, in a fence or in prose, and decoded by msgspec. An answer that does not decode goes
     back to the model with the reason, at most `max_retries` times.
 
-    Metadata: `attempts` (int), answers read; `response_format` (str), the form that was asked for last;
-    `reasons` (tuple of str), why each answer before was refused; `last_text` (str), on an error only.
-
     Args:
         kind: Any type that msgspec decodes: a struct, dataclass, attrs class, TypedDict, union, literal,
             list...
-        max_retries: Answers asked for after the first.
-        temperature: Sampling temperature; None leaves it to the provider.
-        max_tokens: Output tokens of each answer at most.
+        max_retries: Answers asked for after the first (default 2).
+        temperature: Sampling temperature (default 0); None leaves it to the provider.
+        max_tokens: Output tokens of each answer at most (default 4096).
+
+    Metadata (also on an error):
+        attempts (int): Answers read.
+        reasons (tuple of str): Why each answer before the last was refused; on an error the last one's too.
+        response_format (str): The form that was asked for last: `"json_schema"`, `"json_object"` or
+            `"prompt"`. On success only.
+        last_text (str): The last answer. On an error only, and only if there was an answer.
+
+    Returns (on `run`):
+        InvalidOutputError: No answer decoded, the first and `max_retries` more; its message ends in the last
+            reason.
+        BudgetExhaustedError: The next answer would not fit the budget.
+        PermanentError: The server refused the request in every form, or for another reason than its form.
+
+    Raises:
+        TypeError: msgspec cannot decode `kind`, or a setting is of the wrong type.
+        ValueError: A setting is out of range.
     """
 
     kind: Any

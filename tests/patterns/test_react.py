@@ -9,6 +9,7 @@ import anyio
 import anyio.lowlevel
 import msgspec
 import pytest
+import sniffio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from returns.result import Failure, Success
@@ -29,7 +30,7 @@ from executionkit.errors import (
 from executionkit.events import Event, ToolFinished, ToolStarted, with_content
 from executionkit.outcome import Outcome
 from executionkit.patterns.complete import complete
-from executionkit.patterns.react import react
+from executionkit.patterns.react import React, react
 from executionkit.patterns.structured import structured
 from executionkit.provider import LLMResponse, Message, ToolCall
 from executionkit.tools import Tool, ToolError, tool
@@ -199,6 +200,32 @@ async def test_a_time_out_is_an_observation(
     with anyio.fail_after(10):
         await react([slow], tool_timeout=tool_timeout).run(provider, "go")
     assert results(provider.asked[1]) == ["Error: TimeoutError"]
+
+
+async def test_a_tool_may_have_time_outs_of_its_own() -> None:
+    @tool
+    async def look_up(at_most: float) -> str:
+        """Look something up, or say that it takes too long."""
+        with anyio.move_on_after(at_most):
+            await anyio.sleep_forever()
+        await anyio.lowlevel.checkpoint()
+        return "not found in time"
+
+    provider = Talking(calls(("look_up", {"at_most": 0.01}), ("look_up", {"at_most": 0.02})), "done")
+    result = (await react([look_up]).run(provider, "go")).unwrap()
+    assert results(provider.asked[1]) == ["not found in time"] * 2
+    assert result.value == "done"
+
+
+class _Mute(Exception):
+    def __str__(self) -> str:
+        raise ValueError("sk-secret")
+
+
+async def test_a_tool_error_without_a_text_is_an_observation() -> None:
+    provider = Talking(calls(("fail", {})), "done")
+    await react([failing(ToolError(_Mute()))]).run(provider, "go")
+    assert results(provider.asked[1]) == ["Error: ToolError"]
 
 
 async def test_cancellation_is_passed_on() -> None:
@@ -453,6 +480,62 @@ async def test_approval_fails_closed(decide: Any) -> None:
     assert isinstance(outcome, Success)
 
 
+@pytest.mark.parametrize("reason", [None, "", 5])
+async def test_stop_stops_whatever_the_reason(reason: Any) -> None:
+    async def decide(proposal: Proposal) -> Decision:
+        return Stop(reason)
+
+    provider, outcome = await approved(decide)
+    assert isinstance(failure(outcome), StoppedError)
+    assert len(provider.asked) == 1
+
+
+_DEEP = '{"x": %s}' % ("[" * 900 + "]" * 900)
+
+
+@pytest.mark.parametrize("arguments", [_DEEP, json.loads(_DEEP)])
+async def test_approval_of_arguments_out_of_shape(arguments: Any) -> None:
+    async def decide(proposal: Proposal) -> Decision:
+        return Approve()
+
+    provider = Talking(calls(("add", arguments), ("anything", arguments)), "done")
+    result = (await react([add, ANYTHING], approve=decide).run(provider, "go")).unwrap()
+    assert result.value == "done"
+    assert all("nested more than 100" in text for text in results(provider.asked[1]))
+
+
+async def test_a_hook_that_hangs_is_bounded_by_the_deadline() -> None:
+    async def decide(proposal: Proposal) -> Decision:
+        await anyio.sleep_forever()
+        return Approve()
+
+    made: list[str] = []
+
+    async def note() -> None:
+        made.append("made")
+
+    with anyio.fail_after(10):
+        outcome = await react([tool(note)], approve=decide).run(
+            Talking(calls(("note", {}))), "go", deadline=0.05
+        )
+    assert (type(failure(outcome)).__name__, made) == ("DeadlineExceededError", [])
+    assert failure(outcome).cost.llm_calls == 1
+
+
+async def test_a_hook_whose_own_wait_is_cancelled_denies() -> None:
+    if sniffio.current_async_library() != "asyncio":
+        pytest.skip("trio gives nobody its Cancelled to raise")
+
+    async def decide(proposal: Proposal) -> Decision:
+        answer: asyncio.Future[Decision] = asyncio.get_running_loop().create_future()
+        asyncio.get_running_loop().call_soon(answer.cancel)
+        return await answer
+
+    provider, outcome = await approved(decide)
+    assert all(text.startswith("Error: Denied") for text in results(provider.asked[1]))
+    assert isinstance(outcome, Success)
+
+
 # Conversations
 
 
@@ -626,3 +709,47 @@ def test_no_text_breaks_the_loop_in_json(text: str) -> None:
     outcome = asyncio.run(run())
     cost = outcome.unwrap().cost if isinstance(outcome, Success) else failure(outcome).cost
     assert cost.llm_calls == len(provider.asked)
+
+
+async def _says_yes(proposal: Proposal) -> Decision:
+    return Approve()
+
+
+async def _edits(proposal: Proposal) -> Decision:
+    return Edit({**proposal.arguments, "left": 1})
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(
+        _wild_calls() | st.text().map(says) | payloads.map(lambda text: says(json.dumps(text))), max_size=6
+    ),
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "answer": st.just(Sum),
+            "on_limit": st.just("answer"),
+            "approve": st.sampled_from([_says_yes, _edits, _raises]),
+            "max_history_messages": st.integers(1, 6),
+            "max_tool_calls": st.integers(0, 3),
+            "max_observation_chars": st.integers(1, 50),
+            "delimit_results": st.just(True),
+        },
+    ),
+    st.booleans(),
+    st.builds(TokenUsage, st.integers(0, 60), st.integers(0, 300), st.integers(0, 5)),
+)
+def test_no_setting_breaks_the_cost(
+    turns: list[LLMResponse], options: dict[str, Any], supports_tools: bool, budget: TokenUsage
+) -> None:
+    provider = Talking(*turns, *[says('{"total": 1}')] * 9, supports_tools=supports_tools)
+
+    async def run() -> Outcome[Any]:
+        loop: React[Any] = react([add, STRICT, ANYTHING], max_rounds=4, **options)
+        return await loop.run(provider, "go", max_cost=budget)
+
+    outcome = asyncio.run(run())
+    cost = outcome.unwrap().cost if isinstance(outcome, Success) else failure(outcome).cost
+    made = len(provider.asked)
+    assert cost == TokenUsage(10 * made, 2 * made, made)
+    assert not budget.llm_calls or made <= budget.llm_calls

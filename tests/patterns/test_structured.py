@@ -1,11 +1,12 @@
 """Typed answers: decoded, repaired, asked for in the form that the server takes."""
 
+import asyncio
 import dataclasses
 from typing import Any, Literal, TypedDict
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from returns.result import Failure, Success
 
@@ -13,6 +14,7 @@ from executionkit.core.answer import Decoded, answer_type
 from executionkit.core.schema import Rejected
 from executionkit.core.usage import TokenUsage
 from executionkit.errors import BudgetExhaustedError, InvalidOutputError, PermanentError
+from executionkit.outcome import Outcome
 from executionkit.patterns.structured import structured
 from tests.talking import Talking
 
@@ -190,3 +192,23 @@ def test_no_text_takes_long(text: str) -> None:
 
 async def test_success_is_a_result() -> None:
     assert isinstance(await structured(int).run(Talking("1"), "go"), Success)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.text() | st.from_regex(r"[\[\]{}\":, \n`a-z0-9]*", fullmatch=True), min_size=4, max_size=4)
+)
+def test_no_text_breaks_the_stage_or_its_cost(texts: list[str]) -> None:
+    provider = Talking(*texts)
+
+    async def run() -> Outcome[Invoice]:
+        return await structured(Invoice, max_retries=3).run(provider, "go")
+
+    outcome = asyncio.run(run())
+    made = len(provider.asked)
+    match outcome:
+        case Success(result):
+            assert result.cost == TokenUsage(10 * made, 2 * made, made)
+        case Failure(error):
+            assert isinstance(error, InvalidOutputError)
+            assert (error.cost.llm_calls, len(error.metadata["reasons"])) == (4, 4)

@@ -24,6 +24,7 @@ from executionkit import (
     react_loop_sync,
     refine,
     refine_loop_sync,
+    structured_sync,
 )
 from executionkit.patterns.react import React
 from executionkit.patterns.refine import Refine
@@ -94,6 +95,8 @@ async def facade(provider: LLMProvider, tool: Tool) -> None:
     assert_type(await compat.refine_loop(provider, "?", evaluator=length), PatternResult[str])
     assert_type(await compat.react_loop(provider, "?", [tool], max_rounds=2), PatternResult[str])
     assert_type(await compat.pipe(provider, "?", compat.consensus, compat.refine_loop), PatternResult[Any])
+    assert_type(await compat.structured(provider, "?", City), PatternResult[City])
+    assert_type((await compat.structured(provider, "?", list[int], max_retries=0)).value, list[int])
     voted = partial(compat.consensus, num_samples=3)
     budget = TokenUsage(llm_calls=9)
     assert_type(await compat.pipe(provider, "?", voted, max_budget=budget, retry=None), PatternResult[Any])
@@ -106,6 +109,8 @@ def twins(provider: LLMProvider, tool: Tool) -> None:
     assert_type(refine_loop_sync(provider, "?", evaluator=judged, patience=1), PatternResult[str])
     assert_type(react_loop_sync(provider, "?", tools=(tool,), tool_timeout=2.5), PatternResult[str])
     assert_type(pipe_sync(provider, "?", compat.consensus, temperature=0.0), PatternResult[Any])
+    assert_type(structured_sync(provider, "?", City, max_retries=1), PatternResult[City])
+    assert_type(structured_sync(provider, prompt="?", kind=int).value, int)
     assert_type(compat.consensus_sync(provider=provider, prompt="?").cost, TokenUsage)
 
 

@@ -36,6 +36,7 @@ from executionkit import (
     refine,
     refine_loop_sync,
     step,
+    structured_sync,
 )
 from executionkit.core.stopping import certain
 from executionkit.patterns.structured import Structured, structured
@@ -235,6 +236,8 @@ async def facade(provider: LLMProvider, tools: Sequence[Tool]) -> None:
     refine_loop_sync(provider, "?", evaluator=no_score)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     react_loop_sync(provider, "?", [weather])  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]
     pipe_sync(provider, "?", consensus())  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    structured_sync(provider, "?")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    structured_sync(provider, "?", 3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     pipe_sync(provider, "?", max_budget=3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     step(plain_step)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     step(consensus())  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
