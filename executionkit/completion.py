@@ -6,7 +6,6 @@ from typing import Any
 
 import anyio
 import msgspec
-from anyio.lowlevel import checkpoint_if_cancelled
 
 from executionkit.attempts import Attempt
 from executionkit.core.encoding import json_text
@@ -110,10 +109,13 @@ class Completion(msgspec.Struct, frozen=True):
                 call = self._started(self.span.below(), reservation, number)
             if self.stream:
                 attempt = Attempt(self.provider, partial(_send_delta, call))
-            with _Paying(self.account):
+            token = _paid.set(self.account.root)
+            try:
                 response = await attempt.answer(
                     self.request, self.temperature, reservation.max_tokens, self.options
                 )
+            finally:
+                _paid.reset(token)
         except Exception as error:
             failure = _as_failure(error)
             _failed(call, number, type(failure).__name__, reservation.abandon(failure.cost))
@@ -127,7 +129,6 @@ class Completion(msgspec.Struct, frozen=True):
         return response
 
     async def _back_off(self, attempt: int, failure: ExecutionKitError) -> None:
-        await checkpoint_if_cancelled()  # a provider may have turned the cancellation into this failure
         delay = retry_delay(self.settings.retry, attempt, failure)
         if delay is None or self._is_too_late(delay) or not _may_retry(self.provider, failure):
             raise failure.stamped(failure.cost, {"attempts": attempt})
@@ -145,26 +146,12 @@ class Completion(msgspec.Struct, frozen=True):
         return call
 
 
-class _Paying:
-    """Marks, while a provider is asked, the run whose ledger holds the reservation for it.
-
-    A provider may be a wrapper around the run's own metered one. What it passes on is paid for already: a
-    second reservation would count the call twice, and could wait for the first for ever.
-    """
-
-    __slots__ = ("_root", "_token")
-
-    def __init__(self, account: Account) -> None:
-        self._root = account.root
-
-    def __enter__(self) -> None:
-        self._token = _paid.set(self._root)
-
-    def __exit__(self, *_: object) -> None:
-        _paid.reset(self._token)
-
-
 _paid: ContextVar[Account | None] = ContextVar("_paid", default=None)
+"""The run, while a provider is asked, whose ledger holds the reservation for it.
+
+A provider may be a wrapper around the run's own metered one. What it passes on is paid for already: a second
+reservation would count the call twice, and could wait for the first for ever.
+"""
 
 
 def _is_paid_for(account: Account) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import Any, Protocol, TypeVar
 
+from anyio.lowlevel import checkpoint_if_cancelled
 from returns.result import Failure, Success
 
 from executionkit import concurrency
@@ -163,13 +164,18 @@ class Context:
 
     async def attempt(self, stage: Performer[In, Out], value: In) -> Outcome[Out]:
         """Run a stage below this one and return its failure as a value."""
-        return await as_outcome(self.run(stage, value))
+        outcome = await as_outcome(self.run(stage, value))
+        if isinstance(outcome, Failure):
+            # A provider may have turned a cancellation into this failure: nothing is to follow it.
+            await checkpoint_if_cancelled()
+        return outcome
 
     async def frame(self, stage: Performer[In, Out], value: In) -> PatternResult[Out]:
         """Perform a stage in this very context and stamp what comes out of it."""
-        self.send(StageStarted, stage=stage.name)
+        if self._span is not None:
+            self._span.send(StageStarted, stage=stage.name)
         try:
-            result = _checked(await stage.perform(value, self), stage.name)
+            result = _checked(await stage.perform(value, self), stage)
         except Exception as error:
             failure = self.stamped(_as_failure(error, stage.name))
             self._send_end(stage.name, error=type(failure).__name__)
@@ -178,7 +184,8 @@ class Context:
             self._send_end(stage.name, error=type(cancelled).__name__)
             self._hand_up()
             raise
-        self._send_end(stage.name, score=result.score)
+        if self._span is not None:
+            self._send_end(stage.name, score=result.score)
         return result.stamped(self.cost, self._caveats())
 
     async def charged(self, call: Callable[[], Awaitable[PatternResult[Out]]]) -> PatternResult[Out]:
@@ -332,10 +339,10 @@ async def as_outcome(pending: Awaitable[PatternResult[Out]]) -> Outcome[Out]:
     return Failure(failure.stamped(failure.cost))
 
 
-def _checked(result: PatternResult[Out], stage: str) -> PatternResult[Out]:
+def _checked(result: PatternResult[Out], stage: Performer[In, Out]) -> PatternResult[Out]:
     if _is_result(result):
         return result
-    raise StageError(f"stage {stage} returned {type(result).__name__} instead of a PatternResult")
+    raise StageError(f"stage {stage.name} returned {type(result).__name__} instead of a PatternResult")
 
 
 def _is_result(result: object) -> bool:

@@ -101,7 +101,7 @@ def read_usage(usage: object) -> tuple[int | None, int | None]:
     >>> read_usage({"input_tokens": 12, "output_tokens": -3})
     (12, None)
     """
-    if not isinstance(usage, Mapping):
+    if type(usage) is not dict and not isinstance(usage, Mapping):
         return None, None
     counts = cast("Mapping[object, object]", usage)
     return _read_count(counts, _INPUT_KEYS), _read_count(counts, _OUTPUT_KEYS)
@@ -110,7 +110,7 @@ def read_usage(usage: object) -> tuple[int | None, int | None]:
 def _read_count(usage: Mapping[object, object], keys: tuple[str, str]) -> int | None:
     for key in keys:
         count = usage.get(key)
-        if type(count) is int and _is_sane(count):
+        if type(count) is int and 0 <= count <= _LARGEST_SANE_COUNT:
             return count
         if count is not None:
             return None
