@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeAlias, TypeVar
 from returns.result import Failure
 
 from executionkit.core.checks import check_count
-from executionkit.core.keywords import bound_keywords, function_name, takes
 from executionkit.core.usage import TokenUsage
 from executionkit.core.voting import VotingStrategy
 from executionkit.errors import (
@@ -31,7 +30,7 @@ from executionkit.outcome import Outcome, PatternResult
 from executionkit.patterns.consensus import consensus as consensus_stage
 from executionkit.patterns.react import react as react_stage
 from executionkit.patterns.refine import Evaluator, refine
-from executionkit.patterns.step import Step, StepFunction
+from executionkit.patterns.step import StepFunction, steps_of
 from executionkit.patterns.structured import structured as structured_stage
 from executionkit.provider import (
     DEFAULT_MAX_TOKENS,
@@ -41,7 +40,7 @@ from executionkit.provider import (
     ToolCallingProvider,
     supports_tools,
 )
-from executionkit.retry import DEFAULT_RETRY, RetryConfig, checked_retry
+from executionkit.retry import DEFAULT_RETRY, RetryConfig
 from executionkit.running import in_new_loop
 from executionkit.stage import Pipeline
 from executionkit.tools import Tool
@@ -328,36 +327,8 @@ async def pipe(
         ValueError: The budget is negative.
         TypeError: A shared keyword that no step takes; a step that is no function.
     """
-    stages = _steps(steps, shared)
+    stages = steps_of(steps, shared)
     return _raising(await Pipeline[str, Any](stages).run(provider, prompt, max_cost=max_budget))
-
-
-def _steps(steps: tuple[StepFunction[Any], ...], shared: dict[str, Any]) -> tuple[Step[Any], ...]:
-    checked_retry(shared.get("retry"))
-    for keyword in shared:
-        if not any(takes(function, keyword) for function in steps):
-            names = ", ".join(map(function_name, steps)) or "none"
-            raise TypeError(f"no step takes the shared keyword {keyword!r}; the steps are {names}")
-    return tuple(
-        [
-            Step(
-                function,
-                tuple(
-                    [
-                        (keyword, value)
-                        for keyword, value in shared.items()
-                        if _is_passed_on(keyword, function)
-                    ]
-                ),
-            )
-            for function in steps
-        ]
-    )
-
-
-def _is_passed_on(keyword: str, function: StepFunction[Any]) -> bool:
-    """Tell whether a step gets a shared keyword: its own beats it, but the tighter of two budgets holds."""
-    return takes(function, keyword) and (keyword == "max_cost" or keyword not in bound_keywords(function))
 
 
 def _raising(outcome: Outcome[T]) -> PatternResult[T]:

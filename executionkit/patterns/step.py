@@ -1,19 +1,20 @@
 """An async function with a pattern's signature, as a stage."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeAlias, TypeVar
 
 from typing_extensions import override
 
 from executionkit.context import Context
 from executionkit.core.budget import tighter
-from executionkit.core.keywords import bound_keywords, function_name, names
+from executionkit.core.keywords import bound_keywords, function_name, names, takes
 from executionkit.core.usage import NO_USAGE, TokenUsage, checked_budget
 from executionkit.errors import BudgetExhaustedError, StageError
 from executionkit.outcome import PatternResult
+from executionkit.retry import checked_retry
 from executionkit.stage import Stage
 
-__all__ = ["Step", "StepFunction", "step"]
+__all__ = ["Step", "StepFunction", "step", "steps_of"]
 
 T = TypeVar("T")
 
@@ -87,6 +88,33 @@ def step(function: StepFunction[T], /, **keywords: Any) -> Step[T]:
         ValueError: A `max_cost` is negative.
     """
     return Step(function, tuple(keywords.items()))
+
+
+def steps_of(functions: Sequence[StepFunction[T]], shared: Mapping[str, Any]) -> tuple[Step[T], ...]:
+    """Make a step of each function, with those of the shared keywords that it takes.
+
+    A keyword that a `functools.partial` binds beats a shared one; of two budgets the step is given both, and
+    holds the tighter.
+
+    Raises:
+        TypeError: A keyword that no function takes; a wrong `retry` or `max_cost`.
+        ValueError: A negative `max_cost`.
+    """
+    checked_retry(shared.get("retry"))
+    for keyword in shared:
+        if not any(takes(function, keyword) for function in functions):
+            known = ", ".join(map(function_name, functions)) or "none"
+            raise TypeError(f"no step takes the shared keyword {keyword!r}; the steps are {known}")
+    return tuple([step(function, **_share(function, shared)) for function in functions])
+
+
+def _share(function: StepFunction[T], shared: Mapping[str, Any]) -> dict[str, Any]:
+    bound = bound_keywords(function)
+    return {
+        keyword: value
+        for keyword, value in shared.items()
+        if takes(function, keyword) and (keyword == "max_cost" or keyword not in bound)
+    }
 
 
 def _checked(result: PatternResult[T], name: str) -> PatternResult[T]:

@@ -1,0 +1,149 @@
+"""One completion: the provider's retry quota, and an answer in pieces."""
+
+from collections.abc import AsyncIterator
+from typing import Any, Self
+
+import anyio
+import msgspec
+import pytest
+
+from executionkit import (
+    Event,
+    LLMResponse,
+    Message,
+    ProviderError,
+    RateLimitError,
+    RetryConfig,
+    TokenUsage,
+    complete,
+    with_content,
+)
+from executionkit.core.retry_quota import RetryQuota
+from executionkit.events import TextDelta
+from tests.doubles import error_of, result_of
+
+pytestmark = pytest.mark.anyio
+
+AT_ONCE = RetryConfig(max_retries=100, base_delay=0, max_delay=0)
+
+
+class Down:
+    """A server that is down, or busy, until it has been asked often enough."""
+
+    def __init__(
+        self, error: ProviderError | RateLimitError, capacity: int, well_after: int = 10_000
+    ) -> None:
+        self.error = error
+        self.retry_quota = RetryQuota(capacity)
+        self.well_after = well_after
+        self.calls = 0
+
+    async def complete(self, messages: list[Message], **kwargs: Any) -> LLMResponse:
+        self.calls += 1
+        if self.calls <= self.well_after:
+            raise self.error
+        return LLMResponse("yes", usage={"prompt_tokens": 1, "completion_tokens": 1})
+
+
+@pytest.mark.parametrize(
+    ("error", "attempts"), [(ProviderError("503"), 1 + 100 // 14), (RateLimitError("429"), 1 + 100 // 5)]
+)
+async def test_retries_draw_on_the_quota_of_the_provider(
+    error: ProviderError | RateLimitError, attempts: int
+) -> None:
+    model = Down(error, capacity=100)
+    failure = error_of(await complete().run(model, "q", retry=AT_ONCE))
+    assert model.calls == failure.cost.llm_calls == failure.metadata["attempts"] == attempts
+    assert error_of(await complete().run(model, "q", retry=AT_ONCE)).cost.llm_calls <= 2
+
+
+async def test_a_success_refills_the_quota() -> None:
+    model = Down(ProviderError("503"), capacity=14, well_after=1)
+    result_of(await complete().run(model, "q", retry=AT_ONCE))
+    assert model.retry_quota.tokens == 1
+
+
+class Piece(msgspec.Struct):
+    text: str
+
+
+class Pieces:
+    """An answer in pieces, which may break off or never end."""
+
+    def __init__(self, texts: list[str], error: Exception | None, stuck: bool) -> None:
+        self.texts = texts
+        self.error = error
+        self.stuck = stuck
+        self.seen = 0
+        self.closed = False
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.closed = True
+
+    async def __aiter__(self) -> AsyncIterator[Piece]:
+        for text in self.texts:
+            self.seen += 1
+            yield Piece(text)
+        if self.stuck:
+            await anyio.sleep_forever()
+        if self.error is not None:
+            raise self.error
+
+    @property
+    def cost(self) -> TokenUsage:
+        return TokenUsage(2, self.seen, 1)
+
+    @property
+    def response(self) -> LLMResponse:
+        usage = {"prompt_tokens": 2, "completion_tokens": self.seen}
+        return LLMResponse("".join(self.texts), usage=usage)
+
+
+class Streaming:
+    """A provider that streams, and answers in one piece where it is not asked to."""
+
+    def __init__(self, error: Exception | None = None, stuck: bool = False) -> None:
+        self.error = error
+        self.stuck = stuck
+        self.streams: list[Pieces] = []
+
+    async def complete(self, messages: list[Message], **kwargs: Any) -> LLMResponse:
+        return LLMResponse("in one piece", usage={"prompt_tokens": 2, "completion_tokens": 9})
+
+    def stream(self, messages: list[Message], **kwargs: Any) -> Pieces:
+        self.streams.append(Pieces(["a", "", "b"], self.error, self.stuck))
+        return self.streams[-1]
+
+
+async def test_a_streamed_answer_is_traced_in_pieces_and_charged_once() -> None:
+    events: list[Event] = []
+    model = Streaming()
+    result = result_of(await complete(stream=True).run(model, "q", trace=with_content(events.append)))
+    assert [event.text for event in events if isinstance(event, TextDelta)] == ["a", "b"]
+    assert (result.value, result.cost) == ("ab", TokenUsage(2, 3, 1))
+    assert model.streams[0].closed
+
+
+async def test_pieces_are_no_business_of_a_trace_that_wants_no_content() -> None:
+    events: list[Event] = []
+    result_of(await complete(stream=True).run(Streaming(), "q", trace=events.append))
+    assert not any(isinstance(event, TextDelta) for event in events)
+
+
+async def test_an_answer_is_not_streamed_unasked() -> None:
+    assert result_of(await complete().run(Streaming(), "q")).value == "in one piece"
+
+
+async def test_a_stream_that_breaks_off_costs_what_arrived() -> None:
+    broken = ProviderError("broke off", cost=TokenUsage(2, 3, 1), metadata={"text": "ab"}, retryable=False)
+    model = Streaming(broken)
+    error = error_of(await complete(stream=True).run(model, "q"))
+    assert (error.cost, error.metadata["text"], len(model.streams)) == (TokenUsage(2, 3, 1), "ab", 1)
+
+
+async def test_a_stream_that_is_cancelled_costs_what_arrived() -> None:
+    error = error_of(await complete(stream=True).run(Streaming(stuck=True), "q", deadline=0.05))
+    assert error.cost == TokenUsage(2, 3, 1)
