@@ -25,6 +25,7 @@ from typing import Final, Protocol, TypeAlias, cast, runtime_checkable
 
 import msgspec
 
+from executionkit.core.checks import as_float
 from executionkit.core.json_text import find_json
 from executionkit.core.voting import fold
 
@@ -90,6 +91,7 @@ class _Near(msgspec.Struct, frozen=True):
     tolerance: float = 0
 
     def __post_init__(self) -> None:
+        msgspec.structs.force_setattr(self, "tolerance", as_float("a tolerance", self.tolerance))
         if not 0 <= self.tolerance < float("inf"):
             raise ValueError(f"a tolerance must be 0 or more, and finite, not {self.tolerance}")
 
@@ -190,6 +192,9 @@ class Choice(msgspec.Struct, frozen=True):
     letters: str = "ABCDE"
 
     def __post_init__(self) -> None:
+        letters: object = self.letters
+        if type(letters) is not str:
+            raise TypeError(f"letters must be a string, not {type(letters).__name__}")
         if not (self.letters.isalpha() and self.letters.isascii()):
             raise ValueError(f"letters must be letters from A to Z, not {self.letters!r}")
 

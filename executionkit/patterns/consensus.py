@@ -1,6 +1,7 @@
 """Consensus: ask several times and take the answer given most often."""
 
 from collections.abc import Callable, Hashable, Sequence
+from inspect import iscoroutinefunction
 from typing import Any, Generic, Literal, TypeAlias, TypeVar, overload
 
 from typing_extensions import override
@@ -8,7 +9,7 @@ from typing_extensions import override
 from executionkit.asking import form_of
 from executionkit.context import Context
 from executionkit.core.ballots import Ballot, Cast, FieldBallot, TextBallot, ValueBallot
-from executionkit.core.checks import check_completion, check_count
+from executionkit.core.checks import check_completion, check_count, check_flag
 from executionkit.core.polls import Poll
 from executionkit.core.samples import ByProbability, Choice, Sample, checked_weight
 from executionkit.core.selection import parse_selection, selection_prompt
@@ -50,6 +51,9 @@ class Consensus(Stage[str, T], Generic[T], frozen=True):
         check_count("max_concurrency", self.max_concurrency)
         check_completion(self.temperature, self.max_tokens)
         _check_quorum(self.quorum, self.n)
+        check_flag("judge", self.judge)
+        check_flag("one_request", self.one_request)
+        _check_function("weigh", self.weigh)
         for provider in self.providers:
             checked_provider(provider)
         _check_rule(self)
@@ -306,13 +310,22 @@ def consensus(
 
 
 def _ballot(into: type[Any] | None, by_field: bool, key: Key[Any] | None) -> Ballot[Any]:
-    if key is not None and not callable(key):
-        raise TypeError(f"a key must be callable, not {type(key).__name__}")
+    check_flag("by_field", by_field)
+    _check_function("key", key)
     if by_field and (into is None or key is not None):
         raise ValueError("by_field needs `into`, and takes no `key`: fields vote by their values")
     if into is None:
         return TextBallot(fold if key is None else key)
     return FieldBallot(into) if by_field else ValueBallot(into, key)
+
+
+def _check_function(name: str, function: object) -> None:
+    if function is None:
+        return
+    if not callable(function):
+        raise TypeError(f"{name} must be a function, not {type(function).__name__}")
+    if iscoroutinefunction(function) or iscoroutinefunction(getattr(function, "__call__", None)):  # noqa: B004
+        raise TypeError(f"{name} must be a plain function: what an async one returns can not be awaited here")
 
 
 def _check_quorum(quorum: int | None, n: int) -> None:

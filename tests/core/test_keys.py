@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 from decimal import Decimal
+from fractions import Fraction
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -189,3 +191,18 @@ def test_numbers_within_the_tolerance_count_for_the_first_seen() -> None:
 def test_settings_out_of_range_are_refused(build: Callable[[], object]) -> None:
     with pytest.raises(ValueError, match="must be"):
         build()
+
+
+untyped_number: Any = LastNumber
+
+
+@pytest.mark.parametrize("tolerance", [Decimal("0.01"), Fraction(1, 100), 0.01])
+def test_a_tolerance_may_be_a_number_of_any_kind(tolerance: object) -> None:
+    key = untyped_number(tolerance=tolerance)
+    assert key.group(Decimal("1.005"), [Decimal(2), Decimal(1)]) == Decimal(1)
+
+
+@pytest.mark.parametrize("tolerance", ["0.01", None, True])
+def test_a_tolerance_of_another_type_is_refused(tolerance: object) -> None:
+    with pytest.raises(TypeError, match="must be a number"):
+        untyped_number(tolerance=tolerance)
