@@ -14,13 +14,24 @@ from executionkit.outcome import PatternResult
 from executionkit.provider import LLMResponse, Message
 from executionkit.stage import Stage
 
-__all__ = ["AskedAs", "JsonForm", "ResponseFormat", "complete_json", "form_of", "strongest_options"]
+__all__ = [
+    "AskedAs",
+    "JsonForm",
+    "ResponseFormat",
+    "complete_json",
+    "form_of",
+    "is_refusal",
+    "knows_form",
+    "strongest_options",
+]
 
 ResponseFormat: TypeAlias = Literal["json_schema", "json_object", "prompt"]
 """Who holds an answer to its form: the server, by schema; the server, as JSON; the prompt alone."""
 
 _FORMATS: Final[tuple[ResponseFormat, ...]] = ("json_schema", "json_object", "prompt")
 _REFUSALS: Final = frozenset({400, 422, None})
+_NAMES: Final = (tuple, list, frozenset, set)
+"""What a provider's `response_formats` may be."""
 
 
 class JsonForm(msgspec.Struct, frozen=True):
@@ -84,7 +95,7 @@ async def complete_json(
                 return AskedAs(result.value, asked)
             case Failure(error):
                 refusals.append(error)
-                if not _is_refusal(error):
+                if not is_refusal(error):
                     break
     raise refusals[-1]
 
@@ -92,6 +103,22 @@ async def complete_json(
 def strongest_options(context: Context, form: JsonForm) -> dict[str, Any]:
     """Return the request fields of the strongest form that the provider is not known to refuse."""
     return form.options(_formats(context.endpoint)[0])
+
+
+def knows_form(context: Context) -> bool:
+    """Tell whether it is known which forms the provider takes: it says so, or was asked before."""
+    said: object = getattr(context.endpoint, "response_formats", None)
+    if isinstance(said, _NAMES):
+        return True
+    try:
+        return context.endpoint in _taken
+    except TypeError:
+        return False
+
+
+def is_refusal(error: ExecutionKitError) -> bool:
+    """Tell whether a server says that it does not take the request as it is (400, 422, or no status)."""
+    return isinstance(error, PermanentError) and error.metadata.get("status") in _REFUSALS
 
 
 class _JsonCall(Stage[None, LLMResponse], frozen=True):
@@ -115,7 +142,7 @@ _taken: Final["WeakKeyDictionary[object, ResponseFormat]"] = WeakKeyDictionary()
 
 def _formats(provider: object) -> tuple[ResponseFormat, ...]:
     said: object = getattr(provider, "response_formats", None)
-    if isinstance(said, (tuple, list, frozenset, set)):
+    if isinstance(said, _NAMES):
         return tuple([asked for asked in _FORMATS if asked in said or asked == "prompt"])
     try:
         return _FORMATS[_FORMATS.index(_taken.get(provider, _FORMATS[0])) :]
@@ -128,7 +155,3 @@ def _note(provider: object, asked: ResponseFormat) -> None:
         _taken[provider] = asked
     except TypeError:
         return
-
-
-def _is_refusal(error: ExecutionKitError) -> bool:
-    return isinstance(error, PermanentError) and error.metadata.get("status") in _REFUSALS

@@ -87,6 +87,11 @@ class Context:
         """The provider itself, for what it says of itself; ask it through `complete` only."""
         return self._provider
 
+    @property
+    def retry(self) -> RetryConfig:
+        """How the run retries what fails for now."""
+        return self._settings.retry
+
     def report(self, achieved: Callable[[], Mapping[str, object]]) -> None:
         """Say what an error leaving this stage shall carry as metadata; asked only if there is one."""
         self._reports.append(achieved)

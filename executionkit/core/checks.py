@@ -1,8 +1,10 @@
 """Checks of settings: each returns nothing or says what was wrong."""
 
 import math
+from decimal import Decimal
+from numbers import Real
 
-__all__ = ["check_completion", "check_count", "check_flag", "check_number"]
+__all__ = ["as_float", "check_completion", "check_count", "check_flag", "check_number"]
 
 
 def check_count(name: str, count: object, least: int = 1) -> None:
@@ -22,16 +24,6 @@ def check_count(name: str, count: object, least: int = 1) -> None:
         raise ValueError(f"{name} must be at least {least}, not {count}")
 
 
-def check_flag(name: str, flag: object) -> None:
-    """Check a yes or no.
-
-    Raises:
-        TypeError: It is not a `bool`.
-    """
-    if not isinstance(flag, bool):
-        raise TypeError(f"{name} must be True or False, not {type(flag).__name__}")
-
-
 def check_number(name: str, number: object, least: float, most: float = math.inf) -> None:
     """Check a finite number.
 
@@ -48,6 +40,30 @@ def check_number(name: str, number: object, least: float, most: float = math.inf
     if not (least <= number <= most and number < math.inf):
         bounds = f"finite and at least {least}" if most == math.inf else f"from {least} to {most}"
         raise ValueError(f"{name} must be {bounds}, not {number}")
+
+
+def as_float(name: str, number: object) -> float:
+    """Return a number of any kind as a float.
+
+    Raises:
+        TypeError: It is not a number.
+
+    >>> as_float("risk", Decimal("0.01"))
+    0.01
+    """
+    if isinstance(number, bool) or not isinstance(number, (Real, Decimal)):
+        raise TypeError(f"{name} must be a number, not {type(number).__name__}")
+    return float(number)
+
+
+def check_flag(name: str, flag: object) -> None:
+    """Check a switch.
+
+    Raises:
+        TypeError: It is not True or False.
+    """
+    if type(flag) is not bool:
+        raise TypeError(f"{name} must be True or False, not {flag!r}")
 
 
 def check_completion(temperature: object, max_tokens: object) -> None:

@@ -25,6 +25,7 @@ from typing import Final, Protocol, TypeAlias, cast, runtime_checkable
 
 import msgspec
 
+from executionkit.core.checks import as_float
 from executionkit.core.json_text import find_json
 from executionkit.core.voting import fold
 
@@ -68,6 +69,7 @@ _NUMBER: Final = re.compile(
     r"(?:(?<![\w.)\]])[-+\u2212])?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d{1,300})(?:\.\d{1,300})?(?:[eE][-+]?\d{1,3}\b)?"
     r"|(?:(?<![\w.)\]])[-+\u2212])?\.\d{1,300}"
 )
+_MARKUP: Final = re.compile(r"\\[$%,!;: ]|\\(?:text|textbf|mathrm|mbox)\{([^{}]{0,80})\}|\{,\}")
 _UNITS: Final = str.maketrans("", "", "$\u20ac\u00a3\u00a5%*_`\"'")
 
 
@@ -75,10 +77,21 @@ def _decimal(text: str) -> Decimal:
     return Decimal(text.replace(",", "").replace("\u2212", "-"))
 
 
+def _without_markup(text: str) -> str:
+    """Leave out what LaTeX puts into a number, and a unit in words."""
+
+    def kept(found: re.Match[str]) -> str:
+        words = found[1] or ""
+        return words if any(map(str.isdigit, words)) else "," if found[0] == "{,}" else ""
+
+    return _MARKUP.sub(kept, text) if "\\" in text or "{,}" in text else text
+
+
 class _Near(msgspec.Struct, frozen=True):
     tolerance: float = 0
 
     def __post_init__(self) -> None:
+        msgspec.structs.force_setattr(self, "tolerance", as_float("a tolerance", self.tolerance))
         if not 0 <= self.tolerance < float("inf"):
             raise ValueError(f"a tolerance must be 0 or more, and finite, not {self.tolerance}")
 
@@ -92,7 +105,7 @@ class _Near(msgspec.Struct, frozen=True):
 
 
 class Number(_Near, frozen=True):
-    """The text as one number; currency, per cent and thousands marks are left out. Anything else abstains.
+    """The text as one number; currency, per cent, thousands marks and LaTeX are left out, others abstain.
 
     A number counts for the first seen number that is within the tolerance, so that answers near each other
     do not fall apart at the edge of a raster.
@@ -108,7 +121,7 @@ class Number(_Near, frozen=True):
 
     def __call__(self, text: str) -> Decimal | None:
         """Return the number that the text is."""
-        found = _NUMBER.fullmatch(text.translate(_UNITS).strip().rstrip("."))
+        found = _NUMBER.fullmatch(_without_markup(text).translate(_UNITS).strip().rstrip("."))
         return None if found is None else _decimal(found.group())
 
 
@@ -165,8 +178,9 @@ class FinalAnswer(_Near, frozen=True):
 class Choice(msgspec.Struct, frozen=True):
     """The letter of a multiple-choice answer, in upper case; a text that names none abstains.
 
-    Looked for in this order, the last one found counting: after "answer is" or "answer:", in a box or in
-    round brackets, at the start before a dot, bracket or colon, and as a capital standing alone.
+    Looked for in this order, the last one found counting: after "answer is" or "answer:" (a small letter
+    where a line or sentence ends with it), in a box or in round brackets, at the start before a dot, bracket
+    or colon, and as a capital standing alone.
 
     Args:
         letters: The letters that there are to choose from.
@@ -178,6 +192,9 @@ class Choice(msgspec.Struct, frozen=True):
     letters: str = "ABCDE"
 
     def __post_init__(self) -> None:
+        letters: object = self.letters
+        if type(letters) is not str:
+            raise TypeError(f"letters must be a string, not {type(letters).__name__}")
         if not (self.letters.isalpha() and self.letters.isascii()):
             raise ValueError(f"letters must be letters from A to Z, not {self.letters!r}")
 
@@ -196,9 +213,13 @@ class Choice(msgspec.Struct, frozen=True):
 
 
 def _choice_patterns(upper: str, either: str) -> tuple[str, ...]:
-    lead = r"[Aa]nswer(?:\s+is)?\s*[:=]?\s*(?:option\s+|choice\s+)?[*_(\[]{0,4}"
+    lead = (  # bounded throughout: time must not depend on runs of white space
+        r"\b(?i:answer)[*_]{0,3}(?:\s{1,9}is)?[*_]{0,3}\s{0,9}[:=]?[*_]{0,3}\s{0,9}"
+        r"(?i:(?:option|choice)\s{1,9})?[*_(\[`\"$]{0,4}"
+    )
+    ends = r"[*_)\]`\"$]{0,4}(?:\.|\s{0,9}(?:\n|\Z))"
     return (
-        rf"{lead}([{upper}])(?![\w'])",
+        rf"{lead}([{upper}](?![\w'])|[{upper.lower()}](?={ends}))",
         rf"(?:\\boxed\{{\s*(?:\\text\{{)?|\()\s*\(?([{either}])\s*[)}}]",
         rf"^\s*[*_]{{0,2}}([{upper}])[*_]{{0,2}}[.):]",
         rf"(?<![\w'])([{upper}])(?![\w']|\s+[a-z])",

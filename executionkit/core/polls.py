@@ -1,6 +1,8 @@
 """A poll: the samples of a vote as they are counted, on one question or on several at once."""
 
+from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
+from contextlib import suppress
 from typing import Generic, TypeVar
 
 from executionkit.core.ballots import Ballot, Cast
@@ -23,7 +25,7 @@ class Poll(Generic[T]):
     ('Rome', {'Rome': 2, 'Paris': 1})
     """
 
-    __slots__ = ("_grouping", "ballot", "casts", "tallies", "wholes")
+    __slots__ = ("_grouping", "ballot", "casts", "tallies", "weightless", "wholes")
 
     def __init__(self, ballot: Ballot[T]) -> None:
         self.ballot: Ballot[T] = ballot
@@ -33,6 +35,8 @@ class Poll(Generic[T]):
         """Every sample, in order; None for those that abstained."""
         self.wholes: set[tuple[Hashable | None, ...]] = set()
         """The different answers as wholes."""
+        self.weightless: int = 0
+        """Samples that abstained because they weigh nothing."""
         self._grouping = ballot.grouping
 
     @property
@@ -42,10 +46,9 @@ class Poll(Generic[T]):
 
     def add(self, cast: Cast[T] | None, weight: float = 1) -> None:
         """Count one sample; a weight of 0 abstains."""
-        if cast is not None and self._grouping is not None:
-            seen = self.tallies[0].votes
-            cast = Cast(cast.value, tuple([self._grouping.group(key, seen) for key in cast.keys]))
+        cast = self._grouped(cast)
         if cast is None or not weight:
+            self.weightless += cast is not None
             self.casts.append(None)
             for tally in self.tallies:
                 tally.add(None)
@@ -54,6 +57,16 @@ class Poll(Generic[T]):
         self.wholes.add(cast.keys)
         for tally, key in zip(self.tallies, cast.keys, strict=True):
             tally.add(key, weight)
+
+    def _grouped(self, cast: Cast[T] | None) -> Cast[T] | None:
+        """Return the sample with the vote that it counts for; it abstains where its key fails at that."""
+        if cast is None or self._grouping is None:
+            return cast
+        with suppress(Exception):
+            keys = tuple([self._grouping.group(key, self.tallies[0].votes) for key in cast.keys])
+            hash(keys)
+            return None if all(key is None for key in keys) else Cast(cast.value, keys)
+        return None
 
     def standings(self, n: int) -> Sequence[Standing]:
         """Return what a stopping rule sees of each question, in a vote of n."""
@@ -101,4 +114,9 @@ class Poll(Generic[T]):
 
 
 def _named(figures: Mapping[Hashable, float]) -> dict[str, float]:
-    return {str(key): figure for key, figure in figures.items()}
+    """Name each answer by its text; where two have the same, by its representation as well."""
+    texts = Counter(map(str, figures))
+    return {
+        str(key) if texts[str(key)] == 1 else f"{type(key).__name__} {key!r}": figure
+        for key, figure in figures.items()
+    }

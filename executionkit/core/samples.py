@@ -11,6 +11,7 @@ __all__ = ["ByProbability", "Choice", "Sample", "checked_weight", "read_choices"
 T_co = TypeVar("T_co", covariant=True)
 
 _STEPS: Final = 2**20
+_LEAST_LOGPROB: Final = -20.0
 
 
 class Sample(msgspec.Struct, Generic[T_co], frozen=True):
@@ -35,15 +36,19 @@ class ByProbability(msgspec.Struct, frozen=True):
     This is the length-normalised weighting of Wang et al. 2022 ("Self-Consistency", section 3.1). A sample
     without log-probabilities weighs 1. A consensus that weighs so asks the endpoint for `logprobs`.
 
+    A token counts from -20 to 0: endpoints send -9999.0 for one that is not among the most likely, and now
+    and then a figure above 0 by a rounding. No sample weighs less than 2**-20, so that each one votes.
+
     >>> round(ByProbability()(Sample("yes", "yes", logprobs=(-0.1, -0.3))), 4)
     0.8187
     """
 
     def __call__(self, sample: Sample[object]) -> float:
-        """Return the weight, above 0 and at most 1."""
+        """Return the weight, from 2**-20 to 1."""
         if not sample.logprobs:
             return 1.0
-        return math.exp(sum(sample.logprobs) / len(sample.logprobs))
+        bounded = [min(0.0, max(_LEAST_LOGPROB, logprob)) for logprob in sample.logprobs]
+        return max(1 / _STEPS, math.exp(math.fsum(bounded) / len(bounded)))
 
 
 def checked_weight(weight: object) -> float | None:

@@ -1,16 +1,17 @@
 """Consensus: ask several times and take the answer given most often."""
 
 from collections.abc import Callable, Hashable, Sequence
+from inspect import iscoroutinefunction
 from typing import Any, Generic, Literal, TypeAlias, TypeVar, overload
 
 from typing_extensions import override
 
 from executionkit.asking import form_of
 from executionkit.context import Context
-from executionkit.core.ballots import Ballot, FieldBallot, TextBallot, ValueBallot
-from executionkit.core.checks import check_completion, check_count
+from executionkit.core.ballots import Ballot, Cast, FieldBallot, TextBallot, ValueBallot
+from executionkit.core.checks import check_completion, check_count, check_flag
 from executionkit.core.polls import Poll
-from executionkit.core.samples import ByProbability, Sample, checked_weight
+from executionkit.core.samples import ByProbability, Choice, Sample, checked_weight
 from executionkit.core.selection import parse_selection, selection_prompt
 from executionkit.core.stopping import Beta, Certain, Forecast, Standing, StoppingRule
 from executionkit.core.voting import Verdict, VotingStrategy, fold
@@ -50,6 +51,9 @@ class Consensus(Stage[str, T], Generic[T], frozen=True):
         check_count("max_concurrency", self.max_concurrency)
         check_completion(self.temperature, self.max_tokens)
         _check_quorum(self.quorum, self.n)
+        check_flag("judge", self.judge)
+        check_flag("one_request", self.one_request)
+        _check_function("weigh", self.weigh)
         for provider in self.providers:
             checked_provider(provider)
         _check_rule(self)
@@ -58,12 +62,12 @@ class Consensus(Stage[str, T], Generic[T], frozen=True):
     async def perform(self, value: str, context: Context) -> PatternResult[T]:
         poll = Poll(self.ballot)
         sampler = Sampler(self._sampling(), self._messages(value), context)
-        context.report(lambda: {"votes": sampler.texts, **_account(poll, sampler)})
+        context.report(lambda: self._so_far(poll, sampler))
         while wanted := self._wanted(poll, sampler):
             for index in await sampler.draw(wanted):
                 self._count(poll, sampler, index)
         sampler.check_quorum()
-        verdicts = await self._verdicts(value, poll, sampler, context)
+        verdicts = await self._verdicts(value, poll, sampler)
         if not verdicts:
             raise ConsensusFailedError(_why_nobody_won(poll))
         return self._result(poll, sampler, verdicts)
@@ -96,11 +100,20 @@ class Consensus(Stage[str, T], Generic[T], frozen=True):
             needed = _until_a_difference(poll)
         else:
             needed = max([self.stop.more(each) for each in _standings(poll, sampler)])
-        return min(max(needed, not poll.casts), sampler.left, self.max_concurrency)
+        return min(max(needed, sampler.missing, not poll.casts), sampler.left, self.max_concurrency)
+
+    def _so_far(self, poll: Poll[T], sampler: Sampler) -> dict[str, object]:
+        """Return what an error shall carry, counting also the samples of the round that failed."""
+        for index in sorted(sampler.drawn)[len(poll.casts) :]:
+            poll.add(self._read(sampler.drawn[index]))
+        return {"votes": sampler.texts, **_account(poll, sampler)}
+
+    def _read(self, choice: Choice) -> Cast[T] | None:
+        return None if choice.was_refused else self.ballot.cast(choice.text)
 
     def _count(self, poll: Poll[T], sampler: Sampler, index: int) -> None:
         choice = sampler.drawn[index]
-        read = None if choice.was_refused else self.ballot.cast(choice.text)
+        read = self._read(choice)
         if self.weigh is None or read is None:
             poll.add(read)
             return
@@ -111,14 +124,15 @@ class Consensus(Stage[str, T], Generic[T], frozen=True):
             raise EvaluationError("weigh returned no weight; a weight is a number from 0 to 1")
         poll.add(read, weight)
 
-    async def _verdicts(
-        self, task: str, poll: Poll[T], sampler: Sampler, context: Context
-    ) -> list[Verdict[Hashable]]:
+    async def _verdicts(self, task: str, poll: Poll[T], sampler: Sampler) -> list[Verdict[Hashable]]:
         if not self.judge or len(poll.wholes) < 2:
             return poll.verdicts(self.strategy)
         voting, texts = poll.voting(), sampler.texts
         prompt = selection_prompt(task, [texts[position] for position in voting])
-        response = await context.complete([user(prompt)], temperature=0.0, max_tokens=self.max_tokens)
+        response = await sampler.judge(prompt)
+        if response is None:
+            return poll.verdicts(self.strategy)
+        sampler.was_judged = True
         picked = parse_selection(response.content, len(voting))
         verdict = None if picked is None else poll.verdict_for(voting[picked])
         if verdict is None:
@@ -138,7 +152,7 @@ class Consensus(Stage[str, T], Generic[T], frozen=True):
             "agreement_ratio": agreement,
             **_account(poll, sampler),
             **self._stopping(poll, sampler),
-            **self._particulars(poll, verdicts),
+            **self._particulars(poll, sampler, verdicts),
         }
         return PatternResult(answer, agreement, metadata=metadata)
 
@@ -148,7 +162,9 @@ class Consensus(Stage[str, T], Generic[T], frozen=True):
         bounds = [self.stop.bound(each) for each in _standings(poll, sampler)]
         return {"stop_rule": repr(self.stop), "stop_bound": min(bounds)}
 
-    def _particulars(self, poll: Poll[T], verdicts: Sequence[Verdict[Hashable]]) -> dict[str, object]:
+    def _particulars(
+        self, poll: Poll[T], sampler: Sampler, verdicts: Sequence[Verdict[Hashable]]
+    ) -> dict[str, object]:
         """Return what only some votes have to tell."""
         found: dict[str, object] = {}
         if isinstance(self.ballot, FieldBallot):
@@ -156,7 +172,7 @@ class Consensus(Stage[str, T], Generic[T], frozen=True):
         if self.weigh is not None:
             found["weights"] = poll.weights()
         if self.judge:
-            found["judged"] = len(poll.wholes) > 1
+            found["judged"] = sampler.was_judged
         return found
 
 
@@ -225,7 +241,8 @@ def consensus(
     Args:
         n: Samples to draw at most.
         into: A type to decode each sample into (JSON, checked by msgspec): the value is of that type. It is
-            asked for as `structured` does, in the strongest form that the server takes. None votes on texts.
+            asked for as `structured` does, in the strongest form that the server takes; the first sample of a
+            provider goes ahead of the others where that is not known. None votes on texts.
         by_field: With `into`, vote on each field by itself and assemble the winner.
         strategy: `"majority"`, or `"unanimous"`, which fails on any difference.
         temperature: Sampling temperature, 0 to 2; None leaves it to the provider.
@@ -237,9 +254,11 @@ def consensus(
         key: What a sample says, for the vote: a function of the text, or of the value with `into`; see
             `executionkit.core.keys`. A sample abstains where it raises or returns None.
         weigh: How much a sample counts, from 0 to 1, 0 for not at all: a function of a `Sample`.
-            `ByProbability()` weighs by the endpoint's log-probabilities.
+            `ByProbability()` weighs by the endpoint's log-probabilities; a server that refuses to send them
+            is asked without, and all samples weigh 1.
         judge: One more call, at temperature 0, that picks the sample most consistent with the others, for
-            free text (Chen et al. 2023, "Universal Self-Consistency"); none if all samples say the same.
+            free text (Chen et al. 2023, "Universal Self-Consistency"); none if all samples say the same. With
+            a quorum in hand, a budget that ends before it leaves the majority.
         quorum: Answer if at least so many samples came back, even if others failed or the budget ended. None:
             the first failure that retries do not mend ends the vote.
         providers: Whom to ask in turn, sample by sample, in place of the run's provider.
@@ -253,7 +272,7 @@ def consensus(
         tie_count (int): Answers that share the most votes; 1 is a clean win.
         vote_counts (mapping of str to int): Votes by answer; with `by_field`, such a mapping for each field.
         samples (int): Samples that came back.
-        saved (int): Samples not asked for.
+        saved (int): Samples that no request was sent for.
         rounds (int): How often samples were asked for; each waits for the one before.
         abstentions (int): Samples that cost a call and did not vote: unreadable, refused or filtered.
         stop_rule (str): The rule, or `"none"`. Not on an error.
@@ -291,13 +310,22 @@ def consensus(
 
 
 def _ballot(into: type[Any] | None, by_field: bool, key: Key[Any] | None) -> Ballot[Any]:
-    if key is not None and not callable(key):
-        raise TypeError(f"a key must be callable, not {type(key).__name__}")
+    check_flag("by_field", by_field)
+    _check_function("key", key)
     if by_field and (into is None or key is not None):
         raise ValueError("by_field needs `into`, and takes no `key`: fields vote by their values")
     if into is None:
         return TextBallot(fold if key is None else key)
     return FieldBallot(into) if by_field else ValueBallot(into, key)
+
+
+def _check_function(name: str, function: object) -> None:
+    if function is None:
+        return
+    if not callable(function):
+        raise TypeError(f"{name} must be a function, not {type(function).__name__}")
+    if iscoroutinefunction(function) or iscoroutinefunction(getattr(function, "__call__", None)):  # noqa: B004
+        raise TypeError(f"{name} must be a plain function: what an async one returns can not be awaited here")
 
 
 def _check_quorum(quorum: int | None, n: int) -> None:
@@ -341,7 +369,7 @@ def _account(poll: Poll[Any], sampler: Sampler) -> dict[str, object]:
         "tie_count": max([tally.ties for tally in poll.tallies]),
         "vote_counts": poll.counts(),
         "samples": len(sampler.drawn),
-        "saved": sampler.left,
+        "saved": sampler.saved,
         "rounds": sampler.rounds,
         "abstentions": poll.abstentions,
     }
@@ -355,4 +383,9 @@ def _account(poll: Poll[Any], sampler: Sampler) -> dict[str, object]:
 def _why_nobody_won(poll: Poll[Any]) -> str:
     if poll.wholes:
         return f"the {len(poll.casts)} samples gave {len(poll.wholes)} different answers"
+    if poll.weightless:
+        return (
+            f"{poll.weightless} of {len(poll.casts)} samples were read, and all of them weigh nothing: "
+            "`weigh` must be above 2**-21 for a sample to count"
+        )
     return f"none of the {len(poll.casts)} samples said anything that its key or type could read"

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 from decimal import Decimal
+from fractions import Fraction
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -42,6 +44,9 @@ def test_keys_take_long_texts(key: Key) -> None:
         "{" * 100_000 + "}" * 100_000,
         "1," * 50_000,
         "\\boxed{" * 20_000,
+        "answer" + " " * 100_000,
+        "answer " * 20_000,
+        "\\text{" * 20_000,
     ):
         key(text)
 
@@ -57,6 +62,10 @@ def test_keys_take_long_texts(key: Key) -> None:
         ("**.5**", "0.5"),
         ("1e3", "1000"),
         ("25 %", "25"),
+        (r"\$540", "540"),
+        (r"540\%", "540"),
+        ("1{,}000", "1000"),
+        (r"540\text{ dollars}", "540"),
         ("1,25", None),
         ("five", None),
         ("5 apples", None),
@@ -91,6 +100,13 @@ def test_last_number(text: str, number: str | None) -> None:
         (r"thus \boxed{1,024} and 7 more", Decimal(1024)),
         (r"\boxed{ \frac{1}{2} }", r"\frac{1}{2}"),
         (r"\boxed{unfinished", None),
+        (r"\boxed{\$540}", Decimal(540)),
+        (r"\boxed{540\%}", Decimal(540)),
+        (r"\boxed{1{,}000}", Decimal(1000)),
+        (r"\boxed{1\,000}", Decimal(1000)),
+        (r"\boxed{540\text{ dollars}}", Decimal(540)),
+        (r"\boxed{\text{540}}", Decimal(540)),
+        (r"\boxed{\text{no}}", r"\text{no}"),
         ("so 12", Decimal(12)),
         ("", None),
     ],
@@ -112,6 +128,15 @@ def test_final_answer(text: str, answer: object) -> None:
         (r"\boxed{D}", "D"),
         (r"\boxed{\text{D}}", "D"),
         ("B) because A is wrong", "B"),
+        ("**Answer:** B. Options like (A) are wrong", "B"),
+        ("**Answer**: B. Options like (A) are wrong", "B"),
+        ("ANSWER: B\nA: no. C: no", "B"),
+        ("Answer: b", "B"),
+        ("Answer: (b)\nbecause (A) is wrong", "B"),
+        ("Correct answer: d", "D"),
+        ("The correct answer is option **c**.", "C"),
+        ("The answer is a, in short, wrong question", None),
+        ("Answer: a matter of taste", None),
         ("Let us see. (A) is out, so (C)", "C"),
         ("I would choose B", "B"),
         ("A dog barks", None),
@@ -166,3 +191,18 @@ def test_numbers_within_the_tolerance_count_for_the_first_seen() -> None:
 def test_settings_out_of_range_are_refused(build: Callable[[], object]) -> None:
     with pytest.raises(ValueError, match="must be"):
         build()
+
+
+untyped_number: Any = LastNumber
+
+
+@pytest.mark.parametrize("tolerance", [Decimal("0.01"), Fraction(1, 100), 0.01])
+def test_a_tolerance_may_be_a_number_of_any_kind(tolerance: object) -> None:
+    key = untyped_number(tolerance=tolerance)
+    assert key.group(Decimal("1.005"), [Decimal(2), Decimal(1)]) == Decimal(1)
+
+
+@pytest.mark.parametrize("tolerance", ["0.01", None, True])
+def test_a_tolerance_of_another_type_is_refused(tolerance: object) -> None:
+    with pytest.raises(TypeError, match="must be a number"):
+        untyped_number(tolerance=tolerance)

@@ -1,10 +1,13 @@
 """The stopping rules against brute force over every short vote, and against their definitions."""
 
+import tracemalloc
 from collections.abc import Callable, Iterator
+from decimal import Decimal
 from fractions import Fraction
 from functools import lru_cache
 from math import comb
 from random import Random
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -23,6 +26,7 @@ from executionkit.core.stopping import (
     standing_of,
     unanimous_window,
 )
+from executionkit.core.urn import win_odds, win_probability
 from executionkit.core.voting import tally_of
 
 Votes = tuple[str | None, ...]
@@ -193,6 +197,34 @@ def test_the_bound_of_forecast_is_the_urn_s_probability(standing: Standing) -> N
     assert (forecast().more(standing) == 0) == (probability >= 1 - Fraction("0.01"))
 
 
+@settings(deadline=None)
+@given(standings().filter(lambda standing: standing.remaining <= 12))
+def test_the_urn_is_total_where_the_runner_up_wins_ties(standing: Standing) -> None:
+    runner_up, leader, rest = int(standing.leader), int(standing.runner_up), int(standing.rest)
+    probability = win_probability((leader, runner_up, rest), standing.remaining, not standing.leads_ties)
+    assert probability == urn(leader, runner_up, rest, standing.remaining, not standing.leads_ties)
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.integers(1, 60), st.integers(0, 60), st.integers(0, 40), st.integers(65, 200), st.booleans())
+def test_the_urn_in_floating_point_is_near_the_exact_one(
+    leader: int, runner_up: int, rest: int, left: int, leads_ties: bool
+) -> None:
+    counts = leader, runner_up, rest
+    exact = Fraction(*win_odds(counts, left, leads_ties))
+    assert abs(win_probability(counts, left, leads_ties) - float(exact)) < 1e-9
+
+
+def test_a_long_vote_keeps_little_in_memory() -> None:
+    forecast().more(counted((210, 200, 30), 560))
+    tracemalloc.start()
+    for runner_up in range(100, 106):
+        forecast().more(counted((150, runner_up, 30), 720 - runner_up))
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert kept < 1_000_000
+
+
 def test_forecast_takes_a_long_vote() -> None:
     assert 0 < forecast().more(counted((110, 100, 30), 760)) < 760
 
@@ -231,6 +263,54 @@ def test_windows_follow_each_other(votes: str, expected: int) -> None:
 def test_settings_out_of_range_are_refused(build: Callable[[], StoppingRule]) -> None:
     with pytest.raises(ValueError, match="must be"):
         build()
+
+
+untyped_beta: Any = beta
+untyped_forecast: Any = forecast
+untyped_window: Any = unanimous_window
+
+
+class OwnFloat(float):
+    """A float that writes itself in its own way, as those of NumPy do."""
+
+    def __repr__(self) -> str:
+        return f"OwnFloat({float(self)})"
+
+
+@pytest.mark.parametrize("kind", [Decimal, Fraction, OwnFloat])
+def test_settings_may_be_numbers_of_any_kind(kind: Callable[[str], object]) -> None:
+    standing = counted((5, 1, 0), 34)
+    assert untyped_beta(kind("0.9")) == beta(0.9)
+    assert untyped_beta(kind("0.9")).more(standing) == beta(0.9).more(standing)
+    assert untyped_forecast(kind("0.01")).more(standing) == forecast().more(standing)
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: untyped_beta("0.9"),
+        lambda: untyped_beta(None),
+        lambda: untyped_forecast("0.1"),
+        lambda: untyped_forecast(True),
+        lambda: untyped_window(2.5),
+        lambda: untyped_window(True),
+    ],
+)
+def test_settings_of_another_type_are_refused(build: Callable[[], StoppingRule]) -> None:
+    with pytest.raises(TypeError, match="must be a"):
+        build()
+
+
+@pytest.mark.parametrize("rule", RULES, ids=repr)
+@pytest.mark.parametrize("samples", [0, 5, 7])
+@pytest.mark.parametrize("leader", [0, 2])
+@pytest.mark.parametrize("leads_ties", [True, False])
+def test_rules_are_total_also_on_standings_that_no_vote_has(
+    rule: StoppingRule, samples: int, leader: int, leads_ties: bool
+) -> None:
+    standing = Standing(5, samples, leader, leader, 0, leads_ties)
+    assert rule.more(standing) >= 0
+    assert 0 <= rule.bound(standing) <= 1
 
 
 def test_rules_are_values() -> None:

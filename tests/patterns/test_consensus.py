@@ -513,6 +513,16 @@ def test_votes_are_values() -> None:
 
 untyped: Any = consensus
 
+
+async def async_key(text: str) -> str:
+    return text
+
+
+class AsyncKey:
+    async def __call__(self, text: str) -> str:
+        return text
+
+
 WRONG: list[tuple[Callable[[], object], type[Exception]]] = [
     (lambda: consensus(0), ValueError),
     (lambda: consensus(True), TypeError),
@@ -531,6 +541,13 @@ WRONG: list[tuple[Callable[[], object], type[Exception]]] = [
     (lambda: untyped(key="text"), TypeError),
     (lambda: untyped(providers=(object(),)), TypeError),
     (lambda: consensus(into=object), TypeError),
+    (lambda: untyped(into=Invoice, by_field=1), TypeError),
+    (lambda: untyped(weigh=3), TypeError),
+    (lambda: untyped(judge="x"), TypeError),
+    (lambda: untyped(one_request="yes"), TypeError),
+    (lambda: untyped(key=async_key), TypeError),
+    (lambda: untyped(key=AsyncKey()), TypeError),
+    (lambda: untyped(weigh=async_key), TypeError),
 ]
 
 
