@@ -116,7 +116,7 @@ class Context:
         tracer: Tracer | None,
         ends_at: float | None,
         run: Span | None,
-        loop: object,
+        loop: object = None,
     ) -> "Context":
         """Return the context of a run within this one: on its ledger, its own settings where given.
 
@@ -124,12 +124,14 @@ class Context:
             RuntimeError: The run belongs to another event loop; a ledger is kept by one only.
         """
         settings = self._settings
-        if settings.loop is not None and settings.loop != loop:
+        if loop is not None and settings.loop != loop:
             raise RuntimeError(
                 "a metered provider was taken to another event loop; await the run in the loop it came from"
             )
         ends = [end for end in (ends_at, settings.ends_at) if end is not None]
-        joined = Settings(retry or settings.retry, tracer or settings.tracer, min(ends, default=None), loop)
+        joined = Settings(
+            retry or settings.retry, tracer or settings.tracer, min(ends, default=None), settings.loop
+        )
         parent = self._span if tracer is None else run
         return new_context(self._provider, Account(self._account), joined, parent, self)
 

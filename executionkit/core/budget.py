@@ -40,7 +40,7 @@ class Wait(enum.Enum):
     WAIT = enum.auto()
 
 
-class Refused(msgspec.Struct, frozen=True):
+class Refused(msgspec.Struct, frozen=True, repr_omit_defaults=True):
     """The call can not fit any more, and this is why.
 
     Args:
