@@ -17,12 +17,7 @@ from executionkit.core.limits import is_last_call
 from executionkit.core.transcript import Rounds, Transcript, in_rounds, transcript_of
 from executionkit.core.usage import NO_USAGE
 from executionkit.dialects import Dialect, Manner, Turn, dialect_of
-from executionkit.errors import (
-    BudgetExhaustedError,
-    InvalidOutputError,
-    MaxIterationsError,
-    StoppedError,
-)
+from executionkit.errors import BudgetExhaustedError, InvalidOutputError, MaxIterationsError, StoppedError
 from executionkit.outcome import PatternResult
 from executionkit.provider import DEFAULT_MAX_TOKENS, Message, opening, user
 from executionkit.stage import Stage
