@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from html import escape
-from typing import Final
+from typing import Final, TypeAlias
 
 import msgspec
 
@@ -10,7 +10,14 @@ __all__ = ["Line", "scatter"]
 
 COLOURS: Final = ("#777777", "#1b6ca8", "#c8553d", "#2a9d5c", "#8e5ea2")
 FONT: Final = 'font-family="sans-serif" font-size="12"'
-WIDTH, HEIGHT, MARGIN = 760, 460, 60
+WIDTH, HEIGHT, MARGIN = 860, 520, 60
+SIZE, LETTER = 10, 6
+"""Height and width of a letter of a label."""
+BESIDE: Final = [(side, row) for row in (-5, 12, -16, 23, 3, -27, 34, -38, 45) for side in (6, -6, 20, -20)]
+"""Where a label may stand beside its point, the best first: across (right or left of it) and down."""
+
+Box: TypeAlias = tuple[float, float, float, float]
+"""Left, top, right and bottom."""
 
 
 class Line(msgspec.Struct, frozen=True):
@@ -48,18 +55,41 @@ def scatter(title: str, across: str, up: str, lines: Sequence[Line]) -> str:
         x, y = at(left, step)
         parts.append(f'<line x1="{x}" y1="{y}" x2="{WIDTH - MARGIN}" y2="{y}" stroke="#eeeeee"/>')
         parts.append(f'<text x="{x - 8}" y="{y + 4}" text-anchor="end">{step}</text>')
+    places = [[at(x, y) for x, y, _ in line.points] for line in lines]
+    top = HEIGHT - MARGIN - 40 - 18 * len(lines)
+    taken: list[Box] = [(WIDTH - 206, top, WIDTH, HEIGHT - MARGIN)]
+    taken += [(x - 4, y - 4, x + 4, y + 4) for row in places for x, y in row]
     for number, line in enumerate(lines):
-        parts += _drawn(line, COLOURS[number % len(COLOURS)], [at(x, y) for x, y, _ in line.points])
+        parts += _drawn(line, COLOURS[number % len(COLOURS)], places[number], taken)
         key = HEIGHT - MARGIN - 20 - 18 * (len(lines) - number)
         parts.append(f'<circle cx="{WIDTH - 200}" cy="{key}" r="4" fill="{COLOURS[number % len(COLOURS)]}"/>')
         parts.append(f'<text x="{WIDTH - 190}" y="{key + 4}">{escape(line.name)}</text>')
     return "\n".join([*parts, "</svg>", ""])
 
 
-def _drawn(line: Line, colour: str, places: Sequence[tuple[float, float]]) -> list[str]:
+def _drawn(line: Line, colour: str, places: Sequence[tuple[float, float]], taken: list[Box]) -> list[str]:
     path = " ".join(f"{x},{y}" for x, y in places)
     parts = [f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.5"/>']
     for (x, y), (_, _, label) in zip(places, line.points, strict=True):
         parts.append(f'<circle cx="{x}" cy="{y}" r="3.5" fill="{colour}"/>')
-        parts.append(f'<text x="{x + 5}" y="{y - 5}" fill="{colour}" font-size="10">{escape(label)}</text>')
+        left, bottom = _free_place(x, y, label, taken)
+        text = f'<text x="{left:.1f}" y="{bottom:.1f}" fill="{colour}" font-size="{SIZE}">'
+        parts.append(f"{text}{escape(label)}</text>")
     return parts
+
+
+def _free_place(x: float, y: float, label: str, taken: list[Box]) -> tuple[float, float]:
+    """The first place beside a point where a label covers neither a point nor another label."""
+    wide = LETTER * len(label)
+    boxes = [_box(x + side - (wide if side < 0 else 0), y + down, wide) for side, down in BESIDE]
+    free = next((box for box in boxes if not any(_overlap(box, other) for other in taken)), boxes[0])
+    taken.append(free)
+    return free[0], free[3]
+
+
+def _box(left: float, bottom: float, wide: float) -> Box:
+    return left, bottom - SIZE, left + wide, bottom
+
+
+def _overlap(one: Box, other: Box) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]

@@ -40,8 +40,8 @@ __all__ = [
 
 K = TypeVar("K", bound=Hashable)
 
-_REMEMBERED: Final = 16384
-"""Answers kept of each function below: at most some 5 MB each, enough for votes of forty."""
+_REMEMBERED: Final = 32768
+"""Answers kept of each function below: at most some 10 MB each, enough for votes of forty."""
 
 
 class Standing(msgspec.Struct, frozen=True):
