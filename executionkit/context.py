@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import Any, Protocol, TypeVar
 
 from anyio.lowlevel import checkpoint_if_cancelled
+from msgspec.structs import replace
 from returns.result import Failure, Success
 
 from executionkit import concurrency
@@ -109,6 +110,11 @@ class Context:
     def below(self) -> "Context":
         """Return the context of a stage below this one."""
         return new_context(self._provider, Account(self._account), self._settings, self._span, self)
+
+    def retrying(self, retry: RetryConfig) -> "Context":
+        """Return a context below this one that retries in another way."""
+        settings = replace(self._settings, retry=retry)
+        return new_context(self._provider, Account(self._account), settings, self._span, self)
 
     def joined(
         self,

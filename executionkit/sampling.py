@@ -348,7 +348,7 @@ class Sampler:
         request, context = _Request(self._sampling, count), self._lanes[lane]
         if lane in self._takes_n:
             return await context.attempt(request, self._messages)
-        outcome = await context.joined(_ONCE, None, None, None).attempt(request, self._messages)
+        outcome = await context.retrying(_ONCE).attempt(request, self._messages)
         delay = _wait_for(outcome, context.retry)
         if delay is None:
             return outcome
