@@ -75,7 +75,7 @@ def test_the_judged_text_is_cut_before_it_is_cleaned() -> None:
         ("Score: -1", None),
         ("11", None),
         ("Between 3 and 8.", None),
-        ("Score (0-10): 8", None),
+        ("Score (0-10): 8", 0.8),
         ("Score: 4/5", None),
         ("Score: 8/100", None),
         ("Score: 8-9", None),
