@@ -105,8 +105,12 @@ def schema_text(schema: Mapping[str, Any]) -> SchemaText:
         raise TypeError(f"a schema must be a mapping, not {type(schema).__name__}")
     try:
         text = msgspec.json.encode(schema, enc_hook=_as_plain)
+        # Not every Python stops recursion here: 3.13 encodes what would overflow the validator's stack.
+        is_too_deep = len(text) <= LARGEST_SCHEMA and is_deeper_than(msgspec.json.decode(text), MAX_DEPTH)
     except RecursionError:
-        raise ValueError("the schema is nested too deeply") from None
+        is_too_deep, text = True, b""
+    if is_too_deep:
+        raise ValueError("the schema is nested too deeply")
     if len(text) > LARGEST_SCHEMA:
         raise ValueError(f"the schema has {len(text)} bytes, at most {LARGEST_SCHEMA} are taken")
     return text
