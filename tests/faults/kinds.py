@@ -26,7 +26,7 @@ from tests.faults.script import (
     reply,
 )
 
-__all__ = ["BY_NAME", "FAULTS", "HEAVY"]
+__all__ = ["BY_NAME", "FAULTS", "HEAVY", "UNANNOUNCED"]
 
 Scripts: TypeAlias = tuple[tuple[str, *tuple[Step, ...]], ...]
 
@@ -349,6 +349,12 @@ FAULTS: Final = tuple(
 )
 HEAVY: Final = frozenset({"too-large", "500-bomb", "gzip-bomb", "headers-endless", "endless-chunks"})
 """Faults that move many megabytes: played once for one attempt, not again and again."""
+
+UNANNOUNCED: Final = frozenset({"good-early", "good-silent-close", "version"})
+"""Faults after which the server hangs up without a word, maybe while the next request is on its way.
+
+Such a request is an attempt, and costs a call, although the server never read it.
+"""
 
 BY_NAME: Final = {fault.name: fault for fault in FAULTS}
 assert len(BY_NAME) == len(FAULTS)
