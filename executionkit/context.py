@@ -130,7 +130,7 @@ class Context:
             RuntimeError: The run belongs to another event loop; a ledger is kept by one only.
         """
         settings = self._settings
-        if loop is not None and settings.loop != loop:
+        if None not in (loop, settings.loop) and settings.loop != loop:
             raise RuntimeError(
                 "a metered provider was taken to another event loop; await the run in the loop it came from"
             )
