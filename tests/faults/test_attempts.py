@@ -54,9 +54,19 @@ def check_error(error: LLMError, fault: Fault) -> None:
 async def test_the_next_call_on_the_same_provider_is_sound(server: FaultServer) -> None:
     """A broken exchange leaves nothing behind that a later one could read."""
     for fault in FAULTS:
-        if fault.slow or fault.name in HEAVY | UNANNOUNCED:
+        if fault.slow or fault.name in HEAVY:
             continue
         async with Provider(server.url(f"then-{fault.name}"), "m", KEY) as provider:
             with suppress(LLMError):
                 await provider.complete(PROMPT)
-            assert (await provider.complete(PROMPT)).content == "Paris", fault.name
+            assert await next_answer(provider, fault) == "Paris", fault.name
+
+
+async def next_answer(provider: Provider, fault: Fault) -> str:
+    """Ask again; only a hang-up without a word may still meet that call, which is then worth a retry."""
+    try:
+        return (await provider.complete(PROMPT)).content
+    except LLMError as error:
+        if fault.name not in UNANNOUNCED or not error.retryable:
+            raise
+    return (await provider.complete(PROMPT)).content
