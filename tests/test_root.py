@@ -11,7 +11,7 @@ import pytest
 import executionkit
 
 ROOT = Path(executionkit.__file__)
-HEAVY = ["httpx", "h11", "ssl", "rich", "jsonschema_rs", "xllamacpp", "anyio", "trio", "asyncio"]
+HEAVY = ["httpx", "h11", "httptools", "ssl", "rich", "jsonschema_rs", "xllamacpp", "anyio", "trio", "asyncio"]
 
 
 def _seen_by_checkers() -> dict[str, str]:

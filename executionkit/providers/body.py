@@ -6,7 +6,8 @@ from typing import Final
 
 import anyio
 
-from executionkit.providers.transport import BROKEN, Exchange, ExchangeError
+from executionkit.providers.http1 import ExchangeError
+from executionkit.providers.transport import BROKEN, Exchange
 
 __all__ = ["BODY_LIMIT", "ERROR_BODY_LIMIT", "BodyReader", "read_body", "read_error_body"]
 

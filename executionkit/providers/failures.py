@@ -10,8 +10,8 @@ from executionkit.core.redaction import Redactor
 from executionkit.core.retry_after import read_retry_after
 from executionkit.core.usage import TokenUsage
 from executionkit.errors import LLMError, PermanentError, ProviderError, RateLimitError
-from executionkit.providers.http1 import Head
-from executionkit.providers.transport import ExchangeError, is_tls_failure
+from executionkit.providers.http1 import ExchangeError, Head
+from executionkit.providers.transport import is_tls_failure
 from executionkit.providers.wire import ONE_CALL, Unusable, reported_usage
 
 __all__ = ["broken_exchange", "refused", "timed_out", "unusable"]

@@ -5,8 +5,8 @@ from typing import Any, Protocol
 
 import anyio
 
-from executionkit.providers.http1 import Head, Request
-from executionkit.providers.transport import CONNECT_TIMEOUT, Exchange, ExchangeError, is_tls_failure
+from executionkit.providers.http1 import ExchangeError, Head, Request
+from executionkit.providers.transport import CONNECT_TIMEOUT, Exchange, is_tls_failure
 
 __all__ = ["ClientAdapter", "HTTPClient", "HTTPTransport", "TransportAdapter"]
 

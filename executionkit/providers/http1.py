@@ -1,15 +1,28 @@
-"""One HTTP/1.1 connection: h11 knows the protocol, a `ByteSocket` moves the bytes."""
+"""One HTTP/1.1 connection: llhttp knows the protocol, a `ByteSocket` moves the bytes."""
 
 from typing import Final
 
-import h11
+import httptools
 import msgspec
 
 from executionkit.providers.sockets import ByteSocket
 
-__all__ = ["Connection", "Head", "Request"]
+__all__ = ["Connection", "ExchangeError", "Head", "Request"]
 
 _HEAD_LIMIT: Final = 65_536
+
+
+class ExchangeError(Exception):
+    """An exchange with a server that broke, on whatever transport.
+
+    Args:
+        message: What happened.
+        is_tls: Whether TLS could not be agreed on: then another attempt would end the same way.
+    """
+
+    def __init__(self, message: str, *, is_tls: bool = False) -> None:
+        super().__init__(message)
+        self.is_tls = is_tls
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -55,72 +68,39 @@ class Connection:
 
     def __init__(self, sock: ByteSocket) -> None:
         self._socket = sock
-        self._state = h11.Connection(h11.CLIENT, max_incomplete_event_size=_HEAD_LIMIT)
+        self._answer = _Answer()
         self.idle_since: float = 0.0
-        self._is_over = False
 
     async def send(self, request: Request) -> Head:
         """Send a request and return the head of its answer.
 
         Raises:
             OSError: The connection broke.
-            h11.RemoteProtocolError: What came back is not HTTP/1.1.
+            ExchangeError: What came back is not HTTP/1.1.
         """
+        self._answer = answer = _Answer()
         # A memoryview, because its repr shows nothing: no frame of a traceback may show the key.
-        await self._socket.write(memoryview(self._serialise(request)))
-        while not isinstance(event := await self._next_event(), h11.Response):
-            pass  # 100 Continue, 103 Early Hints
-        return Head(event.status_code, _as_text([*event.headers]))
+        await self._socket.write(memoryview(_serialised(request)))
+        while answer.head is None:
+            answer.check()
+            answer.feed(await self._socket.read())
+        return answer.head
 
     async def read(self) -> bytes:
         """Return the next piece of the body, `b""` at its end.
 
         Raises:
             OSError: The connection broke.
-            h11.RemoteProtocolError: The body ended early, or its framing is broken.
+            ExchangeError: The body ended early, or its framing is broken.
         """
-        pieces: list[bytes] = []
-        if self._is_over:
-            return b""
-        event: object = await self._next_event()
-        while isinstance(event, h11.Data):
-            pieces.append(bytes(event.data))
-            event = self._already_here()
-        self._is_over = isinstance(event, h11.EndOfMessage)
-        return b"".join(pieces)
+        while not (piece := self._answer.take()) and not self._answer.is_over:
+            self._answer.check()
+            self._answer.feed(await self._socket.read())
+        return piece
 
-    def _already_here(self) -> object:
-        """Return the next event if its bytes have come: many small chunks are read as one piece."""
-        try:
-            return self._state.next_event()
-        except h11.RemoteProtocolError:
-            return None  # raised again by the next read, after what was sound
-
-    def _serialise(self, request: Request) -> bytes:
-        head = self._state.send(h11.Request(method="POST", target=request.target, headers=request.headers))
-        body = self._state.send(h11.Data(data=request.body))
-        self._state.send(h11.EndOfMessage())
-        return (head or b"") + (body or b"")
-
-    async def _next_event(self) -> h11.Event:
-        while isinstance(event := self._state.next_event(), type):
-            if event is h11.PAUSED:
-                raise h11.RemoteProtocolError("the server switched to another protocol")
-            data = await self._socket.read()
-            if not data and self._state.their_state is h11.SEND_RESPONSE:
-                raise h11.RemoteProtocolError("the server hung up without an answer")
-            self._state.receive_data(data)
-        return event
-
-    def recycle(self) -> bool:
-        """Make ready for another request; False where the connection cannot carry one."""
-        leftover, has_ended = self._state.trailing_data
-        is_done = self._state.our_state is self._state.their_state is h11.DONE
-        if not is_done or leftover or has_ended:
-            return False
-        self._state.start_next_cycle()
-        self._is_over = False
-        return True
+    def is_reusable(self) -> bool:
+        """Whether the exchange is over, and the connection may carry another one."""
+        return self._answer.is_over and self._answer.keeps_alive
 
     def is_stale(self) -> bool:
         """Whether the server hung up, or spoke unasked, since the last exchange."""
@@ -131,5 +111,98 @@ class Connection:
         await self._socket.abort()
 
 
-def _as_text(headers: list[tuple[bytes, bytes]]) -> dict[str, str]:
-    return {name.decode("latin-1"): value.decode("latin-1") for name, value in headers}
+def _serialised(request: Request) -> bytes:
+    # One expression: a local name would show the key in a traceback.
+    return b"%b\r\n\r\n%b" % (
+        "\r\n".join(
+            (f"POST {request.target} HTTP/1.1", *(f"{name}: {value}" for name, value in request.headers))
+        ).encode("ascii"),
+        request.body,
+    )
+
+
+class _Answer:
+    """One answer as its bytes come in. The `on_` methods are llhttp's callbacks."""
+
+    def __init__(self) -> None:
+        self.head: Head | None = None
+        self.is_over = False
+        self.keeps_alive = False
+        self._headers: dict[str, str] = {}
+        self._pieces: list[bytes] = []
+        self._failure: ExchangeError | None = None
+        self._head_size = 0
+        self._parser = httptools.HttpResponseParser(self)
+        # What other clients forgive, too: bare line feeds, and spaces that pad the size of a chunk.
+        self._parser.set_dangerous_leniencies(
+            lenient_optional_cr_before_lf=True, lenient_spaces_after_chunk_size=True
+        )
+
+    def feed(self, data: bytes) -> None:
+        """Take in what the server sent; `b""` says that it hung up."""
+        self._failure = self._take_in(data)
+
+    def check(self) -> None:
+        """Raise what is wrong, before more is waited for; what came before it is taken first.
+
+        Raises:
+            ExchangeError: What came in is not HTTP/1.1, or ended early.
+        """
+        if self._failure is not None:
+            raise self._failure
+
+    def take(self) -> bytes:
+        """Return what has come of the body since the last time."""
+        pieces, self._pieces = self._pieces, []
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def _take_in(self, data: bytes) -> ExchangeError | None:
+        if not data:
+            return self._end()
+        if self.head is None:
+            self._head_size += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            return ExchangeError("the server switched to another protocol")
+        except httptools.HttpParserError as error:
+            return self._broken(error)
+        if self.head is None and self._head_size > _HEAD_LIMIT:
+            return ExchangeError("the head of the answer is too long")
+        return None
+
+    def _broken(self, error: Exception) -> ExchangeError | None:
+        """Return what is wrong with the answer; nothing, if it was over before that."""
+        self.keeps_alive = False
+        return None if self.is_over else ExchangeError(f"the answer is not HTTP/1.1: {error}")
+
+    def _end(self) -> ExchangeError | None:
+        if self.head is None:
+            return ExchangeError("the server hung up without an answer")
+        if not self.is_over and not {"content-length", "transfer-encoding"}.isdisjoint(self._headers):
+            return ExchangeError("the server hung up in the middle of its answer")
+        self.is_over = True
+        return None
+
+    def on_message_begin(self) -> None:
+        self.keeps_alive = False  # nobody asked for a second answer
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self.head is None:
+            self._headers[name.decode("latin-1").lower()] = value.decode("latin-1")
+
+    def on_headers_complete(self) -> None:
+        status = self._parser.get_status_code()
+        if status < 200:
+            self._headers = {}  # 100 Continue, 103 Early Hints
+        elif self.head is None:
+            self.head = Head(status, self._headers)
+
+    def on_body(self, data: bytes) -> None:
+        if not self.is_over:
+            self._pieces.append(data)
+
+    def on_message_complete(self) -> None:
+        if self.head is not None and not self.is_over:
+            self.is_over = True
+            self.keeps_alive = self._parser.should_keep_alive()

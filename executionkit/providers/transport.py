@@ -11,18 +11,16 @@ from typing import Final, Protocol
 
 import anyio
 import certifi
-import h11
 from anyio.lowlevel import cancel_shielded_checkpoint
 
 from executionkit.errors import ProviderError
 from executionkit.providers.address import Address
-from executionkit.providers.http1 import Connection, Head, Request
+from executionkit.providers.http1 import Connection, ExchangeError, Head, Request
 from executionkit.providers.sockets import connect
 
 __all__ = [
     "BROKEN",
     "Exchange",
-    "ExchangeError",
     "Pool",
     "Transport",
     "exchanging",
@@ -35,20 +33,7 @@ KEEPALIVE: Final = 4.0
 """Seconds a connection may idle. Common servers hang up after 5 s; a call must not race with that."""
 
 
-class ExchangeError(Exception):
-    """An exchange with a server that broke, on whatever transport.
-
-    Args:
-        message: What happened.
-        is_tls: Whether TLS could not be agreed on: then another attempt would end the same way.
-    """
-
-    def __init__(self, message: str, *, is_tls: bool = False) -> None:
-        super().__init__(message)
-        self.is_tls = is_tls
-
-
-BROKEN: Final = (ExchangeError, OSError, h11.ProtocolError)
+BROKEN: Final = (ExchangeError, OSError)
 """Every exception that a broken exchange may raise."""
 
 
@@ -123,7 +108,7 @@ class Pool:
         Raises:
             ProviderError: No connection in time.
             OSError: No connection, or it broke.
-            h11.RemoteProtocolError: What came back is not HTTP/1.1.
+            ExchangeError: What came back is not HTTP/1.1.
         """
         await self._slots.acquire()
         try:
@@ -149,7 +134,7 @@ class Pool:
 
     async def give_back(self, connection: Connection) -> None:
         """Take back a connection whose exchange is over."""
-        if self._closed or not connection.recycle():
+        if self._closed or not connection.is_reusable():
             await self._drop(connection)
             return
         connection.idle_since = time.monotonic()
