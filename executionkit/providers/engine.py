@@ -52,6 +52,7 @@ class Engine:
             ) from error
         self.address: Final[str] = self._server.listening_address
         self.supports_tools: Final[bool] = _template_takes_tools(self.address)
+        _wait_for_its_queue(self.address)
         self._lock = threading.Lock()
         self._calls = 0
         self._closed = False
@@ -114,11 +115,20 @@ class _Properties(msgspec.Struct):
 
 
 def _template_takes_tools(address: str) -> bool:
+    properties = msgspec.json.decode(_get(address, "/props"), type=_Properties)
+    return properties.chat_template_caps.supports_tools
+
+
+def _wait_for_its_queue(address: str) -> None:
+    """Wait until the thread that computes has begun: a server stopped before that would never end."""
+    _get(address, "/slots")  # answered by that thread, where /props and /health are not
+
+
+def _get(address: str, path: str) -> bytes:
     location = urlsplit(address)
-    connection = HTTPConnection(location.hostname or "127.0.0.1", location.port, timeout=10)
+    connection = HTTPConnection(location.hostname or "127.0.0.1", location.port, timeout=30)
     try:
-        connection.request("GET", "/props", headers={"Connection": "close"})
-        answer = connection.getresponse().read()
+        connection.request("GET", path, headers={"Connection": "close"})
+        return connection.getresponse().read()
     finally:
         connection.close()
-    return msgspec.json.decode(answer, type=_Properties).chat_template_caps.supports_tools
