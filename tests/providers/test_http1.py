@@ -1,5 +1,7 @@
 """One connection, without a network: whatever comes in is an answer, or an `ExchangeError`."""
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -58,7 +60,7 @@ async def test_a_request_as_it_is_sent() -> None:
 @given(answer=st.sampled_from([CHUNKED, MEASURED, UNMEASURED]), cuts=st.sets(st.integers(1, 130)))
 async def test_any_split_of_the_bytes_gives_the_same_answer(answer: bytes, cuts: set[int]) -> None:
     edges = [0, *sorted(cut for cut in cuts if cut < len(answer)), len(answer)]
-    pieces = [answer[start:end] for start, end in zip(edges, edges[1:], strict=False)]
+    pieces = [answer[start:end] for start, end in pairwise(edges)]
     _, headers, body, is_reusable = await exchange(Wire(*pieces))
     assert headers["x-id"] == "7"
     assert body == b"foobar!"
