@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 CHUNKS = 1000
+LATENCY = 0.05
+"""Seconds, on the route `slow`."""
 USAGE = {"prompt_tokens": 20, "completion_tokens": 30, "total_tokens": 50}
 HEADERS = (
     "HTTP/1.1 200 OK\r\nDate: Mon, 02 Nov 2026 00:00:00 GMT\r\nServer: benchmark\r\nX-Request-Id: req-1\r\n"
@@ -74,7 +76,7 @@ class _Protocol(asyncio.Protocol):
 
     def _respond(self, head: bytes) -> None:
         if b" /slow/" in head:
-            asyncio.get_running_loop().call_later(0.05, self._transport.write, ANSWER)
+            asyncio.get_running_loop().call_later(LATENCY, self._transport.write, ANSWER)
         elif b" /stream/" in head:
             # A few pieces a write, as a network hands them over.
             for start in range(0, len(STREAM), 4):

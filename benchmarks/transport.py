@@ -24,6 +24,7 @@ import httpx
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks import server
+from executionkit import consensus
 from executionkit.providers.openai import Provider
 
 Call: TypeAlias = Callable[[int], Awaitable[None]]
@@ -32,6 +33,7 @@ Call: TypeAlias = Callable[[int], Awaitable[None]]
 MESSAGES = [{"role": "user", "content": "What is the capital of France? " * 5}]
 PAYLOAD = {"model": "m", "messages": MESSAGES, "temperature": 0.7, "max_tokens": 4096}
 KEY = "sk-benchmark-key"
+SAMPLES = 500
 UNLIMITED = httpx.Limits(max_connections=1000, max_keepalive_connections=1000)
 
 
@@ -133,15 +135,30 @@ async def _many(call: Call, in_flight: int, each: int) -> None:
             group.start_soon(work, number)
 
 
-async def wall_of_consensus(client: Callable[..., Any], port: int, count: int = 500) -> tuple[float, float]:
-    """Return the wall time of `count` calls at once to a server that takes 50 ms, in units of that, twice."""
-    async with client(port, "slow") as call:
-        times: list[float] = []
-        for _ in range(2):
-            began = time.perf_counter()
-            await _many(call, count, 1)
-            times.append((time.perf_counter() - began) / 0.05)
-        return times[1], times[0]
+async def walls(run: Callable[[], Awaitable[object]]) -> tuple[float, float]:
+    """Return the wall times of the first run and of the second, in units of the server's latency."""
+    times: list[float] = []
+    for _ in range(2):
+        began = time.perf_counter()
+        await run()
+        times.append((time.perf_counter() - began) / server.LATENCY)
+    return times[0], times[1]
+
+
+async def wall_of_consensus(port: int) -> tuple[float, float]:
+    vote = consensus(n=SAMPLES, max_concurrency=SAMPLES)
+    async with Provider(f"http://127.0.0.1:{port}/slow", "m", KEY) as provider:
+
+        async def run() -> None:
+            result = (await vote.run(provider, "What is the capital of France?")).unwrap()
+            assert result.cost.llm_calls == SAMPLES
+
+        return await walls(run)
+
+
+async def wall_of_stock(port: int) -> tuple[float, float]:
+    async with stock(port, "slow") as call:
+        return await walls(lambda: _many(call, SAMPLES, 1))
 
 
 async def cpu_per_chunk_ours(port: int, transport: Any = None) -> float:
@@ -206,9 +223,16 @@ def measure(port: int, rounds: int, calls: int) -> dict[str, float]:
     return ratios
 
 
-def measure_wall(port: int) -> dict[str, float]:
-    second, first = asyncio.run(wall_of_consensus(ours, port))
-    return {"consensus_500_second": second, "consensus_500_first": first}
+def measure_wall(port: int, rounds: int) -> dict[str, float]:
+    """Return the wall times of a vote of 500 at once, and of as many bare calls through stock httpx."""
+    firsts, seconds = zip(*(asyncio.run(wall_of_consensus(port)) for _ in range(rounds)), strict=True)
+    first, second = asyncio.run(wall_of_stock(port))
+    return {
+        "consensus_500_first": statistics.median(firsts),
+        "consensus_500_second": statistics.median(seconds),
+        "stock_500_first": first,
+        "stock_500_second": second,
+    }
 
 
 def measure_streams(port: int, rounds: int) -> dict[str, float]:
@@ -236,7 +260,7 @@ def main() -> None:
     options = parser.parse_args()
     rounds, calls = (2, 1000) if options.quick else (5, 2000)
     with server.running() as port:
-        ratios = {**measure(port, rounds, calls), **measure_wall(port), **measure_streams(port, rounds)}
+        ratios = {**measure(port, rounds, calls), **measure_wall(port, rounds), **measure_streams(port, rounds)}
     ordered = {name: round(ratios[name], 3) for name in sorted(ratios)}
     if options.json:
         print(json.dumps(ordered))
