@@ -324,7 +324,7 @@ async def pipe(
 
     Raises:
         ExecutionKitError: What a step raised; whatever else one raises is wrapped in a `StageError`.
-        ValueError: The budget is negative.
+        ValueError: The budget is negative; a shared `temperature` or `max_tokens` is out of range.
         TypeError: A shared keyword that no step takes; a step that is no function.
     """
     stages = steps_of(steps, shared)

@@ -210,6 +210,26 @@ async def test_a_keyword_that_no_step_takes_is_a_type_error_before_any_call() ->
     assert provider.requests == []
 
 
+@pytest.mark.parametrize(
+    ("keywords", "error", "message"),
+    [
+        ({"max_tokens": 0}, ValueError, "max_tokens must be at least 1"),
+        ({"max_tokens": "many"}, TypeError, "max_tokens must be a whole number"),
+        ({"temperature": -1}, ValueError, "temperature must be from 0 to 2"),
+        ({"temperature": float("nan")}, ValueError, "temperature"),
+        ({"retry": 3}, TypeError, "retry"),
+        ({"max_cost": TokenUsage(-1)}, ValueError, "budget input_tokens"),
+    ],
+)
+async def test_a_wrong_shared_keyword_is_refused_before_any_call(
+    keywords: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    provider = ScriptedProvider("hi")
+    with pytest.raises(error, match=message):
+        await pipe(provider, "?", asking, consensus, **keywords)
+    assert provider.requests == []
+
+
 async def test_what_is_no_function_is_a_type_error_before_any_call() -> None:
     provider = ScriptedProvider("hi")
     with pytest.raises(TypeError, match="a step must be an async function, not str"):

@@ -7,10 +7,12 @@ from typing_extensions import override
 
 from executionkit.context import Context
 from executionkit.core.budget import tighter
+from executionkit.core.checks import check_completion
 from executionkit.core.keywords import bound_keywords, function_name, names, takes
 from executionkit.core.usage import NO_USAGE, TokenUsage, checked_budget
 from executionkit.errors import BudgetExhaustedError, StageError
 from executionkit.outcome import PatternResult
+from executionkit.provider import DEFAULT_MAX_TOKENS
 from executionkit.retry import checked_retry
 from executionkit.stage import Stage
 
@@ -93,14 +95,16 @@ def step(function: StepFunction[T], /, **keywords: Any) -> Step[T]:
 def steps_of(functions: Sequence[StepFunction[T]], shared: Mapping[str, Any]) -> tuple[Step[T], ...]:
     """Make a step of each function, with those of the shared keywords that it takes.
 
-    A keyword that a `functools.partial` binds beats a shared one; of two budgets the step is given both, and
-    holds the tighter.
+    Those that every pattern takes (`temperature`, `max_tokens`, `max_cost`, `retry`) are checked. A keyword
+    that a `functools.partial` binds beats a shared one; of two budgets the step is given both, and holds the
+    tighter.
 
     Raises:
-        TypeError: A keyword that no function takes; a wrong `retry` or `max_cost`.
-        ValueError: A negative `max_cost`.
+        TypeError: A keyword that no function takes; one that every pattern takes, of the wrong type.
+        ValueError: One of those is out of range.
     """
     checked_retry(shared.get("retry"))
+    check_completion(shared.get("temperature"), shared.get("max_tokens", DEFAULT_MAX_TOKENS))
     for keyword in shared:
         if not any(takes(function, keyword) for function in functions):
             known = ", ".join(map(function_name, functions)) or "none"
