@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from html import escape
+from itertools import pairwise
 from typing import Final, TypeAlias
 
 import msgspec
@@ -59,6 +60,7 @@ def scatter(title: str, across: str, up: str, lines: Sequence[Line]) -> str:
     top = HEIGHT - MARGIN - 40 - 18 * len(lines)
     taken: list[Box] = [(WIDTH - 206, top, WIDTH, HEIGHT - MARGIN)]
     taken += [(x - 4, y - 4, x + 4, y + 4) for row in places for x, y in row]
+    taken += [(x - 1, y - 1, x + 1, y + 1) for row in places for x, y in _along(row)]
     for number, line in enumerate(lines):
         parts += _drawn(line, COLOURS[number % len(COLOURS)], places[number], taken)
         key = HEIGHT - MARGIN - 20 - 18 * (len(lines) - number)
@@ -78,8 +80,17 @@ def _drawn(line: Line, colour: str, places: Sequence[tuple[float, float]], taken
     return parts
 
 
+def _along(row: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Points on the line through a row of points, a few units from one to the next."""
+    return [
+        (x + (u - x) * step / 100, y + (v - y) * step / 100)
+        for (x, y), (u, v) in pairwise(row)
+        for step in range(100)
+    ]
+
+
 def _free_place(x: float, y: float, label: str, taken: list[Box]) -> tuple[float, float]:
-    """The first place beside a point where a label covers neither a point nor another label."""
+    """The first place beside a point where a label covers neither a point nor a line nor another label."""
     wide = LETTER * len(label)
     boxes = [_box(x + side - (wide if side < 0 else 0), y + down, wide) for side, down in BESIDE]
     free = next((box for box in boxes if not any(_overlap(box, other) for other in taken)), boxes[0])
