@@ -4,10 +4,12 @@ The only state of a run lives here and in the ledger. A stage adds up nothing an
 and each error is stamped with its cost on leaving the frame that `Context.run` puts around a stage.
 """
 
+import math
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import Any, Protocol, TypeVar
 
+from anyio import current_time
 from anyio.lowlevel import checkpoint_if_cancelled
 from msgspec.structs import replace
 from returns.result import Failure, Success
@@ -77,6 +79,12 @@ class Context:
     def left(self) -> TokenUsage | None:
         """What every budget above still allows; 0 in a field means no limit, None that one has run out."""
         return self._account.left()
+
+    @property
+    def time_left(self) -> float:
+        """Seconds to the run's deadline, infinite where it has none."""
+        ends_at = self._settings.ends_at
+        return math.inf if ends_at is None else ends_at - current_time()
 
     @property
     def provider(self) -> "MeteredProvider":

@@ -15,12 +15,36 @@ from typing import Any, Final, Generic, TypeVar
 
 import sniffio
 
-__all__ = ["GRACE", "finish_within"]
+from executionkit.context import Context
+from executionkit.errors import DeadlineExceededError
+
+__all__ = ["GRACE", "finish_in_time", "finish_within"]
 
 T = TypeVar("T")
 
 GRACE: Final = 0.5
 """Seconds that code has to clean up once it is cancelled."""
+
+
+A_LIFETIME: Final = 1e9
+"""Seconds; not infinite, since not every event loop counts so far."""
+
+
+async def finish_in_time(
+    work: Callable[[], Coroutine[Any, Any, T]], context: Context, seconds: float = A_LIFETIME
+) -> T:
+    """Do as `finish_within`, and go no further than the run's deadline.
+
+    Raises:
+        TimeoutError: It took longer than `seconds`.
+        DeadlineExceededError: It took longer than the run may.
+    """
+    try:
+        return await finish_within(work, min(seconds, context.time_left))
+    except TimeoutError:
+        if context.time_left > 0:
+            raise
+        raise DeadlineExceededError("an evaluator or a tool did not end within the run's deadline") from None
 
 
 async def finish_within(work: Callable[[], Coroutine[Any, Any, T]], seconds: float) -> T:

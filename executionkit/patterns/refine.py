@@ -15,6 +15,7 @@ from executionkit.errors import EvaluationError, wrapping
 from executionkit.outcome import PatternResult
 from executionkit.provider import DEFAULT_MAX_TOKENS, LLMProvider, opening, user
 from executionkit.stage import Stage
+from executionkit.timebox import finish_in_time
 
 __all__ = ["Evaluation", "Evaluator", "Refine", "refine"]
 
@@ -89,7 +90,7 @@ class Refine(Stage[str, str], frozen=True):
                 found = cast("_WithProvider", self.evaluator)(draft, context.provider)
             else:
                 found = cast("_Plain", self.evaluator)(draft)
-            return _checked(await found if inspect.isawaitable(found) else found)
+            return _checked(await _ended(found, context) if inspect.isawaitable(found) else found)
 
     async def _judge(self, task: str, draft: str, context: Context) -> Evaluation:
         response = await context.complete(
@@ -183,6 +184,15 @@ def _checked(found: object) -> Evaluation:
 def _parts(found: object) -> tuple[object, object]:
     """Return the score and the critique of what an evaluator gave, whatever their types."""
     return (found.score, found.critique) if isinstance(found, Evaluation) else (found, "")
+
+
+async def _ended(found: Awaitable[object], context: Context) -> object:
+    """Await an evaluator; no deadline waits for one that does not listen."""
+
+    async def work() -> object:
+        return await found
+
+    return await finish_in_time(work, context)
 
 
 def _wants_provider(evaluator: Evaluator) -> bool:

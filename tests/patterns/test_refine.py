@@ -5,9 +5,11 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import anyio
 import pytest
 
 from executionkit import (
+    DeadlineExceededError,
     Evaluation,
     EvaluationError,
     ExecutionKitError,
@@ -264,3 +266,37 @@ async def test_it_is_a_value() -> None:
     assert "patience=2" in repr(stage)
     with pytest.raises(AttributeError):
         stage.patience = 3  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]
+
+
+async def test_an_evaluator_that_does_not_listen_is_left_behind() -> None:
+    ended: list[bool] = []
+
+    async def stubborn(text: str, provider: LLMProvider) -> float:
+        with anyio.CancelScope(shield=True):
+            await anyio.sleep(1)
+        ended.append(True)
+        return 1.0
+
+    with anyio.fail_after(10):
+        outcome = await refine(stubborn).run(ScriptedProvider(["A draft."]), "?", deadline=0.05)
+    error = failed(outcome)
+    assert isinstance(error, DeadlineExceededError)
+    assert error.cost.llm_calls == 1
+    assert not ended
+    await anyio.sleep(0.8)  # what trio leaves behind ends by itself
+
+
+async def test_a_cancelled_evaluator_is_cancelled() -> None:
+    outcomes: list[object] = []
+
+    async def waiting(text: str, provider: LLMProvider) -> float:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            outcomes.append("left")
+        return 1.0
+
+    with anyio.move_on_after(0.02) as scope:
+        outcomes.append(await refine(waiting).run(ScriptedProvider(["A draft."]), "?"))
+    assert scope.cancelled_caught
+    assert outcomes == ["left"]
