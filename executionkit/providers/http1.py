@@ -9,7 +9,8 @@ from executionkit.providers.sockets import ByteSocket
 
 __all__ = ["Connection", "ExchangeError", "Head", "Request"]
 
-_HEAD_LIMIT: Final = 65_536
+_HEADERS_LIMIT: Final = 65_536
+"""Bytes that may come before the head is complete, between two pieces of the body, and after the last."""
 
 
 class ExchangeError(Exception):
@@ -131,7 +132,7 @@ class _Answer:
         self._headers: dict[str, str] = {}
         self._pieces: list[bytes] = []
         self._failure: ExchangeError | None = None
-        self._head_size = 0
+        self._headers_size = 0
         self._parser = httptools.HttpResponseParser(self)
         # What other clients forgive, too: bare line feeds, and spaces that pad the size of a chunk.
         self._parser.set_dangerous_leniencies(
@@ -159,16 +160,17 @@ class _Answer:
     def _take_in(self, data: bytes) -> ExchangeError | None:
         if not data:
             return self._end()
-        if self.head is None:
-            self._head_size += len(data)
+        head, parts = self.head, len(self._pieces)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
             return ExchangeError("the server switched to another protocol")
         except httptools.HttpParserError as error:
             return self._broken(error)
-        if self.head is None and self._head_size > _HEAD_LIMIT:
-            return ExchangeError("the head of the answer is too long")
+        is_progress = self.head is not head or len(self._pieces) > parts
+        self._headers_size = 0 if is_progress else self._headers_size + len(data)
+        if self._headers_size > _HEADERS_LIMIT:
+            return ExchangeError("the answer's headers are too long")
         return None
 
     def _broken(self, error: Exception) -> ExchangeError | None:

@@ -86,11 +86,14 @@ async def test_what_is_no_answer(answer: bytes, message: str) -> None:
         await exchange(Wire(answer))
 
 
-async def test_a_head_that_never_ends_is_not_kept() -> None:
+async def test_headers_that_never_end_are_not_kept() -> None:
     wire = Wire(b"HTTP/1.1 200 OK\r\n", *[b"X: x\r\n" * 1000] * 100)
     with pytest.raises(ExchangeError, match="too long"):
         await exchange(wire)
     assert len(wire.pieces) > 80
+    trailers = Wire(CHUNKED[:-2], *[b"X: x\r\n" * 1000] * 100)
+    with pytest.raises(ExchangeError, match="too long"):
+        await exchange(trailers)
     early = Wire(*[b"HTTP/1.1 103 Hint\r\nX: x\r\n\r\n" * 1000] * 100)
     with pytest.raises(ExchangeError, match="too long"):
         await exchange(early)
