@@ -26,6 +26,7 @@ from executionkit.retry import RetryConfig
 from executionkit.stage import Stage
 from executionkit.tools import Tool
 from executionkit.tracing import Tracer
+from tests.conftest import needs
 from tests.doubles import Asked, Buy, Model, held, reply, result_of, soon
 
 pytestmark = pytest.mark.anyio
@@ -228,7 +229,7 @@ async def test_waiting_for_room_can_be_cancelled() -> None:
 
 
 @pytest.mark.parametrize("make", [lambda: KeyboardInterrupt(), lambda: SystemExit(3)])
-@pytest.mark.parametrize("anyio_backend", ["trio"])
+@pytest.mark.parametrize("anyio_backend", [pytest.param("trio", marks=needs("trio"))])
 async def test_an_interrupt_is_neither_caught_nor_retried(
     make: Callable[[], BaseException], anyio_backend: str
 ) -> None:

@@ -6,8 +6,9 @@ import pytest
 
 from executionkit import LLMResponse, LocalProvider, Message, react
 from executionkit.tools import tool
+from tests.conftest import needs
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(180), needs("xllamacpp")]
 
 
 class TextOnly:
