@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         structured_sync,
     )
     from executionkit.context import Context, MeteredProvider
+    from executionkit.core.rate_limit import RateLimit
     from executionkit.core.stopping import StoppingRule, beta, certain, forecast, unanimous_window
     from executionkit.core.transcript import Transcript
     from executionkit.core.usage import TokenUsage
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
     from executionkit.providers.local import LocalProvider
     from executionkit.providers.openai import Provider
     from executionkit.providers.scripted import ScriptedProvider
+    from executionkit.providers.secret import Secret
     from executionkit.retry import DEFAULT_RETRY, RetryConfig
     from executionkit.stage import Stage, identity
     from executionkit.tools import Tool, ToolError, tool
@@ -94,9 +96,11 @@ __all__ = [
     "Provider",
     "ProviderClosedError",
     "ProviderError",
+    "RateLimit",
     "RateLimitError",
     "RetryConfig",
     "ScriptedProvider",
+    "Secret",
     "Stage",
     "StageError",
     "Stop",
@@ -138,6 +142,7 @@ _HOMES = {
     "approval": ("Approve", "Deny", "Edit", "Proposal", "Stop"),
     "compat": ("consensus_sync", "pipe_sync", "react_loop_sync", "refine_loop_sync", "structured_sync"),
     "context": ("Context", "MeteredProvider"),
+    "core.rate_limit": ("RateLimit",),
     "core.stopping": ("StoppingRule", "beta", "certain", "forecast", "unanimous_window"),
     "core.transcript": ("Transcript",),
     "core.usage": ("TokenUsage",),
@@ -173,6 +178,7 @@ _HOMES = {
     "providers.local": ("LocalProvider",),
     "providers.openai": ("Provider",),
     "providers.scripted": ("ScriptedProvider",),
+    "providers.secret": ("Secret",),
     "retry": ("DEFAULT_RETRY", "RetryConfig"),
     "stage": ("Stage", "identity"),
     "tools": ("Tool", "ToolError", "tool"),
