@@ -13,6 +13,7 @@ from executionkit.core.retry_quota import RetryQuota
 from executionkit.core.usage import TokenUsage
 from executionkit.errors import (
     BudgetExhaustedError,
+    DeadlineExceededError,
     ExecutionKitError,
     ProviderError,
     RateLimitError,
@@ -71,6 +72,7 @@ class Completion(msgspec.Struct, frozen=True):
 
         Raises:
             BudgetExhaustedError: The call, or another attempt at it, no longer fits.
+            DeadlineExceededError: The run's time is over.
             LLMError: The last attempt failed.
         """
         if _is_paid_for(self.account):
@@ -90,6 +92,8 @@ class Completion(msgspec.Struct, frozen=True):
             attempt += 1
 
     async def _reserve(self, failure: ExecutionKitError | None) -> Reservation:
+        if self._is_too_late(0):
+            raise DeadlineExceededError("not sent: the run's deadline has passed") from failure
         reservation = await self.account.reserve(self.request)
         if isinstance(reservation, Reservation):
             return reservation

@@ -243,6 +243,7 @@ class Context:
 
         Raises:
             BudgetExhaustedError: The call, or another attempt at it, no longer fits.
+            DeadlineExceededError: The run's time is over.
             LLMError: The last attempt failed.
         """
         if tools is not None:

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Final, cast
+from typing import Any, cast
 
 import msgspec
 from typing_extensions import TypeIs
@@ -17,14 +17,10 @@ from executionkit.core.observation import failed, shortened
 from executionkit.core.schema import Rejected, parse_arguments
 from executionkit.events import ToolFinished, ToolStarted
 from executionkit.provider import ToolCall
-from executionkit.timebox import finish_within
+from executionkit.timebox import finish_in_time
 from executionkit.tools import Tool, ToolError
 
 __all__ = ["CallRules", "Toolbox"]
-
-
-_A_LIFETIME: Final = 1e9
-"""Seconds; not infinite, since not every event loop counts so far."""
 
 
 class CallRules(msgspec.Struct, frozen=True):
@@ -119,9 +115,8 @@ class Toolbox:
         return ready
 
     async def _approved(self, approve: Approval, ready: _Ready, context: Context) -> _Ready | _Refused:
-        decision = await _decision(
-            approve, Proposal(ready.tool.name, freeze_mapping(ready.given), context.cost)
-        )
+        proposal = Proposal(ready.tool.name, freeze_mapping(ready.given), context.cost)
+        decision = await _decision(approve, proposal, context)
         match decision:
             case Approve():
                 return ready
@@ -155,9 +150,8 @@ class Toolbox:
             return failed(admitted.error, admitted.hint), admitted.error
         tool, arguments = admitted.tool, admitted.arguments
         try:
-            text = await finish_within(
-                lambda: tool.call(arguments, context), self._rules.timeout or tool.timeout
-            )
+            seconds = self._rules.timeout or tool.timeout
+            text = await finish_in_time(lambda: tool.call(arguments, context), context, seconds)
         except ToolError as error:
             return failed("ToolError", _text_of(error)), "ToolError"
         except Exception as error:
@@ -189,14 +183,14 @@ def _plain(arguments: Mapping[str, Any]) -> Mapping[str, Any]:
     return cast("Mapping[str, Any]", thaw(arguments))
 
 
-async def _decision(approve: Approval, proposal: Proposal) -> Decision:
+async def _decision(approve: Approval, proposal: Proposal, context: Context) -> Decision:
     """Ask the hook, who may take any time; whatever goes wrong with it counts as a no."""
 
     async def ask() -> Decision:
         return await approve(proposal)
 
     try:
-        decision = await finish_within(ask, _A_LIFETIME)
+        decision = await finish_in_time(ask, context)
     except Exception as error:
         return Deny(f"the approval hook raised {type(error).__name__}")
     answered: object = decision

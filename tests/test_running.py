@@ -4,6 +4,7 @@ import asyncio
 import gc
 import logging
 import threading
+import time
 import warnings
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -165,6 +166,16 @@ class TestDeadline:
         assert error.metadata["best_draft"] == "ok"
         assert error.metadata["best_score"] == 0.5
         assert (error.metadata["step_count"], error.metadata["failed_step"]) == (1, "Refine")
+
+    async def test_buys_no_call_after_it(self) -> None:
+        def blocking(text: str) -> float:
+            time.sleep(0.06)
+            return 0.5
+
+        model = Model()
+        error = error_of(await refine(blocking).run(model, "x", deadline=0.05))
+        assert isinstance(error, DeadlineExceededError)
+        assert model.calls == error.cost.llm_calls == 1
 
     async def test_a_run_in_time_is_untouched(self) -> None:
         assert result_of(await complete().run(Model(), "x", deadline=60)).cost == TokenUsage(3, 2, 1)

@@ -522,6 +522,22 @@ async def test_a_hook_that_hangs_is_bounded_by_the_deadline() -> None:
     assert failure(outcome).cost.llm_calls == 1
 
 
+async def test_no_deadline_waits_for_a_tool_that_does_not_listen() -> None:
+    ended: list[str] = []
+
+    async def stubborn() -> str:
+        with anyio.CancelScope(shield=True):
+            await anyio.sleep(1)
+        ended.append("late")
+        return "done"
+
+    with anyio.fail_after(10):
+        outcome = await react([tool(stubborn)]).run(Talking(calls(("stubborn", {}))), "go", deadline=0.05)
+    assert (type(failure(outcome)).__name__, ended) == ("DeadlineExceededError", [])
+    assert failure(outcome).cost.llm_calls == 1
+    await anyio.sleep(0.8)  # what trio leaves behind ends by itself
+
+
 async def test_a_hook_whose_own_wait_is_cancelled_denies() -> None:
     if sniffio.current_async_library() != "asyncio":
         pytest.skip("trio gives nobody its Cancelled to raise")
