@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 import msgspec
 
 from executionkit.core.json import MAX_DEPTH, is_deeper_than
-from executionkit.core.schema_cost import measure, visits_by_depth
+from executionkit.core.schema_cost import Costs, costs_by_depth, measure
 
 if TYPE_CHECKING:
     import jsonschema_rs
@@ -32,12 +32,21 @@ _MOST_REASONS: Final = 8
 _LONGEST_REASON: Final = 300
 _BACKTRACKS: Final = 1_000
 _REGEX_BYTES: Final = 1_000_000
-_FEW_VISITS: Final = 100
-_MOST_VISITS: Final = 20_000_000
+_FEW_CHECKS: Final = 100
+_MOST_CHECKS: Final = 20_000_000
 """Some 25 to 100 ns each."""
+
+_CHECKS_A_CHARACTER: Final = 16
+"""What a pattern takes for a character: more than most do, and less than the worst."""
+
+_CHECKS_LOOKING_AROUND: Final = 300
+"""The same where it looks around or back, which is a search of its own from each character."""
 
 _MOST_EXPLAINED: Final = 4_000
 """Where each check that fails is written down it takes some 50 us."""
+
+_MOST_WRITTEN: Final = 20_000_000
+"""Each failure is written down with a copy of what was checked: failures times characters."""
 
 
 class Rejected(msgspec.Struct, frozen=True):
@@ -54,35 +63,44 @@ class Rejected(msgspec.Struct, frozen=True):
 
 
 class CompiledSchema:
-    """A schema made ready; `check` takes about half a microsecond where a value is valid."""
+    """A schema made ready; `check` takes about half a microsecond where a value is valid.
 
-    __slots__ = ("_is_cheap", "_is_valid", "_validator", "_visits")
+    Args:
+        validator: What checks values.
+        costs: What that takes, but for the patterns.
+        for_character: What the patterns take for each character, in checks.
+    """
 
-    def __init__(self, validator: "jsonschema_rs.Validator", visits: tuple[int, ...]) -> None:
+    __slots__ = ("_costs", "_for_character", "_is_cheap", "_is_valid", "_validator")
+
+    def __init__(self, validator: "jsonschema_rs.Validator", costs: Costs, for_character: int) -> None:
         self._validator = validator
         self._is_valid = validator.is_valid
-        self._visits = visits
-        self._is_cheap = visits[-1] <= _FEW_VISITS
+        self._costs = costs
+        self._for_character = for_character
+        self._is_cheap = costs.work[-1] <= _FEW_CHECKS and not for_character
 
     def check(self, value: object) -> Rejected | None:
         """Return why `value` is refused, or None where it is valid. Never raises."""
         try:
-            if not self._is_cheap and self._work(value) > _MOST_VISITS:
+            if not self._is_cheap and self._is_too_much(value):
                 return Rejected(("the arguments are too large, or nested too deeply, for this schema",))
             return None if self._is_valid(value) else self._explain(value)
         except (ValueError, TypeError, OverflowError, RecursionError):
             return Rejected(("the arguments are not plain JSON, or nested too deeply",))
 
+    def _is_too_much(self, value: object) -> bool:
+        size = measure(value)
+        checked = size.parts + size.characters * self._for_character
+        return checked * self._costs.work[size.levels] > _MOST_CHECKS
+
     def _explain(self, value: object) -> Rejected:
-        if self._work(value) > _MOST_EXPLAINED:
+        size = measure(value)
+        failures = size.parts * self._costs.visits[size.levels]
+        if failures > _MOST_EXPLAINED or failures * size.characters > _MOST_WRITTEN:
             return Rejected(("the arguments do not fit the schema, and are too large to say where",))
         errors = islice(self._validator.iter_errors(value), _MOST_REASONS)
         return Rejected(tuple([_describe(error) for error in errors]))
-
-    def _work(self, value: object) -> int:
-        """Return how many checks a value may take."""
-        levels, parts = measure(value)
-        return parts * self._visits[levels]
 
 
 def _describe(error: "jsonschema_rs.ValidationError") -> str:
@@ -137,17 +155,26 @@ def compile_schema(text: SchemaText) -> CompiledSchema:
     """
     import jsonschema_rs  # 60 ms to import, and only tools built by hand need it
 
-    patterns = jsonschema_rs.FancyRegexOptions(_BACKTRACKS, _REGEX_BYTES, _REGEX_BYTES)
-    try:
-        validator = jsonschema_rs.validator_for(
-            text.decode(), offline=True, validate_formats=False, pattern_options=patterns
+    linear = jsonschema_rs.RegexOptions(_REGEX_BYTES, _REGEX_BYTES)
+    looking_around = jsonschema_rs.FancyRegexOptions(_BACKTRACKS, _REGEX_BYTES, _REGEX_BYTES)
+
+    def made(engine: jsonschema_rs.RegexOptions | jsonschema_rs.FancyRegexOptions) -> jsonschema_rs.Validator:
+        return jsonschema_rs.validator_for(
+            text.decode(), offline=True, validate_formats=False, pattern_options=engine
         )
+
+    for_character = _CHECKS_A_CHARACTER if b'"pattern' in text else 0
+    try:
+        try:
+            validator = made(linear)
+        except ValueError:  # it does not say what for; only a pattern can be to the other engine's liking
+            validator, for_character = made(looking_around), _CHECKS_LOOKING_AROUND
     except (ValueError, jsonschema_rs.ReferencingError) as error:
         raise ValueError(f"not a usable JSON Schema: {str(error).splitlines()[0]}") from None
-    visits = visits_by_depth(msgspec.json.decode(text))
-    if visits is None or visits[0] > _MOST_VISITS:
-        raise ValueError("not a usable JSON Schema: its references lead to too many checks of the same place")
-    return CompiledSchema(validator, visits)
+    costs = costs_by_depth(msgspec.json.decode(text))
+    if costs is None or costs.work[0] > _MOST_CHECKS:
+        raise ValueError("not a usable JSON Schema: it leads to too many checks of the same place")
+    return CompiledSchema(validator, costs, for_character)
 
 
 def parse_arguments(arguments: Mapping[str, Any] | str) -> dict[str, Any] | Rejected:

@@ -114,8 +114,68 @@ def test_recursion_that_multiplies_with_the_depth_ends() -> None:
     value: dict[str, Any] = {"a": 1}
     for _ in range(60):
         value = {"a": value}
-    assert str(schema.check(value)) == "the arguments are too large, or nested too deeply, for this schema"
+    assert str(schema.check(value)) == TOO_LARGE
     assert schema.check({"a": {"a": {}}}) is None
+
+
+def _within_each_other(keyword: str, levels: int) -> dict[str, Any]:
+    """Schemas in place of each other, each of which asks what the one within leaves unevaluated."""
+    definitions: dict[str, Any] = {"d0": {"properties": {"x": True}}}
+    for level in range(levels):
+        inner = {"$ref": f"#/$defs/d{level}"}
+        in_place = {"if": inner, "then": True} if keyword == "if" else {keyword: [inner]}
+        definitions[f"e{level}"] = in_place
+        asked = {"unevaluatedProperties": {"type": "integer"}}
+        definitions[f"d{level + 1}"] = {"$ref": f"#/$defs/e{level}", **asked}
+    return {"$ref": f"#/$defs/d{levels}", "$defs": definitions}
+
+
+@pytest.mark.parametrize("keyword", ["allOf", "anyOf", "oneOf", "if"])
+def test_what_is_left_unevaluated_is_not_asked_for_ever(keyword: str) -> None:
+    assert compiled(_within_each_other(keyword, 3)).check({"x": 1, "y": 1}) is None
+    with pytest.raises(ValueError, match="too many checks"):
+        compiled(_within_each_other(keyword, 24))
+
+
+TOO_LARGE = "the arguments are too large, or nested too deeply, for this schema"
+
+
+@pytest.mark.parametrize(
+    ("schema", "value"),
+    [
+        ({"items": {"enum": [[number] for number in range(10_000)]}}, [[9_999]] * 5_000),
+        ({"items": {"enum": [None, *map(str, range(10_000))]}}, ["9999"] * 5_000),
+        ({"items": {"not": {"const": [0] * 9_999}}}, [[0] * 9_998] * 50),
+        ({"items": {"dependentRequired": {str(number): ["z"] for number in range(10_000)}}}, [{}] * 5_000),
+        ({"allOf": [{"pattern": f"[^{number}]{{100}}!|x$"} for number in range(300)]}, "abx " * 20_000),
+        ({"pattern": "(?=a*b)[ab]*a[ab]{100}c"}, "ab" * 50_000),
+        ({"propertyNames": {"pattern": "(?=(a|aa)+$)b"}}, {"a" * 900 + str(n): 1 for n in range(500)}),
+    ],
+)
+def test_what_would_take_too_long_is_refused(schema: Any, value: object) -> None:
+    assert str(compiled(schema).check(value)) == TOO_LARGE
+
+
+def test_no_more_is_written_down_than_is_worth_it() -> None:
+    schema = compiled({"propertyNames": {"maxLength": 3}})
+    large = {"a" * 900 + str(number): 1 for number in range(500)}
+    assert str(schema.check(large)).endswith("too large to say where")
+    assert '"abcde"' in str(schema.check({"abcde": 1}))
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"properties": {"path": {"pattern": "^[a-z/]+$"}, "text": {"type": "string"}}},
+        {"properties": {"path": {"pattern": "^(?!.*//)[a-z/]+$"}}},
+        {"properties": {"path": {"enum": ["/", "/tmp", 3, None]}}, "dependentRequired": {"text": ["path"]}},
+    ],
+)
+def test_what_people_write_is_taken(schema: Any) -> None:
+    assert compiled(schema).check({"path": "/tmp", "text": "x" * 20_000}) is None
+    refused = compiled(schema).check({"path": "//!", "text": "x" * 500})
+    assert refused is not None
+    assert refused.reasons[0].startswith("path: ")
 
 
 def test_a_schema_that_leads_to_itself_is_refused() -> None:
