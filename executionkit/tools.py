@@ -184,7 +184,7 @@ class _Function(msgspec.Struct, frozen=True, dict=True):
 
     @cached_property
     def _blocks(self) -> bool:
-        return self.in_thread and not _is_async(self.function)
+        return self.in_thread and not _is(iscoroutinefunction, self.function)
 
     def __reduce__(self) -> tuple[object, ...]:
         module, name = getattr(self.function, "__module__", ""), getattr(self.function, "__qualname__", "")
@@ -208,10 +208,11 @@ def _lookup(module: str, name: str) -> object:
     return found
 
 
-def _is_async(function: Callable[..., object]) -> bool:
+def _is(kind: Callable[[object], bool], function: Callable[..., object]) -> bool:
+    """Tell whether what is called in the end is of a kind, such as a coroutine function."""
     while isinstance(function, partial):
         function = cast("partial[object]", function).func
-    return iscoroutinefunction(function) or iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004
+    return kind(function) or kind(getattr(function, "__call__", None))  # noqa: B004
 
 
 @overload
@@ -253,7 +254,8 @@ def tool(
     hidden from the model: ask the model through it, and its cost is counted.
 
     Args:
-        function: A function, method, partial or callable object; async, or plain.
+        function: A function, method, partial or callable object; async, or plain. What a partial binds is
+            bound: the model neither sees nor gives it.
         name: Used instead of the function's.
         description: Used instead of the docstring's.
         timeout: Seconds a call may take.
@@ -290,10 +292,10 @@ def tool(
         )
     if not callable(function):
         raise TypeError(f"a tool must be made from a function, not {type(function).__name__}")
-    if isgeneratorfunction(function) or isasyncgenfunction(function):
-        raise TypeError(f"{function.__name__}() is a generator; a tool returns its result at once")
     execute = _Function(function, in_thread)
     signature = execute.signature
+    if _is(isgeneratorfunction, function) or _is(isasyncgenfunction, function):
+        raise TypeError(f"{signature.name}() is a generator; a tool returns its result at once")
     return Tool(
         signature.name if name is None else name,
         signature.description if description is None else description,

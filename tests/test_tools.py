@@ -184,7 +184,14 @@ del bare.__annotations__["value"]
 unresolved.__annotations__["value"] = "Missing"
 
 
+class Streaming:
+    def __call__(self, value: int) -> Iterator[int]:
+        yield value
+
+
 FUNCTIONS: list[Any] = [
+    functools.partial(generator),
+    Streaming(),
     starred,
     keywords,
     by_position,
@@ -227,6 +234,32 @@ def test_methods_partials_and_callables() -> None:
     made = tool(functools.partial(weather, city="Bonn"))
     assert made.name == "weather"
     assert made.prepare({}) == {}
+
+
+async def fetch(page: str, token: str = "none", *, client: object = None) -> str:
+    """Fetch a page."""
+    return f"{page} {token}"
+
+
+@pytest.mark.anyio
+async def test_what_a_partial_binds_is_neither_shown_nor_given() -> None:
+    made = tool(functools.partial(fetch, token="sk-secret"))
+    assert list(made.parameters["properties"]) == ["page", "client"]
+    assert "secret" not in str(made.spec)
+    assert isinstance(made.prepare({"page": "a", "token": "mine"}), Rejected)
+    assert await call(made, page="a") == "a sk-secret"
+
+
+def test_what_says_no_arguments_is_refused() -> None:
+    with pytest.raises(TypeError, match="wrap it in a function"):
+        tool(str)
+
+
+def test_an_annotated_context_is_injected_and_hidden() -> None:
+    def ask(question: str, where: Annotated[Context | None, "the loop"] = None) -> str:
+        return question
+
+    assert list(tool(ask).parameters["properties"]) == ["question"]
 
 
 def test_a_decorated_tool_pickles_by_name() -> None:

@@ -1,7 +1,7 @@
 """From a function's signature and docstring to a name, a description, a JSON Schema and a decoder."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from types import UnionType
 from typing import Annotated, Any, Final, Union, cast, get_args, get_origin, get_type_hints
@@ -49,8 +49,8 @@ def read_signature(function: Callable[..., object], injected: type | None = None
     """Read how to call `function` by JSON.
 
     Args:
-        function: A function, method, partial or callable object, each argument with an annotation that
-            msgspec can decode.
+        function: A function, method, partial or callable object, each argument that no partial has bound with
+            an annotation that msgspec can decode.
         injected: An argument of this type (or an optional one) is left out of the schema.
 
     Raises:
@@ -97,9 +97,11 @@ def _name(function: Callable[..., object]) -> str:
 
 
 def _typed_parameters(function: Callable[..., object], target: Callable[..., object]) -> _Parameters:
-    hints = _hints(target)
+    hints, bound = _hints(target), _bound(function)
     found: _Parameters = {}
-    for name, parameter in inspect.signature(function).parameters.items():
+    for name, parameter in _parameters(function, target).items():
+        if name in bound:
+            continue
         if parameter.kind not in _BY_NAME:
             raise TypeError(
                 f"argument {name!r} of {_name(target)}() cannot be given by name, as a tool's must"
@@ -108,6 +110,22 @@ def _typed_parameters(function: Callable[..., object], target: Callable[..., obj
             raise TypeError(f"argument {name!r} of {_name(target)}() has no annotation")
         found[name] = parameter, Any if hints[name] is object else hints[name]
     return found
+
+
+def _parameters(
+    function: Callable[..., object], target: Callable[..., object]
+) -> Mapping[str, inspect.Parameter]:
+    try:
+        return inspect.signature(function).parameters
+    except ValueError as error:
+        raise TypeError(
+            f"{_name(target)} does not say what arguments it takes; wrap it in a function"
+        ) from error
+
+
+def _bound(function: Callable[..., object]) -> Collection[str]:
+    """Return the names of the arguments that a partial has bound: no model may see or change them."""
+    return cast("partial[object]", function).keywords if isinstance(function, partial) else ()
 
 
 def _hints(target: Callable[..., object]) -> dict[str, Any]:
@@ -122,7 +140,7 @@ def _hints(target: Callable[..., object]) -> dict[str, Any]:
 
 
 def _takes(hint: object, injected: type) -> bool:
-    if get_origin(hint) in {Union, UnionType}:
+    if get_origin(hint) in {Union, UnionType, Annotated}:
         return any(_takes(part, injected) for part in get_args(hint))
     return isinstance(hint, type) and issubclass(hint, injected)
 
