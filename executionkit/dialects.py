@@ -9,7 +9,14 @@ from executionkit.asking import JsonForm, complete_json
 from executionkit.context import Context
 from executionkit.core.encoding import json_text
 from executionkit.core.observation import delimited
-from executionkit.core.text_tools import TextCall, instructions, read_reply, reply_schema, result_message
+from executionkit.core.text_tools import (
+    TextCall,
+    instructions,
+    read_reply,
+    reply_schema,
+    result_message,
+    retold,
+)
 from executionkit.provider import LLMResponse, Message, ToolCall, supports_tools
 from executionkit.tools import Tool
 
@@ -62,6 +69,10 @@ class Dialect(Protocol):
         """Return the messages that bring the results."""
         ...
 
+    def earlier(self, messages: list[Message]) -> list[Message]:
+        """Return a round of a given transcript as this dialect has it."""
+        ...
+
 
 def dialect_of(context: Context, tools: Sequence[Tool], manner: Manner) -> Dialect:
     """Return the way to speak with the provider of `context`."""
@@ -92,6 +103,9 @@ class _ByToolCalls:
             {"role": "tool", "tool_call_id": call.id, "content": delimited(text) if self._delimit else text}
             for call, text in zip(calls, texts, strict=True)
         ]
+
+    def earlier(self, messages: list[Message]) -> list[Message]:
+        return messages
 
 
 def _as_message(response: LLMResponse, calls: Sequence[ToolCall]) -> Message:
@@ -136,4 +150,7 @@ class _InJson:
         return ToolCall(f"call_{self._calls}", reply.name, reply.arguments)
 
     def results(self, calls: Sequence[ToolCall], texts: Sequence[str]) -> list[Message]:
-        return [result_message(call.name, delimited(text)) for call, text in zip(calls, texts, strict=True)]
+        return [result_message(call.name, text) for call, text in zip(calls, texts, strict=True)]
+
+    def earlier(self, messages: list[Message]) -> list[Message]:
+        return retold(messages)

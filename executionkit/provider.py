@@ -5,6 +5,7 @@ from typing import Any, Literal, Protocol, TypeAlias, cast, runtime_checkable
 
 import msgspec
 
+from executionkit.core.json import MAX_DEPTH, is_deeper_than
 from executionkit.core.prompt import prompt_problem
 from executionkit.core.usage import TokenUsage, read_usage
 from executionkit.errors import InvalidPromptError, ProviderError
@@ -187,17 +188,26 @@ def checked_response(response: object) -> LLMResponse:
         raise ProviderError(
             f"the provider returned {type(response).__name__} instead of an LLMResponse", retryable=False
         )
+    if response.extra and not _is_sound(response.extra):
+        raise _unusable(
+            response, f"extra fields that are no dict, or more than {MAX_DEPTH} levels deep"
+        )
     if response.tool_calls == () and _is_a(response.content, str) and _is_a(response.finish_reason, str):
         return response
     content, calls = response.content or "", response.tool_calls or ()
     reason = "stop" if _is_a(response.finish_reason, type(None)) else response.finish_reason
     if not (_is_a(content, str) and _is_a(reason, str) and _are_calls(calls)):
-        raise ProviderError(
-            "the provider returned content, tool calls or a finish reason of the wrong type",
-            cost=TokenUsage(response.input_tokens, response.output_tokens, 1),
-            retryable=False,
-        )
+        raise _unusable(response, "content, tool calls or a finish reason of the wrong type")
     return msgspec.structs.replace(response, content=content, tool_calls=tuple(calls), finish_reason=reason)
+
+
+def _unusable(response: LLMResponse, what: str) -> ProviderError:
+    cost = TokenUsage(response.input_tokens, response.output_tokens, 1)
+    return ProviderError(f"the provider returned {what}", cost=cost, retryable=False)
+
+
+def _is_sound(extra: object) -> bool:
+    return isinstance(extra, Mapping) and not is_deeper_than({**cast("Mapping[str, Any]", extra)}, MAX_DEPTH)
 
 
 def _are_calls(calls: object) -> bool:

@@ -74,4 +74,4 @@ def is_deeper_than(value: object, levels: int) -> bool:
 def _children(value: object) -> Collection[object]:
     if isinstance(value, dict):
         return cast("dict[str, object]", value).values()
-    return cast("list[object]", value) if isinstance(value, list) else ()
+    return cast("list[object]", value) if isinstance(value, (list, tuple)) else ()

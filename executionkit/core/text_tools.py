@@ -3,7 +3,7 @@
 A reply is either `{"tool": name, "arguments": {...}}` or `{"answer": ...}`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any, Final, cast
 
@@ -11,9 +11,11 @@ import msgspec
 from typing_extensions import TypeIs
 
 from executionkit.core.encoding import json_text
+from executionkit.core.json import decode_json
 from executionkit.core.json_text import find_json
+from executionkit.core.observation import delimited
 
-__all__ = ["TextCall", "instructions", "read_reply", "reply_schema", "result_message"]
+__all__ = ["TextCall", "instructions", "read_reply", "reply_schema", "result_message", "retold"]
 
 _MOST_CANDIDATES: Final = 32
 
@@ -127,6 +129,45 @@ def _is_object(value: object) -> TypeIs[dict[str, Any]]:
     return isinstance(value, dict)
 
 
-def result_message(name: str, delimited: str) -> dict[str, Any]:
+def result_message(name: str, text: str) -> dict[str, Any]:
     """Return the message that brings a tool's result to a model that knows no such role."""
-    return {"role": "user", "content": f"Result of {name}:\n{delimited}"}
+    return {"role": "user", "content": f"Result of {name}:\n{delimited(text)}"}
+
+
+def retold(messages: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    r"""Return calls with their results as a model would have had them in JSON; other messages as they are.
+
+    >>> call = {"id": "a", "function": {"name": "add", "arguments": '{"left": 1}'}}
+    >>> retold([{"role": "assistant", "content": "Well.", "tool_calls": [call]}])
+    [{'role': 'assistant', 'content': 'Well.\n{"tool":"add","arguments":{"left":1}}'}]
+    >>> retold([{"role": "user", "content": "hello"}])
+    [{'role': 'user', 'content': 'hello'}]
+    """
+    names: dict[str, str] = {}
+    found: list[dict[str, Any]] = []
+    for message in messages:
+        if message.get("role") == "tool":
+            name = names.get(str(message.get("tool_call_id")), "a tool")
+            found.append(result_message(name, _text(message.get("content"))))
+        elif calls := message.get("tool_calls"):
+            names.update((str(call.get("id")), _asked(call)["tool"]) for call in calls)
+            lines = [_text(message.get("content")), *[json_text(_asked(call)) for call in calls]]
+            others = {key: value for key, value in message.items() if key != "tool_calls"}
+            found.append({**others, "content": "\n".join(filter(None, lines))})
+        else:
+            found.append(message)
+    return found
+
+
+def _asked(call: Mapping[str, Any]) -> dict[str, Any]:
+    given: object = call.get("function")
+    function = given if _is_object(given) else {}
+    arguments = function.get("arguments", "")
+    decoded = decode_json(arguments) if isinstance(arguments, str) else arguments
+    return {"tool": str(function.get("name")), "arguments": decoded if _is_object(decoded) else arguments}
+
+
+def _text(content: object) -> str:
+    if content is None:
+        return ""
+    return content if isinstance(content, str) else json_text(content)

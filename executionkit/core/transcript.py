@@ -8,6 +8,7 @@ from typing_extensions import override
 
 from executionkit.core.encoding import json_text
 from executionkit.core.frozen import thaw
+from executionkit.core.json import MAX_DEPTH, is_deeper_than
 
 __all__ = ["Rounds", "Transcript", "in_rounds", "transcript_of"]
 
@@ -66,7 +67,8 @@ def transcript_of(messages: Sequence[Mapping[str, Any]]) -> Transcript:
 
     Raises:
         TypeError: They are not a sequence of mappings that each have a `role`.
-        ValueError: A request for tools stands there without its results, or a result without its request.
+        ValueError: A request for tools stands there without its results, or a result without its request; or
+            a message is nested too deeply.
     """
     if isinstance(messages, Transcript):
         return messages
@@ -78,10 +80,20 @@ def transcript_of(messages: Sequence[Mapping[str, Any]]) -> Transcript:
             raise TypeError('each message of a transcript must be a mapping with a "role"')
         if not _are_calls(cast("Message", message).get("tool_calls") or ()):
             raise TypeError('the "tool_calls" of a message must be a list of mappings')
-    transcript = Transcript([cast("Message", thaw(message)) for message in messages])
+    transcript = Transcript(_copied(messages))
     if not all(map(_is_whole, in_rounds(transcript))):
         raise ValueError("each tool call of a transcript needs its result after it, and each result its call")
     return transcript
+
+
+def _copied(messages: Sequence[Mapping[str, Any]]) -> list[Message]:
+    try:
+        copied = [cast("Message", thaw(message)) for message in messages]
+    except RecursionError:
+        copied = None
+    if copied is None or any(is_deeper_than(message, MAX_DEPTH) for message in copied):
+        raise ValueError(f"a message of the transcript is nested more than {MAX_DEPTH} levels deep")
+    return copied
 
 
 def in_rounds(messages: Iterable[Message]) -> Rounds:

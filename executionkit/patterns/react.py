@@ -107,7 +107,8 @@ class _Loop(Generic[T]):
         # A dialect with a head has said there what an answer looks like.
         is_told = self.kind is None or bool(self.dialect.head)
         self.prompt = user(prompt if is_told or self.kind is None else asking(prompt, self.kind))
-        system, self.earlier = _parted(settings.transcript)
+        system, earlier = _parted(settings.transcript)
+        self.earlier = list(map(self.dialect.earlier, earlier))
         self.head = [*self.dialect.head, *system]
         self.later: Rounds = []
         self.talk: list[Message] = [*settings.transcript, self.prompt]
@@ -368,7 +369,8 @@ def react(
         max_tool_calls: Calls of the whole loop (default None: any number); a tool's own ceiling is
             `max_calls`.
         summarise: Stage that makes a summary of what `max_history_messages` drops, on the same budget.
-        transcript: Messages to go on from, such as `metadata["transcript"]` of another loop.
+        transcript: Messages to go on from, such as `metadata["transcript"]` of another loop. A model without
+            tool calls is told those in it in JSON.
         delimit_results: Put each result between `<tool_result>` tags, of which it can hold none itself
             (default False). Without tool calls they always are.
 
@@ -390,7 +392,7 @@ def react(
     Raises:
         TypeError: A setting is of the wrong type.
         ValueError: A setting is out of range, two tools share a name, or a transcript parts a call from its
-            result.
+            result or nests more than 100 levels deep.
     """
     stage: React[Any] = React(tuple(tools), answer=answer, transcript=transcript_of(transcript), **options)
     return stage

@@ -228,6 +228,29 @@ async def test_a_tool_error_without_a_text_is_an_observation() -> None:
     assert results(provider.asked[1]) == ["Error: ToolError"]
 
 
+class Interrupt(BaseException):
+    """No Exception: nothing may turn it into an observation."""
+
+
+async def test_what_is_no_exception_comes_out_alone_and_ends_the_others() -> None:
+    ended: list[str] = []
+
+    async def wait() -> None:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            ended.append("wait")
+
+    async def interrupt() -> None:
+        await anyio.lowlevel.checkpoint()
+        raise Interrupt
+
+    provider = Talking(calls(("wait", {}), ("interrupt", {}), ("wait", {})))
+    with anyio.fail_after(10), pytest.raises(Interrupt):
+        await react([tool(wait), tool(interrupt)]).run(provider, "go")
+    assert ended == ["wait", "wait"]
+
+
 async def test_cancellation_is_passed_on() -> None:
     with anyio.move_on_after(0.02) as scope:
         await react([tool(_sleeps, name="t")]).run(Talking(calls(("t", {}), ("t", {}))), "go")
@@ -573,6 +596,49 @@ async def test_a_transcript_goes_on() -> None:
     assert list(second.metadata["transcript"])[:4] == list(transcript)
     assert len(second.metadata["transcript"]) == 6
     assert pickle.loads(pickle.dumps(transcript)) == transcript
+
+
+async def test_a_transcript_goes_on_with_a_model_without_tool_calls() -> None:
+    wanted = calls(("add", {"left": 1, "right": 1}), ("add", {"left": 2, "right": 2}))
+    first = (await react([add]).run(Talking(wanted, "two"), "1 + 1?")).unwrap()
+    provider = Talking('{"answer": "four"}', supports_tools=False)
+    stage = react([add], transcript=first.metadata["transcript"])
+    second = (await stage.run(provider, "and twice that?")).unwrap()
+    sent = provider.asked[0][1:]
+    assert [message["role"] for message in sent] == ["user", "assistant", "user", "user", "assistant", "user"]
+    assert sent[1]["content"].splitlines()[0] == '{"tool":"add","arguments":{"left":1,"right":1}}'
+    assert sent[2]["content"] == "Result of add:\n<tool_result>\n2\n</tool_result>"
+    assert not any("tool_calls" in message or "tool_call_id" in message for message in sent)
+    assert second.metadata["transcript"][1]["tool_calls"]  # as it was given, for a model that has them
+
+
+async def test_calls_and_results_told_in_json_are_dropped_together() -> None:
+    first = (await react([add]).run(Talking(calls(("add", {"left": 1, "right": 1})), "two"), "1?")).unwrap()
+    provider = Talking('{"answer": "four"}', supports_tools=False)
+    stage = react([add], transcript=first.metadata["transcript"], max_history_messages=4)
+    await stage.run(provider, "again")
+    assert [message["content"] for message in provider.asked[0][1:]] == ["two", "again"]
+
+
+def _nested(levels: int) -> Any:
+    value: Any = 1
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize("levels", [150, 900, 50_000])
+async def test_nothing_is_nested_too_deeply_to_handle(levels: int) -> None:
+    odd = LLMResponse("four", usage={"prompt_tokens": 10}, extra={"reasoning": _nested(levels)})
+    error = failure(await react([add]).run(Talking(odd), "go"))
+    assert isinstance(error, ProviderError)
+    assert error.cost == TokenUsage(10, 0, 1) or error.metadata["usage_estimated"]
+    with pytest.raises(ValueError, match="nested more than 100"):
+        react([add], transcript=[{"role": "user", "content": _nested(levels)}])
+    fine = LLMResponse("four", extra={"reasoning": _nested(90)})
+    result = (await react([add]).run(Talking(fine), "go")).unwrap()
+    again = react([add], transcript=[*result.metadata["transcript"]])
+    assert pickle.loads(pickle.dumps(again)) == again
 
 
 async def test_unknown_fields_survive_the_round_trip() -> None:
