@@ -7,15 +7,24 @@ stages as the tools of a server.
 import re
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
+from math import inf
 from typing import Any, Final, TypeAlias, cast
 
+import anyio
 from returns.result import Failure, Success
 
 try:
     from mcp import Client, StdioServerParameters
     from mcp.server.mcpserver import MCPServer
     from mcp.server.mcpserver.exceptions import ToolError as ServedToolError
-    from mcp.types import CallToolResult, TextContent
+    from mcp.types import (
+        CallToolResult,
+        ContentBlock,
+        EmbeddedResource,
+        ResourceLink,
+        TextContent,
+        TextResourceContents,
+    )
     from mcp.types import Tool as Described
 except ImportError as _missing:  # pragma: no cover - the extra is installed where this is tested
     message = "executionkit.mcp needs the official SDK: pip install 'executionkit[mcp]'"
@@ -26,7 +35,7 @@ from executionkit.core.usage import TokenUsage
 from executionkit.errors import ExecutionKitError
 from executionkit.provider import LLMProvider
 from executionkit.stage import Stage
-from executionkit.tools import DEFAULT_TIMEOUT, Tool, ToolError, as_text
+from executionkit.tools import DEFAULT_TIMEOUT, Tool, ToolError, as_text, check_timeout
 
 __all__ = ["Server", "StdioServerParameters", "mcp_server", "mcp_tools"]
 
@@ -52,7 +61,8 @@ async def mcp_tools(
     Args:
         server: Address of a streamable HTTP server, `StdioServerParameters(command=..., args=[...])`, or an
             `MCPServer` of this process.
-        timeout: Seconds a call may take, and each step of connecting.
+        timeout: Seconds a call may take, and connecting until all tools are listed. A process that does not
+            end by itself then takes a few more to be ended.
         prefix: Put before each tool's name, so that the tools of two servers do not collide. Characters that
             OpenAI does not allow in a name become `_`.
 
@@ -60,23 +70,31 @@ async def mcp_tools(
 
     Raises:
         ExecutionKitError: The server cannot be reached, does not answer in time, or went away.
-        ValueError: The server describes a tool with a schema that is none, refers elsewhere, or takes too
-            long.
+        TypeError: `timeout` is no number.
+        ValueError: `timeout` is not positive; the server describes a tool with a schema that is none, refers
+            elsewhere, or takes too long.
     """
+    check_timeout("timeout", timeout)
     raised: list[Exception] = []
     try:
-        async with Client(server, read_timeout_seconds=timeout) as client:
-            listed = await _listed(client)
-            try:
-                yield tuple([_as_tool(client, described, timeout, prefix) for described in listed])
-            except Exception as error:
-                raised.append(error)
-                raise
+        with anyio.move_on_after(timeout) as connecting:
+            async with Client(server, read_timeout_seconds=timeout) as client:
+                listed = await _listed(client)
+                connecting.deadline = inf
+                try:
+                    yield tuple([_as_tool(client, described, timeout, prefix) for described in listed])
+                except Exception as error:
+                    raised.append(error)
+                    raise
     except Exception as error:
         if raised:
             raise raised[0] from raised[0].__cause__
         cause = _first_of(error)
         raise ExecutionKitError(f"the connection to the MCP server failed: {type(cause).__name__}") from cause
+    if connecting.cancelled_caught:
+        raise ExecutionKitError(
+            f"the MCP server did not answer within {timeout} s; start it, or raise timeout"
+        )
 
 
 def _first_of(error: Exception) -> Exception:
@@ -119,10 +137,18 @@ def _calling(client: Client, name: str) -> Callable[..., Coroutine[Any, Any, str
 
 def _text_of(result: CallToolResult) -> str:
     """Return the text of a result; of other content only the kind, since a text model cannot see it."""
-    parts = [part.text if isinstance(part, TextContent) else f"[{part.type}]" for part in result.content]
+    parts = [_text_in(part) for part in result.content]
     if not parts and result.structured_content is not None:
         return json_text(result.structured_content)
     return "\n".join(parts)
+
+
+def _text_in(part: ContentBlock) -> str:
+    if isinstance(part, TextContent):
+        return part.text
+    if isinstance(part, EmbeddedResource) and isinstance(part.resource, TextResourceContents):
+        return part.resource.text
+    return f"[{part.type}: {part.uri}]" if isinstance(part, ResourceLink) else f"[{part.type}]"
 
 
 def mcp_server(

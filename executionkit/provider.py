@@ -189,9 +189,7 @@ def checked_response(response: object) -> LLMResponse:
             f"the provider returned {type(response).__name__} instead of an LLMResponse", retryable=False
         )
     if response.extra and not _is_sound(response.extra):
-        raise _unusable(
-            response, f"extra fields that are no dict, or more than {MAX_DEPTH} levels deep"
-        )
+        raise _unusable(response, f"extra fields that are no dict, or more than {MAX_DEPTH} levels deep")
     if response.tool_calls == () and _is_a(response.content, str) and _is_a(response.finish_reason, str):
         return response
     content, calls = response.content or "", response.tool_calls or ()

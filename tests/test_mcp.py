@@ -1,5 +1,6 @@
 """Tools over MCP: published servers that are not ours, and a client that is not ours."""
 
+import json
 import os
 import shutil
 import socket
@@ -217,16 +218,109 @@ async def test_what_the_block_raises_leaves_it_as_it_is(server: Server) -> None:
     assert caught.value is raised
 
 
-async def test_a_tool_that_cannot_be_used_is_a_value_error() -> None:
-    server: MCPServer = MCPServer("s")
+ODD = """
+import json, sys
 
-    async def shout(text: str) -> str:
-        """Shout."""
-        return text.upper()
+listed, called = map(json.loads, sys.argv[1:])
+hello = {"capabilities": {"tools": {}}, "serverInfo": {"name": "odd", "version": "1"}}
+for line in sys.stdin:
+    asked = json.loads(line)
+    answers = {"initialize": {"result": hello}, "tools/list": listed, "tools/call": called}
+    answer = answers.get(asked["method"], {"error": {"code": -32601, "message": "no such method"}})
+    if asked["method"] == "initialize":
+        hello["protocolVersion"] = asked["params"]["protocolVersion"]
+    if answer == "gone":
+        break
+    if answer and "id" in asked:
+        print(json.dumps({"jsonrpc": "2.0", "id": asked["id"], **answer}), flush=True)
+"""
 
-    server.add_tool(shout, name="\n")
-    with pytest.raises(ValueError, match="cannot be used"):
-        async with mcp_tools(server, timeout=-1):
+
+def odd(called: object, *, schema: object = None, listed: object = None) -> StdioServerParameters:
+    """A server with one tool, which answers what it is told to; None for nothing at all."""
+    one = {"name": "odd", "inputSchema": {"type": "object"} if schema is None else schema}
+    listed = {"result": {"tools": [one]}} if listed is None else listed
+    given = [json.dumps(answer) for answer in (listed, called)]
+    return StdioServerParameters(command=sys.executable, args=["-c", ODD, *given])
+
+
+SILENT = [
+    pytest.param(
+        StdioServerParameters(command=sys.executable, args=["-c", "import sys; [*sys.stdin]"]), id="hears"
+    ),
+    pytest.param(odd(None, listed={}), id="does not list"),
+]
+
+
+@pytest.mark.parametrize("server", SILENT)
+async def test_a_silent_server_is_not_waited_for(server: Server) -> None:
+    with anyio.fail_after(9), pytest.raises(ExecutionKitError, match="MCP server"):  # the SDK alone takes ten
+        async with mcp_tools(server, timeout=0.3):
+            pytest.fail("connected")
+
+
+async def test_a_silent_address_is_not_waited_for() -> None:
+    with socket.socket() as deaf:
+        deaf.bind(("127.0.0.1", 0))
+        deaf.listen()
+        with anyio.fail_after(9), pytest.raises(ExecutionKitError, match="did not answer within"):
+            async with mcp_tools(f"http://127.0.0.1:{deaf.getsockname()[1]}/mcp", timeout=0.3):
+                pytest.fail("connected")
+
+
+IMAGE = {"type": "image", "data": "aGk=", "mimeType": "image/png"}
+NOTE = {"type": "resource", "resource": {"uri": "x://note", "text": "a note"}}
+LINK = {"type": "resource_link", "uri": "x://more", "name": "more"}
+
+
+@pytest.mark.parametrize(
+    ("called", "observation"),
+    [
+        pytest.param(None, "Error: TimeoutError", id="silent"),
+        pytest.param("gone", "Error: MCPError", id="gone"),
+        pytest.param({"error": {"code": -1, "message": "sk-secret"}}, "Error: MCPError", id="error"),
+        pytest.param({"result": {"content": 7}}, "Error: ValidationError", id="nonsense"),
+        pytest.param({"result": {"content": [], "structuredContent": {"a": 1}}}, '{"a":1}', id="structured"),
+        pytest.param(
+            {"result": {"content": [IMAGE, NOTE, LINK]}},
+            "[image]\na note\n[resource_link: x://more]",
+            id="other content",
+        ),
+        pytest.param(
+            {"result": {"content": [{"type": "text", "text": "no such city"}], "isError": True}},
+            "Error: ToolError: no such city",
+            id="tool error",
+        ),
+    ],
+)
+async def test_whatever_a_call_comes_to_is_an_observation(called: object, observation: str) -> None:
+    provider = Talking(calls(("odd", {})), "done")
+    async with mcp_tools(odd(called)) as tools:
+        assert tools[0].timeout == 30
+        with anyio.fail_after(20):
+            result = (
+                await react(tools, tool_timeout=0.5 if called is None else None).run(provider, "go")
+            ).unwrap()
+    assert (results(provider.asked[1]), result.value) == ([observation], "done")
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "object", "properties": {"a": {"pattern": "("}}},
+        {"type": "object", "properties": {"a": {"$ref": "other.json"}}},
+    ],
+)
+async def test_a_tool_that_cannot_be_used_is_a_value_error(schema: object) -> None:
+    with pytest.raises(ValueError, match="'odd' cannot be used"):
+        async with mcp_tools(odd(None, schema=schema)):
+            pytest.fail("connected")
+
+
+@pytest.mark.parametrize("timeout", [0, -1, float("inf"), float("nan")])
+async def test_a_time_out_out_of_range_is_refused_before_connecting(timeout: float) -> None:
+    with pytest.raises(ValueError, match="timeout must be"):
+        async with mcp_tools("http://127.0.0.1:9/mcp", timeout=timeout):
             pytest.fail("connected")
 
 
