@@ -10,6 +10,7 @@ from inspect import getdoc
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeAlias, TypeVar
 
 from returns.result import Failure
+from typing_extensions import TypeForm
 
 from executionkit.core.checks import check_count
 from executionkit.core.usage import TokenUsage
@@ -262,7 +263,7 @@ async def react_loop(
 async def structured(
     provider: LLMProvider,
     prompt: str,
-    kind: type[T],
+    kind: TypeForm[T],
     *,
     max_retries: int = 2,
     temperature: float | None = 0.0,

@@ -126,10 +126,9 @@ def _graph(schema: object) -> dict[Node, _Edges]:
 def _own(part: Mapping[str, Any]) -> int:
     """Return what the keywords of a schema take that go through a list for each value."""
     names = measure(part.get("dependentRequired")).parts  # 1 where there are none: the visit itself
-    values, constant = part.get("enum"), measure(part.get("const")).parts
+    values, constant = _schemas_in(part.get("enum")), measure(part.get("const")).parts
     # An enum of one kind of these is looked up, any other is gone through.
-    is_list = isinstance(values, list) and {*map(type, cast("list[object]", values))} not in ({str}, {int})
-    compared = measure(values).parts if is_list else 0
+    compared = 0 if {*map(type, values)} in ({str}, {int}) else measure(values).parts - 1
     return names + _COMPARED * (compared + (constant if constant > 1 else 0))
 
 

@@ -5,7 +5,7 @@ from itertools import takewhile
 from typing import Any, Final, Generic, Literal, TypeAlias, TypedDict, TypeVar, cast, overload
 
 from returns.result import Failure, Success
-from typing_extensions import Unpack, override
+from typing_extensions import TypeForm, Unpack, override
 
 from executionkit.approval import Approval
 from executionkit.context import Context
@@ -331,10 +331,10 @@ def react(
 def react(
     tools: Sequence[Tool],
     *,
-    answer: object,
+    answer: TypeForm[T],
     transcript: Sequence[Mapping[str, Any]] = (),
     **options: Unpack[ReactOptions],
-) -> React[Any]: ...
+) -> React[T]: ...
 def react(
     tools: Sequence[Tool],
     *,

@@ -2,7 +2,7 @@
 
 from typing import Any, Final, Generic, TypeVar, overload
 
-from typing_extensions import override
+from typing_extensions import TypeForm, override
 
 from executionkit.asking import complete_json, form_of
 from executionkit.context import Context
@@ -109,12 +109,12 @@ def structured(
 ) -> Structured[T]: ...
 @overload
 def structured(
-    kind: object,
+    kind: TypeForm[T],
     *,
     max_retries: int = 2,
     temperature: float | None = 0.0,
     max_tokens: int = DEFAULT_MAX_TOKENS,
-) -> Structured[Any]: ...
+) -> Structured[T]: ...
 def structured(
     kind: object,
     *,
@@ -125,7 +125,7 @@ def structured(
     """Return a stage that answers with a value of type `kind`; see `Structured`.
 
     Args:
-        kind: Any type that msgspec decodes. Unions and literals are inferred as `Any`: annotate the stage.
+        kind: Any type that msgspec decodes.
         max_retries: Answers asked for after the first.
         temperature: Sampling temperature; None leaves it to the provider.
         max_tokens: Output tokens of each answer at most.

@@ -759,15 +759,11 @@ def _wild_calls() -> st.SearchStrategy[LLMResponse]:
     return st.lists(one, min_size=1, max_size=4).map(lambda made: says("", tool_calls=tuple(made)))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.lists(_wild_calls(), max_size=4), st.booleans(), st.text(min_size=1))
-def test_no_payload_breaks_the_loop(turns: list[LLMResponse], supports_tools: bool, text: str) -> None:
+async def test_no_payload_breaks_the_loop(turns: list[LLMResponse], supports_tools: bool, text: str) -> None:
     provider = Talking(*turns, says(text), supports_tools=supports_tools)
-
-    async def run() -> Outcome[str]:
-        return await react([add, STRICT, ANYTHING]).run(provider, "go")
-
-    outcome = asyncio.run(run())
+    outcome = await react([add, STRICT, ANYTHING]).run(provider, "go")
     made = len(provider.asked)
     match outcome:
         case Success(result):
@@ -776,19 +772,15 @@ def test_no_payload_breaks_the_loop(turns: list[LLMResponse], supports_tools: bo
             pytest.fail(f"{error!r}")
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(
     st.text()
     | json_values.map(json.dumps)
     | payloads.map(lambda given_: json.dumps({"tool": "add", "arguments": given_}))
 )
-def test_no_text_breaks_the_loop_in_json(text: str) -> None:
+async def test_no_text_breaks_the_loop_in_json(text: str) -> None:
     provider = Talking(*[text] * 3, supports_tools=False)
-
-    async def run() -> Outcome[str]:
-        return await react([add], max_rounds=3).run(provider, "go")
-
-    outcome = asyncio.run(run())
+    outcome = await react([add], max_rounds=3).run(provider, "go")
     cost = outcome.unwrap().cost if isinstance(outcome, Success) else failure(outcome).cost
     assert cost.llm_calls == len(provider.asked)
 
@@ -801,7 +793,7 @@ async def _edits(proposal: Proposal) -> Decision:
     return Edit({**proposal.arguments, "left": 1})
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(
     st.lists(
         _wild_calls() | st.text().map(says) | payloads.map(lambda text: says(json.dumps(text))), max_size=6
@@ -821,16 +813,12 @@ async def _edits(proposal: Proposal) -> Decision:
     st.booleans(),
     st.builds(TokenUsage, st.integers(0, 60), st.integers(0, 300), st.integers(0, 5)),
 )
-def test_no_setting_breaks_the_cost(
+async def test_no_setting_breaks_the_cost(
     turns: list[LLMResponse], options: dict[str, Any], supports_tools: bool, budget: TokenUsage
 ) -> None:
     provider = Talking(*turns, *[says('{"total": 1}')] * 9, supports_tools=supports_tools)
-
-    async def run() -> Outcome[Any]:
-        loop: React[Any] = react([add, STRICT, ANYTHING], max_rounds=4, **options)
-        return await loop.run(provider, "go", max_cost=budget)
-
-    outcome = asyncio.run(run())
+    loop: React[Any] = react([add, STRICT, ANYTHING], max_rounds=4, **options)
+    outcome = await loop.run(provider, "go", max_cost=budget)
     cost = outcome.unwrap().cost if isinstance(outcome, Success) else failure(outcome).cost
     made = len(provider.asked)
     assert cost == TokenUsage(10 * made, 2 * made, made)

@@ -97,6 +97,7 @@ async def facade(provider: LLMProvider, tool: Tool) -> None:
     assert_type(await compat.pipe(provider, "?", compat.consensus, compat.refine_loop), PatternResult[Any])
     assert_type(await compat.structured(provider, "?", City), PatternResult[City])
     assert_type((await compat.structured(provider, "?", list[int], max_retries=0)).value, list[int])
+    assert_type((await compat.structured(provider, "?", Literal["a", "b"])).value, Literal["a", "b"])
     voted = partial(compat.consensus, num_samples=3)
     budget = TokenUsage(llm_calls=9)
     assert_type(await compat.pipe(provider, "?", voted, max_budget=budget, retry=None), PatternResult[Any])
@@ -111,6 +112,7 @@ def twins(provider: LLMProvider, tool: Tool) -> None:
     assert_type(pipe_sync(provider, "?", compat.consensus, temperature=0.0), PatternResult[Any])
     assert_type(structured_sync(provider, "?", City, max_retries=1), PatternResult[City])
     assert_type(structured_sync(provider, prompt="?", kind=int).value, int)
+    assert_type(structured_sync(provider, "?", City | int), PatternResult[City | int])
     assert_type(compat.consensus_sync(provider=provider, prompt="?").cost, TokenUsage)
 
 

@@ -303,5 +303,7 @@ def tools_and_typed_answers(add: Tool, first: Structured[bytes], second: Structu
     react([add], approve=count)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     react([add], on_limit="stop")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
     structured(int, max_retries="2")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    structured(3)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    react([], answer=3)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
     first >> second  # type: ignore[operator]  # pyright: ignore[reportOperatorIssue]
     add(1, 2)  # type: ignore[operator]  # pyright: ignore[reportCallIssue]

@@ -4,7 +4,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, assert_type
+from typing import Annotated, Literal, assert_type
 
 import msgspec
 
@@ -59,10 +59,13 @@ async def inferred(provider: Provider) -> None:
     assert_type(structured(Invoice), Structured[Invoice])
     assert_type(structured(Point), Structured[Point])
     assert_type(structured(list[int]), Structured[list[int]])
-    assert_type(structured(int | str), Structured[Any])
+    assert_type(structured(int | str), Structured[int | str])
+    assert_type(structured(Literal["yes", "no"]), Structured[Literal["yes", "no"]])
+    assert_type(structured(Annotated[int, msgspec.Meta(ge=1)]), Structured[int])
     assert_type(react([add]), React[str])
     assert_type(react([add], answer=Invoice, max_rounds=3), React[Invoice])
     assert_type(react([add], answer=list[Point]), React[list[Point]])
+    assert_type(react([add], answer=Point | Invoice), React[Point | Invoice])
     assert_type(await structured(Invoice).run(provider, "go"), Outcome[Invoice])
     assert_type(await react([add], answer=Point).run(provider, "go"), Outcome[Point])
     assert_type(react([add]) >> structured(Invoice), Stage[str, Invoice])
