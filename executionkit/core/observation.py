@@ -21,12 +21,13 @@ def failed(kind: str, hint: str = "") -> str:
 def shortened(text: str, most: int) -> str:
     r"""Cut a text at `most` characters, with a marker that says how much is missing.
 
+    Lone surrogates, as in the name of a file that is no UTF-8, become `?`: no request can hold them.
+
     >>> shortened("abcdefgh", 4), shortened("abc", 4)
     ('abcd\n[4 more characters cut]', 'abc')
     """
-    if len(text) <= most:
-        return text
-    return f"{text[:most]}\n[{len(text) - most} more characters cut]"
+    kept = text[:most].encode(errors="replace").decode()
+    return kept if len(text) <= most else f"{kept}\n[{len(text) - most} more characters cut]"
 
 
 def delimited(text: str) -> str:

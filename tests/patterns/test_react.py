@@ -267,6 +267,15 @@ async def test_long_results_are_cut_with_a_marker() -> None:
     assert (result.metadata["truncated_observations"], result.metadata["truncated_responses"]) == (1, 1)
 
 
+async def test_a_result_that_no_request_can_hold_is_mended() -> None:
+    async def names() -> str:
+        return "caf\udce9.txt"
+
+    provider = Talking(calls(("names", {})), "done")
+    await react([tool(names)]).run(provider, "go")
+    assert results(provider.asked[1]) == ["caf?.txt"]
+
+
 async def test_no_answer_after_the_last_round() -> None:
     provider = Talking(*[calls(("add", {"left": 1, "right": 1}))] * 3)
     error = failure(await react([add], max_rounds=3).run(provider, "go"))
