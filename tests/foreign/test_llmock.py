@@ -30,6 +30,8 @@ if BARE:
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
 
 KEY = "sk-Secret/1+2=3"
+BUSY = 0.25
+"""Seconds that the server asks to wait: well above the back-off, so that a client that ignores them is found out."""
 RETRY = RetryConfig(base_delay=0.06, max_delay=3.0)
 STATUSES = (*(400, 401, 402, 403, 404, 405, 408, 409, 413, 422, 425, 429), *(500, 501, 502, 503, 504, 529))
 
@@ -81,7 +83,7 @@ def cost_of(outcome: Outcome[Any]) -> TokenUsage:
 
 @pytest.mark.parametrize(
     ("status", "retry_after"),
-    [*((status, 0.1) for status in STATUSES), (400, None), (500, None), (529, None)],
+    [*((status, BUSY) for status in STATUSES), (400, None), (500, None), (529, None)],
 )
 async def test_a_status_is_retried_as_it_should_be(
     status: int, retry_after: float | None, judge: Judge
@@ -97,7 +99,7 @@ async def test_a_status_is_retried_as_it_should_be(
     judge.check()
 
 
-@pytest.mark.parametrize(("status", "retry_after"), [(429, 0.1), (503, 0.1), (500, None)])
+@pytest.mark.parametrize(("status", "retry_after"), [(429, BUSY), (503, BUSY), (500, None)])
 async def test_an_outage_is_left_alone_after_the_last_retry(
     status: int, retry_after: float | None, judge: Judge
 ) -> None:
@@ -111,7 +113,7 @@ async def test_an_outage_is_left_alone_after_the_last_retry(
 
 async def test_a_long_retry_after_is_not_slept(judge: Judge) -> None:
     judge.begin(
-        {"type": "fail", "status": 503, "retry_after": 0.1},
+        {"type": "fail", "status": 503, "retry_after": BUSY},
         {"type": "fail", "status": 429, "retry_after": 3600},
     )
     async with judge.provider() as provider:
@@ -162,7 +164,7 @@ TOOL_SCENARIOS: dict[str, tuple[int, list[dict[str, object]]]] = {
         2,
         [{"type": "reply", "tool_calls": [{"name": "get_weather", "arguments": {"city": "Rome"}}] * 2}],
     ),
-    "busy first": (1, [{"type": "fail", "status": 429, "retry_after": 0.1, "times": 2}]),
+    "busy first": (1, [{"type": "fail", "status": 429, "retry_after": BUSY, "times": 2}]),
     "broken, then down": (
         0,
         [
@@ -203,7 +205,7 @@ def any_behaviour(chance: random.Random) -> dict[str, object]:
     status = chance.choice([*STATUSES, 429, 500, 502, 503, 529])
     return chance.choice(
         [
-            {"type": "fail", "status": status, "retry_after": 0.1},
+            {"type": "fail", "status": status, "retry_after": BUSY},
             {"type": "tool_fault", "kind": chance.choice(["malformed_arguments", "unknown_tool"])},
             {"type": "delay", "seconds": 0.02},
         ]
