@@ -72,6 +72,11 @@ class Pace:
             self._requests.give(1)
             self._tokens.give(tokens)
 
+    def closed_for(self, now: float) -> float:
+        """Return the seconds for which the server would refuse a request, by what it has said."""
+        with self._lock:
+            return max(self._requests.closed_for(now), self._tokens.closed_for(now))
+
     def learn(self, headers: Mapping[str, str], now: float) -> None:
         """Take note of what an answer's headers say is left, and until when."""
         with self._lock:
@@ -93,7 +98,10 @@ class _Bucket:
             self._level = min(self._capacity, self._level + refilled) - amount
             self._updated = now
         wait = 0.0 if self._level >= 0 else -self._level * _MINUTE / self._capacity
-        return max(wait, self._closed_until - now, 0.0)
+        return max(wait, self.closed_for(now))
+
+    def closed_for(self, now: float) -> float:
+        return max(self._closed_until - now, 0.0)
 
     def give(self, amount: int) -> None:
         self._level = min(self._capacity, self._level + amount)

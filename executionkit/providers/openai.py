@@ -2,7 +2,6 @@
 
 import math
 import ssl
-import time
 import warnings
 from collections.abc import Callable, Mapping
 from functools import cache, lru_cache
@@ -24,6 +23,7 @@ from executionkit.providers.clients import Identity, LoopClient, client_of
 from executionkit.providers.failures import broken_exchange, refused, timed_out, unusable
 from executionkit.providers.foreign import ClientAdapter, HTTPClient, HTTPTransport, TransportAdapter
 from executionkit.providers.http1 import Head, Request
+from executionkit.providers.pacing import Turn
 from executionkit.providers.proxies import proxied, proxy_for
 from executionkit.providers.secret import Secret
 from executionkit.providers.streaming import Stream
@@ -69,8 +69,8 @@ class Provider(_Endpoint, frozen=True, kw_only=True, dict=True, weakref=True):
         client: The same for an `httpx.AsyncClient`.
         trust_env: Whether the environment may name a proxy (`HTTPS_PROXY`, ...) and certificates
             (`SSL_CERT_FILE`).
-        rate_limit: What may be sent in a minute by all that use this very object; calls beyond that wait,
-            and so do calls that the server says it would refuse. None for no limit.
+        rate_limit: What may be sent in a minute by all that use this very object; calls and streams beyond
+            that wait, and so do those that the server says it would refuse. None for no limit.
 
     Raises:
         TypeError: A setting is of the wrong type.
@@ -132,9 +132,10 @@ class Provider(_Endpoint, frozen=True, kw_only=True, dict=True, weakref=True):
             raise PermanentError("complete() returns a whole answer; for one in pieces call stream()")
         payload = self._payload(messages, temperature, max_tokens, tools, kwargs)
         request = self._request(encode_request(payload))
-        if self.rate_limit is None:
+        turn = self._turn(payload)
+        if turn is None:
             return await self._attempt(request)
-        return await self._paced(request, self._worst_case(payload))
+        return await self._paced(request, turn)
 
     def stream(
         self,
@@ -161,22 +162,26 @@ class Provider(_Endpoint, frozen=True, kw_only=True, dict=True, weakref=True):
         request = self._request(encode_request(payload))
         estimate = estimate_input(messages, tools)
         return Stream(
-            lambda: self._client.transport(self._open), request, self.timeout, _redactor(self._key), estimate
+            lambda: self._client.transport(self._open),
+            request,
+            self.timeout,
+            _redactor(self._key),
+            estimate,
+            self._turn(payload),
         )
 
-    async def _paced(self, request: Request, tokens: int) -> LLMResponse:
+    async def _paced(self, request: Request, turn: Turn) -> LLMResponse:
         """Make an attempt when the rate limit allows it."""
-        pace = self._pace
-        await _wait_for(pace, tokens)
+        await turn.wait()
         try:
-            response = await self._attempt(request)
+            response = await self._attempt(request, turn)
         except LLMError as error:
-            pace.settle(tokens, error.cost.total_tokens)
+            turn.settle(error.cost.total_tokens)
             raise
-        pace.settle(tokens, response.total_tokens)
+        turn.settle(response.total_tokens or turn.tokens)  # nothing reported: all that it may have taken
         return response
 
-    async def _attempt(self, request: Request) -> LLMResponse:
+    async def _attempt(self, request: Request, turn: Turn | None = None) -> LLMResponse:
         transport = self._client.transport(self._open)
         redactor = _redactor(self._key)
         head: Head | None = None
@@ -185,7 +190,8 @@ class Provider(_Endpoint, frozen=True, kw_only=True, dict=True, weakref=True):
             try:
                 async with exchanging(transport, request) as exchange:
                     head = exchange.head
-                    self._learn(head)
+                    if turn is not None:
+                        turn.learn(head)
                     return await _read_answer(exchange, redactor)
             except BROKEN as error:
                 failure = broken_exchange(error, redactor)
@@ -245,19 +251,11 @@ class Provider(_Endpoint, frozen=True, kw_only=True, dict=True, weakref=True):
         """What retries of calls to this provider draw on, from whatever run they come."""
         return self._own(RetryQuota, RetryQuota)
 
-    @property
-    def _pace(self) -> Pace:
-        return self._own(Pace, lambda: Pace(self.rate_limit or RateLimit()))
-
-    def _learn(self, head: Head) -> None:
-        if self.rate_limit is not None:
-            self._pace.learn(head.headers, time.monotonic())
-
-    def _worst_case(self, payload: Mapping[str, object]) -> int:
-        """Return the tokens that a request may take, by an estimate of its input."""
-        output = payload.get("max_tokens", payload.get("max_completion_tokens"))
-        given = estimate_input(payload["messages"], payload.get("tools"))
-        return given + (output if isinstance(output, int) else 0)
+    def _turn(self, payload: Mapping[str, object]) -> Turn | None:
+        if self.rate_limit is None:
+            return None
+        limit = self.rate_limit
+        return Turn(self._own(Pace, lambda: Pace(limit)), _worst_case(payload))
 
     def _own(self, kind: type[T], make: Callable[[], T]) -> T:
         """Return the one object of this kind that belongs to this provider, and to no copy of it."""
@@ -299,13 +297,11 @@ class Provider(_Endpoint, frozen=True, kw_only=True, dict=True, weakref=True):
         return [("base_url", self.base_url.partition("?")[0]), ("model", self.model)]
 
 
-async def _wait_for(pace: Pace, tokens: int) -> None:
-    delay = pace.reserve(tokens, time.monotonic())
-    try:
-        await anyio.sleep(delay)
-    except BaseException:
-        pace.give_up(tokens)
-        raise
+def _worst_case(payload: Mapping[str, object]) -> int:
+    """Return the tokens that a request may take, by an estimate of its input."""
+    output, answers = payload.get("max_tokens", payload.get("max_completion_tokens")), payload.get("n", 1)
+    given = estimate_input(payload["messages"], payload.get("tools"))
+    return given + (output * answers if isinstance(output, int) and isinstance(answers, int) else 0)
 
 
 async def _read_answer(exchange: Exchange, redactor: Redactor) -> LLMResponse:

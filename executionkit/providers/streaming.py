@@ -17,6 +17,7 @@ from executionkit.providers.body import BODY_LIMIT, BodyReader, read_body, read_
 from executionkit.providers.deltas import Assembly, StreamChunk
 from executionkit.providers.failures import broken_exchange, describe, refused, timed_out, unusable
 from executionkit.providers.http1 import Head, Request
+from executionkit.providers.pacing import Turn
 from executionkit.providers.transport import BROKEN, Exchange, Transport
 from executionkit.providers.wire import ONE_CALL, Unusable, decode_completion, reported_usage
 
@@ -31,7 +32,8 @@ class Stream:
     """A streamed completion: an async iterator of `StreamChunk`, made by `Provider.stream`.
 
     Nothing is sent before the first piece is asked for. Use it with `async with` where the iteration may
-    stop early, so that its connection is closed. Only the waits for the server count towards the time-out.
+    stop early, so that its connection is closed. Only the waits for the server count towards the time-out, not
+    those for a rate limit.
 
     ::
 
@@ -54,8 +56,10 @@ class Stream:
         timeout: float,
         redactor: Redactor,
         input_estimate: int,
+        turn: Turn | None = None,
     ) -> None:
         self._transport = transport
+        self._turn = turn
         self._request = request
         self._timeout = timeout
         self._seconds_left = timeout
@@ -78,8 +82,9 @@ class Stream:
     @property
     def cost(self) -> TokenUsage:
         """What the stream has cost so far: as reported, else one output token for each piece that arrived."""
-        if self._assembly.usage:
-            return reported_usage(self._assembly.usage)
+        reported = self._assembly.usage or (self._whole and self._whole.usage)
+        if reported:
+            return reported_usage(reported)
         pieces = self._assembly.pieces
         return TokenUsage(self._input_estimate if pieces else 0, pieces, 1)
 
@@ -128,11 +133,15 @@ class Stream:
     async def aclose(self) -> None:
         """End the stream; its connection is closed unless it was read to its end."""
         self._ended = True
+        if self._turn is not None:
+            self._turn.settle((self.cost if self._failure is None else self._failure.cost).total_tokens)
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
             await exchange.finish()
 
     async def _advance(self) -> None:
+        if self._turn is not None and self._exchange is None:
+            await self._turn.wait()
         failure: LLMError | None = None
         began = anyio.current_time()
         with anyio.move_on_after(self._seconds_left):
@@ -151,6 +160,8 @@ class Stream:
     async def _read_on(self) -> None:
         if self._exchange is None:
             self._exchange = await self._transport().send(self._request)
+            if self._turn is not None:
+                self._turn.learn(self._exchange.head)
         if self._reader is None:
             await self._begin(self._exchange)
         else:

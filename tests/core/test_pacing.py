@@ -52,6 +52,7 @@ def test_tokens_count_and_come_back() -> None:
 def test_a_server_that_has_nothing_left_is_not_asked() -> None:
     pace = Pace(RateLimit())
     pace.learn({"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "1.5s"}, now=10.0)
+    assert pace.closed_for(now=10.5) == pytest.approx(1.0)
     assert pace.reserve(1, now=10.5) == pytest.approx(1.0)
     assert pace.reserve(1, now=12.0) == 0
     pace.learn({"x-ratelimit-remaining-tokens": "0", "x-ratelimit-reset-tokens": "never"}, now=12.0)

@@ -232,6 +232,9 @@ def _framing_that_is_right() -> Iterator[Fault]:
     yield _good("identity", reply(GOOD, 200, "Content-Encoding: identity"))
     yield _good("extra-bytes", reply(GOOD) + b"junk")
     yield _good("unasked-answer", reply(GOOD) + reply(completion({"content": "Rome"})))
+    for what, until in (("requests", "7.5s"), ("tokens", "1m30s")):
+        spent = (f"X-RateLimit-Remaining-{what}: 0", f"X-RateLimit-Reset-{what}: {until}")
+        yield _good(f"no-{what}-left", reply(GOOD, 200, *spent))
     yield Fault("good-early", (reply(GOOD), CLOSE), None, text="Paris", usage=BILLED, early=True)
 
 

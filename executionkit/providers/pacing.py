@@ -1,0 +1,48 @@
+"""A request's turn under a rate limit: waited for before it is sent, settled once its cost is known."""
+
+from time import monotonic
+from typing import Final
+
+from anyio import sleep
+
+from executionkit.core.rate_limit import Pace
+from executionkit.providers.http1 import Head
+
+__all__ = ["Turn"]
+
+
+class Turn:
+    """The place of one request.
+
+    Args:
+        pace: What all requests of a provider share.
+        tokens: What the request may take at most, by an estimate of its input.
+    """
+
+    def __init__(self, pace: Pace, tokens: int) -> None:
+        self._pace = pace
+        self._is_held = False
+        self.tokens: Final = tokens
+
+    async def wait(self) -> None:
+        """Return when the request may be sent. Who is cancelled meanwhile gives its place back."""
+        delay = self._pace.reserve(self.tokens, monotonic())
+        self._is_held = True
+        try:
+            while delay > 0:
+                await sleep(delay)
+                delay = self._pace.closed_for(monotonic())  # an answer may have said so meanwhile
+        except BaseException:
+            self._is_held = False
+            self._pace.give_up(self.tokens)
+            raise
+
+    def learn(self, head: Head) -> None:
+        """Take note of what the server says is left."""
+        self._pace.learn(head.headers, monotonic())
+
+    def settle(self, used: int) -> None:
+        """Give back what the request did not take. Only the first time counts, and only after `wait`."""
+        if self._is_held:
+            self._is_held = False
+            self._pace.settle(self.tokens, used)
