@@ -32,8 +32,8 @@ class Stream:
     """A streamed completion: an async iterator of `StreamChunk`, made by `Provider.stream`.
 
     Nothing is sent before the first piece is asked for. Use it with `async with` where the iteration may
-    stop early, so that its connection is closed. Only the waits for the server count towards the time-out, not
-    those for a rate limit.
+    stop early, so that its connection is closed. Only the waits for the server count towards the time-out,
+    not those for a rate limit.
 
     ::
 

@@ -1,0 +1,244 @@
+"""`trust_env`: without it the environment is not read; with it, it names the proxy and the certificates."""
+
+import ssl
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import anyio
+import pytest
+from anyio.abc import SocketAttribute, SocketStream
+
+from executionkit import RetryConfig, complete
+from executionkit.errors import PermanentError, ProviderError
+from executionkit.provider import user
+from executionkit.providers.openai import Provider
+from tests.faults.server import FaultServer, fault_server
+
+TLS = Path(__file__).parents[1] / "faults" / "tls"
+KEY = "sk-Secret/1+2=3"
+PROMPT = [user("Where?")]
+VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
+
+pytestmark = [
+    pytest.mark.anyio,
+    # httpcore does not close its inner generators where a body is not read to its end; trio says so.
+    pytest.mark.filterwarnings("ignore:.*async_generator object:pytest.PytestUnraisableExceptionWarning"),
+]
+
+
+class Proxy:
+    """A proxy on the loopback interface, to which every host is the loopback interface too."""
+
+    def __init__(self, refuses: bytes = b"") -> None:
+        self.port = 0
+        self.seen: list[str] = []
+        self._refuses = refuses
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    async def serve(self, client: SocketStream) -> None:
+        with suppress(anyio.BrokenResourceError, anyio.EndOfStream, anyio.ClosedResourceError):
+            async with client:
+                head = await client.receive()
+                while b"\r\n\r\n" not in head:
+                    head += await client.receive()
+                await self._pass_on(client, head)
+
+    async def _pass_on(self, client: SocketStream, head: bytes) -> None:
+        line, _, rest = head.partition(b"\r\n")
+        self.seen.append(line.decode())
+        method, target, version = line.split(b" ")
+        is_tunnel = method == b"CONNECT"
+        address = urlsplit(target if not is_tunnel else b"//" + target)
+        if self._refuses:
+            await client.send(self._refuses)
+            return
+        async with await anyio.connect_tcp("127.0.0.1", address.port or 80) as server:
+            if is_tunnel:
+                await client.send(b"HTTP/1.1 200 Connected\r\n\r\n")
+            else:
+                await server.send(b" ".join((method, address.path, version)) + b"\r\n" + rest)
+            async with anyio.create_task_group() as group:
+                group.start_soon(_pump, client, server)
+                await _pump(server, client)
+                group.cancel_scope.cancel()
+
+
+async def _pump(source: SocketStream, sink: SocketStream) -> None:
+    with suppress(anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
+        while True:
+            await sink.send(await source.receive())
+
+
+@asynccontextmanager
+async def proxying(refuses: bytes = b"") -> AsyncGenerator[Proxy]:
+    proxy = Proxy(refuses)
+    listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
+    proxy.port = listener.extra(SocketAttribute.local_port)
+    async with listener, anyio.create_task_group() as group:
+        group.start_soon(listener.serve, proxy.serve)
+        yield proxy
+        group.cancel_scope.cancel()
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[FaultServer]:
+    with fault_server() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def tls_server() -> Iterator[FaultServer]:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(TLS / "cert.pem", TLS / "key.pem")
+    with fault_server(context) as running:
+        yield running
+
+
+class Environment:
+    """The variables that a provider may trust, and none but those that a test sets."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._patch = monkeypatch
+        for name in (*VARIABLES, *map(str.lower, VARIABLES), "SSL_CERT_FILE", "SSL_CERT_DIR"):
+            monkeypatch.delenv(name, raising=False)
+
+    def set(self, **variables: object) -> None:
+        for name, value in variables.items():
+            self._patch.setenv(name, str(value))
+
+
+@pytest.fixture
+def environment(monkeypatch: pytest.MonkeyPatch) -> Environment:
+    return Environment(monkeypatch)
+
+
+async def ask(url: str, trust_env: bool) -> str:
+    async with Provider(url, "m", KEY, trust_env=trust_env) as provider:
+        return (await provider.complete(PROMPT)).content
+
+
+def elsewhere(server: FaultServer) -> str:
+    """The server's address under a name that only the proxy knows."""
+    return server.url("good-plain").replace("127.0.0.1", "localhost")
+
+
+def secure(server: FaultServer) -> str:
+    return server.url("good-plain").replace("http:", "https:")
+
+
+async def test_without_trust_no_proxy_is_asked(
+    server: FaultServer, tls_server: FaultServer, environment: Environment
+) -> None:
+    async with proxying() as proxy:
+        environment.set(
+            HTTP_PROXY=proxy.url, HTTPS_PROXY=proxy.url, ALL_PROXY=proxy.url, http_proxy=proxy.url
+        )
+        environment.set(SSL_CERT_FILE=TLS / "cert.pem")
+        assert await ask(server.url("good-plain"), trust_env=False) == "Paris"
+        with pytest.raises(ProviderError, match="TLS failed"):
+            await ask(secure(tls_server), trust_env=False)
+    assert not proxy.seen
+
+
+@pytest.mark.parametrize("variable", ["HTTP_PROXY", "http_proxy", "ALL_PROXY"])
+async def test_plain_http_goes_through_the_proxy(
+    variable: str, server: FaultServer, environment: Environment
+) -> None:
+    async with proxying() as proxy:
+        environment.set(**{variable: proxy.url})
+        url = elsewhere(server)
+        assert await ask(url, trust_env=True) == "Paris"
+    assert proxy.seen == [f"POST {url}/chat/completions HTTP/1.1"]
+
+
+@pytest.mark.parametrize("variable", ["HTTPS_PROXY", "https_proxy", "ALL_PROXY"])
+async def test_https_goes_through_a_tunnel(
+    variable: str, tls_server: FaultServer, environment: Environment
+) -> None:
+    async with proxying() as proxy:
+        environment.set(**{variable: proxy.url, "SSL_CERT_FILE": TLS / "cert.pem"})
+        assert await ask(secure(tls_server), trust_env=True) == "Paris"
+    assert proxy.seen == [f"CONNECT 127.0.0.1:{tls_server.port} HTTP/1.1"]
+
+
+@pytest.mark.parametrize(
+    "exception", ["127.0.0.1", "127.0.0.1:{port}", "*", "a.example, .0.0.1", "127.0.0.1,b"]
+)
+async def test_no_proxy_names_exceptions(
+    exception: str, server: FaultServer, environment: Environment
+) -> None:
+    async with proxying() as proxy:
+        environment.set(HTTP_PROXY=proxy.url, NO_PROXY=exception.format(port=server.port))
+        assert await ask(server.url("good-plain"), trust_env=True) == "Paris"
+    assert not proxy.seen
+
+
+@pytest.mark.parametrize("exception", ["127.0.0.2", "127.0.0.1:1", "7.0.0.1", "localhost"])
+async def test_other_exceptions_do_not_count(
+    exception: str, server: FaultServer, environment: Environment
+) -> None:
+    async with proxying() as proxy:
+        environment.set(HTTP_PROXY=proxy.url, NO_PROXY=exception)
+        assert await ask(server.url("good-plain"), trust_env=True) == "Paris"
+    assert len(proxy.seen) == 1
+
+
+async def test_a_proxy_for_the_other_scheme_is_not_asked(
+    server: FaultServer, environment: Environment
+) -> None:
+    async with proxying() as proxy:
+        environment.set(HTTPS_PROXY=proxy.url)
+        assert await ask(server.url("good-plain"), trust_env=True) == "Paris"
+    assert not proxy.seen
+
+
+async def test_the_environment_names_the_certificates(
+    tls_server: FaultServer, environment: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environment.set(SSL_CERT_FILE=TLS / "cert.pem")
+    assert await ask(secure(tls_server), trust_env=True) == "Paris"
+    monkeypatch.delenv("SSL_CERT_FILE")
+    with pytest.raises(ProviderError, match="TLS failed"):
+        await ask(secure(tls_server), trust_env=True)
+
+
+async def test_certificates_that_cannot_be_read(tls_server: FaultServer, environment: Environment) -> None:
+    environment.set(SSL_CERT_FILE="/nowhere/cert.pem")
+    with pytest.raises(PermanentError, match="SSL_CERT_FILE"):
+        await ask(secure(tls_server), trust_env=True)
+
+
+@pytest.mark.parametrize("proxy", ["gopher://u:pass-word@proxy:1", "http://u:pass-word@pro\nxy"])
+async def test_a_proxy_that_is_none(proxy: str, server: FaultServer, environment: Environment) -> None:
+    environment.set(HTTP_PROXY=proxy)
+    with pytest.raises(PermanentError, match="the proxy") as caught:
+        await ask(server.url("good-plain"), trust_env=True)
+    assert "pass-word" not in repr((caught.value, caught.value.__cause__, caught.value.__context__))
+
+
+async def test_a_proxy_that_is_down_is_worth_another_attempt(
+    server: FaultServer, environment: Environment
+) -> None:
+    environment.set(HTTP_PROXY="http://127.0.0.1:9")
+    with pytest.raises(ProviderError) as caught:
+        await ask(server.url("good-plain"), trust_env=True)
+    assert caught.value.retryable
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+async def test_a_proxy_that_refuses(scheme: str, server: FaultServer, environment: Environment) -> None:
+    refusal = b"HTTP/1.1 407 Who are you?\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+    async with proxying(refusal) as proxy:
+        environment.set(ALL_PROXY=proxy.url)
+        provider = Provider(server.url("good-plain").replace("http:", f"{scheme}:"), "m", KEY, trust_env=True)
+        async with provider:
+            retry = RetryConfig(max_retries=1, base_delay=0.0)
+            error = (await complete().run(provider, "Where?", retry=retry)).failure()
+    assert isinstance(error, ProviderError)
+    assert "407" in error.message
+    assert KEY not in repr((error, proxy.seen))
