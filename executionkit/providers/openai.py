@@ -5,11 +5,13 @@ import ssl
 import warnings
 from collections.abc import Callable, Mapping
 from functools import cache, lru_cache
+from importlib.util import find_spec
 from types import TracebackType
 from typing import Any, Final, Literal, Self, TypeVar, cast
 
 import anyio
 import msgspec
+import sniffio
 
 from executionkit.core.budget import estimate_input
 from executionkit.core.rate_limit import Pace, RateLimit
@@ -64,8 +66,9 @@ class Provider(_Endpoint, frozen=True, kw_only=True, dict=True, weakref=True):
         timeout: Seconds for one whole attempt, from connecting to the body's last byte.
         max_connections: Connections at most, for each event loop; calls beyond that wait.
         tls: What to speak TLS with; None for the certificates of `certifi`.
-        transport: An `httpx.AsyncBaseTransport`, or anything of its shape, to send through. It stays yours:
-            you bound its connections and you close it.
+        transport: `"fast"` sends through aiohttp on asyncio (extra `fast`) and through the pool of this
+            package elsewhere, with the same promises. Or an `httpx.AsyncBaseTransport`, or anything of its
+            shape: it stays yours, you bound its connections and you close it.
         client: The same for an `httpx.AsyncClient`.
         trust_env: Whether the environment may name a proxy (`HTTPS_PROXY`, ...) and certificates
             (`SSL_CERT_FILE`).
@@ -75,6 +78,7 @@ class Provider(_Endpoint, frozen=True, kw_only=True, dict=True, weakref=True):
     Raises:
         TypeError: A setting is of the wrong type.
         ValueError: A setting is out of range.
+        ModuleNotFoundError: `transport="fast"`, and aiohttp is not installed; the message says how to.
 
     >>> Provider("http://localhost:8080/v1", "smollm2", api_key="sk-123")
     Provider('http://localhost:8080/v1', 'smollm2', api_key=***)
@@ -82,7 +86,7 @@ class Provider(_Endpoint, frozen=True, kw_only=True, dict=True, weakref=True):
 
     max_connections: int = 1000
     tls: ssl.SSLContext | None = None
-    transport: HTTPTransport | None = None
+    transport: HTTPTransport | Literal["fast"] | None = None
     client: HTTPClient | None = None
     trust_env: bool = False
     rate_limit: RateLimit | None = None
@@ -268,12 +272,16 @@ class Provider(_Endpoint, frozen=True, kw_only=True, dict=True, weakref=True):
     def _open(self) -> Transport:
         if self.client is not None:
             return ClientAdapter(self.client, self._address.url, self.timeout)
-        if self.transport is not None:
+        if self.transport is not None and self.transport != "fast":
             return TransportAdapter(self.transport, self._address.url, self.timeout)
         tls = (self.tls or shared_tls_context(self.trust_env)) if self._address.tls else None
         proxy = proxy_for(self._address) if self.trust_env else None
         if proxy is not None:
             return proxied(self._address, proxy, tls, self.timeout, self.max_connections)
+        if self.transport is not None and sniffio.current_async_library() == "asyncio":
+            from executionkit.providers.fast import FastTransport  # an extra
+
+            return FastTransport(self._address, tls, self.max_connections)
         return Pool(self._address, tls, self.max_connections)
 
     async def aclose(self) -> None:
@@ -322,6 +330,8 @@ def _check(provider: Provider) -> None:
     _check_name("model", provider.model)
     _check_number("timeout", provider.timeout, above=0)
     _check_number("max_connections", provider.max_connections, above=0)
+    if isinstance(provider.transport, str):
+        _check_transport(provider.transport)
     if provider.default_max_tokens is not None:
         _check_number("default_max_tokens", provider.default_max_tokens, above=0)
     if provider.default_temperature is not None:
@@ -340,6 +350,15 @@ def _check_number(name: str, value: object, above: int) -> None:
         raise TypeError(f"{name} must be a number, not {type(value).__name__}")
     if not (math.isfinite(value) and value > above):
         raise ValueError(f"{name} must be a finite number above {above}, not {value}")
+
+
+def _check_transport(name: str) -> None:
+    if name != "fast":
+        raise ValueError(f'transport must be "fast" or a transport of httpx\'s shape, not {name!r}')
+    if find_spec("aiohttp") is None:
+        raise ModuleNotFoundError(
+            'aiohttp is not installed; run: pip install "executionkit[fast]"', name="aiohttp"
+        )
 
 
 @cache

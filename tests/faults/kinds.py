@@ -26,7 +26,7 @@ from tests.faults.script import (
     reply,
 )
 
-__all__ = ["BY_NAME", "FAULTS", "HEAVY", "UNANNOUNCED"]
+__all__ = ["BY_NAME", "FAULTS", "HEAVY", "STRICTER", "UNANNOUNCED"]
 
 Scripts: TypeAlias = tuple[tuple[str, *tuple[Step, ...]], ...]
 
@@ -358,6 +358,9 @@ UNANNOUNCED: Final = frozenset({"good-early", "good-silent-close", "version"})
 
 Such a request is an attempt, and costs a call, although the server never read it.
 """
+
+STRICTER: Final = frozenset({"good-extra-bytes"})
+"""Answers that the transport `"fast"` takes for broken, and has retried: aiohttp wants nothing behind them."""
 
 BY_NAME: Final = {fault.name: fault for fault in FAULTS}
 assert len(BY_NAME) == len(FAULTS)

@@ -2,8 +2,8 @@
 
 The first part of a path says how: `/{fault}/v1/chat/completions` plays the fault of that name,
 `/{any}~{fault}/...` as well but with an account of its own, and
-`/schedule-{seed}/...` plays faults drawn with that seed, one a request. `/then-{fault}/...` plays the fault
-once and answers from then on.
+`/schedule-{seed}/...` plays faults drawn with that seed, one a request, `/schedule-fast-{seed}/...` none that
+the transport "fast" is stricter with. `/then-{fault}/...` plays the fault once and answers from then on.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from collections.abc import Callable, Coroutine, Generator
 from contextlib import contextmanager, suppress
 
 from executionkit.core.usage import NO_USAGE, TokenUsage
-from tests.faults.kinds import BY_NAME, FAULTS, HEAVY, UNANNOUNCED
+from tests.faults.kinds import BY_NAME, FAULTS, HEAVY, STRICTER, UNANNOUNCED
 from tests.faults.script import CLOSE, ECHO_KEY, RESET, STALL, Drip, Fault, Flood, Pause, Step
 from tests.faults.streams import STREAMS
 
@@ -90,7 +90,10 @@ class FaultServer:
             kind = route.partition("~")[2] or route
             return BY_NAME.get(kind) or _STREAMS[kind]
         chance = self._chances.setdefault(route, random.Random(route))
-        return any_fault(chance)
+        fault = any_fault(chance)
+        while fault.name in STRICTER and route.startswith("schedule-fast"):
+            fault = any_fault(chance)
+        return fault
 
 
 async def _play(step: Step, key: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:

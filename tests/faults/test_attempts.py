@@ -2,6 +2,7 @@
 
 import traceback
 from contextlib import suppress
+from typing import Any
 
 import pytest
 
@@ -25,7 +26,11 @@ def test_there_are_at_least_a_hundred_kinds() -> None:
 
 @pytest.mark.parametrize("fault", FAULTS, ids=[fault.name for fault in FAULTS])
 async def test_a_fault_gives_an_answer_or_its_error(fault: Fault, server: FaultServer) -> None:
-    provider = Provider(server.url(fault.name), "m", KEY, timeout=0.3 if fault.slow else 20.0)
+    await play(fault, server)
+
+
+async def play(fault: Fault, server: FaultServer, **settings: Any) -> None:
+    provider = Provider(server.url(fault.name), "m", KEY, timeout=0.3 if fault.slow else 20.0, **settings)
     before = server.calls.get(fault.name, 0)
     async with provider:
         if fault.error is None:
@@ -53,10 +58,14 @@ def check_error(error: LLMError, fault: Fault) -> None:
 
 async def test_the_next_call_on_the_same_provider_is_sound(server: FaultServer) -> None:
     """A broken exchange leaves nothing behind that a later one could read."""
+    await play_twice(server)
+
+
+async def play_twice(server: FaultServer, **settings: Any) -> None:
     for fault in FAULTS:
         if fault.slow or fault.name in HEAVY:
             continue
-        async with Provider(server.url(f"then-{fault.name}"), "m", KEY) as provider:
+        async with Provider(server.url(f"then-{fault.name}"), "m", KEY, **settings) as provider:
             with suppress(LLMError):
                 await provider.complete(PROMPT)
             assert await next_answer(provider, fault) == "Paris", fault.name

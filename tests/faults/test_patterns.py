@@ -1,6 +1,6 @@
 """Every kind of fault against every pattern: an outcome, its cost what the server counted and reported."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import anyio
@@ -39,20 +39,29 @@ PATTERNS: dict[str, Callable[[], Stage[str, Any]]] = {
 
 @pytest.mark.parametrize("name", PATTERNS)
 async def test_a_pattern_survives_every_fault(name: str, server: FaultServer, anyio_backend: str) -> None:
+    await play_all(name, anyio_backend, KINDS, server)
+
+
+async def play_all(
+    name: str, account: str, faults: Iterable[Fault], server: FaultServer, **settings: Any
+) -> None:
     turns = anyio.Semaphore(8)
 
     async def play(fault: Fault) -> None:
         async with turns:
-            await check(f"{name}-{anyio_backend}~{fault.name}", PATTERNS[name](), fault, server)
+            await check(f"{name}-{account}~{fault.name}", PATTERNS[name](), fault, server, settings)
 
     with anyio.fail_after(50):
         async with anyio.create_task_group() as group:
-            for fault in KINDS:
+            for fault in faults:
                 group.start_soon(play, fault)
 
 
-async def check(route: str, stage: Stage[str, Any], fault: Fault, server: FaultServer) -> None:
-    async with Provider(server.url(route), "m", KEY, timeout=0.3 if fault.slow else 20.0) as provider:
+async def check(
+    route: str, stage: Stage[str, Any], fault: Fault, server: FaultServer, settings: dict[str, Any]
+) -> None:
+    timeout = 0.3 if fault.slow else 20.0
+    async with Provider(server.url(route), "m", KEY, timeout=timeout, **settings) as provider:
         outcome = await stage.run(provider, PROMPT, retry=ONCE_MORE)
     if fault.error is not None or fault.text:  # of an answer without text each pattern thinks its own
         assert isinstance(outcome, Success) is (fault.error is None), (route, outcome)

@@ -29,8 +29,12 @@ async def ask_many(provider: Provider, count: int) -> None:
 
 
 async def test_a_storm_of_cancelled_calls_leaves_the_provider_usable(server: FaultServer) -> None:
+    await weather_a_storm(Provider(server.url("good-later"), "m", max_connections=100))
+
+
+async def weather_a_storm(stormy: Provider) -> None:
     chance = random.Random(1)
-    async with Provider(server.url("good-later"), "m", max_connections=100) as provider:
+    async with stormy as provider:
         for _ in range(12):
             async with anyio.create_task_group() as group:
                 for _ in range(125):

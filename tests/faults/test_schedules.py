@@ -44,14 +44,14 @@ def any_stage(chance: random.Random) -> tuple[Stage[str, Any], int]:
     return first[0] | second[0], max(first[1], second[1])
 
 
-async def play(seed: str, server: FaultServer) -> str:
+async def play(seed: str, server: FaultServer, **settings: Any) -> str:
     chance = random.Random(seed)
     route = f"schedule-{seed}"
     stage, at_once = any_stage(chance)
     limit = TokenUsage(llm_calls=chance.choice([0, 1, 2, 5, 20]))
     retry = RetryConfig(max_retries=chance.randint(0, 3), base_delay=0.0, max_delay=0.3)
     patience = chance.choice([None, None, 0.01, 0.03])
-    async with Provider(server.url(route), "m", KEY, timeout=5.0) as provider:
+    async with Provider(server.url(route), "m", KEY, timeout=5.0, **settings) as provider:
         outcome: Outcome[Any] | None = None
         with anyio.move_on_after(10 if patience is None else patience):
             outcome = await stage.run(provider, "Where?", max_cost=limit or None, retry=retry)
@@ -76,16 +76,20 @@ def check_cost(seed: str, cost: TokenUsage, server: FaultServer, route: str, at_
 
 
 async def test_random_schedules(server: FaultServer, anyio_backend: str) -> None:
+    await play_all(anyio_backend, SEEDS, server)
+
+
+async def play_all(name: str, seeds: int, server: FaultServer, **settings: Any) -> None:
     ends: dict[str, int] = {}
     turns = anyio.Semaphore(AT_ONCE)
 
     async def one(number: int) -> None:
         async with turns:
-            end = await play(f"{anyio_backend}-{number}", server)
+            end = await play(f"{name}-{number}", server, **settings)
             ends[end] = ends.get(end, 0) + 1
 
     async with anyio.create_task_group() as group:
-        for number in range(SEEDS):
+        for number in range(seeds):
             group.start_soon(one, number)
-    assert sum(ends.values()) == SEEDS
+    assert sum(ends.values()) == seeds
     assert len(ends) == 3, ends

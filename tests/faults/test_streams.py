@@ -1,5 +1,7 @@
 """Every kind of streamed answer: the whole text, or exactly one error with the text so far."""
 
+from typing import Any
+
 import anyio
 import pytest
 
@@ -20,8 +22,13 @@ pytestmark = pytest.mark.anyio
 
 @pytest.mark.parametrize("fault", STREAMS, ids=[fault.name for fault in STREAMS])
 async def test_a_stream_gives_its_text_or_its_error(fault: Fault, server: FaultServer) -> None:
+    await play(fault, server)
+
+
+async def play(fault: Fault, server: FaultServer, **settings: Any) -> None:
     texts: list[str] = []
-    async with Provider(server.url(fault.name), "m", KEY, timeout=0.3 if fault.slow else 20.0) as provider:
+    timeout = 0.3 if fault.slow else 20.0
+    async with Provider(server.url(fault.name), "m", KEY, timeout=timeout, **settings) as provider:
         stream = provider.stream(PROMPT)
         if fault.error is None:
             await _collect(stream, texts)
