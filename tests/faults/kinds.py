@@ -356,7 +356,7 @@ HEAVY: Final = frozenset({"too-large", "500-bomb", "gzip-bomb", "headers-endless
 UNANNOUNCED: Final = frozenset({"good-early", "good-silent-close", "version"})
 """Faults after which the server hangs up without a word, maybe while the next request is on its way.
 
-Such a request is an attempt, and costs a call, although the server never read it.
+Such a request is an attempt, and costs a call, although the server never answers it.
 """
 
 STRICTER: Final = frozenset({"good-extra-bytes"})

@@ -11,7 +11,7 @@ from executionkit.provider import user
 from executionkit.providers.openai import Provider
 from tests.conftest import BARE
 from tests.faults import test_attempts, test_patterns, test_pool, test_schedules, test_streams
-from tests.faults.kinds import BY_NAME, FAULTS, STRICTER
+from tests.faults.kinds import BY_NAME, FAULTS, STRICTER, UNANNOUNCED
 from tests.faults.script import Fault
 from tests.faults.server import FaultServer
 from tests.faults.streams import STREAMS
@@ -50,7 +50,7 @@ async def test_what_it_is_stricter_with_is_worth_a_retry(name: str, server: Faul
 
 @on_asyncio
 async def test_the_next_call_on_the_same_provider_is_sound(server: FaultServer) -> None:
-    server.calls = {name: count for name, count in server.calls.items() if not name.startswith("then-")}
+    server.calls.clear()  # each fault is played to the first call of its name
     await test_attempts.play_twice(server, transport="fast")
 
 
@@ -64,7 +64,8 @@ async def test_a_stream_gives_its_text_or_its_error(fault: Fault, server: FaultS
 @pytest.mark.parametrize("name", test_patterns.PATTERNS)
 async def test_a_pattern_survives_every_fault(name: str, server: FaultServer) -> None:
     faults = [fault for fault in test_patterns.KINDS if fault.name not in STRICTER]
-    await test_patterns.play_all(name, "fast", faults, server, transport="fast")
+    # aiohttp may hand out a connection that the server has just closed.
+    await test_patterns.play_all(name, "fast", faults, server, UNANNOUNCED, transport="fast")
 
 
 @on_asyncio

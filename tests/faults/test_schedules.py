@@ -63,6 +63,7 @@ async def play(seed: str, server: FaultServer, **settings: Any) -> str:
     cost, shown = ended.cost, repr((ended, ended.metadata, getattr(ended, "__cause__", None)))
     assert KEY not in shown, seed
     assert not limit.llm_calls or cost.llm_calls <= limit.llm_calls, seed
+    await server.has_read(route)
     check_cost(seed, cost, server, route, at_once)
     return type(outcome).__name__
 
