@@ -1,6 +1,6 @@
 """The transport `"fast"`: aiohttp's client, which parses HTTP in C. It knows no event loop but asyncio's.
 
-It is called without the layer of httpx in between, which costs more than that parser saves.
+It is called without the layer of httpx in between, which costs as much again.
 """
 
 import ssl
