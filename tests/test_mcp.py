@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -72,7 +73,6 @@ SERVED = """
 import sys
 from executionkit.mcp import mcp_server
 from executionkit.patterns.complete import complete
-from tests.foreign.processes import node, served
 from tests.talking import Talking
 server = mcp_server(Talking(*["four"] * 9), {"ask": complete()})
 server.run("streamable-http", port=int(sys.argv[1]))
