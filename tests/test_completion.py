@@ -19,7 +19,7 @@ from executionkit import (
     with_content,
 )
 from executionkit.core.retry_quota import RetryQuota
-from executionkit.events import TextDelta
+from executionkit.events import CallFinished, CallStarted, RetryScheduled, TextDelta
 from tests.doubles import error_of, result_of
 
 pytestmark = pytest.mark.anyio
@@ -147,3 +147,38 @@ async def test_a_stream_that_breaks_off_costs_what_arrived() -> None:
 async def test_a_stream_that_is_cancelled_costs_what_arrived() -> None:
     error = error_of(await complete(stream=True).run(Streaming(stuck=True), "q", deadline=0.05))
     assert error.cost == TokenUsage(2, 3, 1)
+
+
+async def test_a_trace_sees_each_attempt() -> None:
+    events: list[Event] = []
+    model = Down(ProviderError("503", cost=TokenUsage(3, 0, 1)), capacity=500, well_after=1)
+    retry = RetryConfig(max_retries=1, base_delay=0, max_delay=0)
+    budget = TokenUsage(output_tokens=50)
+    result = result_of(await complete().run(model, "q", retry=retry, trace=events.append, max_cost=budget))
+    assert result.cost == TokenUsage(4, 1, 2)
+    first, failed, again, second, answered = (
+        event for event in events if isinstance(event, CallStarted | CallFinished | RetryScheduled)
+    )
+    assert isinstance(first, CallStarted)
+    assert (first.attempt, first.max_tokens, first.prompt) == (1, 50, None)
+    assert isinstance(failed, CallFinished)
+    assert (failed.attempt, failed.cost, failed.error) == (1, TokenUsage(3, 0, 1), "ProviderError")
+    assert isinstance(again, RetryScheduled)
+    assert (again.attempt, again.delay, again.error) == (1, 0.0, "ProviderError")
+    assert isinstance(second, CallStarted)
+    assert second.attempt == 2
+    assert isinstance(answered, CallFinished)
+    assert (answered.attempt, answered.cost, answered.error) == (2, TokenUsage(1, 1, 1), None)
+    assert (answered.finish_reason, answered.text) == ("stop", None)
+    assert 0 <= answered.duration < 60
+    assert 0 <= failed.duration < 60
+
+
+async def test_a_trace_that_wants_content_sees_prompt_and_answer() -> None:
+    events: list[Event] = []
+    model = Down(ProviderError("503"), capacity=500, well_after=0)
+    result_of(await complete().run(model, "q", trace=with_content(events.append)))
+    (started,) = (event for event in events if isinstance(event, CallStarted))
+    (finished,) = (event for event in events if isinstance(event, CallFinished))
+    assert started.prompt == '[{"role":"user","content":"q"}]'
+    assert finished.text == "yes"

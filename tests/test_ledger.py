@@ -559,3 +559,36 @@ async def test_several_answers_in_one_request_reserve_what_all_may_take() -> Non
     bounded = result_of(await Samples().run(Several(), "x", max_cost=TokenUsage(output_tokens=90)))
     assert (free.cost.output_tokens, bounded.cost.output_tokens) == (150, 90)
     assert asked == [50, 30]
+
+
+@pytest.mark.parametrize(
+    ("outer", "inner", "left"),
+    [
+        (None, None, NO_USAGE),
+        (TokenUsage(100, 50, 5), None, TokenUsage(90, 43, 4)),
+        (None, TokenUsage(0, 50, 2), TokenUsage(0, 43, 1)),
+        (TokenUsage(100, 50, 5), TokenUsage(60, 60, 3), TokenUsage(50, 43, 2)),
+        (TokenUsage(100, 50, 5), TokenUsage(llm_calls=1), None),
+        (TokenUsage(output_tokens=7), TokenUsage(llm_calls=5), None),
+    ],
+)
+def test_what_is_left_is_what_every_account_allows(
+    outer: TokenUsage | None, inner: TokenUsage | None, left: TokenUsage | None
+) -> None:
+    run = Account(None, outer)
+    stage = Account(run, inner)
+    stage.charge(TokenUsage(10, 7, 1))
+    assert stage.left() == left
+    assert run.to_usage() == stage.to_usage() == TokenUsage(10, 7, 1)
+
+
+def test_tightening_keeps_the_tighter_limit_once() -> None:
+    account = Account(Account(None, TokenUsage(llm_calls=9)))
+    account.tighten(TokenUsage(output_tokens=90, llm_calls=5))
+    account.tighten(TokenUsage(output_tokens=80, llm_calls=7))
+    assert account.left() == TokenUsage(output_tokens=80, llm_calls=5)
+    account.open_call(0, 20)
+    assert held(account) == TokenUsage(output_tokens=20)
+    account.close_call(0, 20, 0, 5)
+    assert held(account) == NO_USAGE
+    assert account.left() == TokenUsage(output_tokens=75, llm_calls=4)

@@ -14,7 +14,7 @@ from executionkit.errors import (
     ProviderError,
     RateLimitError,
 )
-from executionkit.retry import DEFAULT_RETRY, RetryConfig, retry_delay
+from executionkit.retry import DEFAULT_RETRY, RetryConfig, checked_retry, retry_delay
 
 SECONDS = st.floats(0, 1e6)
 CONFIGS = st.builds(
@@ -97,29 +97,41 @@ def test_what_is_worth_another_attempt(
 
 
 @pytest.mark.parametrize(
-    "settings",
+    ("settings", "says"),
     [
-        {"max_retries": -1},
-        {"max_retries": 1.5},
-        {"max_retries": True},
-        {"base_delay": -0.1},
-        {"base_delay": math.nan},
-        {"max_delay": math.inf},
-        {"exponential_base": 0.5},
-        {"base_delay": "1"},
-        {"retryable": [ProviderError]},
-        {"retryable": ("ProviderError",)},
-        {"retryable": (int,)},
+        ({"max_retries": -1}, "^max_retries must be a whole number from 0 up, not -1$"),
+        ({"max_retries": 1.5}, "^max_retries must be a whole number from 0 up, not 1.5$"),
+        ({"max_retries": True}, "^max_retries must be a whole number from 0 up, not True$"),
+        ({"base_delay": -0.1}, "^base_delay must be finite and at least 0.0, not -0.1$"),
+        ({"base_delay": math.nan}, "^base_delay must be finite and at least 0.0, not nan$"),
+        ({"max_delay": math.inf}, "^max_delay must be finite and at least 0.0, not inf$"),
+        ({"exponential_base": 0.5}, "^exponential_base must be finite and at least 1.0, not 0.5$"),
+        ({"base_delay": "1"}, "not supported between"),
+        ({"retryable": [ProviderError]}, "^retryable must be a tuple of exception classes$"),
+        ({"retryable": ("ProviderError",)}, "^retryable must be a tuple of exception classes$"),
+        ({"retryable": (int,)}, "^retryable must be a tuple of exception classes$"),
     ],
 )
-def test_settings_out_of_range_are_refused(settings: dict[str, object]) -> None:
-    with pytest.raises((TypeError, ValueError)):
+def test_settings_out_of_range_are_refused(settings: dict[str, object], says: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=says):
         RetryConfig(**settings)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
 def test_a_huge_whole_number_is_a_long_delay() -> None:
     config = RetryConfig(base_delay=10**400)
     assert retry_delay(config, 1, ProviderError("x"), lambda: 0.5) == 30.0
+
+
+def test_the_least_settings_are_settings() -> None:
+    config = RetryConfig(max_retries=0, base_delay=0, max_delay=0, exponential_base=1, retryable=())
+    assert retry_delay(config, 1, ProviderError("x")) is None
+
+
+def test_only_a_policy_is_a_policy() -> None:
+    assert checked_retry(None) is None
+    assert checked_retry(DEFAULT_RETRY) is DEFAULT_RETRY
+    with pytest.raises(TypeError, match="^retry must be a RetryConfig, not int$"):
+        checked_retry(3)
 
 
 def test_a_policy_is_a_value() -> None:

@@ -1,12 +1,13 @@
 """What a status and its headers mean: total, whatever is in them."""
 
 import math
+import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from executionkit.core.http_status import judge_status
+from executionkit.core.http_status import FailureKind, Verdict, judge_status
 from executionkit.core.retry_after import read_retry_after
 
 PERMANENT = {400, 401, 403, 404, 405, 413, 422}
@@ -49,3 +50,49 @@ def test_seconds_are_read(seconds: float) -> None:
 )
 def test_garbage_is_no_wait(text: str) -> None:
     assert read_retry_after({"retry-after": text}, 0.0) is None
+
+
+@given(st.sampled_from([*PERMANENT, 301, 402, 408, 409, 425, 429, 451, 499, 500, 503, 599]))
+def test_a_verdict_in_full(status: int) -> None:
+    kind: FailureKind = "permanent" if status in PERMANENT else "rate_limit" if status == 429 else "provider"
+    retryable = status in {408, 409, 425, 429} or status >= 500
+    assert judge_status(status) == Verdict(kind, retryable)
+    assert judge_status(status, should_retry="true") == Verdict(kind, retryable)
+    assert judge_status(status, codes=frozenset({"billing_hard_limit_reached"})) == Verdict(kind, False)
+
+
+TEN_PAST = "Thu, 01 Jan 1970 00:00:10 GMT"
+
+
+@pytest.mark.parametrize(
+    ("headers", "now", "wait"),
+    [
+        ({}, 0.0, None),
+        ({"retry-after-ms": "250"}, 0.0, 0.25),
+        ({"retry-after-ms": "250", "retry-after": "9"}, 0.0, 0.25),
+        ({"retry-after-ms": "soon", "retry-after": "9"}, 0.0, 9.0),
+        ({"retry-after-ms": "-1", "retry-after": "9"}, 0.0, 9.0),
+        ({"retry-after": "0"}, 0.0, 0.0),
+        ({"retry-after": " 7 "}, 0.0, 7.0),
+        ({"retry-after": TEN_PAST}, 4.0, 6.0),
+        ({"retry-after": TEN_PAST}, 9.5, 0.5),
+        ({"retry-after": TEN_PAST}, 10.0, None),
+        ({"retry-after": TEN_PAST}, 11.0, None),
+        ({"retry-after": "Thu, 01 Jan 1970 00:00:10 -0000"}, 4.0, 6.0),
+        ({"retry-after": "Thu, 01 Jan 1970 01:00:10 +0100"}, 4.0, 6.0),
+        ({"retry-after": "Thu, 01 Jan 1970 25:00:10 GMT"}, 4.0, None),
+        ({"retry-after-ms": TEN_PAST}, 4.0, None),
+    ],
+)
+def test_a_wait_by_hand(headers: dict[str, str], now: float, wait: float | None) -> None:
+    assert read_retry_after(headers, now) == wait
+
+
+def test_a_date_that_names_no_zone_is_in_utc(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    try:
+        assert read_retry_after({"retry-after": "Thu, 01 Jan 1970 00:00:10 -0000"}, 4.0) == 6.0
+    finally:
+        monkeypatch.undo()
+        time.tzset()

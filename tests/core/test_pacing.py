@@ -41,6 +41,18 @@ def test_no_window_of_a_minute_has_more_than_twice_the_limit(limit: int, gaps: l
         assert sum(start <= moment < start + 60 for moment in sent) <= 2 * limit
 
 
+def test_a_retry_costs_14_and_one_after_a_throttle_5() -> None:
+    quota = RetryQuota(capacity=33)
+    assert quota.try_spend()
+    assert quota.tokens == 33 - 14
+    assert quota.try_spend(throttled=True)
+    assert quota.tokens == 33 - 14 - 5
+    assert quota.try_spend()
+    assert quota.tokens == 0
+    quota.refund()
+    assert quota.tokens == 1
+
+
 def test_tokens_count_and_come_back() -> None:
     pace = Pace(RateLimit(tokens_per_minute=600))
     assert pace.reserve(600, now=0.0) == 0

@@ -63,3 +63,36 @@ def test_odd_bytes() -> None:
 @given(st.lists(st.binary()))
 def test_nothing_breaks_it(pieces: list[bytes]) -> None:
     assert parse(*pieces) == parse(b"".join(pieces))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("event: add\ndata: 1\n\ndata: 2\n\n", [ServerEvent("1", "add"), ServerEvent("2")]),
+        ("event:add\nevent\ndata: 1\n\n", [ServerEvent("1")]),
+        ("id: 7\ndata: 1\n\ndata: 2\n\n", [ServerEvent("1", id="7"), ServerEvent("2", id="7")]),
+        ("id: 7\nid: 8\0\ndata: 1\n\n", [ServerEvent("1", id="7")]),
+        ("id: 7\n\ndata: 1\n\n", [ServerEvent("1", id="7")]),
+        ("data: a: b\n\n", [ServerEvent("a: b")]),
+        ("data:  a \n\n", [ServerEvent(" a ")]),
+        ("Data: a\nDATA: b\n data: c\ndata : d\n\n", []),
+        ("retry: 5\ndata: a\n\n", [ServerEvent("a")]),
+        ("data: a\n\ufeffdata: b\n\n", [ServerEvent("a")]),
+        ("\ufeff\ufeffdata: a\n\n", []),
+        ("data: a\r\r\ndata: b\n\r", [ServerEvent("a"), ServerEvent("b")]),
+        ("data: a\n", []),
+    ],
+)
+def test_events_by_hand(text: str, expected: list[ServerEvent]) -> None:
+    assert parse(text.encode()) == expected
+    assert parse(*(bytes([byte]) for byte in text.encode())) == expected
+
+
+def test_a_line_feed_after_a_carriage_return_ends_no_line_of_its_own() -> None:
+    parser = EventParser()
+    assert parser.feed(b"data: a\r") == []
+    assert parser.feed(b"") == []
+    assert parser.feed(b"\n") == []
+    assert parser.feed(b"\r") == [ServerEvent("a")]
+    assert parser.feed(b"data: b\r") == []
+    assert parser.feed(b"\r") == [ServerEvent("b")]

@@ -200,7 +200,7 @@ def test_a_time_out_says_how_long_it_took() -> None:
     error = timed_out(2.5, None, NOTHING_SECRET)
     assert type(error) is ProviderError
     assert str(error) == "no complete answer within 2.5 s"
-    assert (error.cost, error.metadata, error.retryable) == (ONE_CALL, {}, True)
+    assert (error.cost, dict(error.metadata), error.retryable) == (ONE_CALL, {}, True)
     known = timed_out(120.0, Head(200, {"x-request-id": f"r {KEY}"}), Redactor(KEY))
     assert str(known) == "no complete answer within 120 s"
     assert known.metadata == {"status": 200, "request_id": "r ***"}

@@ -1,6 +1,7 @@
 """Whatever a server answers is a completion or a reason; what is sent is JSON or a clear error."""
 
 import json
+import os
 import random
 from itertools import pairwise
 from types import MappingProxyType
@@ -12,10 +13,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from executionkit.core.redaction import NOTHING_SECRET, Redactor
+from executionkit.core.usage import TokenUsage
 from executionkit.errors import PermanentError
 from executionkit.provider import LLMResponse, ToolCall
 from executionkit.providers.deltas import Assembly, StreamChunk
-from executionkit.providers.wire import Unusable, decode_completion, encode_request, unique_calls
+from executionkit.providers.wire import (
+    Unusable,
+    decode_completion,
+    encode_request,
+    error_object,
+    reported_usage,
+    unique_calls,
+)
+
+SHAPES = int(os.environ.get("EXECUTIONKIT_SHAPES", "20000"))
+"""Shapes of an answer that the parser is tried on; fewer where the whole suite runs again and again."""
 
 JUNK: list[Any] = [
     *(None, True, 0, -7, 10**30, 1.5, float("nan"), float("inf"), "", "stop", "\0", "\ud800", "a" * 1000),
@@ -60,19 +72,17 @@ def check_response(response: LLMResponse) -> None:
     assert all(identities)
 
 
-@settings(max_examples=1_000, deadline=None)
+@pytest.mark.timeout(60 + SHAPES // 100)
+@settings(max_examples=SHAPES, deadline=None)
 @given(st.integers(min_value=0))
 def test_any_json_is_read_or_refused(seed: int) -> None:
-    """Fifteen shapes for each of a thousand seeds."""
-    chance = random.Random(seed)
-    for _ in range(15):
-        answer = decode_completion(json.dumps(any_body(chance)).encode(), NOTHING_SECRET)
-        if isinstance(answer, LLMResponse):
-            check_response(answer)
-        else:
-            assert answer.reason
-            assert answer.usage.llm_calls == 1
-            assert answer.usage.total_tokens >= 0
+    answer = decode_completion(json.dumps(any_body(random.Random(seed))).encode(), NOTHING_SECRET)
+    if isinstance(answer, LLMResponse):
+        check_response(answer)
+    else:
+        assert answer.reason
+        assert answer.usage.llm_calls == 1
+        assert answer.usage.total_tokens >= 0
 
 
 @settings(max_examples=1_000, deadline=None)
@@ -178,17 +188,148 @@ def _cycle() -> list[Any]:
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        ("\ud800", "lone surrogate"),
-        (_cycle(), "nested too deep"),
-        (object(), "no JSON form"),
-        ({(1, 2): 1}, "JSON"),
+        ("\ud800", "a text holds a lone surrogate; repair it with text.encode(errors='replace').decode()"),
+        (_cycle(), "a part of it is nested too deep, or inside itself"),
+        (object(), "objects of type object have no JSON form"),
+        ({(1, 2): 1}, "objects of type tuple have no JSON form"),
     ],
 )
 def test_what_has_no_json_form_is_refused(content: Any, says: str) -> None:
-    with pytest.raises(PermanentError, match=says):
+    with pytest.raises(PermanentError) as caught:
         encode_request({"messages": [{"content": content}]})
+    assert str(caught.value) == f"the request cannot be written as JSON: {says}"
 
 
 def test_read_only_mappings_are_sent_as_objects() -> None:
     encoded = encode_request({"messages": [MappingProxyType({"a": (1, frozenset({2}))})]})
     assert msgspec.json.decode(encoded) == {"messages": [{"a": [1, [2]]}]}
+
+
+def test_sets_of_somebody_elses_are_sent_as_lists_in_order() -> None:
+    assert encode_request({"stop": {"b": 1, "a": 2}.keys()}) == b'{"stop":["a","b"]}'
+
+
+def decoded(body: object) -> LLMResponse | Unusable:
+    return decode_completion(body if isinstance(body, bytes) else json.dumps(body).encode(), NOTHING_SECRET)
+
+
+def choice(finish: str | None = None, **message: Any) -> dict[str, Any]:
+    return {"choices": [{"message": message, "finish_reason": finish}]}
+
+
+USAGE = {"prompt_tokens": 3, "completion_tokens": 2}
+CHARGED = TokenUsage(3, 2, 1)
+CALL = {"id": "a", "function": {"name": "f", "arguments": "{}"}}
+
+
+def called(**fields: Any) -> LLMResponse | Unusable:
+    return decoded(choice(tool_calls=[fields]))
+
+
+@pytest.mark.parametrize(
+    ("body", "unusable"),
+    [
+        (b"", Unusable("the answer is not JSON: it is empty")),
+        (b"[]", Unusable("the answer is not a JSON object but a list")),
+        (b"null", Unusable("the answer is not a JSON object but a NoneType")),
+        ({}, Unusable("the answer has no choices")),
+        ({"choices": None, "usage": USAGE}, Unusable("the answer has no choices", CHARGED)),
+        ({"choices": [], "usage": USAGE}, Unusable("the answer has no choices", CHARGED)),
+        ({"choices": [{}], "usage": USAGE}, Unusable("the answer's first choice has no message", CHARGED)),
+        (
+            {"error": {"code": 5}, "usage": USAGE},
+            Unusable("the server answered with an error", CHARGED, {"code": 5}),
+        ),
+        ({"error": "no"}, Unusable("the server answered with an error", error={"message": "no"})),
+        (
+            {"choices": [{"message": {"content": 1}}], "usage": USAGE},
+            Unusable(
+                "the answer is not a completion: Expected `str | array | null`, got `int`"
+                " - at `$.choices[0].message.content`",
+                CHARGED,
+            ),
+        ),
+    ],
+)
+def test_what_is_no_completion_says_why_and_what_it_cost(body: object, unusable: Unusable) -> None:
+    assert decoded(body) == unusable
+
+
+@pytest.mark.parametrize(
+    ("body", "response"),
+    [
+        (choice(content="hi"), LLMResponse("hi")),
+        (choice("length", content="hi"), LLMResponse("hi", finish_reason="length")),
+        (choice(content=None), LLMResponse("")),
+        ({**choice(content="hi"), "usage": USAGE}, LLMResponse("hi", usage=USAGE)),
+        ({**choice(content="hi"), "usage": "many"}, LLMResponse("hi")),
+        ({**choice(content="hi"), "error": {"code": 5}}, LLMResponse("hi")),
+        (choice(tool_calls=[CALL]), LLMResponse("", (ToolCall("a", "f", {}),), "tool_calls")),
+        (choice("stop", tool_calls=[CALL]), LLMResponse("", (ToolCall("a", "f", {}),), "stop")),
+        (choice(role="assistant", content="hi", x=1, y=None), LLMResponse("hi", extra={"x": 1})),
+        (
+            choice(content=[{"type": "text", "text": "a"}, {"text": "b"}, {"type": "image", "text": "c"}]),
+            LLMResponse("ab"),
+        ),
+        (
+            choice(content=[{"type": "output_text", "text": "a"}, {"type": "text", "text": 5}]),
+            LLMResponse("a"),
+        ),
+        ({"choices": [*choice(content="a")["choices"], *choice(content="b")["choices"]]}, LLMResponse("a")),
+    ],
+)
+def test_a_completion_by_hand(body: dict[str, Any], response: LLMResponse) -> None:
+    answered = decoded(body)
+    assert isinstance(answered, LLMResponse)
+    assert answered.raw == body
+    assert msgspec.structs.replace(answered, raw=None) == response
+
+
+@pytest.mark.parametrize(
+    ("fields", "call"),
+    [
+        ({}, ToolCall("call_1", "", {})),
+        ({"id": 0, "function": None}, ToolCall("0", "", {})),
+        ({"id": 7, "function": {"name": None, "arguments": '{"a": 1}'}}, ToolCall("7", "", {"a": 1})),
+        ({"id": "a", "function": {"name": "f", "arguments": None}}, ToolCall("a", "f", {})),
+    ],
+)
+def test_a_call_by_hand(fields: dict[str, Any], call: ToolCall) -> None:
+    response = called(**fields)
+    assert isinstance(response, LLMResponse)
+    assert response.tool_calls == (call,)
+
+
+@pytest.mark.parametrize(
+    ("given_ids", "ids"),
+    [
+        (["", ""], ["call_1", "call_2"]),
+        (["a", "a", "a"], ["a", "a_1", "a_2"]),
+        (["a", "a", "a_1"], ["a", "a_2", "a_1"]),
+        (["", "call_1"], ["call_2", "call_1"]),
+    ],
+)
+def test_fresh_ids_by_hand(given_ids: list[str], ids: list[str]) -> None:
+    calls = [ToolCall(identity, f"f{number}", {}) for number, identity in enumerate(given_ids)]
+    unique = unique_calls(calls)
+    assert [call.id for call in unique] == ids
+    assert [call.name for call in unique] == [call.name for call in calls]
+
+
+@pytest.mark.parametrize(
+    ("usage", "cost"),
+    [
+        (None, TokenUsage(0, 0, 1)),
+        (USAGE, CHARGED),
+        ({"input_tokens": 4, "output_tokens": -1}, TokenUsage(4, 0, 1)),
+        ({"output_tokens": 4}, TokenUsage(0, 4, 1)),
+    ],
+)
+def test_reported_usage_is_the_cost_of_one_call(usage: object, cost: TokenUsage) -> None:
+    assert reported_usage(usage) == cost
+
+
+def test_an_error_object_is_a_mapping() -> None:
+    assert error_object({"a": 1}) == {"a": 1}
+    assert error_object("no") == {"message": "no"}
+    assert error_object(5) == {"message": "5"}

@@ -1,0 +1,183 @@
+"""A streamed completion: every piece by hand, and what becomes of pieces that are none."""
+
+import json
+from typing import Any
+
+import pytest
+
+from executionkit.core.redaction import NOTHING_SECRET, Redactor
+from executionkit.core.usage import TokenUsage
+from executionkit.provider import LLMResponse, ToolCall
+from executionkit.providers.deltas import Assembly, StreamChunk
+from executionkit.providers.wire import Unusable
+
+KEY = "sk-12345678-abcdefgh"
+USAGE = {"prompt_tokens": 3, "completion_tokens": 2}
+
+
+def piece(delta: object = None, *, finish: str | None = None, **fields: object) -> str:
+    return json.dumps({"choices": [{"delta": delta, "finish_reason": finish}], **fields})
+
+
+def assembled(
+    *pieces: str, redactor: Redactor = NOTHING_SECRET
+) -> tuple[Assembly, list[StreamChunk | Unusable]]:
+    assembly = Assembly(redactor)
+    return assembly, [assembly.take(data) for data in pieces]
+
+
+def test_a_text_comes_in_pieces() -> None:
+    assembly, chunks = assembled(
+        piece({"role": "assistant"}),
+        piece({"content": ""}),
+        piece({"content": "Par"}),
+        piece({"content": "is"}, finish="length"),
+        json.dumps({"choices": [], "usage": USAGE}),
+        json.dumps({"usage": None}),
+        json.dumps({}),
+    )
+    assert chunks == [
+        StreamChunk(),
+        StreamChunk(),
+        StreamChunk("Par"),
+        StreamChunk("is", "length"),
+        StreamChunk(usage=USAGE),
+        StreamChunk(),
+        StreamChunk(),
+    ]
+    assert assembly.text == "Paris"
+    assert (assembly.pieces, assembly.usage, assembly.finish_reason) == (2, USAGE, "length")
+    assert assembly.finished() == LLMResponse("Paris", finish_reason="length", usage=USAGE)
+
+
+def test_nothing_at_all_is_an_empty_answer() -> None:
+    assembly, _ = assembled()
+    assert assembly.finished() == LLMResponse("")
+    assert (assembly.text, assembly.pieces, assembly.flush()) == ("", 0, "")
+
+
+def test_the_last_usage_and_finish_reason_count() -> None:
+    assembly, chunks = assembled(
+        piece({"content": "a"}, usage={"prompt_tokens": 9}),
+        piece(None, finish="stop", usage=USAGE),
+        piece(None, usage="many"),
+    )
+    assert (assembly.usage, assembly.finish_reason) == (USAGE, "stop")
+    assert chunks[0] == StreamChunk("a", None, {"prompt_tokens": 9})
+    assert chunks[1] == StreamChunk("", "stop", USAGE)
+    assert chunks[2] == StreamChunk()
+
+
+def call(**fields: object) -> str:
+    return piece({"tool_calls": [fields]})
+
+
+def function(name: object = None, arguments: object = None) -> dict[str, Any]:
+    return {"function": {"name": name, "arguments": arguments}}
+
+
+@pytest.mark.parametrize(
+    ("pieces", "calls"),
+    [
+        ([call(index=0, id="a", **function("f", "{}"))], (ToolCall("a", "f", {}),)),
+        (
+            [call(id="a", **function("f")), call(id="b", **function("g"))],
+            (ToolCall("a", "f", {}), ToolCall("b", "g", {})),
+        ),
+        ([call(index=1, id="b"), call(index=0, id="a")], (ToolCall("a", "", {}), ToolCall("b", "", {}))),
+        ([call(index=0, id="a"), call(index=0, id="b")], (ToolCall("a", "", {}),)),
+        ([call(index=0), call(index=0, id="b")], (ToolCall("b", "", {}),)),
+        (
+            [call(index=0, **function("ge", '{"a"')), call(index=0, **function("t", ": 1}"))],
+            (ToolCall("call_1", "get", {"a": 1}),),
+        ),
+        (
+            [call(index=0, **function("f", {"a": 1})), call(index=0, **function(None, " "))],
+            (ToolCall("call_1", "f", {"a": 1}),),
+        ),
+        ([call(index=0, **function("f", '{"a": 1')), call(index=0)], (ToolCall("call_1", "f", '{"a": 1'),)),
+        ([call(index=0, id="a"), call(index=1, id="a")], (ToolCall("a", "", {}), ToolCall("a_1", "", {}))),
+        ([call(index=7)], (ToolCall("call_1", "", {}),)),
+    ],
+)
+def test_calls_are_put_together_by_their_index(pieces: list[str], calls: tuple[ToolCall, ...]) -> None:
+    assembly, _ = assembled(*pieces)
+    assert assembly.finished().tool_calls == calls
+    assert assembly.pieces == len(pieces)
+
+
+def test_unknown_fields_are_joined_where_they_are_text() -> None:
+    assembly, _ = assembled(
+        piece({"reasoning_content": "hm", "role": "assistant", "refusal": None}),
+        piece({"reasoning_content": ", well", "signature": {"a": 1}, "number": 1}),
+        piece({"signature": {"b": 2}, "number": "two", "reasoning_content": None}),
+    )
+    extra = {"reasoning_content": "hm, well", "signature": {"b": 2}, "number": "two"}
+    assert assembly.finished().extra == extra
+
+
+@pytest.mark.parametrize(
+    ("data", "unusable"),
+    [
+        ("", Unusable("a piece of the answer is not JSON: it is empty")),
+        ("[]", Unusable("a piece of the answer is not a JSON object but a list")),
+        ("null", Unusable("a piece of the answer is not a JSON object but a NoneType")),
+        (
+            '{"error": {"message": "no"}, "usage": {"prompt_tokens": 3, "completion_tokens": 2}}',
+            Unusable("the server broke off with an error", TokenUsage(3, 2, 1), {"message": "no"}),
+        ),
+        (
+            '{"error": "no", "choices": [{"delta": {"content": "a"}}]}',
+            Unusable("the server broke off with an error", error={"message": "no"}),
+        ),
+        (
+            '{"choices": 1}',
+            Unusable(
+                "a piece of the answer is not a completion: Expected `array | null`, got `int` - at `$.choices`"
+            ),
+        ),
+    ],
+)
+def test_what_is_no_piece_says_why(data: str, unusable: Unusable) -> None:
+    assembly, chunks = assembled(piece({"content": "a"}), data)
+    assert chunks[1] == unusable
+    assert assembly.text == "a"
+
+
+@pytest.mark.parametrize("error", [None, "", {}, [], 0, False])
+def test_an_empty_error_is_none(error: object) -> None:
+    _, chunks = assembled(piece({"content": "a"}, error=error))
+    assert chunks == [StreamChunk("a")]
+
+
+def test_what_may_begin_the_key_is_held_back() -> None:
+    assembly, chunks = assembled(
+        piece({"content": "is sk-1"}), piece({"content": "2 or"}), redactor=Redactor(KEY)
+    )
+    assert chunks == [StreamChunk("is "), StreamChunk("sk-12 or")]
+    assert assembly.text == "is sk-12 or"
+    assert assembly.flush() == ""
+
+
+@pytest.mark.parametrize(
+    ("end", "shown"), [("s", "s"), ("sk-", "sk-"), ("sk-1", "***"), ("sk-12345678", "***")]
+)
+def test_at_the_end_a_longer_beginning_of_the_key_stays_hidden(end: str, shown: str) -> None:
+    assembly, chunks = assembled(piece({"content": f"is {end}"}), redactor=Redactor(KEY))
+    assert chunks == [StreamChunk("is ")]
+    assert assembly.flush() == shown
+    assert assembly.text == f"is {shown}"
+    assert assembly.flush() == ""
+
+
+def test_nothing_is_held_back_from_the_last_piece() -> None:
+    assembly, chunks = assembled(piece({"content": "is s"}, finish="stop"), redactor=Redactor(KEY))
+    assert chunks == [StreamChunk("is s", "stop")]
+    assert assembly.text == "is s"
+
+
+def test_the_key_is_kept_out_of_every_field() -> None:
+    escaped = KEY.replace("s", "\\u0073")
+    data = f'{{"choices": [{{"delta": {{"content": "a", "x": ["{KEY}", "{escaped}"]}}}}]}}'
+    assembly, _ = assembled(data, redactor=Redactor(KEY))
+    assert assembly.finished().extra == {"x": ["***", "***"]}
