@@ -40,6 +40,18 @@ bench *args: (install "dev")
 replay *args: (install "dev")
     python benchmarks/replay.py {{ args }}
 
+# Soak it: 10,000 random schedules of faults, 100,000 runs, a vote of 10,000 samples; nothing may be left
+soak *args: (install "dev")
+    python benchmarks/soak.py {{ args }}
+
+# Fuzz what reads a server's bytes for some minutes: `just fuzz 10`
+fuzz *args: (install "dev,fuzz")
+    python scripts/fuzz.py {{ args }}
+
+# Change ledger, retries and decoding in every small way, and print which changes no test notices
+mutate *args: (install "dev,mutation")
+    python scripts/mutate.py {{ args }}
+
 # Make .venv and install the package with these extras and the embedded model, unless that is done already
 [private]
 install extras:

@@ -10,10 +10,10 @@ from executionkit.providers.body import (
     BODY_LIMIT,
     ERROR_BODY_LIMIT,
     BodyReader,
-    _Gunzip,
+    _Gunzip,  # pyright: ignore[reportPrivateUsage]
     read_body,
     read_error_body,
-)  # pyright: ignore[reportPrivateUsage]
+)
 from executionkit.providers.http1 import Head
 from executionkit.providers.transport import ExchangeError
 

@@ -226,31 +226,31 @@ def called(**fields: Any) -> LLMResponse | Unusable:
     return decoded(choice(tool_calls=[fields]))
 
 
-@pytest.mark.parametrize(
-    ("body", "unusable"),
-    [
-        (b"", Unusable("the answer is not JSON: it is empty")),
-        (b"[]", Unusable("the answer is not a JSON object but a list")),
-        (b"null", Unusable("the answer is not a JSON object but a NoneType")),
-        ({}, Unusable("the answer has no choices")),
-        ({"choices": None, "usage": USAGE}, Unusable("the answer has no choices", CHARGED)),
-        ({"choices": [], "usage": USAGE}, Unusable("the answer has no choices", CHARGED)),
-        ({"choices": [{}], "usage": USAGE}, Unusable("the answer's first choice has no message", CHARGED)),
-        (
-            {"error": {"code": 5}, "usage": USAGE},
-            Unusable("the server answered with an error", CHARGED, {"code": 5}),
+REFUSED: list[tuple[object, Unusable]] = [
+    (b"", Unusable("the answer is not JSON: it is empty")),
+    (b"[]", Unusable("the answer is not a JSON object but a list")),
+    (b"null", Unusable("the answer is not a JSON object but a NoneType")),
+    ({}, Unusable("the answer has no choices")),
+    ({"choices": None, "usage": USAGE}, Unusable("the answer has no choices", CHARGED)),
+    ({"choices": [], "usage": USAGE}, Unusable("the answer has no choices", CHARGED)),
+    ({"choices": [{}], "usage": USAGE}, Unusable("the answer's first choice has no message", CHARGED)),
+    (
+        {"error": {"code": 5}, "usage": USAGE},
+        Unusable("the server answered with an error", CHARGED, {"code": 5}),
+    ),
+    ({"error": "no"}, Unusable("the server answered with an error", error={"message": "no"})),
+    (
+        {"choices": [{"message": {"content": 1}}], "usage": USAGE},
+        Unusable(
+            "the answer is not a completion: Expected `str | array | null`, got `int`"
+            " - at `$.choices[0].message.content`",
+            CHARGED,
         ),
-        ({"error": "no"}, Unusable("the server answered with an error", error={"message": "no"})),
-        (
-            {"choices": [{"message": {"content": 1}}], "usage": USAGE},
-            Unusable(
-                "the answer is not a completion: Expected `str | array | null`, got `int`"
-                " - at `$.choices[0].message.content`",
-                CHARGED,
-            ),
-        ),
-    ],
-)
+    ),
+]
+
+
+@pytest.mark.parametrize(("body", "unusable"), REFUSED)
 def test_what_is_no_completion_says_why_and_what_it_cost(body: object, unusable: Unusable) -> None:
     assert decoded(body) == unusable
 
