@@ -182,3 +182,40 @@ async def test_a_trace_that_wants_content_sees_prompt_and_answer() -> None:
     (finished,) = (event for event in events if isinstance(event, CallFinished))
     assert started.prompt == '[{"role":"user","content":"q"}]'
     assert finished.text == "yes"
+
+
+async def test_a_pause_that_the_deadline_would_cut_is_not_begun() -> None:
+    model = Down(ProviderError("busy", retry_after=100.0), capacity=500)
+    retry = RetryConfig(max_retries=1, base_delay=0, max_delay=200)
+    error = error_of(await complete().run(model, "q", retry=retry, deadline=30))
+    assert isinstance(error, ProviderError)
+    assert (error.retry_after, error.cost.llm_calls, model.calls) == (100.0, 1, 1)
+
+
+async def test_a_pause_that_the_deadline_allows_is_made() -> None:
+    model = Down(ProviderError("busy"), capacity=500, well_after=1)
+    result = result_of(await complete().run(model, "q", retry=AT_ONCE, deadline=30))
+    assert result.cost.llm_calls == model.calls == 2
+
+
+async def test_a_quota_of_another_make_is_none_of_ours() -> None:
+    model = Down(ProviderError("503"), capacity=0, well_after=2)
+    vars(model)["retry_quota"] = "plenty"
+    assert result_of(await complete().run(model, "q", retry=AT_ONCE)).cost.llm_calls == 3
+
+
+@pytest.mark.parametrize(
+    ("error", "calls"), [(ConnectionResetError("reset"), 101), (ValueError("no"), 1), (KeyError("no"), 1)]
+)
+async def test_of_foreign_exceptions_only_those_of_the_system_are_retried(
+    error: Exception, calls: int
+) -> None:
+    class Foreign:
+        async def complete(self, messages: list[Message], **kwargs: Any) -> LLMResponse:
+            raise error
+
+    failure = error_of(await complete().run(Foreign(), "q", retry=AT_ONCE))
+    assert isinstance(failure, ProviderError)
+    assert failure.__cause__ is error
+    assert str(failure) == f"the provider raised {type(error).__name__}: {error}"
+    assert (failure.cost.llm_calls, failure.retryable) == (calls, calls > 1)

@@ -13,6 +13,7 @@ from typing_extensions import override
 
 from executionkit import compat
 from executionkit.context import Context, Settings, new_context
+from executionkit.core.budget import estimate_input
 from executionkit.core.usage import NO_USAGE, TokenUsage
 from executionkit.errors import (
     BudgetExhaustedError,
@@ -21,7 +22,7 @@ from executionkit.errors import (
     ProviderError,
     RateLimitError,
 )
-from executionkit.ledger import Account, CostTracker, Request
+from executionkit.ledger import Account, CostTracker, Request, Reservation
 from executionkit.outcome import Outcome, PatternResult
 from executionkit.patterns.complete import complete
 from executionkit.patterns.consensus import consensus
@@ -592,3 +593,86 @@ def test_tightening_keeps_the_tighter_limit_once() -> None:
     account.close_call(0, 20, 0, 5)
     assert held(account) == NO_USAGE
     assert account.left() == TokenUsage(output_tokens=75, llm_calls=4)
+
+
+def reserved(outcome: object) -> Reservation:
+    assert isinstance(outcome, Reservation)
+    return outcome
+
+
+async def test_tools_are_part_of_the_estimate() -> None:
+    tools = [{"type": "function", "function": {"name": "f", "description": "x" * 400}}]
+    account = Account()
+    call = reserved(await account.reserve(Request([user("x" * 40)], 9, tools)))
+    spent = call.settle(None)
+    assert spent.output_tokens == 9
+    assert spent.input_tokens == Request([user("x" * 40)]).estimate() + estimate_input(tools)
+
+
+@pytest.mark.parametrize(
+    ("usage", "cost", "unreported"),
+    [
+        ({"prompt_tokens": 3, "completion_tokens": 2}, TokenUsage(3, 2, 1), 0),
+        ({"prompt_tokens": 3}, TokenUsage(3, 9, 1), 1),
+        ({"completion_tokens": 2}, TokenUsage(15, 2, 1), 1),
+        (None, TokenUsage(15, 9, 1), 1),
+    ],
+)
+@pytest.mark.parametrize("limit", [None, TokenUsage(100, 100, 10)])
+async def test_one_missing_figure_settles_at_its_reservation(
+    usage: object, cost: TokenUsage, unreported: int, limit: TokenUsage | None
+) -> None:
+    account = Account(None, limit)
+    call = reserved(await account.reserve(Request([user("x" * 40)], 9)))
+    assert call.settle(usage) == account.to_usage() == cost
+    assert account.unreported == unreported
+    assert held(account) == NO_USAGE
+
+
+@pytest.mark.parametrize("billed", [NO_USAGE, None, "junk", (3, 4)])
+async def test_a_call_that_says_nothing_of_its_cost_was_free(billed: object) -> None:
+    account = Account(None, TokenUsage(100, 100, 10))
+    call = reserved(await account.reserve(Request([user("x")], 9)))
+    assert call.abandon(billed) == account.to_usage() == TokenUsage(0, 0, 1)
+    assert (held(account), account.unreported) == (NO_USAGE, 0)
+
+
+@pytest.mark.parametrize(
+    ("learned", "asked"),
+    [
+        ([], 105),
+        ([(255, 300)], 105 + 45),
+        ([(255, 300), (200, 210)], 105 + 45),
+        ([(255, 100)], 105),
+        ([(256, 512)], 210),
+        ([(256, 100)], 105),
+        ([(255, 300), (1000, 1545)], 158 + 45),
+    ],
+)
+async def test_a_run_learns_how_a_server_counts(learned: list[tuple[int, int]], asked: int) -> None:
+    run = Account(None, TokenUsage(input_tokens=10_000))
+    stage = Account(run)
+    for estimate, counted in learned:
+        stage.learn_input(estimate, counted)
+    request = Request([user("x" * 400)], 9)
+    assert request.estimate() == 105
+    await stage.reserve(request)
+    assert held(run).input_tokens == asked
+
+
+async def test_an_error_inside_a_stage_has_the_cost_of_its_call() -> None:
+    seen: list[ExecutionKitError] = []
+
+    class Catching(Stage[str, str], frozen=True):
+        @override
+        async def perform(self, value: str, context: Context) -> PatternResult[str]:
+            try:
+                await context.complete([user(value)])
+            except ExecutionKitError as error:
+                seen.append(error)
+            return PatternResult("done")
+
+    model = Model(each(PermanentError("no", cost=TokenUsage(7, 3, 1))))
+    result = result_of(await Catching().run(model, "x"))
+    assert result.cost == seen[0].cost == TokenUsage(7, 3, 1)
+    assert seen[0].metadata["attempts"] == 1

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from executionkit.core.usage import NO_USAGE, TokenUsage, checked_budget, read_usage
+from executionkit.core.usage import NO_USAGE, TokenUsage, checked_budget, read_usage, sane_usage
 from executionkit.provider import LLMResponse
 
 USAGES = st.builds(TokenUsage, st.integers(), st.integers(), st.integers())
@@ -96,3 +96,15 @@ def test_usage_is_read_in_both_dialects(usage: object, read: tuple[int | None, i
 def test_a_response_reads_its_usage_as_zero_where_it_is_absurd() -> None:
     response = LLMResponse("x", usage={"prompt_tokens": 7, "completion_tokens": -2})
     assert (response.input_tokens, response.output_tokens, response.total_tokens) == (7, 0, 7)
+
+
+@pytest.mark.parametrize("field", range(3))
+@pytest.mark.parametrize(
+    ("count", "is_sane"),
+    [(0, True), (1, True), (10**9, True), (10**9 + 1, False), (-1, False), (True, False), (1.0, False)],
+)
+def test_a_usage_is_sane_where_every_figure_is(field: int, count: Any, is_sane: bool) -> None:
+    usage = TokenUsage(*(count if index == field else 1 for index in range(3)))
+    assert sane_usage(usage) is (usage if is_sane else None)
+    assert sane_usage((1, 1, 1)) is None
+    assert sane_usage(None) is None

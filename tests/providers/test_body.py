@@ -72,6 +72,7 @@ async def test_a_body_is_read_whole(pieces: list[bytes], encoding: str | None, b
         ([b"plain"], "gzip", "^the answer's gzip is broken: Error -3"),
         ([zlib.compress(b"x")], "gzip", "^the answer's gzip is broken: Error -3"),
         ([ZIPPED, b"trash"], "gzip", "^the answer's gzip is broken: Error -3"),
+        ([ZIPPED, zlib.compress(b"x")], "gzip", "^the answer's gzip is broken: Error -3"),
     ],
 )
 async def test_what_is_wrong_with_a_body_is_said(pieces: list[bytes], encoding: str, says: str) -> None:

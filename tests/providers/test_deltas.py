@@ -52,6 +52,7 @@ def test_a_text_comes_in_pieces() -> None:
 
 def test_nothing_at_all_is_an_empty_answer() -> None:
     assembly, _ = assembled()
+    assert assembly.finish_reason is None
     assert assembly.finished() == LLMResponse("")
     assert (assembly.text, assembly.pieces, assembly.flush()) == ("", 0, "")
 

@@ -149,6 +149,9 @@ def test_an_answer_that_is_none_is_paid_for_and_may_ask_for_a_pause() -> None:
     error = bad_answer(Unusable("no", TokenUsage(5, 6, 1)), retry_after_ms="1500", x_should_retry="false")
     assert error.cost == TokenUsage(5, 6, 1)
     assert (error.retry_after, error.retryable) == (1.5, False)
+    dated = bad_answer(Unusable("no"), retry_after="Thu, 01 Jan 2170 00:00:10 GMT")
+    assert dated.retry_after is not None
+    assert dated.retry_after > 3600
 
 
 @pytest.mark.parametrize(
