@@ -16,8 +16,7 @@ from executionkit.provider import LLMResponse
 from executionkit.providers.body import _Gunzip  # pyright: ignore[reportPrivateUsage]
 from executionkit.providers.deltas import Assembly, StreamChunk
 from executionkit.providers.failures import refused, unusable
-from executionkit.providers.http1 import Head
-from executionkit.providers.transport import ExchangeError
+from executionkit.providers.http1 import ExchangeError, Head
 from executionkit.providers.wire import Unusable, decode_completion
 from tests.providers.test_wire import any_body
 

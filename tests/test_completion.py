@@ -14,12 +14,15 @@ from executionkit import (
     ProviderError,
     RateLimitError,
     RetryConfig,
+    Stage,
     TokenUsage,
     complete,
     with_content,
 )
+from executionkit.context import Context
 from executionkit.core.retry_quota import RetryQuota
 from executionkit.events import CallFinished, CallStarted, RetryScheduled, TextDelta
+from executionkit.outcome import PatternResult
 from tests.doubles import error_of, result_of
 
 pytestmark = pytest.mark.anyio
@@ -219,3 +222,42 @@ async def test_of_foreign_exceptions_only_those_of_the_system_are_retried(
     assert failure.__cause__ is error
     assert str(failure) == f"the provider raised {type(error).__name__}: {error}"
     assert (failure.cost.llm_calls, failure.retryable) == (calls, calls > 1)
+
+
+class Recording:
+    """Remembers what it was asked, whole or in pieces."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[list[Message], dict[str, Any]]] = []
+
+    async def complete(self, messages: list[Message], **kwargs: Any) -> LLMResponse:
+        self.asked.append((messages, kwargs))
+        return LLMResponse("yes")
+
+    def stream(self, messages: list[Message], **kwargs: Any) -> Pieces:
+        self.asked.append((messages, kwargs))
+        return Pieces(["y"], None, False)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_request_reaches_the_provider_as_it_was_made(stream: bool) -> None:
+    class Asking(Stage[str, str], frozen=True):
+        async def perform(self, value: str, context: Context) -> PatternResult[str]:
+            messages: list[Message] = [{"role": "user", "content": value}]
+            response = await context.complete(messages, temperature=0.3, max_tokens=33, seed=7, stream=stream)
+            return PatternResult(response.content)
+
+    model = Recording()
+    trace = with_content(lambda event: None)
+    result_of(await Asking().run(model, "q", trace=trace))
+    told = {"temperature": 0.3, "max_tokens": 33, "seed": 7}
+    assert model.asked == [([{"role": "user", "content": "q"}], told)]
+
+
+async def test_a_trace_sees_that_a_call_was_cancelled() -> None:
+    events: list[Event] = []
+    outcome = complete(stream=True).run(Streaming(stuck=True), "q", deadline=0.05, trace=events.append)
+    assert error_of(await outcome).cost == TokenUsage(2, 3, 1)
+    (finished,) = (event for event in events if isinstance(event, CallFinished))
+    assert (finished.attempt, finished.cost) == (1, TokenUsage(2, 3, 1))
+    assert finished.error in {"CancelledError", "Cancelled"}

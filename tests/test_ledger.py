@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from executionkit import compat
 from executionkit.context import Context, Settings, new_context
-from executionkit.core.budget import estimate_input
+from executionkit.core.budget import Refused, estimate_input
 from executionkit.core.usage import NO_USAGE, TokenUsage
 from executionkit.errors import (
     BudgetExhaustedError,
@@ -676,3 +676,71 @@ async def test_an_error_inside_a_stage_has_the_cost_of_its_call() -> None:
     result = result_of(await Catching().run(model, "x"))
     assert result.cost == seen[0].cost == TokenUsage(7, 3, 1)
     assert seen[0].metadata["attempts"] == 1
+
+
+async def test_what_a_call_reports_counts_for_the_next() -> None:
+    account = Account(None, TokenUsage(input_tokens=10_000))
+    request = Request([user("x" * 400)], 9)
+    call = reserved(await account.reserve(request))
+    assert held(account).input_tokens == 105
+    call.settle({"prompt_tokens": 215, "completion_tokens": 1})
+    await account.reserve(request)
+    assert held(account).input_tokens == 215
+
+
+async def test_a_share_of_the_output_is_at_least_a_token() -> None:
+    account = Account(None, TokenUsage(output_tokens=20))
+    assert reserved(await account.reserve(Request([user("x")], 9, None, 15))).max_tokens == 1
+    assert held(account).output_tokens == 20
+
+
+async def test_nothing_is_bought_below_a_halted_account() -> None:
+    run = Account()
+    stage = Account(Account(run))
+    request = Request([user("x")])
+    run.halt(True)
+    assert await stage.reserve(request) == Refused("a call beside it has failed", is_halted=True)
+    run.halt(False)
+    assert isinstance(await stage.reserve(request), Reservation)
+    context = new_context(Model(), stage, Settings(NEVER, None, None))
+    run.halt(True)
+    with pytest.raises(BudgetExhaustedError, match="^not sent: a call beside it has failed$"):
+        await context.complete([user("x")])
+    assert run.call_count == 1
+
+
+async def test_a_retry_below_a_halted_account_is_the_failure_before_it() -> None:
+    run = Account()
+
+    def fail(asked: Asked) -> object:
+        run.halt(True)
+        return ProviderError("down")
+
+    context = new_context(Model(fail), run, Settings(AT_ONCE, None, None))
+    with pytest.raises(ProviderError, match="^down$"):
+        await context.complete([user("x")])
+
+
+async def test_a_wrapper_of_the_metered_provider_passes_on_what_it_is_told() -> None:
+    async def evaluate(text: str, provider: LLMProvider) -> float:
+        stage = complete(temperature=0.3, max_tokens=33).using(provider)
+        result_of(await stage.run(provider, text))
+        return 1.0
+
+    class Wrapper:
+        def __init__(self, wrapped: LLMProvider) -> None:
+            self.wrapped = wrapped
+
+        async def complete(self, messages: list[Message], **kwargs: Any) -> LLMResponse:
+            return await self.wrapped.complete(messages, **kwargs)
+
+    class Wrapped(Stage[str, str], frozen=True):
+        @override
+        async def perform(self, value: str, context: Context) -> PatternResult[str]:
+            inner = complete(temperature=0.3, max_tokens=33).using(Wrapper(context.provider))
+            return await context.run(inner, value)
+
+    model = Model()
+    assert result_of(await Wrapped().run(model, "x", max_cost=TokenUsage(llm_calls=1))).cost.llm_calls == 1
+    result_of(await refine(evaluate).run(model, "x"))
+    assert [(asked.temperature, asked.max_tokens) for asked in model.asked[::2]] == [(0.3, 33)] * 2

@@ -83,6 +83,7 @@ def caused(error: ExecutionKitError, cause: Exception) -> ExecutionKitError:
         (PermanentError("x", retryable=True), (ProviderError, RateLimitError), False),
         (PermanentError("x"), (PermanentError,), True),
         (BudgetExhaustedError("x"), (ProviderError,), False),
+        (BudgetExhaustedError("x"), (BudgetExhaustedError,), True),
         (caused(ProviderError("x", retryable=False), KeyError("y")), (KeyError,), True),
         (caused(ProviderError("x", retryable=False), KeyError("y")), (ValueError,), False),
         (caused(PermanentError("x"), ProviderError("y")), (ProviderError,), False),

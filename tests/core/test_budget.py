@@ -1,5 +1,6 @@
 """The admission of a call: never past the limit, patient exactly while it pays, total."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -128,3 +129,46 @@ def test_tools_count_as_input() -> None:
     tools = [{"type": "function", "function": {"name": "f", "description": "x" * 400}}]
     assert estimate_input([], tools) > 100
     assert estimate_input([], None) == 0
+
+
+@pytest.mark.parametrize(
+    ("limit", "spent", "held", "ask", "granted"),
+    [
+        (TokenUsage(100), TokenUsage(50), TokenUsage(30), Ask(20, 9), 9),
+        (TokenUsage(100), TokenUsage(50), TokenUsage(30), Ask(21, 9), Wait.WAIT),
+        (TokenUsage(100), TokenUsage(50), TokenUsage(30), Ask(50, 9), Wait.WAIT),
+        (
+            TokenUsage(100),
+            TokenUsage(50),
+            TokenUsage(30),
+            Ask(51, 9),
+            Refused("50 of 100 input tokens are spent and the call needs about 51"),
+        ),
+        (TokenUsage(0, 100), TokenUsage(0, 50), TokenUsage(0, 30), Ask(0, 20), 20),
+        (TokenUsage(0, 100), TokenUsage(0, 50), TokenUsage(0, 30), Ask(0, 21), Wait.WAIT),
+        (TokenUsage(0, 100), TokenUsage(0, 50), NO_USAGE, Ask(0, 51), 50),
+        (TokenUsage(0, 100), TokenUsage(0, 84), NO_USAGE, Ask(0, 51), 16),
+        (
+            TokenUsage(0, 100),
+            TokenUsage(0, 85),
+            NO_USAGE,
+            Ask(0, 51),
+            Refused("85 of 100 output tokens are spent"),
+        ),
+        (TokenUsage(0, 100), TokenUsage(0, 93), NO_USAGE, Ask(0, 7), 7),
+        (TokenUsage(0, 5), NO_USAGE, NO_USAGE, Ask(0, 51), 5),
+        (TokenUsage(0, 5), TokenUsage(0, 1), NO_USAGE, Ask(0, 51), Refused("1 of 5 output tokens are spent")),
+        (TokenUsage(0, 0, 2), TokenUsage(0, 0, 1), NO_USAGE, Ask(0, 51), 51),
+        (TokenUsage(0, 0, 2), TokenUsage(0, 0, 2), NO_USAGE, Ask(0, 51), Refused("2 of 2 calls are spent")),
+    ],
+)
+def test_admissions_by_hand(
+    limit: TokenUsage, spent: TokenUsage, held: TokenUsage, ask: Ask, granted: object
+) -> None:
+    assert admit(limit, spent, held, ask) == granted
+
+
+def test_estimates_by_hand() -> None:
+    assert estimate_input([{"a": 1, "b": None, "c": True}]) == 2 + 4
+    assert estimate_input([{"a": "12345"}, {"a": ("1", ["2"])}]) == 2 + 8
+    assert estimate_input("12345", None, ["é"]) == 2 + 0 + (1 + 4)

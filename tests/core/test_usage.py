@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -83,6 +84,8 @@ def test_reading_usage_is_total_and_sane(usage: object) -> None:
         ({"prompt_tokens": None, "input_tokens": 1}, (1, None)),
         ({"prompt_tokens": 0, "completion_tokens": 0}, (0, 0)),
         ({"prompt_tokens": -1, "completion_tokens": 10**9 + 1}, (None, None)),
+        ({"prompt_tokens": 10**9, "completion_tokens": 1}, (10**9, 1)),
+        (MappingProxyType({"prompt_tokens": 1, "completion_tokens": 2}), (1, 2)),
         ({"prompt_tokens": True, "completion_tokens": "2"}, (None, None)),
         ({"prompt_tokens": 1.0, "completion_tokens": float("nan")}, (None, None)),
         (None, (None, None)),

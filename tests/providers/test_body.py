@@ -14,8 +14,7 @@ from executionkit.providers.body import (
     read_body,
     read_error_body,
 )
-from executionkit.providers.http1 import Head
-from executionkit.providers.transport import ExchangeError
+from executionkit.providers.http1 import ExchangeError, Head
 
 pytestmark = pytest.mark.anyio
 

@@ -12,8 +12,7 @@ from executionkit.core.redaction import NOTHING_SECRET, Redactor
 from executionkit.core.usage import TokenUsage
 from executionkit.errors import LLMError, PermanentError, ProviderError, RateLimitError
 from executionkit.providers.failures import broken_exchange, refused, timed_out, unusable
-from executionkit.providers.http1 import Head
-from executionkit.providers.transport import ExchangeError
+from executionkit.providers.http1 import ExchangeError, Head
 from executionkit.providers.wire import ONE_CALL, Unusable
 
 KEY = "sk-12345678"
