@@ -744,3 +744,12 @@ async def test_a_wrapper_of_the_metered_provider_passes_on_what_it_is_told() -> 
     assert result_of(await Wrapped().run(model, "x", max_cost=TokenUsage(llm_calls=1))).cost.llm_calls == 1
     result_of(await refine(evaluate).run(model, "x"))
     assert [(asked.temperature, asked.max_tokens) for asked in model.asked[::2]] == [(0.3, 33)] * 2
+
+
+async def test_a_call_without_an_estimate_teaches_nothing() -> None:
+    run = Account()
+    reserved(await run.reserve(Request([user("x")]))).settle({"prompt_tokens": 500, "completion_tokens": 1})
+    stage = Account(run, TokenUsage(input_tokens=10_000))
+    request = Request([user("x" * 400)], 9)
+    await stage.reserve(request)
+    assert held(stage).input_tokens == request.estimate()
