@@ -2,7 +2,7 @@
 
     python benchmarks/soak.py                       a table, with the bounds beside the figures
     python benchmarks/soak.py --json                one object: the figures by name
-    python benchmarks/soak.py --seeds 0             without the schedules, which take the most time
+    python benchmarks/soak.py --seeds 0             without the schedules
 
 Three parts. `--seeds` schedules of `tests/faults/test_schedules.py`, half on each event loop. `--runs` runs
 against a fast server in another process, half on each event loop, 50 at once: single calls, votes, pipelines,
