@@ -63,18 +63,19 @@ class BodyReader:
         self._unzip = _Gunzip() if "gzip" in encoding else None
 
     async def read(self) -> bytes:
-        """Return the next piece, `b""` at the end.
+        """Return the next piece, `b""` at the end. What is within the limit comes before the error.
 
         Raises:
             ExchangeError: There is more than the limit, or the compression is broken.
         """
-        while sent := await self._exchange.read():
+        while self._left >= 0 and (sent := await self._exchange.read()):
             piece = sent if self._unzip is None else self._unzip.feed(sent, self._left)
+            within = piece[: self._left]
             self._left -= len(piece)
-            if self._left < 0:
-                raise ExchangeError("the answer is too large")
-            if piece:
-                return piece
+            if within:
+                return within
+        if self._left < 0:
+            raise ExchangeError("the answer is too large")
         if self._unzip is not None:
             self._unzip.check_end()
         return b""

@@ -119,6 +119,14 @@ async def test_of_an_error_what_came_is_read(end: Exception) -> None:
     assert await read_error_body(Sent(*[b"x" * 32_768] * 3)) == b"x" * 65_536
 
 
+@pytest.mark.parametrize("encoding", [None, "gzip"])
+async def test_of_a_long_error_the_beginning_is_read(encoding: str | None) -> None:
+    body = b"overloaded " + b"x" * (3 * ERROR_BODY_LIMIT)
+    sent = Sent(gzip.compress(body) if encoding else body, b"never read", encoding=encoding)
+    assert await read_error_body(sent) == body[:ERROR_BODY_LIMIT]
+    assert await sent.read() == b"never read"
+
+
 async def test_the_rest_of_an_error_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("executionkit.providers.body._ERROR_BODY_TIMEOUT", 0.01)
     with anyio.fail_after(10):
