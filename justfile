@@ -15,7 +15,7 @@ demo: (install "local,progress")
 
 # Run the whole suite: every checker, then every test, the embedded model included
 test *args: check
-    python -m pytest {{ args }}
+    python -m pytest -n auto --maxprocesses 4 --dist loadfile {{ args }}
 
 # Run the checkers: ruff, mypy, pyright, verifytypes, stubtest, import-linter
 check: (install "dev")

@@ -124,6 +124,7 @@ def run(row: Row, wheel: Path, home: Path) -> bool:
         "-p",
         "no:cacheprovider",
         "--doctest-ignore-import-errors",
+        *("-n", "auto", "--maxprocesses", "4", "--dist", "loadfile"),
         *(f"--ignore={path}" for path in NEED_CHECKERS),
     ]
     command: list[str | Path] = [python, "-P", "-m", "pytest", *options, "--pyargs", "executionkit", "tests"]

@@ -1,5 +1,6 @@
 """A model made of a function, a few stages, and a driver that tries every moment of a run."""
 
+import re
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeAlias, TypeVar
 
@@ -23,6 +24,11 @@ AT_ONCE = RetryConfig(base_delay=0.0)
 """Three retries without a wait."""
 
 NEVER = RetryConfig(max_retries=0)
+
+
+def shown(value: object) -> str:
+    """Name a parameter of a test, the same in every process: what it shows but for addresses."""
+    return re.sub(r" at 0x[0-9a-f]+", "", str(value))
 
 
 class Asked(msgspec.Struct, frozen=True):

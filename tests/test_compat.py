@@ -26,6 +26,7 @@ from executionkit.compat import (
     ToolCallingProvider,
     VotingStrategy,
 )
+from tests.doubles import shown
 
 REQUIRED = inspect.Parameter.empty
 COMMON: dict[str, object] = {"max_tokens": 4096, "max_cost": None, "retry": None}
@@ -198,7 +199,7 @@ async def test_a_function_returns_what_its_twin_returns(name: str) -> None:
         ({"retry": 3}, TypeError),
         ({"no_such": 3}, TypeError),
     ],
-    ids=str,
+    ids=shown,
 )
 async def test_wrong_arguments_are_refused_before_any_call(
     name: str, wrong: dict[str, Any], kind: type[Exception]

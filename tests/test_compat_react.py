@@ -19,6 +19,7 @@ from executionkit.compat import (
     react_loop,
 )
 from executionkit.providers.scripted import Answer, ScriptedRequest
+from tests.doubles import shown
 
 pytestmark = pytest.mark.anyio
 
@@ -255,7 +256,7 @@ async def test_a_failing_call_keeps_what_was_achieved() -> None:
         *({"tool_timeout": float("nan")}, {"max_history_messages": 0}, {"max_rounds": 2.5}),
         *({"tools": ["weather"]}, {"tools": [sunny]}, {"tool_timeout": "5 s"}),
     ],
-    ids=str,
+    ids=shown,
 )
 async def test_settings_out_of_range_are_refused_before_any_call(setting: dict[str, Any]) -> None:
     provider = ScriptedProvider("done")

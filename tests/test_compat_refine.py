@@ -13,6 +13,7 @@ from executionkit.compat import (
     refine_loop,
 )
 from executionkit.providers.scripted import ScriptedRequest
+from tests.doubles import shown
 
 pytestmark = pytest.mark.anyio
 
@@ -190,7 +191,7 @@ async def test_a_failing_call_keeps_what_was_achieved() -> None:
         *({"delta_threshold": -0.1}, {"max_eval_chars": 0}, {"evaluator": 0.9}, {"evaluator": lambda: 1.0}),
         *({"target_score": "high"}, {"max_iterations": 2.5}, {"patience": None}),
     ],
-    ids=str,
+    ids=shown,
 )
 async def test_settings_out_of_range_are_refused_before_any_call(setting: dict[str, object]) -> None:
     provider = judged(10)

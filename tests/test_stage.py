@@ -13,7 +13,7 @@ from executionkit.patterns.consensus import consensus
 from executionkit.patterns.refine import refine
 from executionkit.patterns.step import step
 from executionkit.stage import Stage, identity
-from tests.doubles import Buy, Model, error_of, joined, reply, result_of
+from tests.doubles import Buy, Model, error_of, joined, reply, result_of, shown
 
 
 def even(text: str) -> float:
@@ -34,7 +34,7 @@ VALUES: list[Stage[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("stage", VALUES, ids=repr)
+@pytest.mark.parametrize("stage", VALUES, ids=shown)
 def test_a_stage_is_a_value(stage: Stage[str, Any]) -> None:
     for twin in (copy.copy(stage), copy.deepcopy(stage), pickle.loads(pickle.dumps(stage))):
         assert twin == stage

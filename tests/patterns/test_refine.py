@@ -26,6 +26,7 @@ from executionkit import (
     refine,
 )
 from executionkit.outcome import Outcome
+from tests.doubles import shown
 
 pytestmark = pytest.mark.anyio
 
@@ -251,7 +252,7 @@ async def of_three(text: str, provider: LLMProvider, task: str) -> float:
     return 1.0
 
 
-@pytest.mark.parametrize("evaluator", [0.9, "judge", lambda: 1.0, of_three], ids=str)
+@pytest.mark.parametrize("evaluator", [0.9, "judge", lambda: 1.0, of_three], ids=shown)
 async def test_what_can_not_be_called_with_a_text_is_no_evaluator(evaluator: Any) -> None:
     with pytest.raises(TypeError, match="an evaluator"):
         refine(evaluator)
