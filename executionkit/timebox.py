@@ -40,7 +40,7 @@ async def finish_in_time(
         DeadlineExceededError: It took longer than the run may.
     """
     try:
-        return await finish_within(work, min(seconds, context.time_left))
+        return await finish_within(work, max(0.0, min(seconds, context.time_left)))
     except TimeoutError:
         if context.time_left > 0:
             raise

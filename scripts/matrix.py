@@ -91,7 +91,7 @@ def prepare(row: Row, wheel: Path) -> Path:
     python = home / "bin" / "python"
     pip = [str(python), "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
     # The SDK of MCP asks for newer versions than the lowest that hold for the rest.
-    wanted = {"bare": (), "lowest": EXTRAS, "extras": (*EXTRAS, "mcp")}
+    wanted = {"bare": (), "lowest": EXTRAS, "extras": (*EXTRAS, "fast", "mcp")}
     extras = ",".join(("tests", *wanted[row.kind]))
     pins = lowest() if row.kind == "lowest" else []
     subprocess.run([*pip, f"{wheel}[{extras}]", *pins], check=True)

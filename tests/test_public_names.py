@@ -20,7 +20,7 @@ TWINS = {"consensus_sync", "refine_loop_sync", "react_loop_sync", "pipe_sync", "
 FACADE = {"consensus", "refine_loop", "react_loop", "pipe", "structured"} | TWINS
 
 
-NEEDS = {"executionkit.mcp": [needs("mcp")]}
+NEEDS = {"executionkit.mcp": [needs("mcp")], "executionkit.providers.fast": [needs("aiohttp")]}
 
 
 ALL = [pytest.param(name, marks=NEEDS.get(name, [])) for name in ("executionkit", *MODULES)]

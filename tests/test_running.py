@@ -40,9 +40,9 @@ from executionkit.patterns.complete import complete
 from executionkit.patterns.consensus import consensus
 from executionkit.patterns.refine import refine
 from executionkit.patterns.step import step
-from executionkit.provider import LLMProvider, user
+from executionkit.provider import LLMProvider, LLMResponse, user
 from executionkit.retry import RetryConfig
-from tests.doubles import AT_ONCE, Buy, Model, each, error_of, reply, result_of, soon
+from tests.doubles import AT_ONCE, Asked, Buy, Model, each, error_of, reply, result_of, soon
 
 
 class Clock:
@@ -176,6 +176,19 @@ class TestDeadline:
         error = error_of(await refine(blocking).run(model, "x", deadline=0.05))
         assert isinstance(error, DeadlineExceededError)
         assert model.calls == error.cost.llm_calls == 1
+
+    async def test_asks_no_evaluator_after_it(self) -> None:
+        def blocking(asked: Asked) -> LLMResponse:
+            time.sleep(0.06)
+            return reply()
+
+        async def evaluator(text: str, provider: LLMProvider) -> float:
+            await anyio.sleep(30)
+            return 1.0
+
+        model = Model(blocking, ticks=lambda asked: 0)
+        error = error_of(await soon(refine(evaluator).run(model, "x", deadline=0.05)))
+        assert isinstance(error, DeadlineExceededError)
 
     async def test_a_run_in_time_is_untouched(self) -> None:
         assert result_of(await complete().run(Model(), "x", deadline=60)).cost == TokenUsage(3, 2, 1)

@@ -8,6 +8,8 @@ from typing import Final
 
 import msgspec
 
+from executionkit.core.checks import check_count
+
 __all__ = ["Pace", "RateLimit", "read_duration"]
 
 _MINUTE: Final = 60.0
@@ -27,6 +29,7 @@ class RateLimit(msgspec.Struct, frozen=True):
         tokens_per_minute: Input and output together; None for as many as the server allows.
 
     Raises:
+        TypeError: A limit is not a whole number.
         ValueError: A limit is not positive.
     """
 
@@ -36,8 +39,8 @@ class RateLimit(msgspec.Struct, frozen=True):
     def __post_init__(self) -> None:
         for name in self.__struct_fields__:
             limit: int | None = getattr(self, name)
-            if limit is not None and limit <= 0:
-                raise ValueError(f"{name} must be positive, not {limit}")
+            if limit is not None:
+                check_count(name, limit)
 
 
 class Pace:

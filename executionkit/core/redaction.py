@@ -5,10 +5,12 @@ import html
 import json
 import re
 from collections.abc import Iterator, Mapping
-from typing import Final, cast
+from typing import Final, TypeVar, cast
 from urllib.parse import quote, quote_plus
 
 __all__ = ["MASK", "NOTHING_SECRET", "SHORTEST_STUMP", "Redactor"]
+
+T = TypeVar("T")
 
 MASK: Final = "***"
 """What stands in the place of a secret."""
@@ -74,6 +76,10 @@ class Redactor:
             items = cast("Mapping[str, object]", value).items()
             return {self.text(key): self.tree(item) for key, item in items}
         return value
+
+    def answer(self, value: T) -> T:
+        """Return a part of an answer that was decoded or joined only now, with the secret replaced in it."""
+        return cast("T", self.tree(value)) if self._in_answers else value
 
     def held_back(self, text: str) -> int:
         """Return how many characters at the end of a stream's text could begin the secret."""

@@ -46,6 +46,13 @@ class Address(msgspec.Struct, frozen=True):
         """The whole address of a chat completion."""
         return f"{'https' if self.tls else 'http'}://{self.authority}{self.target}"
 
+    def __repr__(self) -> str:
+        # A query may hold a key.
+        return f"Address({self.authority}{self.path})"
+
+    def __rich_repr__(self) -> list[tuple[str, object]]:
+        return [("authority", self.authority), ("path", self.path)]
+
     @property
     def is_loopback(self) -> bool:
         """Whether the host is this machine."""

@@ -79,9 +79,9 @@ class _Call:
         else:
             self.arguments.append(function.arguments or "")
 
-    def finished(self) -> ToolCall:
-        arguments = "".join(self.arguments) if self.whole is None else self.whole
-        return ToolCall(self.id, self.name, read_arguments(arguments))
+    def finished(self, redactor: Redactor) -> ToolCall:
+        arguments = read_arguments("".join(self.arguments) if self.whole is None else self.whole)
+        return ToolCall(redactor.answer(self.id), redactor.answer(self.name), redactor.answer(arguments))
 
 
 class Assembly:
@@ -170,6 +170,6 @@ class Assembly:
 
     def finished(self) -> LLMResponse:
         """Return the whole completion."""
-        calls = unique_calls(call.finished() for _, call in sorted(self._calls.items()))
+        calls = unique_calls(call.finished(self._redactor) for _, call in sorted(self._calls.items()))
         reason = self.finish_reason or "stop"
-        return LLMResponse(self.text, calls, reason, self.usage, extra=dict(self._extra))
+        return LLMResponse(self.text, calls, reason, self.usage, extra=self._redactor.answer({**self._extra}))

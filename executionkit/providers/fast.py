@@ -8,7 +8,7 @@ from typing import Final
 
 import aiohttp
 import anyio
-from anyio.lowlevel import cancel_shielded_checkpoint
+from anyio.lowlevel import cancel_shielded_checkpoint, checkpoint
 from yarl import URL
 
 from executionkit.providers.address import Address
@@ -51,6 +51,7 @@ class FastTransport:
         """
         self._in_flight += 1
         try:
+            await checkpoint()  # lets aiohttp see which of its connections the server has closed
             response = await self._session.post(
                 self._url, data=request.body, headers=request.headers, allow_redirects=False
             )
@@ -113,4 +114,6 @@ def _unusual(response: aiohttp.ClientResponse) -> str:
 
 
 def _broken(error: Exception) -> ExchangeError:
-    return ExchangeError(f"{type(error).__name__}: {error}", is_tls=is_tls_failure(error))
+    # What such an error says of the request is left out: its URL may hold a key.
+    said = error.message if isinstance(error, aiohttp.ClientResponseError) else error
+    return ExchangeError(f"{type(error).__name__}: {said}", is_tls=is_tls_failure(error))

@@ -42,6 +42,9 @@ class Request(msgspec.Struct, frozen=True):
     def __repr__(self) -> str:
         return f"Request({len(self.body)} bytes)"
 
+    def __rich_repr__(self) -> list[tuple[str, object]]:
+        return [("size", len(self.body))]
+
 
 class Head(msgspec.Struct, frozen=True):
     """What precedes an answer's body.
@@ -62,6 +65,9 @@ class Head(msgspec.Struct, frozen=True):
     def __repr__(self) -> str:
         # A server may have put the key into any of them.
         return f"Head({self.status})"
+
+    def __rich_repr__(self) -> list[tuple[str, object]]:
+        return [("status", self.status)]
 
 
 class Connection:

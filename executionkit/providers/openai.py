@@ -14,6 +14,7 @@ import msgspec
 import sniffio
 
 from executionkit.core.budget import estimate_input
+from executionkit.core.checks import check_count
 from executionkit.core.rate_limit import Pace, RateLimit
 from executionkit.core.redaction import Redactor
 from executionkit.core.retry_quota import RetryQuota
@@ -329,11 +330,11 @@ _redactor = lru_cache(maxsize=256)(Redactor)
 def _check(provider: Provider) -> None:
     _check_name("model", provider.model)
     _check_number("timeout", provider.timeout, above=0)
-    _check_number("max_connections", provider.max_connections, above=0)
+    check_count("max_connections", provider.max_connections)
     if isinstance(provider.transport, str):
         _check_transport(provider.transport)
     if provider.default_max_tokens is not None:
-        _check_number("default_max_tokens", provider.default_max_tokens, above=0)
+        check_count("default_max_tokens", provider.default_max_tokens)
     if provider.default_temperature is not None:
         _check_number("default_temperature", provider.default_temperature, above=-1)
 

@@ -4,6 +4,7 @@ import asyncio
 import select
 import ssl
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol, cast
 
 import sniffio
@@ -12,8 +13,8 @@ from typing_extensions import override
 from executionkit.providers.address import Address
 
 if TYPE_CHECKING:
+    from trio import SocketStream
     from trio.abc import Stream
-    from trio.socket import SocketType
 
 __all__ = ["ByteSocket", "connect"]
 
@@ -50,14 +51,19 @@ async def connect(address: Address, tls: ssl.SSLContext | None) -> ByteSocket:
     """
     if sniffio.current_async_library() != "asyncio":
         return await _connect_trio(address, tls)
-    _, protocol = await asyncio.get_running_loop().create_connection(
+    loop = asyncio.get_running_loop()
+    opening = partial(
+        loop.create_connection,
         _AsyncioSocket,
         address.host,
         address.port,
         ssl=tls,
         server_hostname=address.host if tls else None,
-        happy_eyeballs_delay=None if _is_literal(address.host) else _HAPPY_EYEBALLS_DELAY,
     )
+    # Other loops than asyncio's own (uvloop) do not know that keyword.
+    is_plain = _is_literal(address.host) or not isinstance(loop, asyncio.BaseEventLoop)
+    protocol: _AsyncioSocket
+    _, protocol = await (opening() if is_plain else opening(happy_eyeballs_delay=_HAPPY_EYEBALLS_DELAY))
     return protocol
 
 
@@ -135,6 +141,8 @@ class _AsyncioSocket(asyncio.Protocol):
     def is_stale(self) -> bool:
         if self._transport is None or self._chunks or self._ended or self._transport.is_closing():
             return True
+        if self._transport.get_write_buffer_size():  # the answer came before all of the request was sent
+            return True
         return _is_readable(self._transport.get_extra_info("socket").fileno())
 
     async def abort(self) -> None:
@@ -147,7 +155,7 @@ async def _connect_trio(address: Address, tls: ssl.SSLContext | None) -> ByteSoc
 
     stream = await trio.open_tcp_stream(address.host, address.port)
     if tls is None:
-        return _TrioSocket(stream, stream.socket)
+        return _TrioSocket(stream, stream)
     secured = trio.SSLStream(stream, tls, server_hostname=address.host, https_compatible=True)
     try:
         await secured.do_handshake()
@@ -157,17 +165,18 @@ async def _connect_trio(address: Address, tls: ssl.SSLContext | None) -> ByteSoc
     except BaseException:
         await trio.aclose_forcefully(stream)
         raise
-    return _TrioSocket(secured, stream.socket)
+    return _TrioSocket(secured, stream)
 
 
 class _TrioSocket:
     """trio's own kind: connecting through anyio leaves sockets open when it is cancelled, before 4.16."""
 
-    def __init__(self, stream: "Stream", sock: "SocketType") -> None:
+    def __init__(self, stream: "Stream", plain: "SocketStream") -> None:
         import trio
 
         self._stream = stream
-        self._socket = sock
+        self._plain = plain
+        self._socket = plain.socket
         self._close = trio.aclose_forcefully
         self._broken = trio.BrokenResourceError
 
@@ -184,7 +193,14 @@ class _TrioSocket:
             return
 
     def is_stale(self) -> bool:
-        return _is_readable(self._socket.fileno())
+        return self._holds_more() or _is_readable(self._socket.fileno())
+
+    def _holds_more(self) -> bool:
+        """Whether the TLS layer has read what nobody has asked it for; trio tells of that nowhere."""
+        if self._stream is self._plain:
+            return False
+        unread = getattr(self._stream, "_incoming", None)
+        return unread is None or bool(unread.pending)
 
     async def abort(self) -> None:
         await self._close(self._stream)

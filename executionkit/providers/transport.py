@@ -13,7 +13,7 @@ import anyio
 import certifi
 from anyio.lowlevel import cancel_shielded_checkpoint
 
-from executionkit.errors import PermanentError, ProviderError
+from executionkit.errors import PermanentError
 from executionkit.providers.address import Address
 from executionkit.providers.http1 import Connection, ExchangeError, Head, Request
 from executionkit.providers.sockets import connect
@@ -106,9 +106,8 @@ class Pool:
         """Send a request and return once the head of the answer is there.
 
         Raises:
-            ProviderError: No connection in time.
             OSError: No connection, or it broke.
-            ExchangeError: What came back is not HTTP/1.1.
+            ExchangeError: No connection in time, or what came back is not HTTP/1.1.
         """
         await self._slots.acquire()
         try:
@@ -130,7 +129,7 @@ class Pool:
             await _abort(connection)
         with anyio.move_on_after(CONNECT_TIMEOUT):
             return Connection(await connect(self._address, self._tls))
-        raise ProviderError(f"no connection to {self._address.authority} within {CONNECT_TIMEOUT:g} s")
+        raise ExchangeError(f"no connection to {self._address.authority} within {CONNECT_TIMEOUT:g} s")
 
     async def give_back(self, connection: Connection) -> None:
         """Take back a connection whose exchange is over."""

@@ -109,10 +109,10 @@ def decode_completion(body: bytes, redactor: Redactor) -> LLMResponse | Unusable
         return Unusable(f"the answer is not a JSON object but a {type(raw).__name__}")
     if redactor.may_touch(body):
         raw = redactor.tree(cast("object", raw))
-    return _read_completion(cast("dict[str, Any]", raw))
+    return _read_completion(cast("dict[str, Any]", raw), redactor)
 
 
-def _read_completion(raw: dict[str, Any]) -> LLMResponse | Unusable:
+def _read_completion(raw: dict[str, Any], redactor: Redactor) -> LLMResponse | Unusable:
     usage = reported_usage(raw.get("usage"))
     if raw.get("error") and not raw.get("choices"):
         return Unusable("the server answered with an error", usage, error_object(raw["error"]))
@@ -125,7 +125,7 @@ def _read_completion(raw: dict[str, Any]) -> LLMResponse | Unusable:
     choice = completion.choices[0]
     if choice.message is None:
         return Unusable("the answer's first choice has no message", usage)
-    calls = unique_calls(_read_calls(choice.message.tool_calls))
+    calls = unique_calls(_read_calls(choice.message.tool_calls, redactor))
     return LLMResponse(
         content=_text_of(choice.message.content),
         tool_calls=calls,
@@ -162,11 +162,11 @@ def _text_of(content: str | list[dict[str, Any]] | None) -> str:
     return content or ""
 
 
-def _read_calls(calls: list[_Call] | None) -> Iterator[ToolCall]:
+def _read_calls(calls: list[_Call] | None, redactor: Redactor) -> Iterator[ToolCall]:
     for call in calls or ():
         function = call.function or _Function()
         identity = "" if call.id is None else str(call.id)
-        yield ToolCall(identity, function.name or "", read_arguments(function.arguments))
+        yield ToolCall(identity, function.name or "", redactor.answer(read_arguments(function.arguments)))
 
 
 def read_arguments(arguments: str | dict[str, Any] | None) -> dict[str, Any] | str:

@@ -1,6 +1,7 @@
 """The retry quota and the rate limit: arithmetic over time that is handed in."""
 
 import math
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -79,5 +80,11 @@ def test_durations_are_total(text: str) -> None:
 
 @pytest.mark.parametrize("limit", [0, -1])
 def test_limits_are_positive(limit: int) -> None:
-    with pytest.raises(ValueError, match="positive"):
+    with pytest.raises(ValueError, match="requests_per_minute must be at least 1"):
         RateLimit(requests_per_minute=limit)
+
+
+@pytest.mark.parametrize("limit", [2.5, float("nan"), True, "many"])
+def test_limits_are_whole_numbers(limit: Any) -> None:
+    with pytest.raises(TypeError, match="tokens_per_minute must be a whole number"):
+        RateLimit(tokens_per_minute=limit)

@@ -148,3 +148,12 @@ def test_there_is_no_other_name() -> None:
     wrong: str = "faster"
     with pytest.raises(ValueError, match="faster"):
         Provider("http://localhost/v1", "m", transport=wrong)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+@on_asyncio
+async def test_what_is_refused_names_no_query(server: FaultServer) -> None:
+    url = server.url("status-text") + "?api-key=secret-in-the-query"
+    async with Fast(url, "m") as provider:
+        with pytest.raises(ProviderError) as caught:
+            await provider.complete(PROMPT)
+    assert "secret-in-the-query" not in str(caught.value)

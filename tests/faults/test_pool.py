@@ -2,15 +2,18 @@
 
 import random
 import socket
+import threading
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 
 import anyio
 import pytest
+import sniffio
 
-from executionkit.errors import ProviderClosedError, ProviderError
+from executionkit.errors import PermanentError, ProviderClosedError, ProviderError
 from executionkit.provider import user
 from executionkit.providers.openai import Provider
+from tests.faults.script import GOOD, reply
 from tests.faults.server import FaultServer
 
 PROMPT = [user("What is the capital of France?")]
@@ -50,7 +53,7 @@ async def _cancelled_call(provider: Provider, seconds: float) -> None:
 
 
 async def test_cancelling_while_connecting_gives_the_slot_back() -> None:
-    with _deaf_port() as port:
+    with deaf_port() as port:
         provider = Provider(f"http://127.0.0.1:{port}/v1", "m", max_connections=1)
         async with provider:
             for _ in range(3):
@@ -60,7 +63,7 @@ async def test_cancelling_while_connecting_gives_the_slot_back() -> None:
 
 
 @contextmanager
-def _deaf_port() -> Generator[int, None, None]:
+def deaf_port() -> Generator[int, None, None]:
     """A port whose queue of connections is full: connecting neither succeeds nor fails."""
     with ExitStack() as stack:
         listening = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
@@ -162,3 +165,33 @@ async def test_an_unknown_host() -> None:
         with pytest.raises(ProviderError) as caught:
             await ask(provider)
     assert caught.value.retryable
+
+
+@contextmanager
+def _hasty_server() -> Generator[int, None, None]:
+    """A server that refuses a large request before it has read it, and keeps the connection open."""
+    with socket.create_server(("127.0.0.1", 0)) as listening, ExitStack() as kept:
+
+        def serve() -> None:
+            for body in (b"{}", GOOD):
+                connection = kept.enter_context(listening.accept()[0])
+                while b"\r\n\r\n" not in connection.recv(65_536):
+                    pass
+                connection.sendall(reply(body, 413 if body == b"{}" else 200))
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield listening.getsockname()[1]
+        finally:
+            thread.join()
+
+
+async def test_a_connection_whose_request_was_not_sent_to_its_end_is_not_used_again() -> None:
+    if sniffio.current_async_library() == "trio":
+        pytest.skip("trio sends all of a request before it reads")
+    with _hasty_server() as port:
+        async with Provider(f"http://127.0.0.1:{port}/v1", "m", timeout=5) as provider:
+            with pytest.raises(PermanentError, match="413"):
+                await provider.complete([user("x" * 20_000_000)])
+            assert await ask(provider) == "Paris"

@@ -1,15 +1,22 @@
 """TLS: a server whose certificate is trusted answers; any other is an error that is not retried."""
 
+import socket
 import ssl
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
 from executionkit.errors import ProviderError
 from executionkit.provider import user
 from executionkit.providers.openai import Provider
+from tests.faults.script import GOOD, reply
 from tests.faults.server import FaultServer, fault_server
+
+T = TypeVar("T")
 
 HERE = Path(__file__).parent / "tls"
 PROMPT = [user("What is the capital of France?")]
@@ -78,3 +85,56 @@ async def test_a_server_without_tls_is_not_asked_again(server: FaultServer) -> N
             await provider.complete(PROMPT)
     assert not caught.value.retryable
     assert caught.value.__cause__ is not None
+
+
+ANSWERS = [reply(GOOD), reply(GOOD.replace(b"Paris", b"Rome"))]
+
+
+@contextmanager
+def talkative_server(context: ssl.SSLContext) -> Generator[int, None, None]:
+    """A server that sends two answers to each request, each in a TLS record, both in one segment."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def serve() -> None:
+            for _ in range(2):
+                connection, _address = listening.accept()
+                with connection:
+                    _answer_twice(connection, context)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield listening.getsockname()[1]
+        finally:
+            thread.join()
+
+
+def _answer_twice(connection: socket.socket, context: ssl.SSLContext) -> None:
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = context.wrap_bio(incoming, outgoing, server_side=True)
+
+    def until_done(step: Callable[[], T]) -> T:
+        while True:
+            try:
+                return step()
+            except ssl.SSLWantReadError:
+                connection.sendall(outgoing.read())
+                incoming.write(connection.recv(65_536))
+
+    until_done(tls.do_handshake)
+    while b"messages" not in until_done(lambda: tls.read(65_536)):
+        pass
+    for answer in ANSWERS:
+        tls.write(answer)
+    connection.sendall(outgoing.read())
+    while connection.recv(65_536):
+        pass
+
+
+async def test_an_unasked_answer_in_a_record_of_its_own_is_nobodys() -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(HERE / "cert.pem", HERE / "key.pem")
+    with talkative_server(context) as port:
+        async with Provider(f"https://127.0.0.1:{port}/v1", "m", tls=trusting()) as provider:
+            for _ in range(2):
+                assert (await provider.complete(PROMPT)).content == "Paris"

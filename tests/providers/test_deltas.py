@@ -182,3 +182,18 @@ def test_the_key_is_kept_out_of_every_field() -> None:
     data = f'{{"choices": [{{"delta": {{"content": "a", "x": ["{KEY}", "{escaped}"]}}}}]}}'
     assembly, _ = assembled(data, redactor=Redactor(KEY))
     assert assembly.finished().extra == {"x": ["***", "***"]}
+
+
+def test_a_key_in_pieces_is_kept_out_of_what_is_joined() -> None:
+    first, last = KEY[:9], KEY[9:]
+    assembly, _ = assembled(
+        piece({"reasoning_content": f"use {first}"}),
+        piece({"reasoning_content": last}),
+        call(index=0, id="1", **function(f"f_{first}", f'{{"key": "{first}')),
+        call(index=0, **function(last, f'{last}"}}')),
+        piece({}, finish="tool_calls"),
+        redactor=Redactor(KEY),
+    )
+    whole = assembly.finished()
+    assert whole.extra == {"reasoning_content": "use ***"}
+    assert whole.tool_calls == (ToolCall("1", "f_***", {"key": "***"}),)

@@ -1,5 +1,6 @@
 """The description: a value whose key does not show; one provider in many loops, threads and processes."""
 
+import asyncio
 import copy
 import multiprocessing
 import pickle
@@ -13,13 +14,18 @@ import anyio
 import msgspec
 import pytest
 
-from executionkit.errors import PermanentError
+from executionkit.core.usage import TokenUsage
+from executionkit.errors import PermanentError, ProviderError
 from executionkit.loops import closing_at_exit
 from executionkit.provider import LLMProvider, ToolCallingProvider, user
+from executionkit.providers import transport
 from executionkit.providers.address import parse_address
+from executionkit.providers.http1 import Head, Request
 from executionkit.providers.openai import Provider
 from executionkit.providers.secret import Secret
+from tests.conftest import needs
 from tests.faults.server import FaultServer, fault_server
+from tests.faults.test_pool import deaf_port
 
 KEY = "sk-12345678-abcdef"
 PROMPT = [user("Where?")]
@@ -115,6 +121,12 @@ def test_settings_out_of_range(settings: dict[str, Any]) -> None:
         make({"base_url": "http://localhost/v1", "model": "m", **settings})
 
 
+@pytest.mark.parametrize("name", ["max_connections", "default_max_tokens"])
+def test_counts_are_whole_numbers(name: str) -> None:
+    with pytest.raises(TypeError, match=f"{name} must be a whole number"):
+        make({"base_url": "http://localhost/v1", "model": "m", name: 2.5})
+
+
 def make(settings: dict[str, Any]) -> Provider:
     return Provider(**settings)
 
@@ -182,3 +194,39 @@ def test_in_another_process(server: FaultServer, method: str) -> None:
     assert answers.get() == ["Paris"] * 3
     answers.close()
     assert ask_in_a_loop(provider) == ["Paris"] * 3
+
+
+@needs("rich")
+def test_what_is_sent_shows_in_no_traceback_of_rich() -> None:
+    from rich.pretty import pretty_repr
+
+    address = parse_address(f"https://api.example.com/v1?api-key={KEY}")
+    sent = Request(address.target, [("Authorization", f"Bearer {KEY}")], b"{}")
+    for value in (address, sent, Head(200, {"x-echo": KEY})):
+        assert KEY not in pretty_repr(value) + repr(value)
+
+
+@pytest.mark.anyio
+async def test_no_connection_in_time_costs_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transport, "CONNECT_TIMEOUT", 0.05)
+    with deaf_port() as port:
+        async with Provider(f"http://127.0.0.1:{port}/v1", "m") as provider:
+            with pytest.raises(ProviderError, match="no connection to 127.0.0.1") as caught:
+                await provider.complete(PROMPT)
+    assert caught.value.cost == TokenUsage(0, 0, 1)
+    assert caught.value.retryable
+
+
+@needs("uvloop")
+def test_it_works_on_uvloop(server: FaultServer) -> None:
+    import uvloop
+
+    async def main() -> list[str]:
+        texts: list[str] = []
+        for host in ("127.0.0.1", "localhost"):
+            async with Provider(server.url("good-plain").replace("127.0.0.1", host), "m") as provider:
+                texts += [(await provider.complete(PROMPT)).content for _ in range(2)]
+        return texts
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        assert runner.run(main()) == ["Paris"] * 4

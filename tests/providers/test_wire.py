@@ -333,3 +333,13 @@ def test_an_error_object_is_a_mapping() -> None:
     assert error_object({"a": 1}) == {"a": 1}
     assert error_object("no") == {"message": "no"}
     assert error_object(5) == {"message": "5"}
+
+
+def test_a_key_escaped_in_arguments_is_kept_out_of_them() -> None:
+    key = "sk-12345678-abcdefgh"
+    escaped = key.replace("-", "\\u002d")
+    calls = [{"id": "1", "function": {"name": "f", "arguments": f'{{"key": "{escaped}"}}'}}]
+    body = json.dumps({"choices": [{"message": {"tool_calls": calls}}]}).encode()
+    answer = decode_completion(body, Redactor(key))
+    assert isinstance(answer, LLMResponse)
+    assert answer.tool_calls == (ToolCall("1", "f", {"key": "***"}),)
