@@ -35,6 +35,7 @@ from executionkit.core.usage import TokenUsage
 from executionkit.errors import ExecutionKitError
 from executionkit.provider import LLMProvider
 from executionkit.stage import Stage
+from executionkit.timebox import A_LIFETIME
 from executionkit.tools import DEFAULT_TIMEOUT, Tool, ToolError, as_text, check_timeout
 
 __all__ = ["Server", "StdioServerParameters", "mcp_server", "mcp_tools"]
@@ -45,8 +46,6 @@ process."""
 
 _NOT_IN_NAMES: Final = re.compile(r"[^a-zA-Z0-9_-]")
 _MOST_PAGES: Final = 100
-_A_LIFETIME: Final = 1e9
-"""Seconds; who calls a tool bounds its time."""
 
 
 @asynccontextmanager
@@ -126,7 +125,7 @@ def _as_tool(client: Client, described: Described, timeout: float, prefix: str) 
 
 def _calling(client: Client, name: str) -> Callable[..., Coroutine[Any, Any, str]]:
     async def execute(**arguments: Any) -> str:
-        result = await client.call_tool(name, arguments, read_timeout_seconds=_A_LIFETIME)
+        result = await client.call_tool(name, arguments, read_timeout_seconds=A_LIFETIME)
         text = _text_of(result)
         if result.is_error:
             raise ToolError(text)

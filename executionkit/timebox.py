@@ -18,7 +18,7 @@ import sniffio
 from executionkit.context import Context
 from executionkit.errors import DeadlineExceededError
 
-__all__ = ["GRACE", "finish_in_time", "finish_within"]
+__all__ = ["A_LIFETIME", "GRACE", "finish_in_time", "finish_within"]
 
 T = TypeVar("T")
 
