@@ -4,7 +4,7 @@ import base64
 import html
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final, TypeVar, cast
 from urllib.parse import quote, quote_plus
 
@@ -15,6 +15,7 @@ T = TypeVar("T")
 MASK: Final = "***"
 """What stands in the place of a secret."""
 
+_FLAGS: Final = re.IGNORECASE | re.ASCII
 _SHORTEST_IN_ANSWERS: Final = 8
 SHORTEST_STUMP: Final = 4
 """Characters of a secret's beginning that are worth hiding."""
@@ -33,16 +34,15 @@ class Redactor:
     Redactor(***)
     """
 
-    __slots__ = ("_firsts", "_in_answers", "_longest", "_pattern", "_spellings")
+    __slots__ = ("_begins", "_in_answers", "_longest", "_pattern", "_spellings")
 
     def __init__(self, secret: str) -> None:
         spellings = sorted(set(_spellings(secret)), key=len, reverse=True) if secret else []
-        self._spellings = tuple(spelling.encode() for spelling in spellings)
-        self._pattern = re.compile("|".join(map(re.escape, spellings)), re.IGNORECASE) if spellings else None
+        self._spellings = tuple({_folded(spelling): None for spelling in spellings})
+        self._pattern = re.compile("|".join(map(re.escape, spellings)), _FLAGS) if spellings else None
+        self._begins = re.compile(b"|".join(_beginnings(self._spellings)))
+        self._longest = max(map(len, self._spellings), default=0)
         self._in_answers = len(secret) >= _SHORTEST_IN_ANSWERS
-        shown = spellings if self._in_answers else []
-        self._firsts = frozenset(spelling[0] for spelling in shown)
-        self._longest = max(map(len, shown), default=0)
 
     def text(self, text: str, *, was_cut: bool = False) -> str:
         """Return `text` with every spelling of the secret replaced.
@@ -64,7 +64,8 @@ class Redactor:
         """
         if not self._in_answers:
             return False
-        return b"\\u" in body or any(spelling in body for spelling in self._spellings)
+        folded = body.lower()
+        return b"\\u" in folded or any(spelling in folded for spelling in self._spellings)
 
     def tree(self, value: object) -> object:
         """Return decoded JSON with the secret replaced in every string and key."""
@@ -81,26 +82,48 @@ class Redactor:
         """Return a part of an answer that was decoded or joined only now, with the secret replaced in it."""
         return cast("T", self.tree(value)) if self._in_answers else value
 
-    def held_back(self, text: str) -> int:
-        """Return how many characters at the end of a stream's text could begin the secret."""
-        start = max(0, len(text) - self._longest)
-        for index in range(start, len(text)):
-            if text[index] in self._firsts and self._may_begin(text[index:]):
-                return len(text) - index
+    def released(self, text: str) -> tuple[str, str]:
+        """Split a stream's text into what may be handed out, clean, and what may be the secret's beginning.
+
+        >>> Redactor("sk-secret").released("the key is sk-sec")
+        ('the key is ', 'sk-sec')
+        """
+        if not self._in_answers or not self._begins.search(_folded(text)):
+            return text, ""
+        cleaned = self.text(text)
+        end = len(cleaned) - self._stump(cleaned, 1)
+        return cleaned[:end], cleaned[end:]
+
+    def _stump(self, text: str, shortest: int) -> int:
+        """Return the length of the longest beginning of a spelling that the text ends in."""
+        end = _folded(text[-self._longest :])
+        start, last = 0, len(end) - shortest
+        while (found := self._begins.search(end, start)) and found.start() <= last:
+            stump = end[found.start() :]
+            if any(spelling.startswith(stump) for spelling in self._spellings):
+                return len(stump)
+            start = found.start() + 1
         return 0
 
-    def _may_begin(self, end: str) -> bool:
-        return any(spelling.startswith(end.encode()) for spelling in self._spellings)
-
     def _without_stump(self, text: str) -> str:
-        for spelling in self._spellings:
-            for length in range(min(len(spelling), len(text)), SHORTEST_STUMP - 1, -1):
-                if text.endswith(spelling[:length].decode()):
-                    return text[:-length] + MASK
-        return text
+        length = self._stump(text, SHORTEST_STUMP)
+        return text[:-length] + MASK if length else text
 
     def __repr__(self) -> str:
         return "Redactor(***)"
+
+
+def _folded(text: str) -> bytes:
+    """Return one lower-case byte for each character; `?` for those that are in no secret."""
+    return text.encode("ascii", "replace").lower()
+
+
+def _beginnings(spellings: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield patterns for where one of the spellings may begin, be it cut by the end of the text."""
+    for spelling in spellings:
+        yield re.escape(spelling[:SHORTEST_STUMP])
+        for length in range(1, SHORTEST_STUMP):
+            yield re.escape(spelling[:length]) + rb"\Z"
 
 
 def _spellings(secret: str) -> Iterator[str]:

@@ -151,7 +151,9 @@ class Stream:
                 return
             except BROKEN as error:
                 failure = broken_exchange(error, self._redactor)
-        raise failure or timed_out(self._timeout, self._head, self._redactor)
+        if self._assembly.finish_reason is None:
+            raise failure or timed_out(self._timeout, self._head, self._redactor)
+        await self._end(self._assembly.finished())  # all of the text is there
 
     @property
     def _head(self) -> Head | None:
@@ -222,5 +224,6 @@ class Stream:
             return error
         estimated: dict[str, object] = {} if self._assembly.usage else {"usage_estimated": 1}
         copy = error.stamped(self.cost, {"text": self.text, **estimated})
-        copy.retry_hint = False
+        if self.text:
+            copy.retry_hint = False
         return copy

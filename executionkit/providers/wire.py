@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from itertools import count
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, TypeAlias, TypeVar, cast
 
 import msgspec
 
@@ -15,12 +15,14 @@ from executionkit.provider import LLMResponse, ToolCall
 
 __all__ = [
     "ONE_CALL",
+    "Content",
     "Unusable",
     "decode_completion",
     "encode_request",
     "error_object",
     "read_arguments",
     "reported_usage",
+    "text_of",
     "unique_calls",
 ]
 
@@ -83,8 +85,12 @@ class _Call(msgspec.Struct):
     function: _Function | None = None
 
 
+Content: TypeAlias = str | list[dict[str, Any]] | None
+"""A message's content, as it may come."""
+
+
 class _Message(msgspec.Struct):
-    content: str | list[dict[str, Any]] | None = None
+    content: Content = None
     tool_calls: list[_Call] | None = None
 
 
@@ -127,7 +133,7 @@ def _read_completion(raw: dict[str, Any], redactor: Redactor) -> LLMResponse | U
         return Unusable("the answer's first choice has no message", usage)
     calls = unique_calls(_read_calls(choice.message.tool_calls, redactor))
     return LLMResponse(
-        content=_text_of(choice.message.content),
+        content=text_of(choice.message.content),
         tool_calls=calls,
         finish_reason=choice.finish_reason or ("tool_calls" if calls else "stop"),
         usage=_mapping(raw.get("usage")),
@@ -155,7 +161,8 @@ def _extra(message: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in message.items() if name not in _KNOWN_FIELDS and value is not None}
 
 
-def _text_of(content: str | list[dict[str, Any]] | None) -> str:
+def text_of(content: Content) -> str:
+    """Return the text of a message's content; of a list of parts, what the text parts hold."""
     if isinstance(content, list):
         texts = [part.get("text") for part in content if part.get("type", "text") in {"text", "output_text"}]
         return "".join([text for text in texts if isinstance(text, str)])

@@ -27,6 +27,7 @@ def delta(finish: str | None = None, **fields: object) -> bytes:
 
 
 PARIS: Final = (delta(role="assistant", content=""), delta(content="Par"), delta(content="is"))
+SECOND: Final = event(choices=[{"index": 1, "delta": {"content": "Rome"}, "finish_reason": None}])
 STOP: Final = delta("stop")
 BILL: Final = event(choices=[], usage=USAGE)
 DONE: Final = b"data: [DONE]\n\n"
@@ -41,8 +42,8 @@ def cut(*pieces: bytes | Step) -> tuple[Step, ...]:
     return stream(*pieces)[:-1]
 
 
-def _good(name: str, *steps: Step, usage: TokenUsage = BILLED) -> Fault:
-    return Fault(f"stream-{name}", steps, None, text="Paris", usage=usage)
+def _good(name: str, *steps: Step, usage: TokenUsage = BILLED, slow: bool = False) -> Fault:
+    return Fault(f"stream-{name}", steps, None, text="Paris", usage=usage, slow=slow)
 
 
 def _bad(
@@ -70,6 +71,11 @@ STREAMS: Final = (
     _good("until-close", HEAD.replace(b"Transfer-Encoding: chunked\r\n", b""), SOUND, CLOSE),
     _good("cut-after-done", *cut(SOUND), CLOSE),
     _good("stall-after-done", *cut(SOUND), STALL),
+    _good("cut-after-finish", *cut(*PARIS, STOP), CLOSE, usage=TokenUsage()),
+    _good("reset-after-usage", *cut(*PARIS, STOP, BILL, Pause(0.05)), RESET),
+    _good("stall-after-finish", *cut(*PARIS, STOP), STALL, usage=TokenUsage(), slow=True),
+    _good("several-choices", *stream(PARIS[0], SECOND, *PARIS[1:], SECOND, STOP, SECOND, BILL, DONE)),
+    _good("parts", *stream(delta(content=[{"type": "text", "text": "Paris"}]), STOP, BILL, DONE)),
     _good("pauses", *stream(*(step for piece in (*PARIS, STOP, BILL) for step in (piece, Pause(0.01))))),
     _good("not-a-stream", reply(GOOD)),
     _good("no-usage", *stream(*PARIS, STOP, DONE), usage=TokenUsage()),

@@ -197,3 +197,58 @@ def test_a_key_in_pieces_is_kept_out_of_what_is_joined() -> None:
     whole = assembly.finished()
     assert whole.extra == {"reasoning_content": "use ***"}
     assert whole.tool_calls == (ToolCall("1", "f_***", {"key": "***"}),)
+
+
+def test_what_stands_before_and_behind_the_usage_is_cleaned_too() -> None:
+    _, chunks = assembled(
+        piece({"content": f"a {KEY}"}, finish=KEY, usage={"note": KEY}), redactor=Redactor(KEY)
+    )
+    assert chunks == [StreamChunk("a ***", "***", {"note": "***"})]
+
+
+def test_the_choice_that_comes_first_is_followed() -> None:
+    def of(index: object, content: str, finish: str | None = None) -> str:
+        choice = {"index": index, "delta": {"content": content}, "finish_reason": finish}
+        return json.dumps({"choices": [choice]})
+
+    assembly, chunks = assembled(of(1, "a"), of(0, "x", "length"), of(1, "b", "stop"))
+    assert chunks == [StreamChunk("a"), StreamChunk(), StreamChunk("b", "stop")]
+    assert (assembly.text, assembly.finish_reason, assembly.pieces) == ("ab", "stop", 3)
+    assembly, _ = assembled(of(None, "a"), of(0, "b"))
+    assert assembly.text == "ab"
+
+
+def test_content_may_come_in_parts() -> None:
+    assembly, chunks = assembled(piece({"content": [{"type": "text", "text": "a"}, {"type": "thinking"}]}))
+    assert chunks == [StreamChunk("a")]
+    assert assembly.text == "a"
+
+
+@pytest.mark.parametrize(
+    "delta", [{"content": 5}, {"content": [5]}, {"tool_calls": "f"}, {"tool_calls": [5]}]
+)
+def test_a_delta_of_the_wrong_kind_is_unusable(delta: dict[str, object]) -> None:
+    _, chunks = assembled(piece(delta))
+    assert isinstance(chunks[0], Unusable)
+    assert chunks[0].reason.startswith("a piece of the answer is not a completion: Expected")
+    assert chunks[0].usage == TokenUsage(llm_calls=1)
+
+
+def test_pieces_of_thought_count_as_paid_for() -> None:
+    assembly, _ = assembled(
+        piece({"role": "assistant", "refusal": None, "x": ""}), piece({"reasoning_content": "hm"})
+    )
+    assert assembly.pieces == 1
+
+
+def test_what_is_nested_too_deep_says_so() -> None:
+    _, chunks = assembled(piece({"x": json.loads("[" * 100 + "]" * 100)}))
+    assert chunks == [Unusable("a piece of the answer is not JSON: it is nested more than 100 levels deep")]
+    many: dict[str, Any] = {"content": "a", "x": [[]] * 150}
+    assert assembled(piece(many))[1] == [StreamChunk("a")]
+
+
+def test_an_empty_finish_reason_is_none() -> None:
+    assembly, chunks = assembled(piece({"content": "a"}, finish=""))
+    assert chunks == [StreamChunk("a")]
+    assert assembly.finish_reason is None
