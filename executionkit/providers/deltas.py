@@ -13,6 +13,7 @@ from executionkit.providers.wire import (
     Content,
     Unusable,
     error_object,
+    mapping,
     read_arguments,
     reported_usage,
     text_of,
@@ -116,7 +117,7 @@ class Assembly:
         return event if isinstance(event, Unusable) else self._read(event)
 
     def _read(self, event: _Event) -> StreamChunk | Unusable:
-        usage: dict[str, Any] = self._redactor.answer(event.usage) if isinstance(event.usage, dict) else {}
+        usage = self._redactor.answer(mapping(event.usage))
         self.usage = usage or self.usage
         if event.error:
             return Unusable(

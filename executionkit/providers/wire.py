@@ -20,6 +20,7 @@ __all__ = [
     "decode_completion",
     "encode_request",
     "error_object",
+    "mapping",
     "read_arguments",
     "reported_usage",
     "text_of",
@@ -136,7 +137,7 @@ def _read_completion(raw: dict[str, Any], redactor: Redactor) -> LLMResponse | U
         content=text_of(choice.message.content),
         tool_calls=calls,
         finish_reason=choice.finish_reason or ("tool_calls" if calls else "stop"),
-        usage=_mapping(raw.get("usage")),
+        usage=mapping(raw.get("usage")),
         raw=raw,
         extra=_extra(raw["choices"][0]["message"]),
     )
@@ -150,10 +151,11 @@ def reported_usage(usage: object) -> TokenUsage:
 
 def error_object(error: object) -> Mapping[str, object]:
     """Return the error object of an answer; a text stands for an object with that message."""
-    return _mapping(cast("object", error)) if isinstance(error, dict) else {"message": str(error)}
+    return mapping(cast("object", error)) if isinstance(error, dict) else {"message": str(error)}
 
 
-def _mapping(value: object) -> dict[str, Any]:
+def mapping(value: object) -> dict[str, Any]:
+    """Return what is a dict, else an empty one."""
     return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
 
 
