@@ -30,7 +30,7 @@ from executionkit.providers.pacing import Turn
 from executionkit.providers.proxies import proxied, proxy_for
 from executionkit.providers.secret import Secret
 from executionkit.providers.streaming import Stream
-from executionkit.providers.transport import BROKEN, Exchange, Pool, Transport, exchanging, shared_tls_context
+from executionkit.providers.transport import BROKEN, Exchange, Pool, Transport, shared_tls_context
 from executionkit.providers.wire import Unusable, decode_completion, encode_request
 
 __all__ = ["Provider"]
@@ -193,11 +193,14 @@ class Provider(_Endpoint, frozen=True, kw_only=True, dict=True, weakref=True):
         failure: LLMError | None = None
         with anyio.move_on_after(self.timeout):
             try:
-                async with exchanging(transport, request) as exchange:
+                exchange = await transport.send(request)
+                try:
                     head = exchange.head
                     if turn is not None:
                         turn.learn(head)
                     return await _read_answer(exchange, redactor)
+                finally:
+                    await exchange.finish()
             except BROKEN as error:
                 failure = broken_exchange(error, redactor)
         raise failure or timed_out(self.timeout, head, redactor)

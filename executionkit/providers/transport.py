@@ -4,8 +4,6 @@ import os
 import ssl
 import time
 from collections import deque
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 from functools import cache
 from typing import Final, Protocol
 
@@ -15,15 +13,14 @@ from anyio.lowlevel import cancel_shielded_checkpoint
 
 from executionkit.errors import PermanentError
 from executionkit.providers.address import Address
+from executionkit.providers.connecting import connect
 from executionkit.providers.http1 import Connection, ExchangeError, Head, Request
-from executionkit.providers.sockets import connect
 
 __all__ = [
     "BROKEN",
     "Exchange",
     "Pool",
     "Transport",
-    "exchanging",
     "is_tls_failure",
     "shared_tls_context",
 ]
@@ -71,16 +68,6 @@ def is_tls_failure(error: BaseException) -> bool:
             return not isinstance(link, ssl.SSLEOFError)
         link = None if link is None else link.__cause__ or link.__context__
     return False
-
-
-@asynccontextmanager
-async def exchanging(transport: Transport, request: Request) -> AsyncGenerator[Exchange, None]:
-    """Send a request, and finish the exchange at the end of the block, whatever ends it."""
-    exchange = await transport.send(request)
-    try:
-        yield exchange
-    finally:
-        await exchange.finish()
 
 
 class Pool:

@@ -11,3 +11,10 @@ from tests.faults.server import FaultServer, fault_server
 def server() -> Iterator[FaultServer]:
     with fault_server() as running:
         yield running
+
+
+@pytest.fixture
+def named(server: FaultServer, monkeypatch: pytest.MonkeyPatch) -> FaultServer:
+    """Return the fault server under its host's name."""
+    monkeypatch.setattr(server, "host", "localhost")
+    return server

@@ -44,6 +44,7 @@ class FaultServer:
     """What was asked of the server, and what it reported, by the first part of the path."""
 
     def __init__(self) -> None:
+        self.host = "127.0.0.1"
         self.port = 0
         self.calls: dict[str, int] = {}
         self.reported: dict[str, TokenUsage] = {}
@@ -56,7 +57,7 @@ class FaultServer:
 
     def url(self, route: str) -> str:
         """Return the base URL of a route."""
-        return f"http://127.0.0.1:{self.port}/{route}/v1"
+        return f"http://{self.host}:{self.port}/{route}/v1"
 
     async def has_read(self, route: str) -> None:
         """Return once the server has read all that came on connections that the client has closed."""

@@ -1,0 +1,269 @@
+"""Byte streams on asyncio: a socket alone, and a transport where the event loop watches no sockets."""
+
+import asyncio
+import errno
+import os
+import socket
+from collections import Counter
+from collections.abc import Sequence
+from functools import lru_cache
+from ipaddress import ip_address
+from typing import Any, Final, TypeAlias, cast
+
+import anyio
+from typing_extensions import override
+
+from executionkit.providers.inbox import Inbox
+from executionkit.providers.sockets import READ_SIZE, is_readable
+
+__all__ = ["PlainSocket", "TransportSocket", "alternating", "connect_asyncio"]
+
+_HEAD_START: Final = 0.25
+"""Seconds, the Connection Attempt Delay of RFC 8305, section 5."""
+
+_Target: TypeAlias = tuple[Any, ...]
+"""An address as `socket.connect` takes it."""
+_UNDER_WAY: Final = frozenset({errno.EINPROGRESS, errno.EWOULDBLOCK, errno.EINTR})
+_NOTHING: Final = memoryview(b"")
+
+
+async def connect_asyncio(host: str, port: int) -> "PlainSocket | TransportSocket":
+    """Open a connection.
+
+    Where a name has several addresses they race, each a quarter of a second after the one before (RFC 8305).
+
+    Raises:
+        OSError: The host is unknown, or refuses.
+    """
+    loop, family = asyncio.get_running_loop(), _family(host)
+    if not _watches_sockets(loop):
+        connected: TransportSocket
+        _, connected = await loop.create_connection(TransportSocket, host, port)
+        return connected
+    if family is not None:
+        return await _connect(loop, family, (host, port))
+    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return await _race(loop, [(family, target) for family, _, _, _, target in found])
+
+
+def _watches_sockets(loop: asyncio.AbstractEventLoop) -> bool:
+    return isinstance(loop, asyncio.SelectorEventLoop)
+
+
+@lru_cache(maxsize=256)
+def _family(host: str) -> int | None:
+    """Return the kind of address that a host is; None for a name."""
+    try:
+        return socket.AF_INET if ip_address(host).version == 4 else socket.AF_INET6
+    except ValueError:
+        return None
+
+
+async def _race(loop: asyncio.AbstractEventLoop, targets: Sequence[tuple[int, _Target]]) -> "PlainSocket":
+    """Return the first that connects; asyncio's own race leaves sockets open when it is cancelled."""
+    connected: list[PlainSocket] = []
+    failures: list[OSError] = []
+
+    async def enter(family: int, target: _Target, failed: anyio.Event) -> None:
+        try:
+            connected.append(await _connect(loop, family, target))
+        except OSError as error:
+            failures.append(error)
+            failed.set()
+        else:
+            group.cancel_scope.cancel()
+
+    try:
+        async with anyio.create_task_group() as group:
+            for family, target in alternating(targets):
+                failed = anyio.Event()
+                group.start_soon(enter, family, target, failed)
+                with anyio.move_on_after(_HEAD_START):
+                    await failed.wait()
+    except BaseException:
+        for late in connected:
+            await late.abort()
+        raise
+    for late in connected[1:]:
+        await late.abort()
+    if not connected:
+        raise failures[0] if len(failures) == 1 else OSError("; ".join(map(str, failures)))
+    return connected[0]
+
+
+def alternating(targets: Sequence[tuple[int, _Target]]) -> list[tuple[int, _Target]]:
+    """Return the targets with the kinds of address taking turns, in their order otherwise."""
+    seen: Counter[int] = Counter()
+    turns: list[int] = []
+    for family, _ in targets:
+        turns.append(seen[family])
+        seen[family] += 1
+    return [targets[index] for index in sorted(range(len(targets)), key=turns.__getitem__)]
+
+
+async def _connect(loop: asyncio.AbstractEventLoop, family: int, target: _Target) -> "PlainSocket":
+    connecting = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        connecting.setblocking(False)
+        connecting.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        problem = connecting.connect_ex(target)
+        if problem in _UNDER_WAY:
+            await _writable(loop, connecting.fileno())
+            problem = connecting.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if problem:
+            raise OSError(problem, f"{os.strerror(problem)}, {target[0]}:{target[1]}")
+        return PlainSocket(loop, connecting)
+    except BaseException:
+        connecting.close()
+        raise
+
+
+async def _writable(loop: asyncio.AbstractEventLoop, number: int) -> None:
+    waiter = loop.create_future()
+    loop.add_writer(number, _wake, waiter)
+    try:
+        await waiter
+    finally:
+        loop.remove_writer(number)
+
+
+def _wake(waiter: "asyncio.Future[None]") -> None:
+    if not waiter.done():
+        waiter.set_result(None)
+
+
+class PlainSocket:
+    """A socket alone. A transport of asyncio's takes three times as long to open, and costs more a read."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, connected: socket.socket) -> None:
+        self._loop = loop
+        self._socket = connected
+        self._number = connected.fileno()
+        self._inbox = Inbox()
+        self._unsent = _NOTHING
+        self._is_writing = False
+        self._is_reading = True
+        loop.add_reader(self._number, self._receive)
+
+    def _receive(self) -> None:
+        try:
+            data = self._socket.recv(READ_SIZE)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            self._stop_reading()
+            self._inbox.end(error)
+            return
+        if data:
+            self._inbox.put(data)
+        else:
+            self._inbox.end()
+        if not data or self._inbox.is_full:
+            self._stop_reading()
+
+    def _stop_reading(self) -> None:
+        if self._is_reading:
+            self._is_reading = False
+            self._loop.remove_reader(self._number)
+
+    async def read(self) -> bytes:
+        """Return what has arrived, at least one byte; `b""` once the server has ended the stream."""
+        data = await self._inbox.get()
+        if not self._is_reading and self._inbox.is_empty and not self._inbox.has_ended:
+            self._is_reading = True
+            self._loop.add_reader(self._number, self._receive)
+        return data
+
+    async def write(self, data: bytes | memoryview) -> None:
+        """Send `data`, without waiting: a refusal may come, and be read, before all of it is sent."""
+        self._unsent = memoryview(b"".join((self._unsent, data))) if self._unsent else memoryview(data)
+        self._send()
+
+    def _send(self) -> None:
+        try:
+            self._unsent = self._unsent[self._socket.send(self._unsent) :] or _NOTHING
+        except (BlockingIOError, InterruptedError):
+            pass
+        except OSError:
+            self._stop_writing()  # what is left makes it stale; the answer may still be read
+            return
+        if not self._unsent:
+            self._stop_writing()
+        elif not self._is_writing:
+            self._is_writing = True
+            self._loop.add_writer(self._number, self._send)
+
+    def _stop_writing(self) -> None:
+        if self._is_writing:
+            self._is_writing = False
+            self._loop.remove_writer(self._number)
+
+    def is_stale(self) -> bool:
+        """Whether it cannot carry another exchange."""
+        inbox = self._inbox
+        if self._unsent or inbox.has_ended or not inbox.is_empty:
+            return True
+        return is_readable(self._socket.fileno())
+
+    async def abort(self) -> None:
+        """Close at once, without a goodbye."""
+        self._stop_reading()
+        self._stop_writing()
+        self._socket.close()
+        self._inbox.end()
+
+
+class TransportSocket(asyncio.Protocol):
+    """A transport of an event loop that is not asyncio's own, or watches no sockets (Windows, uvloop)."""
+
+    def __init__(self) -> None:
+        self._inbox = Inbox()
+        self._is_paused = False
+        self._transport: asyncio.Transport | None = None
+
+    @override
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)  # as create_connection promises
+
+    @override
+    def data_received(self, data: bytes) -> None:
+        self._inbox.put(data)
+        if self._inbox.is_full and not self._is_paused and self._transport is not None:
+            self._is_paused = True
+            self._transport.pause_reading()
+
+    @override
+    def eof_received(self) -> None:
+        self._inbox.end()
+
+    @override
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        self._inbox.end(exc)
+
+    async def read(self) -> bytes:
+        """Return what has arrived, at least one byte; `b""` once the server has ended the stream."""
+        data = await self._inbox.get()
+        if self._is_paused and self._inbox.is_empty and self._transport is not None:
+            self._is_paused = False
+            self._transport.resume_reading()
+        return data
+
+    async def write(self, data: bytes | memoryview) -> None:
+        """Send `data`, without waiting: a refusal may come, and be read, before all of it is sent."""
+        if self._transport is not None:
+            self._transport.write(data)
+
+    def is_stale(self) -> bool:
+        """Whether it cannot carry another exchange."""
+        transport, inbox = self._transport, self._inbox
+        if transport is None or transport.is_closing() or inbox.has_ended or not inbox.is_empty:
+            return True
+        if transport.get_write_buffer_size():  # the answer came before all of the request was sent
+            return True
+        return is_readable(transport.get_extra_info("socket").fileno())
+
+    async def abort(self) -> None:
+        """Close at once, without a goodbye."""
+        if self._transport is not None:
+            self._transport.abort()
