@@ -27,17 +27,19 @@ class ExchangeError(Exception):
 
 
 class Request(msgspec.Struct, frozen=True):
-    """A POST. Its headers hold the key, so its repr shows none of them.
+    """A request. Its headers hold the key, so its repr shows none of them.
 
     Args:
         target: Path and query.
         headers: Names and values; `Content-Length` is among them.
         body: The content.
+        method: What is asked of the server.
     """
 
     target: str
     headers: list[tuple[str, str]]
     body: bytes
+    method: str = "POST"
 
     def __repr__(self) -> str:
         return f"Request({len(self.body)} bytes)"
@@ -122,7 +124,10 @@ def _serialised(request: Request) -> bytes:
     # One expression: a local name would show the key in a traceback.
     return b"%b\r\n\r\n%b" % (
         "\r\n".join(
-            (f"POST {request.target} HTTP/1.1", *(f"{name}: {value}" for name, value in request.headers))
+            (
+                f"{request.method} {request.target} HTTP/1.1",
+                *(f"{name}: {value}" for name, value in request.headers),
+            )
         ).encode("ascii"),
         request.body,
     )

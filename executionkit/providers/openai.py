@@ -4,7 +4,7 @@ import math
 import ssl
 import warnings
 from collections.abc import Callable, Mapping
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from importlib.util import find_spec
 from types import TracebackType
 from typing import Any, Final, Literal, Self, TypeVar, cast
@@ -23,6 +23,7 @@ from executionkit.provider import DEFAULT_MAX_TOKENS, LLMResponse, Message, Tool
 from executionkit.providers.address import Address, parse_address
 from executionkit.providers.body import read_body, read_error_body
 from executionkit.providers.clients import Identity, LoopClient, client_of
+from executionkit.providers.connecting import connect
 from executionkit.providers.failures import broken_exchange, refused, timed_out, unusable
 from executionkit.providers.foreign import ClientAdapter, HTTPClient, HTTPTransport, TransportAdapter
 from executionkit.providers.http1 import Head, Request
@@ -286,7 +287,7 @@ class Provider(_Endpoint, frozen=True, kw_only=True, dict=True, weakref=True):
             from executionkit.providers.fast import FastTransport  # an extra
 
             return FastTransport(self._address, tls, self.max_connections)
-        return Pool(self._address, tls, self.max_connections)
+        return Pool(self._address.authority, partial(connect, self._address, tls), self.max_connections)
 
     async def aclose(self) -> None:
         """Close the connections of this event loop; later calls in it raise `ProviderClosedError`."""

@@ -1,39 +1,170 @@
 """The way through a proxy that the environment names."""
 
+import base64
 import ssl
+from functools import partial
+from typing import Final, Self
+from urllib.parse import unquote
 from urllib.request import getproxies, proxy_bypass
 
-from executionkit.errors import PermanentError
-from executionkit.providers.address import Address
+import anyio
+import msgspec
+
+from executionkit.core.http_status import judge_status
+from executionkit.errors import PermanentError, ProviderError
+from executionkit.providers.address import Address, parse_address
+from executionkit.providers.connecting import connect
 from executionkit.providers.foreign import TransportAdapter
-from executionkit.providers.transport import KEEPALIVE, Transport
+from executionkit.providers.http1 import Connection, Head, Request
+from executionkit.providers.secret import Secret
+from executionkit.providers.sockets import ByteSocket
+from executionkit.providers.tls import secured
+from executionkit.providers.transport import KEEPALIVE, Exchange, Pool, Transport, shared_tls_context
+from executionkit.providers.wire import ONE_CALL
 
 __all__ = ["proxied", "proxy_for"]
 
+_UNUSABLE: Final = (
+    "the proxy that the environment names cannot be used: "
+    "check HTTP_PROXY, HTTPS_PROXY and ALL_PROXY; a SOCKS proxy needs httpx[socks]"
+)
 
-def proxy_for(address: Address) -> str | None:
-    """Return the proxy that `HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY` name for an address."""
-    proxies = getproxies()
-    proxy = proxies.get("https" if address.tls else "http") or proxies.get("all")
-    # With its port: NO_PROXY may name one.
-    return None if proxy is None or proxy_bypass(f"{address.host}:{address.port}") else proxy
+
+def proxy_for(address: Address) -> Secret | None:
+    """Return the proxy that `HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY` name for an address.
+
+    It may hold a password, so no local name has it.
+
+    Raises:
+        PermanentError: It could not be the address of one.
+    """
+    if proxy_bypass(f"{address.host}:{address.port}"):  # with its port: NO_PROXY may name one
+        return None
+    try:
+        return Secret(_named("https" if address.tls else "http") or _named("all")) or None
+    except ValueError:
+        raise PermanentError(_UNUSABLE) from None
+
+
+def _named(scheme: str) -> str:
+    return getproxies().get(scheme, "")
 
 
 def proxied(
-    address: Address, proxy: str, tls: ssl.SSLContext | None, timeout: float, limit: int
+    address: Address, proxy: Secret, tls: ssl.SSLContext | None, timeout: float, limit: int
 ) -> Transport:
-    """Return a transport through a proxy: httpx's own, which speaks to every kind of them.
+    """Return a transport through a proxy: the pool, or httpx's where SOCKS is spoken.
 
     Raises:
         PermanentError: The proxy's address is none, or of a kind that is not installed.
     """
-    import httpx  # only where there is a proxy, for it takes long
+    try:
+        if proxy.reveal().lower().startswith("socks"):
+            return _through_httpx(address, proxy, tls, timeout, limit)
+        return _Proxy.read(proxy.reveal()).transport(address, tls, limit)
+    except (ImportError, ValueError):
+        raise PermanentError(_UNUSABLE) from None
+
+
+class _Proxy(msgspec.Struct, frozen=True):
+    """A proxy that speaks HTTP: it passes plain requests on, and opens tunnels for TLS (RFC 9110, 9.3.6)."""
+
+    address: Address
+    authorization: Secret
+
+    @classmethod
+    def read(cls, proxy: str) -> Self:
+        """Read the value of an environment variable.
+
+        Raises:
+            ValueError: It is not the address of such a proxy.
+        """
+        scheme, found, rest = proxy.rpartition("://")
+        user, _, host = rest.rpartition("@")
+        address = parse_address(f"{scheme.lower() if found else 'http'}://{host}")
+        return cls(address, Secret(f"Basic {_base64(unquote(user))}" if user else ""))
+
+    @property
+    def headers(self) -> list[tuple[str, str]]:
+        """What tells the proxy who asks."""
+        return [("Proxy-Authorization", self.authorization.reveal())] if self.authorization else []
+
+    def transport(self, address: Address, tls: ssl.SSLContext | None, limit: int) -> Transport:
+        """Return a pool of connections through this proxy."""
+        if tls is None:
+            return _Forwarding(self, address, Pool(self.address.authority, self.connect, limit))
+        return Pool(address.authority, partial(self.tunnel, address, tls), limit)
+
+    async def connect(self) -> ByteSocket:
+        """Open a connection to the proxy."""
+        return await connect(self.address, shared_tls_context(trust_env=True) if self.address.tls else None)
+
+    async def tunnel(self, address: Address, tls: ssl.SSLContext) -> ByteSocket:
+        """Open a connection to a server behind the proxy.
+
+        Raises:
+            OSError: As `connect`, to either of them.
+            ExchangeError: The proxy does not speak HTTP.
+            ProviderError: It would not, or could not.
+        """
+        opened = await self.connect()
+        try:
+            authority = f"{f'[{address.host}]' if ':' in address.host else address.host}:{address.port}"
+            request = Request(authority, [("Host", authority), *self.headers], b"", "CONNECT")
+            _check_tunnel(await Connection(opened).send(request))
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await opened.abort()
+            raise
+        return await secured(opened, tls, address.host)
+
+
+def _base64(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()
+
+
+def _check_tunnel(head: Head) -> None:
+    if not head.is_success:
+        hint = "; check its user name and password" if head.status == 407 else ""
+        raise ProviderError(
+            f"the proxy answered {head.status}{hint}",
+            cost=ONE_CALL,
+            metadata={"status": head.status},
+            retryable=judge_status(head.status).retryable,
+        )
+
+
+class _Forwarding:
+    """Asks a proxy to pass plain requests on."""
+
+    def __init__(self, proxy: _Proxy, address: Address, pool: Pool) -> None:
+        self._proxy = proxy
+        self._url = address.url
+        self._pool = pool
+
+    async def send(self, request: Request) -> Exchange:
+        """Send a request and return once the head of the answer is there."""
+        return await self._pool.send(
+            msgspec.structs.replace(
+                request, target=self._url, headers=[*request.headers, *self._proxy.headers]
+            )
+        )
+
+    async def aclose(self) -> None:
+        """Close every idle connection; those in use close when their exchange is finished."""
+        await self._pool.aclose()
+
+
+def _through_httpx(
+    address: Address, proxy: Secret, tls: ssl.SSLContext | None, timeout: float, limit: int
+) -> Transport:
+    import httpx  # only where there is such a proxy, for it takes long
 
     limits = httpx.Limits(max_connections=limit, max_keepalive_connections=limit, keepalive_expiry=KEEPALIVE)
     try:
-        transport = httpx.AsyncHTTPTransport(verify=tls or True, trust_env=False, limits=limits, proxy=proxy)
-    except (ImportError, ValueError, httpx.InvalidURL):
-        # Nothing of it is quoted or chained: it may hold a password.
-        problem = "check HTTP_PROXY, HTTPS_PROXY and ALL_PROXY; a SOCKS proxy needs httpx[socks]"
-        raise PermanentError(f"the proxy that the environment names cannot be used: {problem}") from None
+        transport = httpx.AsyncHTTPTransport(
+            verify=tls or True, trust_env=False, limits=limits, proxy=proxy.reveal()
+        )
+    except httpx.InvalidURL:
+        raise ValueError("the proxy's address is none") from None
     return TransportAdapter(transport, address.url, timeout, transport.aclose)

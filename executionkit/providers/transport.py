@@ -4,6 +4,7 @@ import os
 import ssl
 import time
 from collections import deque
+from collections.abc import Awaitable, Callable
 from functools import cache
 from typing import Final, Protocol
 
@@ -12,9 +13,8 @@ import certifi
 from anyio.lowlevel import cancel_shielded_checkpoint
 
 from executionkit.errors import PermanentError
-from executionkit.providers.address import Address
-from executionkit.providers.connecting import connect
 from executionkit.providers.http1 import Connection, ExchangeError, Head, Request
+from executionkit.providers.sockets import ByteSocket
 
 __all__ = [
     "BROKEN",
@@ -77,14 +77,14 @@ class Pool:
     that the server hung up on, or wrote to unasked, while it was idle.
 
     Args:
-        address: The server.
-        tls: What to speak TLS with; None for plain HTTP.
+        name: The server's, for errors.
+        connect: Opens a connection to it.
         limit: Connections at most; requests beyond that wait.
     """
 
-    def __init__(self, address: Address, tls: ssl.SSLContext | None, limit: int) -> None:
-        self._address = address
-        self._tls = tls
+    def __init__(self, name: str, connect: Callable[[], Awaitable[ByteSocket]], limit: int) -> None:
+        self._name = name
+        self._connect = connect
         self._slots = anyio.Semaphore(limit, max_value=limit, fast_acquire=True)
         self._idle: deque[Connection] = deque()
         self._closed = False
@@ -115,8 +115,8 @@ class Pool:
                 return connection
             await _abort(connection)
         with anyio.move_on_after(CONNECT_TIMEOUT):
-            return Connection(await connect(self._address, self._tls))
-        raise ExchangeError(f"no connection to {self._address.authority} within {CONNECT_TIMEOUT:g} s")
+            return Connection(await self._connect())
+        raise ExchangeError(f"no connection to {self._name} within {CONNECT_TIMEOUT:g} s")
 
     async def give_back(self, connection: Connection) -> None:
         """Take back a connection whose exchange is over."""

@@ -1,5 +1,7 @@
 """`trust_env`: without it the environment is not read; with it, it names the proxy and the certificates."""
 
+import base64
+import random
 import ssl
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager, suppress
@@ -8,10 +10,11 @@ from urllib.parse import urlsplit
 
 import anyio
 import pytest
-from anyio.abc import SocketAttribute, SocketStream
+from anyio.abc import ByteStream, SocketAttribute
+from anyio.streams.tls import TLSListener
 
 from executionkit import RetryConfig, complete
-from executionkit.errors import PermanentError, ProviderError
+from executionkit.errors import LLMError, PermanentError, ProviderError
 from executionkit.provider import user
 from executionkit.providers.openai import Provider
 from tests.faults.server import FaultServer, fault_server
@@ -21,26 +24,23 @@ KEY = "sk-Secret/1+2=3"
 PROMPT = [user("Where?")]
 VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
 
-pytestmark = [
-    pytest.mark.anyio,
-    # httpcore does not close its inner generators where a body is not read to its end; trio says so.
-    pytest.mark.filterwarnings("ignore:.*async_generator object:pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = pytest.mark.anyio
 
 
 class Proxy:
     """A proxy on the loopback interface, to which every host is the loopback interface too."""
 
-    def __init__(self, refuses: bytes = b"") -> None:
+    def __init__(self, refuses: bytes | None = None) -> None:
         self.port = 0
         self.seen: list[str] = []
+        self.heads: list[str] = []
         self._refuses = refuses
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    async def serve(self, client: SocketStream) -> None:
+    async def serve(self, client: ByteStream) -> None:
         with suppress(anyio.BrokenResourceError, anyio.EndOfStream, anyio.ClosedResourceError):
             async with client:
                 head = await client.receive()
@@ -48,14 +48,15 @@ class Proxy:
                     head += await client.receive()
                 await self._pass_on(client, head)
 
-    async def _pass_on(self, client: SocketStream, head: bytes) -> None:
+    async def _pass_on(self, client: ByteStream, head: bytes) -> None:
         line, _, rest = head.partition(b"\r\n")
         self.seen.append(line.decode())
+        self.heads.append(head.partition(b"\r\n\r\n")[0].decode())
         method, target, version = line.split(b" ")
         is_tunnel = method == b"CONNECT"
         address = urlsplit(target if not is_tunnel else b"//" + target)
-        if self._refuses:
-            await client.send(self._refuses)
+        if self._refuses is not None:
+            await (client.send(self._refuses) if self._refuses else anyio.sleep(20))
             return
         async with await anyio.connect_tcp("127.0.0.1", address.port or 80) as server:
             if is_tunnel:
@@ -68,19 +69,20 @@ class Proxy:
                 group.cancel_scope.cancel()
 
 
-async def _pump(source: SocketStream, sink: SocketStream) -> None:
+async def _pump(source: ByteStream, sink: ByteStream) -> None:
     with suppress(anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
         while True:
             await sink.send(await source.receive())
 
 
 @asynccontextmanager
-async def proxying(refuses: bytes = b"") -> AsyncGenerator[Proxy]:
+async def proxying(refuses: bytes | None = None, tls: ssl.SSLContext | None = None) -> AsyncGenerator[Proxy]:
     proxy = Proxy(refuses)
     listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
     proxy.port = listener.extra(SocketAttribute.local_port)
+    serving = listener if tls is None else TLSListener(listener, tls, standard_compatible=False)
     async with listener, anyio.create_task_group() as group:
-        group.start_soon(listener.serve, proxy.serve)
+        group.start_soon(serving.serve, proxy.serve)
         yield proxy
         group.cancel_scope.cancel()
 
@@ -230,15 +232,120 @@ async def test_a_proxy_that_is_down_is_worth_another_attempt(
     assert caught.value.retryable
 
 
+REFUSAL = b"HTTP/1.1 %d Refused\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+
+
 @pytest.mark.parametrize("scheme", ["http", "https"])
-async def test_a_proxy_that_refuses(scheme: str, server: FaultServer, environment: Environment) -> None:
-    refusal = b"HTTP/1.1 407 Who are you?\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
-    async with proxying(refusal) as proxy:
+@pytest.mark.parametrize(("status", "calls"), [(407, 1), (403, 1), (502, 2)])
+async def test_a_proxy_that_refuses(
+    scheme: str, status: int, calls: int, server: FaultServer, environment: Environment
+) -> None:
+    async with proxying(REFUSAL % status) as proxy:
         environment.set(ALL_PROXY=proxy.url)
         provider = Provider(server.url("good-plain").replace("http:", f"{scheme}:"), "m", KEY, trust_env=True)
         async with provider:
             retry = RetryConfig(max_retries=1, base_delay=0.0)
             error = (await complete().run(provider, "Where?", retry=retry)).failure()
-    assert isinstance(error, ProviderError)
-    assert "407" in error.message
+    assert str(status) in error.message
+    assert error.metadata["status"] == status
+    assert error.cost.llm_calls == calls == len(proxy.seen)
     assert KEY not in repr((error, proxy.seen))
+
+
+async def test_a_tunnel_carries_one_call_after_the_other(
+    tls_server: FaultServer, environment: Environment
+) -> None:
+    async with proxying() as proxy:
+        environment.set(HTTPS_PROXY=proxy.url, SSL_CERT_FILE=TLS / "cert.pem")
+        async with Provider(secure(tls_server), "m", KEY, trust_env=True) as provider:
+            for _ in range(3):
+                assert (await provider.complete(PROMPT)).content == "Paris"
+    assert len(proxy.seen) == 1
+    assert KEY not in "".join(proxy.heads)
+
+
+@pytest.mark.parametrize("is_tunnel", [False, True])
+@pytest.mark.parametrize(
+    ("user", "sent"), [("u:p%40ss-word", b"u:p@ss-word"), ("only", b"only"), ("a%3Ab:c", b"a:b:c")]
+)
+async def test_a_proxy_is_told_who_asks(
+    user: str,
+    sent: bytes,
+    is_tunnel: bool,
+    server: FaultServer,
+    tls_server: FaultServer,
+    environment: Environment,
+) -> None:
+    async with proxying() as proxy:
+        environment.set(ALL_PROXY=proxy.url.replace("//", f"//{user}@"), SSL_CERT_FILE=TLS / "cert.pem")
+        await ask(secure(tls_server) if is_tunnel else elsewhere(server), trust_env=True)
+    assert f"Proxy-Authorization: Basic {base64.b64encode(sent).decode()}" in proxy.heads[0].split("\r\n")
+
+
+async def test_a_proxy_may_speak_tls_itself(
+    server: FaultServer, tls_server: FaultServer, environment: Environment
+) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(TLS / "cert.pem", TLS / "key.pem")
+    async with proxying(tls=context) as proxy:
+        environment.set(ALL_PROXY=proxy.url.replace("http:", "https:"), SSL_CERT_FILE=TLS / "cert.pem")
+        assert await ask(elsewhere(server), trust_env=True) == "Paris"
+        assert await ask(secure(tls_server), trust_env=True) == "Paris"
+    assert [line.split()[0] for line in proxy.seen] == ["POST", "CONNECT"]
+
+
+async def test_a_proxy_without_a_scheme_speaks_http(server: FaultServer, environment: Environment) -> None:
+    async with proxying() as proxy:
+        environment.set(HTTP_PROXY=f"127.0.0.1:{proxy.port}")
+        assert await ask(elsewhere(server), trust_env=True) == "Paris"
+    assert len(proxy.seen) == 1
+
+
+async def test_a_proxy_that_says_nothing_is_waited_for_within_the_time(
+    tls_server: FaultServer, environment: Environment
+) -> None:
+    async with proxying(b"") as proxy:
+        environment.set(HTTPS_PROXY=proxy.url)
+        async with Provider(secure(tls_server), "m", KEY, trust_env=True, timeout=0.1) as provider:
+            with anyio.fail_after(10), pytest.raises(ProviderError, match=r"within 0\.1 s"):
+                await provider.complete(PROMPT)
+
+
+@pytest.mark.parametrize("answer", [b"SSH-2.0-x\r\n\r\n", b"HTTP/1.1 200 Con"])
+async def test_a_proxy_that_does_not_speak_http(
+    answer: bytes, tls_server: FaultServer, environment: Environment
+) -> None:
+    async with proxying(answer) as proxy:
+        environment.set(HTTPS_PROXY=proxy.url)
+        with pytest.raises(ProviderError) as caught:
+            await ask(secure(tls_server), trust_env=True)
+    assert caught.value.retryable
+
+
+async def test_a_storm_of_cancelled_calls_leaves_the_proxied_provider_usable(
+    tls_server: FaultServer, environment: Environment
+) -> None:
+    """httpcore loses a slot for each call that is cancelled while connecting (encode/httpcore#1093)."""
+    chance = random.Random(1)
+
+    async def cancelled_call(provider: Provider) -> None:
+        with anyio.move_on_after(chance.uniform(0, 0.02)):
+            await provider.complete(PROMPT)
+
+    async with proxying() as proxy:
+        environment.set(HTTPS_PROXY=proxy.url, SSL_CERT_FILE=TLS / "cert.pem")
+        async with Provider(secure(tls_server), "m", KEY, trust_env=True, max_connections=5) as provider:
+            for _ in range(5):
+                async with anyio.create_task_group() as group:
+                    for _ in range(20):
+                        group.start_soon(cancelled_call, provider)
+            with anyio.fail_after(20):
+                for _ in range(5):
+                    assert (await provider.complete(PROMPT)).content == "Paris"
+
+
+async def test_a_socks_proxy_is_left_to_httpx(server: FaultServer, environment: Environment) -> None:
+    environment.set(ALL_PROXY="socks5://u:pass-word@127.0.0.1:9")
+    with pytest.raises(LLMError) as caught:  # httpx[socks] may be there or not
+        await ask(server.url("good-plain"), trust_env=True)
+    assert "pass-word" not in repr((caught.value, caught.value.__cause__, caught.value.__context__))
