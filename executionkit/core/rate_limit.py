@@ -100,7 +100,9 @@ class _Bucket:
             refilled = self._capacity if math.isinf(passed) else self._capacity * passed / _MINUTE
             self._level = min(self._capacity, self._level + refilled) - amount
             self._updated = now
-        wait = 0.0 if self._level >= 0 else -self._level * _MINUTE / self._capacity
+        # What exceeds the limit alone has no better time than when all before it is paid back.
+        owed = max(0.0, -self._level - max(0.0, amount - self._capacity))
+        wait = owed * _MINUTE / self._capacity
         return max(wait, self.closed_for(now))
 
     def closed_for(self, now: float) -> float:

@@ -88,3 +88,10 @@ def test_limits_are_positive(limit: int) -> None:
 def test_limits_are_whole_numbers(limit: Any) -> None:
     with pytest.raises(TypeError, match="tokens_per_minute must be a whole number"):
         RateLimit(tokens_per_minute=limit)
+
+
+def test_a_request_above_the_limit_goes_when_nothing_is_owed_and_is_paid_back() -> None:
+    pace = Pace(RateLimit(tokens_per_minute=600))
+    assert pace.reserve(1_000, now=0.0) == 0.0
+    assert pace.reserve(100, now=0.0) == 50.0  # 1,000 - 600 + 100
+    assert pace.reserve(1_000, now=60.0) == 50.0  # 100 is there, and a full bucket is waited for
