@@ -117,8 +117,10 @@ class Assembly:
         return event if isinstance(event, Unusable) else self._read(event)
 
     def _read(self, event: _Event) -> StreamChunk | Unusable:
-        usage = self._redactor.answer(mapping(event.usage))
-        self.usage = usage or self.usage
+        usage: dict[str, Any] = {}
+        if event.usage:  # in one piece out of many
+            usage = self._redactor.answer(mapping(event.usage))
+            self.usage = usage or self.usage
         if event.error:
             return Unusable(
                 "the server broke off with an error", reported_usage(usage), error_object(event.error)
