@@ -51,7 +51,8 @@ class FastTransport:
         """
         self._in_flight += 1
         try:
-            await checkpoint()  # lets aiohttp see which of its connections the server has closed
+            for _ in range(2):  # the event loop asks for news, and hears it: which connections are closed
+                await checkpoint()
             response = await self._session.post(
                 self._url, data=request.body, headers=request.headers, allow_redirects=False
             )

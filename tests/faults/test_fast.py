@@ -1,6 +1,7 @@
 """`transport="fast"`: the promises of the default, on asyncio. On any other loop it is the default."""
 
 import pickle
+import time
 from functools import partial
 
 import anyio
@@ -93,6 +94,14 @@ async def test_a_connection_that_the_server_closed_is_replaced(server: FaultServ
         for _ in range(5):
             assert await test_pool.ask(provider) == "Paris"
             await anyio.sleep(0.02)
+
+
+@on_asyncio
+async def test_a_connection_that_was_closed_while_the_loop_was_busy_is_replaced(server: FaultServer) -> None:
+    async with Fast(server.url("good-silent-close"), "m") as provider:
+        for _ in range(5):
+            assert await test_pool.ask(provider) == "Paris"
+            time.sleep(0.05)  # noqa: ASYNC251 - so that the loop has not seen it yet
 
 
 @on_asyncio
