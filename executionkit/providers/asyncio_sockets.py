@@ -52,7 +52,9 @@ def _watches_sockets(loop: asyncio.AbstractEventLoop) -> bool:
 
 @lru_cache(maxsize=256)
 def _family(host: str) -> int | None:
-    """Return the kind of address that a host is; None for a name."""
+    """Return the kind of address that a host is; None for a name, or an address with a zone (`%eth0`)."""
+    if "%" in host:
+        return None
     try:
         return socket.AF_INET if ip_address(host).version == 4 else socket.AF_INET6
     except ValueError:
@@ -87,7 +89,7 @@ async def _race(loop: asyncio.AbstractEventLoop, targets: Sequence[tuple[int, _T
     for late in connected[1:]:
         await late.abort()
     if not connected:
-        raise failures[0] if len(failures) == 1 else OSError("; ".join(map(str, failures)))
+        raise failures[0] if len(failures) == 1 else OSError("; ".join(map(str, failures)) or "no address")
     return connected[0]
 
 

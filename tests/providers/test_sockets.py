@@ -334,12 +334,12 @@ class _Resolver(asyncio.SelectorEventLoop):
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", target) for target in self._targets]
 
 
-def on_addresses(*targets: tuple[str, int]) -> tuple[object, str]:
+def on_addresses(*targets: tuple[str, int], host: str = "example.test") -> tuple[object, str]:
     """Connect to a name with these addresses and return what reads there, or the error."""
 
     async def run() -> tuple[object, str]:
         try:
-            stream = await connect_asyncio("example.test", 80)
+            stream = await connect_asyncio(host, 80)
         except OSError as error:
             return error, str(error)
         read = (await stream.read()).decode()
@@ -394,8 +394,14 @@ def test_a_race_that_is_cancelled_leaves_no_socket() -> None:
 
 
 def test_a_name_without_an_address_is_an_error() -> None:
-    error, _ = on_addresses()
+    error, text = on_addresses()
     assert isinstance(error, OSError)
+    assert text == "no address"
+
+
+def test_an_address_with_a_zone_is_looked_up() -> None:
+    with server(greet) as port:
+        assert on_addresses(("127.0.0.1", port), host="fe80::1%eth0")[1] == "hello"
 
 
 def test_kinds_of_addresses_take_turns() -> None:
