@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from executionkit import (
+    DeadlineExceededError,
     Event,
     LLMResponse,
     Message,
@@ -261,3 +262,22 @@ async def test_a_trace_sees_that_a_call_was_cancelled() -> None:
     (finished,) = (event for event in events if isinstance(event, CallFinished))
     assert (finished.attempt, finished.cost) == (1, TokenUsage(2, 3, 1))
     assert finished.error in {"CancelledError", "Cancelled"}
+
+
+async def test_a_stage_that_does_not_listen_buys_nothing_after_the_deadline() -> None:
+    said: list[str] = []
+
+    class Deaf(Stage[str, str], frozen=True):
+        async def perform(self, value: str, context: Context) -> PatternResult[str]:
+            with anyio.CancelScope(shield=True):
+                await anyio.sleep(0.03)
+                try:
+                    await context.complete([{"role": "user", "content": value}])
+                except DeadlineExceededError as error:
+                    said.append(str(error))
+            return PatternResult("late")
+
+    model = Recording()
+    await Deaf().run(model, "q", deadline=0.01)
+    assert said == ["not sent: the run's deadline has passed"]
+    assert not model.asked

@@ -241,9 +241,13 @@ def test_pieces_of_thought_count_as_paid_for() -> None:
     assert assembly.pieces == 1
 
 
-def test_what_is_nested_too_deep_says_so() -> None:
-    _, chunks = assembled(piece({"x": json.loads("[" * 100 + "]" * 100)}))
+@pytest.mark.parametrize(("opening", "closing"), [("[", "]"), ('{"a": ', "}")])
+def test_what_is_nested_too_deep_says_so(opening: str, closing: str) -> None:
+    _, chunks = assembled(f'{{"choices": [{{"delta": {{"x": {opening * 100}0{closing * 100}}}}}]}}')
     assert chunks == [Unusable("a piece of the answer is not JSON: it is nested more than 100 levels deep")]
+
+
+def test_what_is_wide_is_not_deep() -> None:
     many: dict[str, Any] = {"content": "a", "x": [[]] * 150}
     assert assembled(piece(many))[1] == [StreamChunk("a")]
 
