@@ -117,7 +117,8 @@ def _as_message(response: LLMResponse, calls: Sequence[ToolCall]) -> Message:
 
 def _as_request(call: ToolCall) -> Message:
     arguments = call.arguments if isinstance(call.arguments, str) else json_text(call.arguments)
-    return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": arguments}}
+    function = {"name": call.name, "arguments": arguments}
+    return {**call.extra, "id": call.id, "type": "function", "function": function}
 
 
 class _InJson:

@@ -56,18 +56,21 @@ def opening(prompt: str) -> list[Message]:
     return [user(prompt)]
 
 
-class ToolCall(msgspec.Struct, frozen=True):
+class ToolCall(msgspec.Struct, frozen=True, repr_omit_defaults=True):
     """A model's request to call a tool.
 
     Args:
         id: What the result must refer to.
         name: The tool's name.
         arguments: The arguments by name; the text as it came where it was not a JSON object.
+        extra: Fields of the call that ExecutionKit does not know (`extra_content`, ...); they are sent back
+            with it.
     """
 
     id: str
     name: str
     arguments: Mapping[str, Any] | str
+    extra: Mapping[str, Any] = {}
 
 
 class LLMResponse(msgspec.Struct, frozen=True):
@@ -210,7 +213,10 @@ def _is_sound(extra: object) -> bool:
 
 def _are_calls(calls: object) -> bool:
     return isinstance(calls, (tuple, list)) and all(
-        isinstance(call, ToolCall) and _is_a(call.id, str) and _is_a(call.name, str)
+        isinstance(call, ToolCall)
+        and _is_a(call.id, str)
+        and _is_a(call.name, str)
+        and (not call.extra or _is_sound(call.extra))
         for call in cast("tuple[object, ...]", calls)
     )
 

@@ -71,7 +71,7 @@ def read_stream(data: bytes) -> None:
         chunk = assembly.take(event.data)
         assert isinstance(chunk, StreamChunk | Unusable)
         texts += [chunk.text] if isinstance(chunk, StreamChunk) else []
-    texts.append(assembly.flush())
+    texts.append(assembly.flush(is_sound=True))
     response = assembly.finished()
     assert response.content == "".join(texts)
     assert KEY not in response.content

@@ -1,6 +1,8 @@
 """A streamed completion, put together piece by piece."""
 
 from collections.abc import Mapping
+from itertools import chain
+from operator import attrgetter
 from typing import Any, Final, cast
 
 import msgspec
@@ -9,6 +11,8 @@ from executionkit.core.json import MAX_DEPTH, Unreadable, decode_json
 from executionkit.core.redaction import MASK, SHORTEST_STUMP, Redactor
 from executionkit.provider import LLMResponse, ToolCall
 from executionkit.providers.wire import (
+    CALL_FIELDS,
+    MESSAGE_FIELDS,
     ONE_CALL,
     Content,
     Unusable,
@@ -18,11 +22,13 @@ from executionkit.providers.wire import (
     reported_usage,
     text_of,
     unique_calls,
+    unknown_fields,
 )
 
 __all__ = ["Assembly", "StreamChunk"]
 
-_KNOWN_FIELDS: Final = frozenset({"role", "content", "tool_calls"})
+_COINCIDENCE: Final = 12
+"""Characters of the key's beginning that a sound text ends in by no chance; keys share their first ones."""
 
 
 class StreamChunk(msgspec.Struct, frozen=True):
@@ -46,7 +52,7 @@ class _Function(msgspec.Struct):
 
 class _CallDelta(msgspec.Struct):
     index: int | None = None
-    id: str | None = None
+    id: str | int | None = None
     function: _Function | None = None
 
 
@@ -66,26 +72,43 @@ _decoder: Final = msgspec.json.Decoder(_Event)
 
 
 class _Call:
-    """A tool call under way."""
+    """A tool call under way.
 
-    def __init__(self) -> None:
+    Args:
+        place: Where it stands among the calls of the answer.
+    """
+
+    def __init__(self, place: int) -> None:
+        self.place = place
         self.id = ""
         self.name = ""
-        self.arguments: list[str] = []
-        self.whole: dict[str, Any] | None = None
+        self._arguments: list[str] = []
+        self._whole: dict[str, Any] | None = None
+        self._extra: dict[str, Any] = {}
 
-    def add(self, delta: _CallDelta) -> None:
+    def is_continued_by(self, delta: _CallDelta) -> bool:
+        """Whether a piece belongs to it, by its id, or by its lack of what begins another call."""
+        if delta.id not in (None, "") and self.id:
+            return str(delta.id) == self.id
+        begins = delta.index is None and delta.function is not None and delta.function.name
+        return not (begins and self.name)
+
+    def add(self, delta: _CallDelta, sent: dict[str, Any]) -> None:
+        """Take in a piece of it, and the same as it was sent."""
         function = delta.function or _Function()
-        self.id = self.id or delta.id or ""
+        self.id = self.id or ("" if delta.id is None else str(delta.id))
         self.name += function.name or ""
         if isinstance(function.arguments, dict):
-            self.whole = function.arguments
+            self._whole = function.arguments
         else:
-            self.arguments.append(function.arguments or "")
+            self._arguments.append(function.arguments or "")
+        self._extra.update(unknown_fields(sent, CALL_FIELDS))
 
     def finished(self, redactor: Redactor) -> ToolCall:
-        arguments = read_arguments("".join(self.arguments) if self.whole is None else self.whole)
-        return ToolCall(redactor.answer(self.id), redactor.answer(self.name), redactor.answer(arguments))
+        """Return the whole of it."""
+        arguments = read_arguments("".join(self._arguments) if self._whole is None else self._whole)
+        answer = redactor.answer
+        return ToolCall(answer(self.id), answer(self.name), answer(arguments), answer(self._extra))
 
 
 class Assembly:
@@ -100,7 +123,8 @@ class Assembly:
         self._held = ""
         self._texts: list[str] = []
         self._index: object = None
-        self._calls: dict[int, _Call] = {}
+        self._calls: list[_Call] = []
+        self._calls_by_index: dict[int, _Call] = {}
         self._extra: dict[str, list[Any]] = {}
         self.finish_reason: str | None = None
         self.usage: dict[str, Any] = {}
@@ -125,11 +149,13 @@ class Assembly:
             return Unusable(
                 "the server broke off with an error", reported_usage(usage), error_object(event.error)
             )
+        piece: StreamChunk | Unusable | None = None
         for choice in event.choices or ():
-            if self._is_followed(choice):
-                return self._add(choice, usage)
-            self.pieces += 1
-        return StreamChunk(usage=usage)
+            if piece is None and self._is_followed(choice):
+                piece = self._add(choice, usage)
+            else:
+                self.pieces += bool(choice.delta)
+        return StreamChunk(usage=usage) if piece is None else piece
 
     def _is_followed(self, choice: _Choice) -> bool:
         """Whether it is the choice that came first: the texts of several (`n > 1`) would mix."""
@@ -144,15 +170,24 @@ class Assembly:
             content, calls = _text_in(delta), _calls_in(delta)
         except (msgspec.ValidationError, RecursionError) as problem:
             return Unusable(f"a piece of the answer is not a completion: {problem}", ONE_CALL)
-        for call in calls:
-            index = len(self._calls) if call.index is None else call.index
-            self._calls.setdefault(index, _Call()).add(call)
-        has_more = not delta.keys() <= _KNOWN_FIELDS and self._add_extra(delta)
+        for call, sent in zip(calls, delta.get("tool_calls") or (), strict=True):
+            self._call_of(call).add(call, sent)
+        has_more = not delta.keys() <= MESSAGE_FIELDS and self._add_extra(delta)
         self.pieces += bool(content or calls or has_more)
-        if not choice.finish_reason:
-            return StreamChunk(self._released(content), None, usage)
-        self.finish_reason = self._redactor.answer(choice.finish_reason)
-        return StreamChunk(self._released(content) + self._let_go(), self.finish_reason, usage)
+        if choice.finish_reason:
+            self.finish_reason = self._redactor.answer(choice.finish_reason)
+            return StreamChunk(self._released(content), self.finish_reason, usage)
+        return StreamChunk(self._released(content), None, usage)
+
+    def _call_of(self, delta: _CallDelta) -> _Call:
+        """Return the call that a piece belongs to: that of its index, else the last, unless it begins one."""
+        last = self._calls[-1] if self._calls else None
+        known = last if delta.index is None else self._calls_by_index.get(delta.index)
+        if known is None or not known.is_continued_by(delta):
+            known = _Call(len(self._calls) if delta.index is None else delta.index)
+            self._calls.append(known)
+            self._calls_by_index[known.place] = known
+        return known
 
     def _released(self, text: str) -> str:
         """Return what can be handed out: not what may be the beginning of the key."""
@@ -160,39 +195,36 @@ class Assembly:
         self._texts.append(released)
         return released
 
-    def _let_go(self) -> str:
-        held, self._held = self._held, ""
-        self._texts.append(held)
-        return held
+    def flush(self, *, is_sound: bool) -> str:
+        """Return what is held back, once nothing more comes; what is most of a key stays hidden.
 
-    def flush(self) -> str:
-        """Return what is held back once nothing more comes; a longer beginning of the key stays hidden."""
-        if len(self._held) >= SHORTEST_STUMP:
-            self._held = MASK
-        return self._let_go()
+        Args:
+            is_sound: Whether the text has come to its end; that of one that was cut is more likely a key's.
+        """
+        held, self._held = self._held, ""
+        text = held if len(held) < (_COINCIDENCE if is_sound else SHORTEST_STUMP) else MASK
+        self._texts.append(text)
+        return text
 
     def _add_extra(self, delta: dict[str, Any]) -> bool:
         """Take in the fields that this package does not know, and say whether they hold anything."""
-        more = [
-            (name, value) for name, value in delta.items() if name not in _KNOWN_FIELDS and value is not None
-        ]
-        for name, value in more:
+        more = unknown_fields(delta, MESSAGE_FIELDS)
+        for name, value in more.items():
             parts = self._extra.setdefault(name, [])
-            if not (parts and isinstance(parts[0], str) and isinstance(value, str)):
+            if not (
+                parts and isinstance(value, str | list) and type(parts[0]) is type(cast("object", value))
+            ):
                 parts.clear()
             parts.append(value)
-        return any(value for _, value in more)
+        return any(more.values())
 
     def _joined_extra(self) -> dict[str, Any]:
-        parts = self._extra.items()
-        joined = {
-            name: "".join(values) if isinstance(values[0], str) else values[0] for name, values in parts
-        }
-        return self._redactor.answer(joined)
+        return self._redactor.answer({name: _joined(parts) for name, parts in self._extra.items()})
 
     def finished(self) -> LLMResponse:
         """Return the whole completion."""
-        calls = unique_calls(call.finished(self._redactor) for _, call in sorted(self._calls.items()))
+        in_order = sorted(self._calls, key=attrgetter("place"))
+        calls = unique_calls(call.finished(self._redactor) for call in in_order)
         reason = self.finish_reason or "stop"
         return LLMResponse(self.text, calls, reason, self.usage, extra=self._joined_extra())
 
@@ -223,3 +255,14 @@ def _text_in(delta: dict[str, Any]) -> str:
 def _calls_in(delta: dict[str, Any]) -> list[_CallDelta]:
     calls = delta.get("tool_calls")
     return msgspec.convert(calls, list[_CallDelta]) if calls else []
+
+
+def _joined(parts: list[Any]) -> object:
+    """Join texts and lists; of anything else there is one."""
+    match parts[0]:
+        case str():
+            return "".join(parts)
+        case list():
+            return [*chain.from_iterable(parts)]
+        case value:
+            return value

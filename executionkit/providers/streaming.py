@@ -10,7 +10,7 @@ import anyio
 
 from executionkit.core.redaction import Redactor
 from executionkit.core.sse import EventParser
-from executionkit.core.usage import TokenUsage
+from executionkit.core.usage import TokenUsage, read_usage
 from executionkit.errors import LLMError, ProviderError
 from executionkit.provider import LLMResponse
 from executionkit.providers.body import BODY_LIMIT, BodyReader, read_body, read_error_body
@@ -77,16 +77,32 @@ class Stream:
     @property
     def text(self) -> str:
         """The text so far."""
-        return self._assembly.text
+        return self._assembly.text if self._whole is None else self._whole.content
 
     @property
     def cost(self) -> TokenUsage:
-        """What the stream has cost so far: as reported, else one output token for each piece that arrived."""
-        reported = self._assembly.usage or (self._whole and self._whole.usage)
-        if reported:
-            return reported_usage(reported)
-        pieces = self._assembly.pieces
-        return TokenUsage(self._input_estimate if pieces else 0, pieces, 1)
+        """What the stream has cost so far: as reported, else one output token for each piece that arrived.
+
+        Before the finish reason a report counts as that of the beginning: what came beside it counts too.
+        """
+        return self._bill[0]
+
+    @property
+    def _bill(self) -> tuple[TokenUsage, bool]:
+        """The cost, and whether some of it is an estimate."""
+        if self._whole is not None and self._reader is None:  # the server did not stream
+            return reported_usage(self._whole.usage), False
+        pieces, is_final = self._assembly.pieces, self._assembly.finish_reason is not None
+        if not (pieces or self._assembly.usage):
+            return ONE_CALL, False
+        input_tokens, output_tokens = read_usage(self._assembly.usage)
+        at_least = 0 if is_final and output_tokens is not None else pieces
+        usage = TokenUsage(
+            self._input_estimate if input_tokens is None else input_tokens,
+            max(output_tokens or 0, at_least),
+            llm_calls=1,
+        )
+        return usage, input_tokens is None or usage.output_tokens != output_tokens
 
     @property
     def response(self) -> LLMResponse:
@@ -116,11 +132,14 @@ class Stream:
         raise self._failure or StopAsyncIteration
 
     async def _fail(self, error: LLMError) -> None:
-        held = self._assembly.flush()
+        self._hand_out(self._assembly.flush(is_sound=False))
+        # Its frames hold what the server sent.
+        self._failure = self._broken_off(error).with_traceback(None)
+        await self.aclose()
+
+    def _hand_out(self, held: str) -> None:
         if held:
             self._ready.append(StreamChunk(held))
-        self._failure = self._broken_off(error)
-        await self.aclose()
 
     async def __aenter__(self) -> Self:
         return self
@@ -153,7 +172,7 @@ class Stream:
                 failure = broken_exchange(error, self._redactor)
         if self._assembly.finish_reason is None:
             raise failure or timed_out(self._timeout, self._head, self._redactor)
-        await self._end(self._assembly.finished())  # all of the text is there
+        await self._end()  # all of the text is there
 
     @property
     def _head(self) -> Head | None:
@@ -172,7 +191,7 @@ class Stream:
     async def _begin(self, exchange: Exchange) -> None:
         if not exchange.head.is_success:
             raise refused(exchange.head, await read_error_body(exchange), self._redactor)
-        if exchange.head.headers.get("content-type", "").startswith("application/json"):
+        if exchange.head.headers.get("content-type", "").strip().lower().startswith("application/json"):
             await self._read_whole(exchange)
         else:
             self._reader = BodyReader(exchange, BODY_LIMIT)
@@ -183,17 +202,20 @@ class Stream:
         if isinstance(answer, Unusable):
             raise unusable(exchange.head, answer, self._redactor)
         self._ready.append(StreamChunk(answer.content, answer.finish_reason, answer.usage))
-        await self._end(answer)
+        self._whole = answer
+        await self.aclose()
 
     async def _read_piece(self, exchange: Exchange, reader: BodyReader) -> None:
         data = await reader.read()
         for event in self._parser.feed(data):
-            if event.data == _DONE:
+            text = event.data.strip()
+            if text == _DONE:
                 await self._drain(reader)
-                return await self._end(self._assembly.finished())
-            self._take(event.data, exchange.head)
+                return await self._end()
+            if text:
+                self._take(text, exchange.head)
         if not data:
-            await self._end(self._assembly.finished())
+            await self._end()
         return None
 
     def _take(self, data: str, head: Head) -> None:
@@ -208,22 +230,24 @@ class Stream:
             while await reader.read():
                 pass
 
-    async def _end(self, whole: LLMResponse) -> None:
-        if self._reader is not None and self._assembly.finish_reason is None:
+    async def _end(self) -> None:
+        if self._assembly.finish_reason is None:
             raise ProviderError(
                 "the stream ended without a finish reason",
                 cost=ONE_CALL,
                 metadata={} if self._head is None else describe(self._head, self._redactor),
             )
-        self._whole = whole
+        self._hand_out(self._assembly.flush(is_sound=True))
+        self._whole = self._assembly.finished()
         await self.aclose()
 
     def _broken_off(self, error: LLMError) -> LLMError:
         """Return the error with what had arrived; a retry cannot take back text that was handed out."""
-        if not self._assembly.pieces:
+        cost, is_estimated = self._bill
+        if not (self._assembly.pieces or self._assembly.usage):
             return error
-        estimated: dict[str, object] = {} if self._assembly.usage else {"usage_estimated": 1}
-        copy = error.stamped(self.cost, {"text": self.text, **estimated})
+        estimated: dict[str, object] = {"usage_estimated": 1} if is_estimated else {}
+        copy = error.stamped(cost, {"text": self.text, **estimated})
         if self.text:
             copy.retry_hint = False
         return copy

@@ -1,5 +1,6 @@
 """Chat completions as JSON: a request to bytes, an answer's bytes to an `LLMResponse`."""
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from itertools import count
@@ -14,6 +15,8 @@ from executionkit.errors import PermanentError
 from executionkit.provider import LLMResponse, ToolCall
 
 __all__ = [
+    "CALL_FIELDS",
+    "MESSAGE_FIELDS",
     "ONE_CALL",
     "Content",
     "Unusable",
@@ -25,6 +28,7 @@ __all__ = [
     "reported_usage",
     "text_of",
     "unique_calls",
+    "unknown_fields",
 ]
 
 T = TypeVar("T")
@@ -104,7 +108,8 @@ class _Completion(msgspec.Struct):
     choices: list[_Choice] | None = None
 
 
-_KNOWN_FIELDS: Final = frozenset({"role", "content", "tool_calls"})
+MESSAGE_FIELDS: Final = frozenset({"role", "content", "tool_calls"})
+CALL_FIELDS: Final = frozenset({"id", "type", "function", "index"})
 
 
 def decode_completion(body: bytes, redactor: Redactor) -> LLMResponse | Unusable:
@@ -132,14 +137,15 @@ def _read_completion(raw: dict[str, Any], redactor: Redactor) -> LLMResponse | U
     choice = completion.choices[0]
     if choice.message is None:
         return Unusable("the answer's first choice has no message", usage)
-    calls = unique_calls(_read_calls(choice.message.tool_calls, redactor))
+    message = raw["choices"][0]["message"]
+    calls = unique_calls(_read_calls(choice.message.tool_calls, message.get("tool_calls"), redactor))
     return LLMResponse(
         content=text_of(choice.message.content),
         tool_calls=calls,
         finish_reason=choice.finish_reason or ("tool_calls" if calls else "stop"),
         usage=mapping(raw.get("usage")),
         raw=raw,
-        extra=_extra(raw["choices"][0]["message"]),
+        extra=unknown_fields(message, MESSAGE_FIELDS),
     )
 
 
@@ -159,8 +165,9 @@ def mapping(value: object) -> dict[str, Any]:
     return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
 
 
-def _extra(message: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in message.items() if name not in _KNOWN_FIELDS and value is not None}
+def unknown_fields(given: Mapping[str, Any], known: AbstractSet[str]) -> dict[str, Any]:
+    """Return what a server sent beside the fields that this package reads."""
+    return {name: value for name, value in given.items() if name not in known and value is not None}
 
 
 def text_of(content: Content) -> str:
@@ -171,11 +178,17 @@ def text_of(content: Content) -> str:
     return content or ""
 
 
-def _read_calls(calls: list[_Call] | None, redactor: Redactor) -> Iterator[ToolCall]:
-    for call in calls or ():
+def _read_calls(
+    calls: list[_Call] | None, sent: Iterable[Mapping[str, Any]] | None, redactor: Redactor
+) -> Iterator[ToolCall]:
+    for call, raw in zip(calls or (), sent or (), strict=True):
         function = call.function or _Function()
-        identity = "" if call.id is None else str(call.id)
-        yield ToolCall(identity, function.name or "", redactor.answer(read_arguments(function.arguments)))
+        yield ToolCall(
+            "" if call.id is None else str(call.id),
+            function.name or "",
+            redactor.answer(read_arguments(function.arguments)),
+            unknown_fields(raw, CALL_FIELDS),
+        )
 
 
 def read_arguments(arguments: str | dict[str, Any] | None) -> dict[str, Any] | str:
@@ -192,14 +205,15 @@ def unique_calls(calls: Iterable[ToolCall]) -> tuple[ToolCall, ...]:
     """Give a fresh id to each call that has none, or one that an earlier call has."""
     given = list(calls)
     taken, seen = {call.id for call in given}, {""}
+    numbers: defaultdict[str, Iterator[int]] = defaultdict(lambda: count(1))
     unique: list[ToolCall] = []
     for call in given:
-        identity = _fresh_id(call.id or "call", taken) if call.id in seen else call.id
+        identity = call.id if call.id not in seen else _fresh_id(call.id or "call", numbers[call.id], taken)
         taken.add(identity)
         seen.add(identity)
         unique.append(call if identity == call.id else msgspec.structs.replace(call, id=identity))
     return tuple(unique)
 
 
-def _fresh_id(like: str, taken: set[str]) -> str:
-    return next(identity for number in count(1) if (identity := f"{like}_{number}") not in taken)
+def _fresh_id(like: str, numbers: Iterator[int], taken: set[str]) -> str:
+    return next(identity for number in numbers if (identity := f"{like}_{number}") not in taken)

@@ -5,7 +5,20 @@ from typing import Final
 
 from executionkit.core.usage import TokenUsage
 from executionkit.errors import PermanentError, RateLimitError
-from tests.faults.script import CLOSE, GOOD, RESET, STALL, USAGE, Drip, Fault, Flood, Pause, Step, reply
+from tests.faults.script import (
+    CLOSE,
+    ECHO_KEY,
+    GOOD,
+    RESET,
+    STALL,
+    USAGE,
+    Drip,
+    Fault,
+    Flood,
+    Pause,
+    Step,
+    reply,
+)
 
 __all__ = ["STREAMS"]
 
@@ -29,6 +42,8 @@ def delta(finish: str | None = None, **fields: object) -> bytes:
 PARIS: Final = (delta(role="assistant", content=""), delta(content="Par"), delta(content="is"))
 SECOND: Final = event(choices=[{"index": 1, "delta": {"content": "Rome"}, "finish_reason": None}])
 STOP: Final = delta("stop")
+OPEN: Final = (HEAD.replace(b"Transfer-Encoding: chunked\r\n", b""),)
+KEYS_BEGIN: Final = delta(content="it is sk-")
 BILL: Final = event(choices=[], usage=USAGE)
 DONE: Final = b"data: [DONE]\n\n"
 SOUND: Final = b"".join((*PARIS, STOP, BILL, DONE))
@@ -42,8 +57,10 @@ def cut(*pieces: bytes | Step) -> tuple[Step, ...]:
     return stream(*pieces)[:-1]
 
 
-def _good(name: str, *steps: Step, usage: TokenUsage = BILLED, slow: bool = False) -> Fault:
-    return Fault(f"stream-{name}", steps, None, text="Paris", usage=usage, slow=slow)
+def _good(
+    name: str, *steps: Step, usage: TokenUsage = BILLED, text: str = "Paris", slow: bool = False
+) -> Fault:
+    return Fault(f"stream-{name}", steps, None, text=text, usage=usage, slow=slow)
 
 
 def _bad(
@@ -80,6 +97,39 @@ STREAMS: Final = (
     _good("not-a-stream", reply(GOOD)),
     _good("no-usage", *stream(*PARIS, STOP, DONE), usage=TokenUsage()),
     _good("null-fields", *stream(delta(content="Paris", tool_calls=None, refusal=None), STOP, BILL, DONE)),
+    _good("done-with-a-space", *stream(*PARIS, STOP, BILL, b"data: [DONE] \n\n")),
+    _good("empty-data", *stream(PARIS[0], b"data:\n\n", *PARIS[1:], STOP, b"data: \n\n", BILL, DONE)),
+    _good("text-behind-finish", *stream(*PARIS[:2], STOP, PARIS[2], BILL, DONE)),
+    _good("key-shared-at-the-end", *OPEN, KEYS_BEGIN, STOP, BILL, CLOSE, text="it is sk-"),
+    _good(
+        "echo-in-pieces",
+        *OPEN,
+        delta(content=f"it is {ECHO_KEY.decode()}"),
+        STOP,
+        BILL,
+        CLOSE,
+        text="it is ***",
+    ),
+    _good("not-a-stream-in-capitals", reply(GOOD).replace(b"application/json", b"Application/JSON")),
+    _bad(
+        "error-echo", *OPEN, event(error={"message": ECHO_KEY.decode()}), CLOSE, text="", usage=TokenUsage()
+    ),
+    _bad("not-json-echo", *OPEN, b"data: {" + ECHO_KEY + b"\n\n", CLOSE, text="", usage=TokenUsage()),
+    _bad("not-a-piece-echo", *OPEN, event(choices=ECHO_KEY.decode()), CLOSE, text="", usage=TokenUsage()),
+    _bad("bill-first-cut", *cut(BILL), CLOSE, text=""),
+    _bad("bill-first-error", *stream(BILL, event(error="overloaded")), text=""),
+    _bad(
+        "bill-grows",
+        *cut(event(usage={"prompt_tokens": 9, "completion_tokens": 0}), *PARIS),
+        CLOSE,
+        usage=TokenUsage(9, 2),
+    ),
+    _bad(
+        "bill-is-absurd",
+        *cut(*PARIS, event(usage={"prompt_tokens": -9, "completion_tokens": "x"})),
+        CLOSE,
+        usage=TokenUsage(9, 2),
+    ),
     _bad("early-done", *stream(*PARIS, DONE), usage=TokenUsage(9, 2)),
     _bad("no-finish", *stream(*PARIS), usage=TokenUsage(9, 2)),
     _bad("no-finish-billed", *stream(*PARIS, BILL)),

@@ -1,5 +1,6 @@
 """Every kind of streamed answer: the whole text, or exactly one error with the text so far."""
 
+import traceback
 from typing import Any
 
 import anyio
@@ -35,11 +36,14 @@ async def play(fault: Fault, server: FaultServer, **settings: Any) -> None:
             response = stream.response
             assert response.content == fault.text
             assert response.finish_reason == "stop"
+            assert stream.text == fault.text
             assert TokenUsage(response.input_tokens, response.output_tokens) == fault.usage
         else:
             with pytest.raises(LLMError) as caught:
                 await _collect(stream, texts)
             error = caught.value
+            shown = traceback.TracebackException.from_exception(error, capture_locals=True).format()
+            assert KEY not in "".join(shown)
             assert type(error) is fault.error
             assert error.retryable is fault.retryable
             assert error.retry_after == fault.retry_after

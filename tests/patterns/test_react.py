@@ -642,6 +642,8 @@ async def test_nothing_is_nested_too_deeply_to_handle(levels: int) -> None:
     error = failure(await react([add]).run(Talking(odd), "go"))
     assert isinstance(error, ProviderError)
     assert error.cost == TokenUsage(10, 0, 1) or error.metadata["usage_estimated"]
+    odd = LLMResponse("", (ToolCall("a", "add", {}, {"x": _nested(levels)}),))
+    assert isinstance(failure(await react([add]).run(Talking(odd), "go")), ProviderError)
     with pytest.raises(ValueError, match="nested more than 100"):
         react([add], transcript=[{"role": "user", "content": _nested(levels)}])
     fine = LLMResponse("four", extra={"reasoning": _nested(90)})
@@ -652,11 +654,14 @@ async def test_nothing_is_nested_too_deeply_to_handle(levels: int) -> None:
 
 async def test_unknown_fields_survive_the_round_trip() -> None:
     extra = {"reasoning_content": "hm", "signature": {"a": [1]}}
-    asking = LLMResponse("thinking", (ToolCall("a", "add", {"left": 1, "right": 1}),), extra=extra)
+    call = ToolCall("a", "add", {"left": 1, "right": 1}, {"extra_content": {"thought_signature": "x"}})
+    asking = LLMResponse("thinking", (call,), extra=extra)
     provider = Talking(asking, LLMResponse("two", extra={"reasoning_content": "so"}))
     result = (await react([add]).run(provider, "go")).unwrap()
     sent = provider.asked[1][1]
     assert (sent["content"], sent["reasoning_content"], sent["signature"]) == ("thinking", "hm", {"a": [1]})
+    assert sent["tool_calls"][0]["extra_content"] == {"thought_signature": "x"}
+    assert sent["tool_calls"][0]["function"]["name"] == "add"
     assert result.metadata["transcript"][-1]["reasoning_content"] == "so"
 
 

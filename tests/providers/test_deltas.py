@@ -54,7 +54,7 @@ def test_nothing_at_all_is_an_empty_answer() -> None:
     assembly, _ = assembled()
     assert assembly.finish_reason is None
     assert assembly.finished() == LLMResponse("")
-    assert (assembly.text, assembly.pieces, assembly.flush()) == ("", 0, "")
+    assert (assembly.text, assembly.pieces, assembly.flush(is_sound=True)) == ("", 0, "")
 
 
 def test_the_last_usage_and_finish_reason_count() -> None:
@@ -86,7 +86,31 @@ def function(name: object = None, arguments: object = None) -> dict[str, Any]:
             (ToolCall("a", "f", {}), ToolCall("b", "g", {})),
         ),
         ([call(index=1, id="b"), call(index=0, id="a")], (ToolCall("a", "", {}), ToolCall("b", "", {}))),
-        ([call(index=0, id="a"), call(index=0, id="b")], (ToolCall("a", "", {}),)),
+        ([call(index=0, id="a"), call(index=0, id="a")], (ToolCall("a", "", {}),)),
+        (
+            [call(index=0, id="a", **function("f", "{}")), call(index=0, id="b", **function("g", "{}"))],
+            (ToolCall("a", "f", {}), ToolCall("b", "g", {})),
+        ),
+        (
+            [
+                call(id="a", **function("f", '{"x"')),
+                call(**function(None, ": 1}")),
+                call(id="a", **function("", " ")),
+            ],
+            (ToolCall("a", "f", {"x": 1}),),
+        ),
+        (
+            [call(**function("f", "{}")), call(**function("g", "{}"))],
+            (ToolCall("call_1", "f", {}), ToolCall("call_2", "g", {})),
+        ),
+        (
+            [call(index=0, id=7, **function("f", "{")), call(index=0, id=7, **function(None, "}"))],
+            (ToolCall("7", "f", {}),),
+        ),
+        (
+            [call(index=0, id="a", extra_content={"signature": "x"}), call(index=0, type="function", more=1)],
+            (ToolCall("a", "", {}, {"extra_content": {"signature": "x"}, "more": 1}),),
+        ),
         ([call(index=0), call(index=0, id="b")], (ToolCall("b", "", {}),)),
         (
             [call(index=0, **function("ge", '{"a"')), call(index=0, **function("t", ": 1}"))],
@@ -107,13 +131,15 @@ def test_calls_are_put_together_by_their_index(pieces: list[str], calls: tuple[T
     assert assembly.pieces == len(pieces)
 
 
-def test_unknown_fields_are_joined_where_they_are_text() -> None:
+def test_unknown_fields_are_joined_where_they_are_texts_or_lists() -> None:
     assembly, _ = assembled(
         piece({"reasoning_content": "hm", "role": "assistant", "refusal": None}),
         piece({"reasoning_content": ", well", "signature": {"a": 1}, "number": 1}),
-        piece({"signature": {"b": 2}, "number": "two", "reasoning_content": None}),
+        piece({"signature": {"b": 2}, "number": "two", "reasoning_content": None, "details": [{"a": 1}]}),
+        piece({"details": [{"b": 2}]}),
     )
-    extra = {"reasoning_content": "hm, well", "signature": {"b": 2}, "number": "two"}
+    details = [{"a": 1}, {"b": 2}]
+    extra = {"reasoning_content": "hm, well", "signature": {"b": 2}, "number": "two", "details": details}
     assert assembly.finished().extra == extra
 
 
@@ -157,7 +183,7 @@ def test_what_may_begin_the_key_is_held_back() -> None:
     )
     assert chunks == [StreamChunk("is "), StreamChunk("sk-12 or")]
     assert assembly.text == "is sk-12 or"
-    assert assembly.flush() == ""
+    assert assembly.flush(is_sound=True) == ""
 
 
 @pytest.mark.parametrize(
@@ -166,15 +192,29 @@ def test_what_may_begin_the_key_is_held_back() -> None:
 def test_at_the_end_a_longer_beginning_of_the_key_stays_hidden(end: str, shown: str) -> None:
     assembly, chunks = assembled(piece({"content": f"is {end}"}), redactor=Redactor(KEY))
     assert chunks == [StreamChunk("is ")]
-    assert assembly.flush() == shown
+    assert assembly.flush(is_sound=False) == shown
     assert assembly.text == f"is {shown}"
-    assert assembly.flush() == ""
+    assert assembly.flush(is_sound=False) == ""
 
 
-def test_nothing_is_held_back_from_the_last_piece() -> None:
-    assembly, chunks = assembled(piece({"content": "is s"}, finish="stop"), redactor=Redactor(KEY))
-    assert chunks == [StreamChunk("is s", "stop")]
-    assert assembly.text == "is s"
+@pytest.mark.parametrize(
+    ("end", "shown"), [("s", "s"), ("sk-12345678", "sk-12345678"), (KEY[:12], "***"), (KEY[:-1], "***")]
+)
+def test_a_sound_text_may_end_in_what_keys_share(end: str, shown: str) -> None:
+    assembly, chunks = assembled(piece({"content": f"is {end}"}, finish="stop"), redactor=Redactor(KEY))
+    assert chunks == [StreamChunk("is ", "stop")]
+    assert assembly.flush(is_sound=True) == shown
+    assert assembly.text == f"is {shown}"
+
+
+def test_what_comes_behind_the_finish_reason_counts() -> None:
+    assembly, chunks = assembled(
+        piece({"content": f"is {KEY[:-3]}"}, finish="stop"),
+        piece({"content": f"{KEY[-3:]}, s"}),
+        redactor=Redactor(KEY),
+    )
+    assert chunks == [StreamChunk("is ", "stop"), StreamChunk("***, ")]
+    assert (assembly.flush(is_sound=True), assembly.text) == ("s", "is ***, s")
 
 
 def test_the_key_is_kept_out_of_every_field() -> None:
@@ -256,3 +296,10 @@ def test_an_empty_finish_reason_is_none() -> None:
     assembly, chunks = assembled(piece({"content": "a"}, finish=""))
     assert chunks == [StreamChunk("a")]
     assert assembly.finish_reason is None
+
+
+def test_several_choices_in_one_event_are_all_paid_for() -> None:
+    choices = [{"index": index, "delta": {"content": "a"}} for index in (0, 1, 2)]
+    assembly, chunks = assembled(json.dumps({"choices": choices}))
+    assert chunks == [StreamChunk("a")]
+    assert assembly.pieces == 3

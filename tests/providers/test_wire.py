@@ -1,8 +1,10 @@
 """Whatever a server answers is a completion or a reason; what is sent is JSON or a clear error."""
 
+import itertools
 import json
 import os
 import random
+from collections.abc import Iterator
 from itertools import pairwise
 from types import MappingProxyType
 from typing import Any
@@ -16,6 +18,7 @@ from executionkit.core.redaction import NOTHING_SECRET, Redactor
 from executionkit.core.usage import TokenUsage
 from executionkit.errors import PermanentError
 from executionkit.provider import LLMResponse, ToolCall
+from executionkit.providers import wire
 from executionkit.providers.deltas import Assembly, StreamChunk
 from executionkit.providers.wire import (
     Unusable,
@@ -26,6 +29,7 @@ from executionkit.providers.wire import (
     unique_calls,
 )
 
+KEY = "sk-12345678"
 SHAPES = int(os.environ.get("EXECUTIONKIT_SHAPES", "20000"))
 """Shapes of an answer that the parser is tried on; fewer where the whole suite runs again and again."""
 
@@ -95,9 +99,40 @@ def test_any_pieces_are_read_or_refused(seed: int) -> None:
         chunk = assembly.take(json.dumps(any_body(chance)))
         if isinstance(chunk, StreamChunk):
             texts.append(chunk.text)
-    texts.append(assembly.flush())
+    texts.append(assembly.flush(is_sound=True))
     check_response(assembly.finished())
     assert "".join(texts) == assembly.text
+
+
+def test_a_fresh_id_takes_one_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[int] = []
+
+    def counted(start: int) -> Iterator[int]:
+        for number in itertools.count(start):
+            steps.append(number)
+            yield number
+
+    monkeypatch.setattr(wire, "count", counted)
+    taken = [ToolCall(f"call_{number}", "f", {}) for number in range(1, 500)]
+    unique = unique_calls([*taken, *[ToolCall("", "f", {})] * 500, *[ToolCall("a", "f", {})] * 500])
+    assert len({call.id for call in unique}) == 1_499
+    assert len(steps) <= 2_000
+
+
+def test_what_a_call_holds_beside_is_kept() -> None:
+    call = {
+        "id": "a",
+        "type": "function",
+        "index": 0,
+        "function": {"name": "f", "arguments": "{}"},
+        "no": None,
+    }
+    message = {"tool_calls": [{**call, "extra_content": {"signature": KEY}}, {"function": {"name": "g"}}]}
+    answer = decode_completion(json.dumps({"choices": [{"message": message}]}).encode(), Redactor(KEY))
+    assert isinstance(answer, LLMResponse)
+    first, second = answer.tool_calls
+    assert first == ToolCall("a", "f", {}, {"extra_content": {"signature": "***"}})
+    assert (second.extra, repr(second)) == ({}, "ToolCall(id='call_1', name='g', arguments={})")
 
 
 @settings(max_examples=1_000, deadline=None)
@@ -162,7 +197,7 @@ def test_a_key_that_comes_in_pieces_is_found(cuts: list[int]) -> None:
     assembly = Assembly(Redactor(key))
     for start, end in pairwise(bounds):
         assembly.take(json.dumps({"choices": [{"delta": {"content": text[start:end]}}]}))
-    assembly.flush()
+    assembly.flush(is_sound=True)
     assert assembly.text == "your key is ***, keep it"
 
 
