@@ -4,7 +4,7 @@ import asyncio
 import errno
 import os
 import socket
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Sequence
 from functools import lru_cache
 from ipaddress import ip_address
@@ -13,7 +13,7 @@ from typing import Any, Final, TypeAlias, cast
 import anyio
 from typing_extensions import override
 
-from executionkit.providers.inbox import Inbox
+from executionkit.providers.inbox import Inbox, wake
 from executionkit.providers.sockets import READ_SIZE, is_readable
 
 __all__ = ["PlainSocket", "TransportSocket", "alternating", "connect_asyncio"]
@@ -24,7 +24,6 @@ _HEAD_START: Final = 0.25
 _Target: TypeAlias = tuple[Any, ...]
 """An address as `socket.connect` takes it."""
 _UNDER_WAY: Final = frozenset({errno.EINPROGRESS, errno.EWOULDBLOCK, errno.EINTR})
-_NOTHING: Final = memoryview(b"")
 
 
 async def connect_asyncio(host: str, port: int) -> "PlainSocket | TransportSocket":
@@ -37,8 +36,9 @@ async def connect_asyncio(host: str, port: int) -> "PlainSocket | TransportSocke
     """
     loop, family = asyncio.get_running_loop(), _family(host)
     if not _watches_sockets(loop):
+        delay = _HEAD_START if family is None else None
         connected: TransportSocket
-        _, connected = await loop.create_connection(TransportSocket, host, port)
+        _, connected = await loop.create_connection(TransportSocket, host, port, happy_eyeballs_delay=delay)
         return connected
     if family is not None:
         return await _connect(loop, family, (host, port))
@@ -47,7 +47,7 @@ async def connect_asyncio(host: str, port: int) -> "PlainSocket | TransportSocke
 
 
 def _watches_sockets(loop: asyncio.AbstractEventLoop) -> bool:
-    return isinstance(loop, asyncio.SelectorEventLoop)
+    return not isinstance(loop, getattr(asyncio, "ProactorEventLoop", ()))
 
 
 @lru_cache(maxsize=256)
@@ -114,7 +114,7 @@ async def _connect(loop: asyncio.AbstractEventLoop, family: int, target: _Target
             problem = connecting.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if problem:
             raise OSError(problem, f"{os.strerror(problem)}, {target[0]}:{target[1]}")
-        return PlainSocket(loop, connecting)
+        return PlainSocket(connecting)
     except BaseException:
         connecting.close()
         raise
@@ -122,30 +122,24 @@ async def _connect(loop: asyncio.AbstractEventLoop, family: int, target: _Target
 
 async def _writable(loop: asyncio.AbstractEventLoop, number: int) -> None:
     waiter = loop.create_future()
-    loop.add_writer(number, _wake, waiter)
+    loop.add_writer(number, wake, waiter)
     try:
         await waiter
     finally:
         loop.remove_writer(number)
 
 
-def _wake(waiter: "asyncio.Future[None]") -> None:
-    if not waiter.done():
-        waiter.set_result(None)
-
-
 class PlainSocket:
     """A socket alone. A transport of asyncio's takes three times as long to open, and costs more a read."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, connected: socket.socket) -> None:
-        self._loop = loop
+    # Like its inbox it does not know its event loop.
+    def __init__(self, connected: socket.socket) -> None:
         self._socket = connected
-        self._number = connected.fileno()
         self._inbox = Inbox()
-        self._unsent = _NOTHING
+        self._unsent: deque[memoryview] = deque()
         self._is_writing = False
-        self._is_reading = True
-        loop.add_reader(self._number, self._receive)
+        self._is_reading = False
+        self._start_reading()
 
     def _receive(self) -> None:
         try:
@@ -153,52 +147,66 @@ class PlainSocket:
         except (BlockingIOError, InterruptedError):
             return
         except OSError as error:
-            self._stop_reading()
-            self._inbox.end(error)
+            self._hang_up(error)
             return
-        if data:
-            self._inbox.put(data)
-        else:
-            self._inbox.end()
-        if not data or self._inbox.is_full:
+        if not data:
+            self._hang_up(None)
+            return
+        self._inbox.put(data)
+        if self._inbox.is_full:
             self._stop_reading()
+
+    def _hang_up(self, failure: OSError | None) -> None:
+        """Note that the server has ended the stream, and close what has nothing left to send."""
+        self._inbox.end(failure)
+        self._stop_reading()
+        if not self._unsent:
+            self._socket.close()
+
+    def _start_reading(self) -> None:
+        self._is_reading = True
+        asyncio.get_running_loop().add_reader(self._socket.fileno(), self._receive)
 
     def _stop_reading(self) -> None:
         if self._is_reading:
             self._is_reading = False
-            self._loop.remove_reader(self._number)
+            asyncio.get_running_loop().remove_reader(self._socket.fileno())
 
     async def read(self) -> bytes:
-        """Return what has arrived, at least one byte; `b""` once the server has ended the stream."""
+        """Return what has arrived, at least one byte; `b""` once the stream has ended."""
         data = await self._inbox.get()
         if not self._is_reading and self._inbox.is_empty and not self._inbox.has_ended:
-            self._is_reading = True
-            self._loop.add_reader(self._number, self._receive)
+            self._start_reading()
         return data
 
     async def write(self, data: bytes | memoryview) -> None:
         """Send `data`, without waiting: a refusal may come, and be read, before all of it is sent."""
-        self._unsent = memoryview(b"".join((self._unsent, data))) if self._unsent else memoryview(data)
+        self._unsent.append(memoryview(data))
         self._send()
 
     def _send(self) -> None:
         try:
-            self._unsent = self._unsent[self._socket.send(self._unsent) :] or _NOTHING
+            while self._unsent:
+                sent = self._socket.send(self._unsent[0])
+                self._unsent[0] = self._unsent[0][sent:]
+                if not self._unsent[0]:
+                    self._unsent.popleft()
         except (BlockingIOError, InterruptedError):
-            pass
+            self._start_writing()
         except OSError:
             self._stop_writing()  # what is left makes it stale; the answer may still be read
-            return
-        if not self._unsent:
+        else:
             self._stop_writing()
-        elif not self._is_writing:
+
+    def _start_writing(self) -> None:
+        if not self._is_writing:
             self._is_writing = True
-            self._loop.add_writer(self._number, self._send)
+            asyncio.get_running_loop().add_writer(self._socket.fileno(), self._send)
 
     def _stop_writing(self) -> None:
         if self._is_writing:
             self._is_writing = False
-            self._loop.remove_writer(self._number)
+            asyncio.get_running_loop().remove_writer(self._socket.fileno())
 
     def is_stale(self) -> bool:
         """Whether it cannot carry another exchange."""
@@ -216,7 +224,10 @@ class PlainSocket:
 
 
 class TransportSocket(asyncio.Protocol):
-    """A transport of an event loop that is not asyncio's own, or watches no sockets (Windows, uvloop)."""
+    """A transport of an event loop that watches no sockets: asyncio's own on Windows.
+
+    Of a server that resets the connection behind its answer it may lose that answer.
+    """
 
     def __init__(self) -> None:
         self._inbox = Inbox()
@@ -244,7 +255,7 @@ class TransportSocket(asyncio.Protocol):
         self._inbox.end(exc)
 
     async def read(self) -> bytes:
-        """Return what has arrived, at least one byte; `b""` once the server has ended the stream."""
+        """Return what has arrived, at least one byte; `b""` once the stream has ended."""
         data = await self._inbox.get()
         if self._is_paused and self._inbox.is_empty and self._transport is not None:
             self._is_paused = False

@@ -6,7 +6,7 @@ from typing import Final
 
 from executionkit.providers.sockets import READ_SIZE
 
-__all__ = ["Inbox"]
+__all__ = ["Inbox", "wake"]
 
 _FULL: Final = 4 * READ_SIZE
 
@@ -14,13 +14,13 @@ _FULL: Final = 4 * READ_SIZE
 class Inbox:
     """Bytes that came in, for one reader."""
 
+    # It does not know its event loop: what a loop holds must not hold the loop.
     def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
         self._chunks: deque[bytes] = deque()
         self._size = 0
         self._failure: Exception | None = None
         self._waiter: asyncio.Future[None] | None = None
-        self.has_ended = False
+        self.has_ended: bool = False
 
     @property
     def is_empty(self) -> bool:
@@ -45,8 +45,8 @@ class Inbox:
         self._wake()
 
     def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        if self._waiter is not None:
+            wake(self._waiter)
 
     async def get(self) -> bytes:
         """Return the next bytes; `b""` at the end.
@@ -57,7 +57,7 @@ class Inbox:
         while not self._chunks:
             if self.has_ended:
                 return self._end()
-            self._waiter = self._loop.create_future()
+            self._waiter = asyncio.get_running_loop().create_future()
             try:
                 await self._waiter
             finally:
@@ -70,3 +70,9 @@ class Inbox:
         if self._failure is None:
             return b""
         raise OSError(f"the connection broke: {self._failure}") from self._failure
+
+
+def wake(waiter: "asyncio.Future[None]") -> None:
+    """Let whoever waits go on, unless they were woken or cancelled already."""
+    if not waiter.done():
+        waiter.set_result(None)

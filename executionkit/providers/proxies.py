@@ -2,6 +2,7 @@
 
 import base64
 import ssl
+from contextlib import suppress
 from functools import partial
 from typing import Final, Self
 from urllib.parse import unquote
@@ -40,10 +41,9 @@ def proxy_for(address: Address) -> Secret | None:
     """
     if proxy_bypass(f"{address.host}:{address.port}"):  # with its port: NO_PROXY may name one
         return None
-    try:
+    with suppress(ValueError):
         return Secret(_named("https" if address.tls else "http") or _named("all")) or None
-    except ValueError:
-        raise PermanentError(_UNUSABLE) from None
+    raise PermanentError(_UNUSABLE)
 
 
 def _named(scheme: str) -> str:
@@ -58,12 +58,12 @@ def proxied(
     Raises:
         PermanentError: The proxy's address is none, or of a kind that is not installed.
     """
-    try:
+    with suppress(ImportError, ValueError):
         if proxy.reveal().lower().startswith("socks"):
             return _through_httpx(address, proxy, tls, timeout, limit)
-        return _Proxy.read(proxy.reveal()).transport(address, tls, limit)
-    except (ImportError, ValueError):
-        raise PermanentError(_UNUSABLE) from None
+        return _Proxy.read(proxy).transport(address, tls, limit)
+    # Not raised where that failed: what failed there holds a password.
+    raise PermanentError(_UNUSABLE)
 
 
 class _Proxy(msgspec.Struct, frozen=True):
@@ -73,16 +73,16 @@ class _Proxy(msgspec.Struct, frozen=True):
     authorization: Secret
 
     @classmethod
-    def read(cls, proxy: str) -> Self:
+    def read(cls, proxy: Secret) -> Self:
         """Read the value of an environment variable.
 
         Raises:
             ValueError: It is not the address of such a proxy.
         """
-        scheme, found, rest = proxy.rpartition("://")
-        user, _, host = rest.rpartition("@")
+        scheme, found, _ = proxy.reveal().rpartition("://")
+        host = proxy.reveal().rpartition("://")[2].rpartition("@")[2]
         address = parse_address(f"{scheme.lower() if found else 'http'}://{host}")
-        return cls(address, Secret(f"Basic {_base64(unquote(user))}" if user else ""))
+        return cls(address, Secret(_basic(*proxy.reveal().rpartition("://")[2].rpartition("@")[:2])))
 
     @property
     def headers(self) -> list[tuple[str, str]]:
@@ -119,8 +119,11 @@ class _Proxy(msgspec.Struct, frozen=True):
         return await secured(opened, tls, address.host)
 
 
-def _base64(text: str) -> str:
-    return base64.b64encode(text.encode()).decode()
+def _basic(user: str, found: str) -> str:
+    """Return what tells who asks, by RFC 7617; a user without a password has an empty one."""
+    if not found:
+        return ""
+    return f"Basic {base64.b64encode(unquote(user if ':' in user else f'{user}:').encode()).decode()}"
 
 
 def _check_tunnel(head: Head) -> None:

@@ -13,7 +13,7 @@ class ByteSocket(Protocol):
     """A connected stream."""
 
     async def read(self) -> bytes:
-        """Return what has arrived, at least one byte; `b""` once the server has ended the stream.
+        """Return what has arrived, at least one byte; `b""` once the stream has ended.
 
         Raises:
             OSError: The connection broke.

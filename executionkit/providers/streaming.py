@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Final, Self
 
 import anyio
+from anyio.lowlevel import checkpoint_if_cancelled
 
 from executionkit.core.redaction import Redactor
 from executionkit.core.sse import EventParser
@@ -73,6 +74,7 @@ class Stream:
         self._whole: LLMResponse | None = None
         self._failure: LLMError | None = None
         self._ended = False
+        self._is_advancing = False
 
     @property
     def text(self) -> str:
@@ -119,17 +121,27 @@ class Stream:
         return self
 
     async def __anext__(self) -> StreamChunk:
-        while not self._ready and not self._ended:
-            try:
-                await self._advance()
-            except LLMError as error:
-                await self._fail(error)
-            except BaseException:
-                await self.aclose()
-                raise
+        if self._is_advancing:
+            raise RuntimeError("another task is reading this stream; one at a time may")
+        self._is_advancing = True
+        try:
+            while not self._ready and not self._ended:
+                await self._advance_or_fail()
+        finally:
+            self._is_advancing = False
         if self._ready:  # also what arrived together with the failure
             return self._ready.popleft()
         raise self._failure or StopAsyncIteration
+
+    async def _advance_or_fail(self) -> None:
+        try:
+            await self._advance()
+        except LLMError as error:
+            if not self._ended:  # else another task has closed it
+                await self._fail(error)
+        except BaseException:
+            await self.aclose()
+            raise
 
     async def _fail(self, error: LLMError) -> None:
         self._hand_out(self._assembly.flush(is_sound=False))
@@ -163,8 +175,9 @@ class Stream:
             await self._turn.wait()
         failure: LLMError | None = None
         began = anyio.current_time()
-        with anyio.move_on_after(self._seconds_left):
+        with anyio.move_on_after(max(0.0, self._seconds_left)):
             try:
+                await checkpoint_if_cancelled()  # reading what is there already would never be cancelled
                 await self._read_on()
                 self._seconds_left -= anyio.current_time() - began
                 return
@@ -180,9 +193,13 @@ class Stream:
 
     async def _read_on(self) -> None:
         if self._exchange is None:
-            self._exchange = await self._transport().send(self._request)
+            exchange = await self._transport().send(self._request)
             if self._turn is not None:
-                self._turn.learn(self._exchange.head)
+                self._turn.learn(exchange.head)
+            if self._ended:  # closed by another task
+                await exchange.finish()
+                return
+            self._exchange = exchange
         if self._reader is None:
             await self._begin(self._exchange)
         else:

@@ -22,14 +22,14 @@ async def secured(opened: ByteSocket, context: ssl.SSLContext, host: str) -> "TL
         ssl.SSLError: The server speaks no TLS, or none that `context` accepts.
         OSError: The connection broke.
     """
-    secured = TLSSocket(opened, context, host)
     try:
-        await secured.shake_hands()
+        agreed = TLSSocket(opened, context, host)
+        await agreed.shake_hands()
     except BaseException:
         with anyio.CancelScope(shield=True):
             await opened.abort()
         raise
-    return secured
+    return agreed
 
 
 class TLSSocket:
@@ -60,7 +60,7 @@ class TLSSocket:
         await self._do(self._tls.do_handshake)
 
     async def read(self) -> bytes:
-        """Return what has arrived, at least one byte; `b""` once the server has ended the stream.
+        """Return what has arrived, at least one byte; `b""` once the stream has ended.
 
         A stream that ends without TLS's own goodbye is not told from one with it: HTTP says how long an
         answer is.
@@ -75,6 +75,7 @@ class TLSSocket:
 
     async def write(self, data: bytes | memoryview) -> None:
         """Send `data`, without waiting for much of it."""
+        # Into memory all of it goes at once.
         with suppress(ssl.SSLZeroReturnError, ssl.SSLEOFError):  # its answer may still be read
             await self._do(partial(self._tls.write, data))
 

@@ -61,7 +61,7 @@ class Transport(Protocol):
 
 
 def is_tls_failure(error: BaseException) -> bool:
-    """Whether TLS could not be agreed on, down the chain of causes; a hang-up in the middle is not that."""
+    """Whether TLS itself failed, down the chain of causes; a hang-up in the middle is not that."""
     link: BaseException | None = error
     for _ in range(10):
         if isinstance(link, ssl.SSLError):
@@ -143,7 +143,7 @@ class Pool:
         self._closed = True
         while self._idle:
             await _abort(self._idle.pop())
-        # asyncio closes the sockets in its next pass.
+        # A transport of asyncio's is closed in its loop's next pass.
         await cancel_shielded_checkpoint()
 
 

@@ -9,7 +9,7 @@ from executionkit.providers.sockets import READ_SIZE, is_readable
 
 __all__ = ["TrioSocket", "connect_trio"]
 
-_SENT_AT_ONCE: Final = 65_536
+_SENT_AT_ONCE: Final = 16_384
 """Bytes that are sent before the answer is looked for; more is sent beside, for a refusal may come first."""
 
 
@@ -31,10 +31,10 @@ class TrioSocket:
         self._is_sending = False
 
     async def read(self) -> bytes:
-        """Return what has arrived, at least one byte; `b""` once the server has ended the stream."""
+        """Return what has arrived, at least one byte; `b""` once the stream has ended."""
         try:
             return bytes(await self._stream.receive_some(READ_SIZE))
-        except trio.BrokenResourceError as error:
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             raise OSError(f"the connection broke: {error.__cause__ or error}") from error
 
     async def write(self, data: bytes | memoryview) -> None:

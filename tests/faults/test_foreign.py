@@ -1,7 +1,7 @@
 """Transports and clients that the user hands in: the same promises, whatever they raise."""
 
 import traceback
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
@@ -138,3 +138,19 @@ async def test_permanent_errors_stay_permanent() -> None:
     )
     outcome = await _outcome(Provider("https://api.example.com/v1", "m", KEY, transport=transport))
     assert isinstance(outcome, PermanentError)
+
+
+class _Endless(httpx.AsyncByteStream):
+    """Events without end, each of them there as soon as it is asked for."""
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        while True:
+            yield b"data: {}\n\n"
+
+
+async def test_a_stream_that_never_pauses_ends_in_time() -> None:
+    transport = httpx.MockTransport(lambda _: httpx.Response(200, stream=_Endless()))
+    async with Provider("http://localhost/v1", "m", timeout=0.1, transport=transport) as provider:
+        with pytest.raises(ProviderError, match=r"within 0\.1 s"):
+            async for _ in provider.stream(PROMPT):
+                pass

@@ -1,13 +1,19 @@
 """The pool under pressure: cancellation at any moment, limits, hang-ups between calls."""
 
+import asyncio
+import gc
 import random
 import socket
 import threading
+import time
+import warnings
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import anyio
 import pytest
+import sniffio
 
 from executionkit.errors import PermanentError, ProviderClosedError, ProviderError
 from executionkit.provider import user
@@ -204,3 +210,37 @@ async def test_an_early_refusal_is_read_and_its_connection_not_used_again() -> N
             with pytest.raises(PermanentError, match="413"):
                 await provider.complete([user("x" * 20_000_000)])
             assert await ask(provider) == "Paris"
+
+
+async def test_idle_connections_that_the_server_closed_take_no_descriptor(server: FaultServer) -> None:
+    if sniffio.current_async_library() == "trio":
+        pytest.skip("trio tells of it only where somebody reads")
+    before = descriptors()
+    async with Provider(server.url("good-silent-close"), "m") as provider:
+        await ask_many(provider, 10)
+        with anyio.fail_after(20):
+            while descriptors() > before:  # noqa: ASYNC110 - no event tells of it
+                await anyio.sleep(0.001)
+
+
+def test_a_loop_that_ends_unclosed_takes_its_sockets_along(server: FaultServer) -> None:
+    provider = Provider(server.url("good-plain"), "m")
+
+    async def once() -> None:
+        await ask(provider)
+
+    before = descriptors()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        for _ in range(5):
+            asyncio.run(once())
+            gc.collect()
+    patience = 2_000
+    while descriptors() > before and patience:  # the server has to hear of it
+        patience -= 1
+        time.sleep(0.001)
+    assert descriptors() <= before
+
+
+def descriptors() -> int:
+    return len([*Path("/dev/fd").iterdir()])

@@ -98,3 +98,43 @@ async def test_a_consumer_that_takes_its_time_is_not_timed_out(server: FaultServ
     async with Provider(server.url("stream-pauses"), "m", timeout=0.5) as provider:
         async for piece in provider.stream(PROMPT):
             await anyio.sleep(0.15 if piece.text else 0.2)
+
+
+async def test_closing_before_the_answer_begins_gives_the_slot_back(server: FaultServer) -> None:
+    async with Provider(server.url("good-later"), "m", max_connections=1, timeout=20) as provider:
+        stream = provider.stream(PROMPT)
+        async with anyio.create_task_group() as group:
+            group.start_soon(_read_to_its_end, stream)
+            await anyio.sleep(0.005)
+            await stream.aclose()
+        with anyio.fail_after(10):
+            assert (await provider.complete(PROMPT)).content == "Paris"
+
+
+async def test_closing_ends_the_iteration_of_another_task(server: FaultServer) -> None:
+    async with Provider(server.url("stream-stall"), "m", max_connections=1, timeout=20) as provider:
+        stream = provider.stream(PROMPT)
+        texts: list[str] = []
+        with anyio.fail_after(10):
+            async with anyio.create_task_group() as group:
+                group.start_soon(_collect, stream, texts)
+                while "".join(texts) != "Paris":  # noqa: ASYNC110 - no event tells of it
+                    await anyio.sleep(0.001)
+                await stream.aclose()
+            assert stream.text == "Paris"
+
+
+async def test_one_task_at_a_time_may_read(server: FaultServer) -> None:
+    async with Provider(server.url("stream-stall"), "m", timeout=20) as provider:
+        stream = provider.stream(PROMPT)
+        async with anyio.create_task_group() as group:
+            group.start_soon(_read_to_its_end, stream)
+            await anyio.sleep(0.05)
+            with pytest.raises(RuntimeError, match="another task"):
+                await anext(stream)
+            await stream.aclose()
+
+
+async def _read_to_its_end(stream: Stream) -> None:
+    async for _ in stream:
+        pass

@@ -138,3 +138,11 @@ async def test_an_unasked_answer_in_a_record_of_its_own_is_nobodys() -> None:
         async with Provider(f"https://127.0.0.1:{port}/v1", "m", tls=trusting()) as provider:
             for _ in range(2):
                 assert (await provider.complete(PROMPT)).content == "Paris"
+
+
+async def test_a_context_for_servers_is_refused_and_leaves_no_socket(tls_server: FaultServer) -> None:
+    url = tls_server.url("good-plain").replace("http:", "https:")
+    async with Provider(url, "m", tls=ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)) as provider:
+        with pytest.raises(ProviderError, match="TLS failed") as caught:
+            await provider.complete(PROMPT)
+    assert not caught.value.retryable

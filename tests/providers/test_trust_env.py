@@ -3,6 +3,7 @@
 import base64
 import random
 import ssl
+import traceback
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -215,12 +216,34 @@ async def test_certificates_that_cannot_be_read(tls_server: FaultServer, environ
         await ask(secure(tls_server), trust_env=True)
 
 
-@pytest.mark.parametrize("proxy", ["gopher://u:pass-word@proxy:1", "http://u:pass-word@pro\nxy"])
-async def test_a_proxy_that_is_none(proxy: str, server: FaultServer, environment: Environment) -> None:
+@pytest.mark.parametrize(
+    "proxy",
+    [
+        "gopher://u:pass-word@proxy:1",
+        "http://u:pass-word@pro\nxy",
+        "http://u:pass-word@host:bad/",
+        "http://u:pass-word@ho st:80/",
+        "ftp://u:pass-word@host:80",
+        "socks5://u:pass-word@host:bad",
+        "socks5://u:pass-word@127.0.0.1:9",
+    ],
+)
+async def test_a_proxy_that_cannot_be_used_does_not_show_its_password(
+    proxy: str, server: FaultServer, environment: Environment
+) -> None:
     environment.set(HTTP_PROXY=proxy)
-    with pytest.raises(PermanentError, match="the proxy") as caught:
+    with pytest.raises(LLMError) as caught:  # of SOCKS httpx knows, where its extra is there
         await ask(server.url("good-plain"), trust_env=True)
-    assert "pass-word" not in repr((caught.value, caught.value.__cause__, caught.value.__context__))
+    error: BaseException | None = caught.value
+    while error is not None:
+        frames = traceback.TracebackException.from_exception(error, capture_locals=True)
+        inside = [
+            frame
+            for frame in frames.stack
+            if "executionkit" in frame.filename and "tests" not in frame.filename
+        ]
+        assert "pass-word" not in repr((error, [frame.locals for frame in inside]))
+        error = error.__cause__ or error.__context__
 
 
 async def test_a_proxy_that_is_down_is_worth_another_attempt(
@@ -266,7 +289,7 @@ async def test_a_tunnel_carries_one_call_after_the_other(
 
 @pytest.mark.parametrize("is_tunnel", [False, True])
 @pytest.mark.parametrize(
-    ("user", "sent"), [("u:p%40ss-word", b"u:p@ss-word"), ("only", b"only"), ("a%3Ab:c", b"a:b:c")]
+    ("user", "sent"), [("u:p%40ss-word", b"u:p@ss-word"), ("only", b"only:"), ("a%3Ab:c", b"a:b:c")]
 )
 async def test_a_proxy_is_told_who_asks(
     user: str,
@@ -342,10 +365,3 @@ async def test_a_storm_of_cancelled_calls_leaves_the_proxied_provider_usable(
             with anyio.fail_after(20):
                 for _ in range(5):
                     assert (await provider.complete(PROMPT)).content == "Paris"
-
-
-async def test_a_socks_proxy_is_left_to_httpx(server: FaultServer, environment: Environment) -> None:
-    environment.set(ALL_PROXY="socks5://u:pass-word@127.0.0.1:9")
-    with pytest.raises(LLMError) as caught:  # httpx[socks] may be there or not
-        await ask(server.url("good-plain"), trust_env=True)
-    assert "pass-word" not in repr((caught.value, caught.value.__cause__, caught.value.__context__))
