@@ -1,7 +1,6 @@
 """The ReAct loop: the model calls tools and sees what comes of it, until it answers."""
 
 from collections.abc import Mapping, Sequence
-from itertools import takewhile
 from typing import Any, Final, Generic, Literal, TypeAlias, TypedDict, TypeVar, cast, overload
 
 from returns.result import Failure, Success
@@ -14,7 +13,7 @@ from executionkit.core.checks import check_completion, check_count
 from executionkit.core.encoding import json_text
 from executionkit.core.history import trim_rounds
 from executionkit.core.limits import is_last_call
-from executionkit.core.transcript import Rounds, Transcript, in_rounds, transcript_of
+from executionkit.core.transcript import Rounds, Transcript, parted, transcript_of
 from executionkit.core.usage import NO_USAGE
 from executionkit.dialects import Dialect, Manner, Turn, dialect_of
 from executionkit.errors import BudgetExhaustedError, InvalidOutputError, MaxIterationsError, StoppedError
@@ -107,7 +106,7 @@ class _Loop(Generic[T]):
         # A dialect with a head has said there what an answer looks like.
         is_told = self.kind is None or bool(self.dialect.head)
         self.prompt = user(prompt if is_told or self.kind is None else asking(prompt, self.kind))
-        system, earlier = _parted(settings.transcript)
+        system, earlier = parted(settings.transcript)
         self.earlier = list(map(self.dialect.earlier, earlier))
         self.head = [*self.dialect.head, *system]
         self.later: Rounds = []
@@ -254,14 +253,6 @@ def _drop(rounds: Rounds, most: int, keep: int) -> list[Message]:
     dropped = [message for messages in rounds[:count] for message in messages]
     del rounds[:count]
     return dropped
-
-
-def _parted(transcript: Transcript) -> tuple[list[Message], Rounds]:
-    """Part a transcript into the system messages it begins with, which always stay, and its rounds."""
-    if not transcript:
-        return [], []
-    system = list(takewhile(lambda message: message.get("role") == "system", transcript))
-    return system, in_rounds(transcript[len(system) :])
 
 
 def _rules(settings: React[Any]) -> CallRules:
