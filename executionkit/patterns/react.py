@@ -8,11 +8,12 @@ from typing_extensions import TypeForm, Unpack, override
 
 from executionkit.approval import Approval
 from executionkit.context import Context
-from executionkit.core.answer import AnswerType, Decoded, answer_type, asking, refusal
+from executionkit.core.answer import AnswerType, Decoded, answer_type, asking, complaint
 from executionkit.core.checks import check_completion, check_count
 from executionkit.core.encoding import json_text
 from executionkit.core.history import trim_rounds
 from executionkit.core.limits import is_last_call
+from executionkit.core.refusals import noted_refusal
 from executionkit.core.transcript import Rounds, Transcript, parted, transcript_of
 from executionkit.core.usage import NO_USAGE
 from executionkit.dialects import Dialect, Manner, Turn, dialect_of
@@ -118,6 +119,7 @@ class _Loop(Generic[T]):
         self.messages_trimmed = 0
         self.last_cost = NO_USAGE
         self.limit: str | None = None
+        self.refusal: str | None = None
 
     def metadata(self) -> dict[str, object]:
         found: dict[str, object] = {
@@ -127,6 +129,7 @@ class _Loop(Generic[T]):
             "truncated_observations": self.toolbox.truncated,
             "messages_trimmed": self.messages_trimmed,
             "transcript": Transcript(self.talk),
+            **noted_refusal(self.refusal),
         }
         if self.reasons:
             found["reasons"] = tuple(self.reasons)
@@ -154,6 +157,7 @@ class _Loop(Generic[T]):
     def noted(self, turn: Turn) -> Turn:
         self.rounds += 1
         self.truncated_responses += turn.was_truncated
+        self.refusal = turn.refusal
         self.add([turn.message])
         return turn
 
@@ -174,10 +178,10 @@ class _Loop(Generic[T]):
         """Return the answer, or None where the model has to try again."""
         if self.kind is None:
             return Decoded(turn.text)
-        answer = self.kind.read(turn.text)
+        answer = self.kind.read(turn.text, turn.refusal)
         if isinstance(answer, Decoded):
             return answer
-        self.reasons.append(refusal(answer, was_truncated=turn.was_truncated))
+        self.reasons.append(complaint(answer, was_truncated=turn.was_truncated))
         if len(self.reasons) > self.settings.answer_retries:
             raise InvalidOutputError(
                 f"no {self.kind.name} in {len(self.reasons)} answers: {self.reasons[-1]}",
@@ -372,8 +376,10 @@ def react(
         truncated_observations (int): Results cut at `max_observation_chars`.
         messages_trimmed (int): Messages dropped from the conversation.
         transcript (Transcript): The whole conversation, to go on from.
-        reasons (tuple of str): Why answers did not decode, where any did not.
+        reasons (tuple of str): Why typed answers did not decode, or were refused or filtered, where any were.
         limit (str): `"rounds"` or `"budget"`, where `on_limit` made the last call.
+        refusal (str): Where the model refused in its last completion, or a content filter cut in: the text of
+            the refusal, or `"content_filter"`. A final text is then no answer.
 
     Returns (on `run`):
         MaxIterationsError: No answer after `max_rounds`.
