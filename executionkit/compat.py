@@ -115,19 +115,19 @@ async def consensus(
         retry: How transient failures are retried; `DEFAULT_RETRY` if None.
 
     Metadata:
-        agreement_ratio (float): The winner's share of the votes.
+        agreement_ratio (float): The winner's share of the samples.
         unique_responses (int): Different answers.
         tie_count (int): Answers that share the most votes; 1 is a clean win.
         vote_counts (mapping of str to int): Votes by answer.
         samples (int): Samples that came back.
         saved (int): Samples not asked for; 0 here.
-        abstentions (int): Samples that did not vote; 0 here.
+        abstentions (int): Samples that did not vote: refused, or cut off by a content filter.
         rounds (int): How often samples were asked for; 1 here.
         stop_rule (str): `"none"`: all samples are drawn.
         stop_bound (float): 1.0, since no rule decided.
 
     Raises:
-        ConsensusFailedError: A unanimous vote with any difference.
+        ConsensusFailedError: A unanimous vote with any difference, or no sample voted.
         BudgetExhaustedError: The next call would not fit the budget.
         LLMError: A sample failed for good.
         ValueError: An argument is out of range.
@@ -179,9 +179,10 @@ async def refine_loop(
         iterations (int): Rounds after the first draft.
         converged (bool): Whether it stopped at the target or for want of gains.
         score_history (tuple of float): Every score, the first draft's first.
+        refusal (str): Where the best draft is none: the text of the refusal, or `"content_filter"`.
 
     Raises:
-        EvaluationError: The evaluator or the judge gave no score.
+        EvaluationError: The evaluator or the judge gave no score, or a content filter cut in on it.
         BudgetExhaustedError: The next call would not fit the budget.
         LLMError: A call failed for good.
         ValueError: An argument is out of range.
@@ -236,6 +237,7 @@ async def react_loop(
         truncated_observations (int): Results cut at `max_observation_chars`.
         messages_trimmed (int): Messages dropped from the conversation.
         transcript (Transcript): The whole conversation, for the native `react` to go on from.
+        refusal (str): Where the value is no answer: the text of the refusal, or `"content_filter"`.
 
     Raises:
         MaxIterationsError: No answer after `max_rounds`.
@@ -288,9 +290,10 @@ async def structured(
         reasons (tuple of str): Why each answer before the last was refused.
         response_format (str): The form that was asked for last.
         last_text (str): On an error: the last answer.
+        refusal (str): On an error where the last answer was none: the refusal, or `"content_filter"`.
 
     Raises:
-        InvalidOutputError: No answer decoded.
+        InvalidOutputError: No answer decoded; one that was refused or filtered never does.
         BudgetExhaustedError: The next call would not fit the budget.
         LLMError: A call failed for good.
         ValueError: An argument is out of range.

@@ -47,12 +47,14 @@ class Turn(msgspec.Struct, frozen=True):
         text: Its answer, where it calls no tool.
         calls: The tools it calls.
         was_truncated: Whether it was cut at the token limit.
+        refusal: What the model or its content filter says in place of an answer; None where it answers.
     """
 
     message: Message
     text: str
     calls: tuple[ToolCall, ...]
     was_truncated: bool
+    refusal: str | None = None
 
 
 class Dialect(Protocol):
@@ -96,7 +98,8 @@ class _ByToolCalls:
             tools=self._specs if with_tools and self._specs else None,
         )
         calls = response.tool_calls if with_tools else ()
-        return Turn(_as_message(response, calls), response.content, calls, response.was_truncated)
+        message = _as_message(response, calls)
+        return Turn(message, response.content, calls, response.was_truncated, response.refusal)
 
     def results(self, calls: Sequence[ToolCall], texts: Sequence[str]) -> list[Message]:
         return [
@@ -142,9 +145,9 @@ class _InJson:
         message = {**response.extra, "role": "assistant", "content": response.content}
         reply = read_reply(response.content)
         if isinstance(reply, str):
-            return Turn(message, reply, (), response.was_truncated)
+            return Turn(message, reply, (), response.was_truncated, response.refusal)
         calls = (self._call(reply),) if with_tools else ()
-        return Turn(message, "", calls, response.was_truncated)
+        return Turn(message, "", calls, response.was_truncated, response.refusal)
 
     def _call(self, reply: TextCall) -> ToolCall:
         self._calls += 1

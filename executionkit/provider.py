@@ -7,6 +7,7 @@ import msgspec
 
 from executionkit.core.json import MAX_DEPTH, is_deeper_than
 from executionkit.core.prompt import prompt_problem
+from executionkit.core.refusals import refusal_in
 from executionkit.core.usage import TokenUsage, read_usage
 from executionkit.errors import InvalidPromptError, ProviderError
 
@@ -121,7 +122,12 @@ class LLMResponse(msgspec.Struct, frozen=True):
     @property
     def was_refused(self) -> bool:
         """Whether the model refused, or a content filter cut in; what it says then is no answer."""
-        return self.finish_reason == "content_filter" or bool(self.extra.get("refusal"))
+        return self.refusal is not None
+
+    @property
+    def refusal(self) -> str | None:
+        """The text of the model's refusal, or `"content_filter"`; None where this is an answer."""
+        return refusal_in(self.finish_reason, (self.extra or {}).get("refusal"))
 
 
 @runtime_checkable

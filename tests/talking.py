@@ -42,6 +42,16 @@ def says(text: str, **fields: Any) -> LLMResponse:
     return LLMResponse(text, usage={"prompt_tokens": 10, "completion_tokens": 2}, **fields)
 
 
+def refuses(text: str = "I cannot help with that.") -> LLMResponse:
+    """A completion in which the model says no, the way OpenAI's does."""
+    return says("", extra={"refusal": text})
+
+
+def filtered(text: str) -> LLMResponse:
+    """A completion that a content filter cut off."""
+    return says(text, finish_reason="content_filter")
+
+
 def calls(*wanted: tuple[str, Any], **fields: Any) -> LLMResponse:
     """A completion that calls tools."""
     made = tuple([ToolCall(f"id{index}", name, given) for index, (name, given) in enumerate(wanted)])

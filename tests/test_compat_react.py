@@ -20,6 +20,7 @@ from executionkit.compat import (
 )
 from executionkit.providers.scripted import Answer, ScriptedRequest
 from tests.doubles import shown
+from tests.talking import refuses
 
 pytestmark = pytest.mark.anyio
 
@@ -264,3 +265,8 @@ async def test_settings_out_of_range_are_refused_before_any_call(setting: dict[s
     with pytest.raises((ValueError, TypeError)):
         await react_loop(provider, "?", **settings)
     assert provider.requests == []
+
+
+async def test_a_refused_answer_is_told() -> None:
+    result = await react_loop(ScriptedProvider([refuses("No.")]), "go", [])
+    assert (result.value, result.metadata["refusal"]) == ("", "No.")

@@ -14,6 +14,7 @@ from executionkit.compat import (
 )
 from executionkit.providers.scripted import ScriptedRequest
 from tests.doubles import shown
+from tests.talking import filtered, refuses
 
 pytestmark = pytest.mark.anyio
 
@@ -198,3 +199,11 @@ async def test_settings_out_of_range_are_refused_before_any_call(setting: dict[s
     with pytest.raises((ValueError, TypeError)):
         await refine_loop(provider, "task", **setting)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     assert provider.requests == []
+
+
+async def test_refusals_are_told_and_never_a_score() -> None:
+    result = await refine_loop(ScriptedProvider([refuses("No."), "Score: 10"]), "task")
+    assert (result.value, result.metadata["refusal"]) == ("", "No.")
+    with pytest.raises(EvaluationError) as caught:
+        await refine_loop(ScriptedProvider(["a draft", filtered("10")]), "task")
+    assert caught.value.metadata["judge_refusal"] == "content_filter"

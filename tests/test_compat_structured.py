@@ -6,7 +6,7 @@ import pytest
 from executionkit import compat, structured_sync
 from executionkit.compat import TokenUsage
 from executionkit.errors import BudgetExhaustedError, InvalidOutputError
-from tests.talking import Talking
+from tests.talking import Talking, filtered, refuses
 
 pytestmark = pytest.mark.anyio
 
@@ -72,3 +72,9 @@ async def test_the_twin_refuses_a_running_event_loop() -> None:
     with pytest.raises(RuntimeError, match="structured_sync"):
         structured_sync(provider, "?", Invoice)
     assert provider.asked == []
+
+
+async def test_a_refusal_is_raised_as_one() -> None:
+    with pytest.raises(InvalidOutputError, match="content filter") as caught:
+        await compat.structured(Talking(refuses(), filtered(GOOD)), "?", Invoice, max_retries=1)
+    assert caught.value.metadata["refusal"] == "content_filter"

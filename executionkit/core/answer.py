@@ -9,10 +9,11 @@ from typing import Any, Final, Generic, TypeVar, cast
 import msgspec
 
 from executionkit.core.json_text import find_json
+from executionkit.core.refusals import why_refused
 from executionkit.core.schema import Rejected
 from executionkit.core.signature import inline_root
 
-__all__ = ["AnswerType", "Decoded", "answer_type", "asking", "refusal"]
+__all__ = ["AnswerType", "Decoded", "answer_type", "asking", "complaint"]
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -55,8 +56,13 @@ class AnswerType(Generic[T]):
         self._bare: msgspec.json.Decoder[Any] = msgspec.json.Decoder(cast("type[Any]", kind))
         self._wrapped = None if is_object else msgspec.json.Decoder(_envelope(kind))
 
-    def read(self, text: str) -> Decoded[T] | Rejected:
-        """Return the first value of this type in `text`, or why there is none. Never raises."""
+    def read(self, text: str, refusal: str | None = None) -> Decoded[T] | Rejected:
+        """Return the first value of this type in `text`, or why there is none. Never raises.
+
+        What was refused or filtered holds none, whatever the text says: its end may be missing.
+        """
+        if refusal is not None:
+            return Rejected((why_refused(refusal),))
         reason, is_telling = "the answer holds no JSON", False
         for candidate in islice(find_json(text), _MOST_CANDIDATES):
             try:
@@ -163,10 +169,10 @@ def asking(prompt: str, kind: AnswerType[Any]) -> str:
     )
 
 
-def refusal(rejected: Rejected, *, was_truncated: bool) -> str:
+def complaint(rejected: Rejected, *, was_truncated: bool) -> str:
     """Return what to tell a model whose answer could not be used.
 
-    >>> refusal(Rejected(("Expected `int`, got `str` - at `$.total`",)), was_truncated=False)
+    >>> complaint(Rejected(("Expected `int`, got `str` - at `$.total`",)), was_truncated=False)
     'That answer cannot be used: Expected `int`, got `str` - at `$.total`.'
     """
     cut = "it was cut off at the token limit, so be shorter; " if was_truncated else ""

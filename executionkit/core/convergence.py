@@ -30,6 +30,7 @@ class Refinement(msgspec.Struct, frozen=True):
         critique: What its evaluator said of it.
         history: Every score, the first draft's first.
         stale: Rounds in a row without a gain.
+        refusal: What the model or its content filter said in place of the best draft; None where it is one.
     """
 
     best: str = ""
@@ -37,13 +38,16 @@ class Refinement(msgspec.Struct, frozen=True):
     critique: str = ""
     history: tuple[float, ...] = ()
     stale: int = 0
+    refusal: str | None = None
 
     @property
     def iterations(self) -> int:
         """Rounds after the first draft; -1 before it."""
         return len(self.history) - 1
 
-    def judged(self, draft: str, score: float, critique: str, rule: Convergence) -> "Refinement":
+    def judged(
+        self, draft: str, score: float, critique: str, rule: Convergence, refusal: str | None = None
+    ) -> "Refinement":
         """Return the state after one more draft; the best one stays unless it is beaten.
 
         >>> rule = Convergence(target_score=0.9, patience=3, delta_threshold=0.01)
@@ -54,8 +58,8 @@ class Refinement(msgspec.Struct, frozen=True):
         history = (*self.history, score)
         stale = 0 if score - self.score > rule.delta_threshold else self.stale + 1
         if score > self.score:
-            return Refinement(draft, score, critique, history, stale)
-        return Refinement(self.best, self.score, self.critique, history, stale)
+            return Refinement(draft, score, critique, history, stale, refusal)
+        return msgspec.structs.replace(self, history=history, stale=stale)
 
     def has_converged(self, rule: Convergence) -> bool:
         """Tell whether there is nothing more to gain: target reached, or patience run out."""

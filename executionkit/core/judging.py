@@ -3,7 +3,9 @@
 import re
 from typing import Final
 
-__all__ = ["improvement_prompt", "judge_prompt", "neutralised", "parse_rating"]
+from executionkit.core.refusals import why_refused
+
+__all__ = ["improvement_prompt", "judge_prompt", "neutralised", "parse_rating", "why_no_verdict"]
 
 _TAG: Final = re.compile(r"<[\s/]*response_to_rate(?:[^<>]*>)?", re.IGNORECASE)
 _MOST_PASSES: Final = 8
@@ -70,6 +72,17 @@ def parse_rating(reply: str) -> float | None:
 
 def _scaled(rating: float) -> float | None:
     return rating / 10 if 0 <= rating <= 10 else None
+
+
+def why_no_verdict(refusal: str | None, otherwise: str) -> str:
+    """Return why a judge's answer decides nothing: it was refused or filtered, or else what is wrong with it.
+
+    >>> why_no_verdict("content_filter", "the judge gave no rating")
+    "the judge's answer cannot be used: a content filter cut it off; ask another judge"
+    """
+    if refusal is None:
+        return otherwise
+    return f"the judge's answer cannot be used: {why_refused(refusal)}; ask another judge"
 
 
 def improvement_prompt(task: str, best: str, score: float, critique: str) -> str:

@@ -6,6 +6,8 @@ from typing import Any, Final, Generic, TypeVar, cast
 
 import msgspec
 
+from executionkit.core.refusals import refusal_in
+
 __all__ = ["ByProbability", "Choice", "Sample", "checked_weight", "read_choices"]
 
 T_co = TypeVar("T_co", covariant=True)
@@ -89,7 +91,7 @@ class _Logprobs(msgspec.Struct):
 
 class _Message(msgspec.Struct):
     content: str | None = None
-    refusal: str | None = None
+    refusal: Any = None
 
 
 class _Choice(msgspec.Struct):
@@ -98,8 +100,8 @@ class _Choice(msgspec.Struct):
     finish_reason: str | None = None
 
     def read(self) -> Choice:
-        refused = self.finish_reason == "content_filter" or bool(self.message.refusal)
-        return Choice(self.message.content or "", _logprobs_of(self), refused)
+        refusal = refusal_in(self.finish_reason, self.message.refusal)
+        return Choice(self.message.content or "", _logprobs_of(self), refusal is not None)
 
 
 class _Completion(msgspec.Struct):

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
+from itertools import takewhile
 from typing import Any, TypeAlias, cast, overload
 
 from typing_extensions import override
@@ -10,7 +11,7 @@ from executionkit.core.encoding import json_text
 from executionkit.core.frozen import thaw
 from executionkit.core.json import MAX_DEPTH, is_deeper_than
 
-__all__ = ["Rounds", "Transcript", "in_rounds", "transcript_of"]
+__all__ = ["Rounds", "Transcript", "in_rounds", "parted", "transcript_of"]
 
 Message: TypeAlias = dict[str, Any]
 Rounds: TypeAlias = list[list[Message]]
@@ -109,6 +110,18 @@ def in_rounds(messages: Iterable[Message]) -> Rounds:
         else:
             rounds.append([message])
     return rounds
+
+
+def parted(transcript: Transcript) -> tuple[list[Message], Rounds]:
+    """Part a transcript into the system messages it begins with, which always stay, and its rounds.
+
+    >>> parted(Transcript([{"role": "system"}, {"role": "user"}]))
+    ([{'role': 'system'}], [[{'role': 'user'}]])
+    """
+    if not transcript:
+        return [], []
+    system = list(takewhile(lambda message: message.get("role") == "system", transcript))
+    return system, in_rounds(transcript[len(system) :])
 
 
 def _are_calls(calls: object) -> bool:

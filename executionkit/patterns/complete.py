@@ -4,6 +4,7 @@ from typing_extensions import override
 
 from executionkit.context import Context
 from executionkit.core.checks import check_completion, check_flag
+from executionkit.core.refusals import noted_refusal
 from executionkit.outcome import PatternResult
 from executionkit.provider import DEFAULT_MAX_TOKENS, opening
 from executionkit.stage import Stage
@@ -30,7 +31,8 @@ class Complete(Stage[str, str], frozen=True):
             max_tokens=self.max_tokens,
             stream=self.stream,
         )
-        return PatternResult(response.content, metadata={"finish_reason": response.finish_reason})
+        metadata = {"finish_reason": response.finish_reason, **noted_refusal(response.refusal)}
+        return PatternResult(response.content, metadata=metadata)
 
 
 def complete(
@@ -46,6 +48,8 @@ def complete(
 
     Metadata:
         finish_reason (str): Why the model stopped: `"stop"`, `"length"`, `"content_filter"`, ...
+        refusal (str): Where the model refused, or a content filter cut in: the text of the refusal, or
+            `"content_filter"`. The value is then no answer.
 
     Raises:
         TypeError: A setting is not a number.

@@ -10,7 +10,9 @@ from executionkit.asking import form_of
 from executionkit.context import Context
 from executionkit.core.ballots import Ballot, Cast, FieldBallot, TextBallot, ValueBallot
 from executionkit.core.checks import check_completion, check_count, check_flag
+from executionkit.core.judging import why_no_verdict
 from executionkit.core.polls import Poll
+from executionkit.core.refusals import noted_refusal
 from executionkit.core.samples import ByProbability, Choice, Sample, checked_weight
 from executionkit.core.selection import parse_selection, selection_prompt
 from executionkit.core.stopping import Beta, Certain, Forecast, Standing, StoppingRule
@@ -133,12 +135,16 @@ class Consensus(Stage[str, T], Generic[T], frozen=True):
         if response is None:
             return poll.verdicts(self.strategy)
         sampler.was_judged = True
-        picked = parse_selection(response.content, len(voting))
+        picked = None if response.was_refused else parse_selection(response.content, len(voting))
         verdict = None if picked is None else poll.verdict_for(voting[picked])
         if verdict is None:
+            problem = "the judge's answer names no single response; use a stronger judge, or vote on a key"
             raise EvaluationError(
-                "the judge's answer names no single response; use a stronger judge, or vote on a key",
-                metadata={"judge_answer": response.content},
+                why_no_verdict(response.refusal, problem),
+                metadata={
+                    "judge_answer": response.content,
+                    **noted_refusal(response.refusal, "judge_refusal"),
+                },
             )
         return [verdict]
 
@@ -283,6 +289,8 @@ def consensus(
         weights (mapping of str to float): With `weigh`: the sum of weights by answer.
         judged (bool): With `judge`: whether the judge was asked.
         votes (tuple of str): On an error: the samples drawn before it.
+        judge_answer (str): On an error of the judge: what it said.
+        judge_refusal (str): On an error: the judge's refusal, or `"content_filter"`, where it was that.
 
     Returns (on `run`):
         ConsensusFailedError: No sample voted, a unanimous vote has a difference, or the fields that won do

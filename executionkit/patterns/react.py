@@ -1,7 +1,6 @@
 """The ReAct loop: the model calls tools and sees what comes of it, until it answers."""
 
 from collections.abc import Mapping, Sequence
-from itertools import takewhile
 from typing import Any, Final, Generic, Literal, TypeAlias, TypedDict, TypeVar, cast, overload
 
 from returns.result import Failure, Success
@@ -9,12 +8,13 @@ from typing_extensions import TypeForm, Unpack, override
 
 from executionkit.approval import Approval
 from executionkit.context import Context
-from executionkit.core.answer import AnswerType, Decoded, answer_type, asking, refusal
+from executionkit.core.answer import AnswerType, Decoded, answer_type, asking, complaint
 from executionkit.core.checks import check_completion, check_count
 from executionkit.core.encoding import json_text
 from executionkit.core.history import trim_rounds
 from executionkit.core.limits import is_last_call
-from executionkit.core.transcript import Rounds, Transcript, in_rounds, transcript_of
+from executionkit.core.refusals import noted_refusal
+from executionkit.core.transcript import Rounds, Transcript, parted, transcript_of
 from executionkit.core.usage import NO_USAGE
 from executionkit.dialects import Dialect, Manner, Turn, dialect_of
 from executionkit.errors import BudgetExhaustedError, InvalidOutputError, MaxIterationsError, StoppedError
@@ -107,7 +107,7 @@ class _Loop(Generic[T]):
         # A dialect with a head has said there what an answer looks like.
         is_told = self.kind is None or bool(self.dialect.head)
         self.prompt = user(prompt if is_told or self.kind is None else asking(prompt, self.kind))
-        system, earlier = _parted(settings.transcript)
+        system, earlier = parted(settings.transcript)
         self.earlier = list(map(self.dialect.earlier, earlier))
         self.head = [*self.dialect.head, *system]
         self.later: Rounds = []
@@ -119,6 +119,7 @@ class _Loop(Generic[T]):
         self.messages_trimmed = 0
         self.last_cost = NO_USAGE
         self.limit: str | None = None
+        self.refusal: str | None = None
 
     def metadata(self) -> dict[str, object]:
         found: dict[str, object] = {
@@ -128,6 +129,7 @@ class _Loop(Generic[T]):
             "truncated_observations": self.toolbox.truncated,
             "messages_trimmed": self.messages_trimmed,
             "transcript": Transcript(self.talk),
+            **noted_refusal(self.refusal),
         }
         if self.reasons:
             found["reasons"] = tuple(self.reasons)
@@ -155,6 +157,7 @@ class _Loop(Generic[T]):
     def noted(self, turn: Turn) -> Turn:
         self.rounds += 1
         self.truncated_responses += turn.was_truncated
+        self.refusal = turn.refusal
         self.add([turn.message])
         return turn
 
@@ -175,10 +178,10 @@ class _Loop(Generic[T]):
         """Return the answer, or None where the model has to try again."""
         if self.kind is None:
             return Decoded(turn.text)
-        answer = self.kind.read(turn.text)
+        answer = self.kind.read(turn.text, turn.refusal)
         if isinstance(answer, Decoded):
             return answer
-        self.reasons.append(refusal(answer, was_truncated=turn.was_truncated))
+        self.reasons.append(complaint(answer, was_truncated=turn.was_truncated))
         if len(self.reasons) > self.settings.answer_retries:
             raise InvalidOutputError(
                 f"no {self.kind.name} in {len(self.reasons)} answers: {self.reasons[-1]}",
@@ -254,14 +257,6 @@ def _drop(rounds: Rounds, most: int, keep: int) -> list[Message]:
     dropped = [message for messages in rounds[:count] for message in messages]
     del rounds[:count]
     return dropped
-
-
-def _parted(transcript: Transcript) -> tuple[list[Message], Rounds]:
-    """Part a transcript into the system messages it begins with, which always stay, and its rounds."""
-    if not transcript:
-        return [], []
-    system = list(takewhile(lambda message: message.get("role") == "system", transcript))
-    return system, in_rounds(transcript[len(system) :])
 
 
 def _rules(settings: React[Any]) -> CallRules:
@@ -381,8 +376,10 @@ def react(
         truncated_observations (int): Results cut at `max_observation_chars`.
         messages_trimmed (int): Messages dropped from the conversation.
         transcript (Transcript): The whole conversation, to go on from.
-        reasons (tuple of str): Why answers did not decode, where any did not.
+        reasons (tuple of str): Why typed answers did not decode, or were refused or filtered, where any were.
         limit (str): `"rounds"` or `"budget"`, where `on_limit` made the last call.
+        refusal (str): Where the model refused in its last completion, or a content filter cut in: the text of
+            the refusal, or `"content_filter"`. A final text is then no answer.
 
     Returns (on `run`):
         MaxIterationsError: No answer after `max_rounds`.

@@ -10,10 +10,11 @@ from typing_extensions import override
 from executionkit.context import Context
 from executionkit.core.checks import check_completion, check_count, check_number
 from executionkit.core.convergence import Convergence, Refinement
-from executionkit.core.judging import improvement_prompt, judge_prompt, parse_rating
+from executionkit.core.judging import improvement_prompt, judge_prompt, parse_rating, why_no_verdict
+from executionkit.core.refusals import noted_refusal
 from executionkit.errors import EvaluationError, wrapping
 from executionkit.outcome import PatternResult
-from executionkit.provider import DEFAULT_MAX_TOKENS, LLMProvider, opening, user
+from executionkit.provider import DEFAULT_MAX_TOKENS, LLMProvider, LLMResponse, opening, user
 from executionkit.stage import Stage
 from executionkit.timebox import finish_in_time
 
@@ -65,20 +66,21 @@ class Refine(Stage[str, str], frozen=True):
     @override
     async def perform(self, value: str, context: Context) -> PatternResult[str]:
         rule = Convergence(self.target_score, self.patience, self.delta_threshold)
-        state, draft = Refinement(), ""
+        state, draft = Refinement(), LLMResponse("")
         context.report(lambda: {**_best(state, draft), **_progress(state)})
         messages = opening(value)
         while True:
-            response = await context.complete(
-                messages, temperature=self.temperature, max_tokens=self.max_tokens
-            )
-            draft = response.content
-            found = await self._evaluate(value, draft, context)
-            state = state.judged(draft, found.score, found.critique, rule)
+            draft = await context.complete(messages, temperature=self.temperature, max_tokens=self.max_tokens)
+            found = await self._evaluate(value, draft.content, context)
+            state = state.judged(draft.content, found.score, found.critique, rule, draft.refusal)
             if state.has_converged(rule) or state.iterations >= self.max_iterations:
                 break
             messages = [user(improvement_prompt(value, state.best, state.score, state.critique))]
-        metadata = {**_progress(state), "converged": state.has_converged(rule)}
+        metadata = {
+            **_progress(state),
+            "converged": state.has_converged(rule),
+            **noted_refusal(state.refusal),
+        }
         return PatternResult(state.best, state.score, metadata=metadata)
 
     async def _evaluate(self, task: str, draft: str, context: Context) -> Evaluation:
@@ -98,11 +100,15 @@ class Refine(Stage[str, str], frozen=True):
             temperature=_JUDGE_TEMPERATURE,
             max_tokens=self.max_tokens,
         )
-        rating = parse_rating(response.content)
+        rating = None if response.was_refused else parse_rating(response.content)
         if rating is None:
+            problem = "the judge gave no single rating from 0 to 10; use a stronger judge or an evaluator"
             raise EvaluationError(
-                "the judge gave no single rating from 0 to 10; use a stronger judge or an evaluator",
-                metadata={"judge_answer": response.content},
+                why_no_verdict(response.refusal, problem),
+                metadata={
+                    "judge_answer": response.content,
+                    **noted_refusal(response.refusal, "judge_refusal"),
+                },
             )
         return Evaluation(rating, response.content)
 
@@ -140,11 +146,15 @@ def refine(
         iterations (int): Rounds after the first draft.
         converged (bool): Whether it stopped at the target or for want of gains, not at `max_iterations`.
         score_history (tuple of float): Every score, the first draft's first.
+        refusal (str): Where the model refused the best draft, or a content filter cut in on it: the text of
+            the refusal, or `"content_filter"`. Also on an error.
         best_draft (str): On an error: the best draft so far; beside it `iterations` and `score_history`.
         judge_answer (str): On an `EvaluationError` of the built-in judge: what it said.
+        judge_refusal (str): On an `EvaluationError`, where the judge refused or was filtered, as `refusal`.
 
     Returns (on `run`):
-        EvaluationError: The evaluator raised or gave no score from 0 to 1, or the judge no rating.
+        EvaluationError: The evaluator raised or gave no score from 0 to 1, or the judge no rating;
+            a rating that was refused or filtered is none.
 
     Raises:
         TypeError: A setting is of the wrong type; the evaluator takes neither one argument nor two.
@@ -162,10 +172,11 @@ def refine(
     )
 
 
-def _best(state: Refinement, draft: str) -> dict[str, object]:
+def _best(state: Refinement, draft: LLMResponse) -> dict[str, object]:
     """Return the best draft so far; the first stands for it until one is judged."""
-    judged = bool(state.history)
-    return {"best_draft": state.best if judged else draft, "best_score": state.score if judged else None}
+    if not state.history:
+        return {"best_draft": draft.content, "best_score": None, **noted_refusal(draft.refusal)}
+    return {"best_draft": state.best, "best_score": state.score, **noted_refusal(state.refusal)}
 
 
 def _progress(state: Refinement) -> dict[str, object]:

@@ -6,11 +6,12 @@ from typing_extensions import TypeForm, override
 
 from executionkit.asking import complete_json, form_of
 from executionkit.context import Context
-from executionkit.core.answer import AnswerType, Decoded, answer_type, asking, refusal
+from executionkit.core.answer import AnswerType, Decoded, answer_type, asking, complaint
 from executionkit.core.checks import check_completion, check_count
+from executionkit.core.refusals import noted_refusal
 from executionkit.errors import InvalidOutputError
 from executionkit.outcome import PatternResult
-from executionkit.provider import DEFAULT_MAX_TOKENS, Message, opening, user
+from executionkit.provider import DEFAULT_MAX_TOKENS, LLMResponse, Message, opening, user
 from executionkit.stage import Stage
 
 __all__ = ["Structured", "structured"]
@@ -29,7 +30,8 @@ class Structured(Stage[str, T], Generic[T], frozen=True):
     `response_formats`, the names it takes: `()` for none.
 
     JSON is found bare, in a fence or in prose, and decoded by msgspec. An answer that does not decode goes
-    back to the model with the reason, at most `max_retries` times.
+    back to the model with the reason, at most `max_retries` times; so does one that is a refusal, or that a
+    content filter cut in on, whatever it holds.
 
     Args:
         kind: Any type that msgspec decodes: a struct, dataclass, attrs class, TypedDict, union, literal,
@@ -44,6 +46,8 @@ class Structured(Stage[str, T], Generic[T], frozen=True):
         response_format (str): The form that was asked for last: `"json_schema"`, `"json_object"` or
             `"prompt"`. On success only.
         last_text (str): The last answer. On an error only, and only if there was an answer.
+        refusal (str): On an error whose last answer the model refused, or a content filter cut in on: the
+            text of the refusal, or `"content_filter"`.
 
     Returns (on `run`):
         InvalidOutputError: No answer decoded, the first and `max_retries` more; its message ends in the last
@@ -72,26 +76,28 @@ class Structured(Stage[str, T], Generic[T], frozen=True):
         form = form_of(kind)
         prompt = [user(asking(opening(value)[0]["content"], kind))]
         talk = prompt
-        texts: list[str] = []
+        answers: list[LLMResponse] = []
         reasons: list[str] = []
-        context.report(lambda: _noted(texts, reasons))
-        while len(texts) <= self.max_retries:
+        context.report(lambda: _noted(answers, reasons))
+        while len(answers) <= self.max_retries:
             asked = await complete_json(
                 context, talk, form, temperature=self.temperature, max_tokens=self.max_tokens
             )
-            texts.append(asked.response.content)
-            answer = kind.read(asked.response.content)
+            answers.append(asked.response)
+            answer = kind.read(asked.response.content, asked.response.refusal)
             if isinstance(answer, Decoded):
-                metadata = {**_noted(texts, reasons), "response_format": asked.response_format}
+                metadata = {**_noted(answers, reasons), "response_format": asked.response_format}
                 return PatternResult(answer.value, metadata=metadata)
-            reasons.append(refusal(answer, was_truncated=asked.response.was_truncated))
-            talk = [*prompt, *_repair(texts[-1], reasons[-1])]
-        raise InvalidOutputError(f"no {kind.name} in {len(texts)} answers: {reasons[-1]}")
+            reasons.append(complaint(answer, was_truncated=asked.response.was_truncated))
+            talk = [*prompt, *_repair(asked.response.content, reasons[-1])]
+        raise InvalidOutputError(f"no {kind.name} in {len(answers)} answers: {reasons[-1]}")
 
 
-def _noted(texts: list[str], reasons: list[str]) -> dict[str, object]:
-    last = {"last_text": texts[-1]} if len(reasons) == len(texts) > 0 else {}
-    return {"attempts": len(texts), "reasons": tuple(reasons), **last}
+def _noted(answers: list[LLMResponse], reasons: list[str]) -> dict[str, object]:
+    noted: dict[str, object] = {"attempts": len(answers), "reasons": tuple(reasons)}
+    if len(reasons) == len(answers) > 0:
+        noted |= {"last_text": answers[-1].content, **noted_refusal(answers[-1].refusal)}
+    return noted
 
 
 def _repair(text: str, reason: str) -> list[Message]:

@@ -14,6 +14,7 @@ from executionkit import (
     complete,
 )
 from executionkit.patterns.complete import Complete
+from tests.talking import filtered, refuses
 
 pytestmark = pytest.mark.anyio
 
@@ -61,6 +62,12 @@ async def test_what_is_no_response_is_a_provider_error(answer: object) -> None:
     assert (error.retryable, error.cost.llm_calls) == (False, 1)
 
 
+async def test_a_provider_of_your_own_may_leave_extra_fields_out() -> None:
+    bare = LLMResponse("Paris", extra=None)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    result = (await complete().run(ScriptedProvider([bare]), "?")).unwrap()
+    assert (result.value, "refusal" in result.metadata) == ("Paris", False)
+
+
 async def test_an_empty_answer_is_an_answer() -> None:
     assert (await complete().run(ScriptedProvider(""), "?")).unwrap().value == ""
 
@@ -93,3 +100,16 @@ async def test_settings_out_of_range_fail_when_the_stage_is_built(
         complete(**settings)
     with pytest.raises(kind):
         Complete(**settings)
+
+
+@pytest.mark.parametrize(
+    ("answer", "refusal"),
+    [
+        (refuses("I cannot."), "I cannot."),
+        (filtered("cut"), "content_filter"),
+    ],
+)
+async def test_a_refusal_is_told(answer: LLMResponse, refusal: str) -> None:
+    result = (await complete().run(ScriptedProvider([answer]), "?")).unwrap()
+    assert (result.value, result.metadata["refusal"]) == (answer.content, refusal)
+    assert result.metadata["finish_reason"] == answer.finish_reason

@@ -38,6 +38,7 @@ from executionkit.core.voting import tally_of
 from executionkit.outcome import Outcome
 from executionkit.patterns.consensus import Consensus
 from executionkit.providers.scripted import ScriptedProvider, ScriptedRequest
+from tests.talking import filtered, refuses
 
 pytestmark = pytest.mark.anyio
 
@@ -392,6 +393,16 @@ async def test_a_judge_that_names_no_response(reply: str) -> None:
     assert isinstance(error, EvaluationError)
     assert (error.metadata["judge_answer"], error.metadata["votes"]) == (reply, ("a", "b"))
     assert error.cost.llm_calls == 3
+
+
+@pytest.mark.parametrize(
+    ("reply", "refusal"), [(filtered("Response 1"), "content_filter"), (refuses("No."), "No.")]
+)
+async def test_a_judge_that_refuses_picks_nothing(reply: LLMResponse, refusal: str) -> None:
+    error = lost(await consensus(2, judge=True).run(ScriptedProvider(["a", "b", reply]), "?"))
+    assert isinstance(error, EvaluationError)
+    assert (error.metadata["judge_refusal"], error.metadata["judge_answer"]) == (refusal, reply.content)
+    assert (error.metadata["votes"], error.cost.llm_calls) == (("a", "b"), 3)
 
 
 # --- quorum, providers, one request ---

@@ -34,7 +34,7 @@ from executionkit.patterns.react import React, react
 from executionkit.patterns.structured import structured
 from executionkit.provider import LLMResponse, Message, ToolCall
 from executionkit.tools import Tool, ToolError, tool
-from tests.talking import Talking, calls, results, says
+from tests.talking import Talking, calls, filtered, refuses, results, says
 
 pytestmark = pytest.mark.anyio
 
@@ -837,3 +837,45 @@ async def test_no_setting_breaks_the_cost(
     made = len(provider.asked)
     assert cost == TokenUsage(10 * made, 2 * made, made)
     assert not budget.llm_calls or made <= budget.llm_calls
+
+
+@pytest.mark.parametrize("supports_tools", [True, False])
+@pytest.mark.parametrize(
+    ("answer", "refusal"), [(refuses("No."), "No."), (filtered("Half"), "content_filter")]
+)
+async def test_a_refused_answer_is_told(answer: LLMResponse, refusal: str, supports_tools: bool) -> None:
+    provider = Talking(answer, supports_tools=supports_tools)
+    result = (await react([add]).run(provider, "go")).unwrap()
+    assert (result.value, result.metadata["refusal"]) == (answer.content, refusal)
+
+
+async def test_only_the_last_completion_is_told_as_a_refusal() -> None:
+    hesitant = calls(("add", {"left": 2, "right": 2}), extra={"refusal": "I would rather not."})
+    result = (await react([add]).run(Talking(hesitant, "4"), "go")).unwrap()
+    assert (result.value, "refusal" in result.metadata) == ("4", False)
+    error = failure(await react([add], max_rounds=1).run(Talking(hesitant), "go"))
+    assert error.metadata["refusal"] == "I would rather not."
+
+
+@pytest.mark.parametrize("supports_tools", [True, False])
+async def test_a_filtered_answer_is_no_typed_value(supports_tools: bool) -> None:
+    text = '{"total": 4}' if supports_tools else '{"answer": {"total": 4}}'
+    provider = Talking(filtered(text), text, supports_tools=supports_tools)
+    result = (await react([add], answer=Sum).run(provider, "go")).unwrap()
+    assert (result.value, result.cost.llm_calls) == (Sum(4), 2)
+    assert "content filter" in result.metadata["reasons"][0]
+    assert "refusal" not in result.metadata
+
+
+async def test_a_typed_answer_that_is_refused_is_told_in_the_error() -> None:
+    error = failure(await react([add], answer=Sum, answer_retries=0).run(Talking(refuses("No.")), "go"))
+    assert isinstance(error, InvalidOutputError)
+    assert error.metadata["refusal"] == "No."
+    assert "'No.'" in str(error)
+
+
+async def test_last_words_that_are_refused_are_told_in_the_error() -> None:
+    provider = Talking(calls(("add", {"left": 2, "right": 2})), refuses("No."))
+    error = failure(await react([add], max_rounds=1, on_limit="answer").run(provider, "go"))
+    assert isinstance(error, MaxIterationsError)
+    assert error.metadata["refusal"] == "No."

@@ -15,6 +15,7 @@ from executionkit import (
     ExecutionKitError,
     InvalidPromptError,
     LLMProvider,
+    LLMResponse,
     MeteredProvider,
     PatternResult,
     PermanentError,
@@ -27,6 +28,7 @@ from executionkit import (
 )
 from executionkit.outcome import Outcome
 from tests.doubles import shown
+from tests.talking import filtered, refuses
 
 pytestmark = pytest.mark.anyio
 
@@ -301,3 +303,46 @@ async def test_a_cancelled_evaluator_is_cancelled() -> None:
         outcomes.append(await refine(waiting).run(ScriptedProvider(["A draft."]), "?"))
     assert scope.cancelled_caught
     assert outcomes == ["left"]
+
+
+@pytest.mark.parametrize(
+    ("draft", "refusal"), [(refuses("No."), "No."), (filtered("Half"), "content_filter")]
+)
+async def test_a_refused_draft_is_told(draft: LLMResponse, refusal: str) -> None:
+    result = answered(await refine(lambda _: 0.95).run(ScriptedProvider([draft]), "task"))
+    assert (result.value, result.metadata["refusal"]) == (draft.content, refusal)
+
+
+async def test_only_the_best_draft_is_told_as_a_refusal() -> None:
+    first = refine(lambda text: 0.8 if text else 0.1, max_iterations=1)
+    assert "refusal" not in answered(await first.run(ScriptedProvider([refuses(), "text"]), "task")).metadata
+    assert "refusal" not in answered(await first.run(ScriptedProvider(["text", refuses()]), "task")).metadata
+    other = refine(lambda text: 0.1 if text else 0.8, max_iterations=1)
+    assert "refusal" in answered(await other.run(ScriptedProvider([refuses(), "text"]), "task")).metadata
+
+
+async def test_an_error_tells_whether_the_best_draft_was_refused() -> None:
+    def broken(text: str) -> float:
+        raise ValueError("an empty text")
+
+    error = failed(await refine(broken).run(ScriptedProvider([refuses("No.")]), "task"))
+    assert (error.metadata["best_draft"], error.metadata["refusal"]) == ("", "No.")
+    later = refine(lambda text: broken(text) if text else 0.1)
+    error = failed(await later.run(ScriptedProvider([refuses("No."), "text"]), "task"))
+    assert (error.metadata["best_score"], error.metadata["refusal"]) == (0.1, "No.")
+
+
+@pytest.mark.parametrize(
+    ("reply", "refusal"),
+    [
+        (filtered("10"), "content_filter"),
+        (refuses("I do not rate."), "I do not rate."),
+        (LLMResponse("Score: 10", extra={"refusal": "No."}), "No."),
+    ],
+)
+async def test_a_judge_that_refuses_gives_no_score(reply: LLMResponse, refusal: str) -> None:
+    error = failed(await refine().run(ScriptedProvider(["draft", reply]), "task"))
+    assert isinstance(error, EvaluationError)
+    assert (error.metadata["judge_refusal"], error.metadata["judge_answer"]) == (refusal, reply.content)
+    assert (error.metadata["best_draft"], error.cost.llm_calls) == ("draft", 2)
+    assert "refusal" not in error.metadata

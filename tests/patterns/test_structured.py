@@ -14,7 +14,8 @@ from executionkit.core.schema import Rejected
 from executionkit.core.usage import TokenUsage
 from executionkit.errors import BudgetExhaustedError, InvalidOutputError, PermanentError
 from executionkit.patterns.structured import structured
-from tests.talking import Talking
+from tests.doubles import error_of
+from tests.talking import Talking, filtered, refuses
 
 pytestmark = pytest.mark.anyio
 
@@ -207,3 +208,38 @@ async def test_no_text_breaks_the_stage_or_its_cost(texts: list[str]) -> None:
         case Failure(error):
             assert isinstance(error, InvalidOutputError)
             assert (error.cost.llm_calls, len(error.metadata["reasons"])) == (4, 4)
+
+
+async def test_a_refusal_is_named_to_the_model_and_in_the_error() -> None:
+    provider = Talking(refuses("I cannot."), refuses("I still cannot."))
+    error = error_of(await structured(Point, max_retries=1).run(provider, "go"))
+    assert isinstance(error, InvalidOutputError)
+    assert "'I still cannot.'" in str(error)
+    assert (error.metadata["refusal"], error.metadata["last_text"]) == ("I still cannot.", "")
+    assert "'I cannot.'" in error.metadata["reasons"][0]
+    assert "'I cannot.'" in provider.asked[1][-1]["content"]
+    assert error.cost.llm_calls == 2
+
+
+async def test_a_filtered_answer_is_no_value() -> None:
+    provider = Talking(filtered('{"x": 1}'), '{"x": 2}')
+    result = (await structured(Point).run(provider, "go")).unwrap()
+    assert (result.value, result.metadata["attempts"]) == (Point(2), 2)
+    assert "content filter" in result.metadata["reasons"][0]
+    assert "refusal" not in result.metadata
+
+
+async def test_a_filtered_answer_at_the_end_is_told_in_the_error() -> None:
+    error = error_of(await structured(Point, max_retries=0).run(Talking(filtered('{"x": 1}')), "go"))
+    assert isinstance(error, InvalidOutputError)
+    assert error.metadata["refusal"] == "content_filter"
+    assert error.metadata["last_text"] == '{"x": 1}'
+
+
+async def test_only_the_last_answer_is_told_as_a_refusal() -> None:
+    error = error_of(await structured(Point, max_retries=1).run(Talking(refuses(), "no"), "go"))
+    assert "refusal" not in error.metadata
+    limit = TokenUsage(llm_calls=1)
+    error = error_of(await structured(Point).run(Talking(refuses("No.")), "go", max_cost=limit))
+    assert isinstance(error, BudgetExhaustedError)
+    assert error.metadata["refusal"] == "No."
