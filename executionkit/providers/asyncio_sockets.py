@@ -5,8 +5,8 @@ import errno
 import os
 import socket
 from collections import Counter, deque
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Awaitable, Callable, Sequence
+from functools import lru_cache, partial
 from ipaddress import ip_address
 from typing import Any, Final, TypeAlias, cast
 
@@ -35,19 +35,16 @@ async def connect_asyncio(host: str, port: int) -> "PlainSocket | TransportSocke
         OSError: The host is unknown, or refuses.
     """
     loop, family = asyncio.get_running_loop(), _family(host)
-    if not _watches_sockets(loop):
-        delay = _HEAD_START if family is None else None
-        connected: TransportSocket
-        _, connected = await loop.create_connection(TransportSocket, host, port, happy_eyeballs_delay=delay)
-        return connected
+    open_ = partial(_connect if _watches_sockets(loop) else _connect_transport, loop)
     if family is not None:
-        return await _connect(loop, family, (host, port))
+        return await open_(family, (host, port))
     found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return await _race(loop, [(family, target) for family, _, _, _, target in found])
+    return await _race(open_, [(family, target) for family, _, _, _, target in found])
 
 
 def _watches_sockets(loop: asyncio.AbstractEventLoop) -> bool:
-    return not isinstance(loop, getattr(asyncio, "ProactorEventLoop", ()))
+    """Whether `add_reader` works, and tells of resets: not on Windows, nor on uvloop."""
+    return isinstance(loop, asyncio.SelectorEventLoop)
 
 
 @lru_cache(maxsize=256)
@@ -61,14 +58,16 @@ def _family(host: str) -> int | None:
         return None
 
 
-async def _race(loop: asyncio.AbstractEventLoop, targets: Sequence[tuple[int, _Target]]) -> "PlainSocket":
+async def _race(
+    open_: "Callable[[int, _Target], Awaitable[_Connected]]", targets: Sequence[tuple[int, _Target]]
+) -> "_Connected":
     """Return the first that connects; asyncio's own race leaves sockets open when it is cancelled."""
-    connected: list[PlainSocket] = []
+    connected: list[_Connected] = []
     failures: list[OSError] = []
 
     async def enter(family: int, target: _Target, failed: anyio.Event) -> None:
         try:
-            connected.append(await _connect(loop, family, target))
+            connected.append(await open_(family, target))
         except OSError as error:
             failures.append(error)
             failed.set()
@@ -118,6 +117,14 @@ async def _connect(loop: asyncio.AbstractEventLoop, family: int, target: _Target
     except BaseException:
         connecting.close()
         raise
+
+
+async def _connect_transport(
+    loop: asyncio.AbstractEventLoop, family: int, target: _Target
+) -> "TransportSocket":
+    connected: TransportSocket
+    _, connected = await loop.create_connection(TransportSocket, *target[:2], family=family)
+    return connected
 
 
 async def _writable(loop: asyncio.AbstractEventLoop, number: int) -> None:
@@ -224,7 +231,7 @@ class PlainSocket:
 
 
 class TransportSocket(asyncio.Protocol):
-    """A transport of an event loop that watches no sockets: asyncio's own on Windows.
+    """A transport of an event loop that watches no sockets: asyncio's own on Windows, and uvloop.
 
     Of a server that resets the connection behind its answer it may lose that answer.
     """
@@ -280,3 +287,6 @@ class TransportSocket(asyncio.Protocol):
         """Close at once, without a goodbye."""
         if self._transport is not None:
             self._transport.abort()
+
+
+_Connected: TypeAlias = PlainSocket | TransportSocket
