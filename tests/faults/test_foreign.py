@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
+import anyio
 import httpx
 import pytest
 import sniffio
@@ -138,3 +139,15 @@ async def test_permanent_errors_stay_permanent() -> None:
     )
     outcome = await _outcome(Provider("https://api.example.com/v1", "m", KEY, transport=transport))
     assert isinstance(outcome, PermanentError)
+
+
+@pytest.mark.parametrize("make", KINDS)
+@pytest.mark.parametrize("name", ["stall-at-once", "stall-in-body"])
+async def test_no_frame_of_a_cancelled_call_shows_the_key(
+    name: str, make: Callable[[], dict[str, Any]], server: FaultServer
+) -> None:
+    async with opened(make) as given, Provider(server.url(name), "m", KEY, **given) as provider:
+        with pytest.raises(TimeoutError) as caught, anyio.fail_after(0.1):
+            await provider.complete(PROMPT)
+    shown = traceback.TracebackException.from_exception(caught.value, capture_locals=True).format()
+    assert KEY not in "".join(shown)
