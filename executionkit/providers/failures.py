@@ -50,11 +50,14 @@ _ADVICE: Final = {
 }
 
 
-def unusable(head: Head, answer: Unusable, redactor: Redactor) -> ProviderError:
-    """Return the error for a success that holds no completion; what it charged is in its cost."""
+def unusable(head: Head, answer: Unusable, redactor: Redactor) -> LLMError:
+    """Return the error for a success that holds no completion; what it charged is in its cost.
+
+    A rate limit that comes in a success is a `RateLimitError`, all else a `ProviderError`.
+    """
     status, codes, text = _inner_error(answer.error, redactor)
     verdict = judge_status(status, codes=codes, should_retry=head.headers.get("x-should-retry", ""))
-    return ProviderError(
+    return (RateLimitError if verdict.kind == "rate_limit" else ProviderError)(
         redactor.text(f"{answer.reason}{': ' if text else ''}{text}"),
         cost=answer.usage,
         metadata=describe(head, redactor),
@@ -99,12 +102,21 @@ def describe(head: Head, redactor: Redactor) -> dict[str, object]:
 
 
 def _explanation(body: bytes, redactor: Redactor) -> tuple[str, frozenset[str], TokenUsage]:
-    decoded = decode_json(body)
+    decoded = _unlisted(decode_json(body))
     given = cast("dict[str, object]", decoded) if isinstance(decoded, dict) else {}
-    error: object = given.get("error", given)
+    error = _unlisted(given.get("error", given))
     _, codes, text = _inner_error(error, redactor)
     shown = text or _shown(body.decode("utf-8", "replace"), redactor)
     return shown, codes, reported_usage(given.get("usage"))
+
+
+def _unlisted(value: object) -> object:
+    """Return the object in a list, as some gateways send it; anything else as it is."""
+    if not isinstance(value, list):
+        return value
+    items = cast("list[object]", value)
+    holds_objects = any(isinstance(item, dict) for item in items[:1])
+    return items[0] if holds_objects else items
 
 
 def _inner_error(error: object, redactor: Redactor) -> tuple[int, frozenset[str], str]:
