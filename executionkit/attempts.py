@@ -65,14 +65,18 @@ class Attempt:
     Args:
         provider: Whom to ask.
         deliver: Receives the pieces of the text as they come in; None asks for the answer in one piece.
+
+    Attributes:
+        has_delivered: Whether it has received any.
     """
 
-    __slots__ = ("_deliver", "_pieces", "_provider")
+    __slots__ = ("_deliver", "_pieces", "_provider", "has_delivered")
 
     def __init__(self, provider: LLMProvider, deliver: Callable[[str], None] | None = None) -> None:
         self._provider = provider
         self._deliver = deliver
         self._pieces: Pieces | None = None
+        self.has_delivered = False
 
     @property
     def billed(self) -> TokenUsage:
@@ -86,7 +90,7 @@ class Attempt:
         provider, deliver = self._provider, self._deliver
         # A copy for each attempt: a provider may well add its own system prompt to the list it is handed.
         messages = [*map(dict, request.messages)]
-        if deliver is None or not isinstance(provider, StreamingProvider):
+        if deliver is None or not isinstance(provider, StreamingProvider) or not callable(provider.stream):
             return checked_response(
                 await provider.complete(messages, temperature=temperature, max_tokens=max_tokens, **options)
             )
@@ -94,5 +98,6 @@ class Attempt:
         async with self._pieces as pieces:
             async for piece in pieces:
                 if piece.text:
+                    self.has_delivered = True
                     deliver(piece.text)
         return checked_response(pieces.response)

@@ -15,6 +15,7 @@ from executionkit.errors import (
     BudgetExhaustedError,
     DeadlineExceededError,
     ExecutionKitError,
+    LLMError,
     ProviderError,
     RateLimitError,
     described,
@@ -121,7 +122,7 @@ class Completion(msgspec.Struct, frozen=True):
             finally:
                 _paid.reset(token)
         except Exception as error:
-            failure = _as_failure(error)
+            failure = _as_failure(error, self.settings.retry, attempt)
             _failed(call, number, type(failure).__name__, reservation.abandon(failure.cost))
             return failure
         except BaseException as cancelled:
@@ -176,13 +177,25 @@ def _may_retry(provider: object, failure: ExecutionKitError) -> bool:
     return quota is None or quota.try_spend(throttled=isinstance(failure, RateLimitError))
 
 
-def _as_failure(error: Exception) -> ExecutionKitError:
-    """Wrap what a foreign provider raised; only what the operating system reports is worth a retry."""
-    if isinstance(error, ExecutionKitError):
-        return error
-    failure = ProviderError(f"the provider raised {described(error)}", retryable=isinstance(error, OSError))
-    failure.__cause__ = error
-    return failure
+def _as_failure(error: Exception, retry: RetryConfig, attempt: Attempt) -> ExecutionKitError:
+    """Wrap what a foreign provider raised, and say whether it is worth a retry."""
+    if not isinstance(error, ExecutionKitError):
+        may_pass = _may_pass(error, retry)
+        failure = ProviderError(f"the provider raised {described(error)}", retryable=may_pass)
+        failure.__cause__ = error
+        error = failure
+    if attempt.has_delivered and isinstance(error, LLMError) and error.retry_hint is not False:
+        error = error.stamped(error.cost)  # a copy, for the original is the provider's
+        error.retry_hint = False  # nobody can take back text that was handed out
+    return error
+
+
+def _may_pass(error: Exception, retry: RetryConfig) -> bool:
+    """Tell whether a foreign exception is what the system reports, TLS aside, or what the caller named."""
+    from ssl import SSLEOFError, SSLError  # takes long to import, and most runs do without
+
+    is_tls = isinstance(error, SSLError) and not isinstance(error, SSLEOFError)
+    return not is_tls and isinstance(error, (OSError, *retry.retryable))
 
 
 def _send_delta(call: Span | None, text: str) -> None:

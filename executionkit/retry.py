@@ -23,8 +23,9 @@ class RetryConfig(msgspec.Struct, frozen=True):
         base_delay: Upper bound of the first wait, in seconds.
         max_delay: Upper bound of every wait, in seconds.
         exponential_base: Growth of the bound from one wait to the next.
-        retryable: Classes worth another attempt. An error whose `retryable` says no is not retried; a foreign
-            exception is, where its own class is named here.
+        retryable: Classes worth another attempt, those of a foreign provider's exceptions included. An error
+            that was made with `retryable=False` is never retried, whatever is named here: a TLS failure, a
+            used up quota, a stream whose text was handed out.
 
     Raises:
         ValueError: A number is out of range.
@@ -100,8 +101,9 @@ def _bound(config: RetryConfig, attempt: int) -> float:
 
 
 def _is_worth_it(config: RetryConfig, error: ExecutionKitError) -> bool:
-    declined = isinstance(error, LLMError) and error.retry_hint is False
-    if isinstance(error, config.retryable) and not declined:
+    if isinstance(error, LLMError) and error.retry_hint is False:
+        return False
+    if isinstance(error, config.retryable):
         return True
     cause = error.__cause__
     is_foreign = isinstance(error, ProviderError) and not isinstance(cause, ExecutionKitError)

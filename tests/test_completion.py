@@ -1,5 +1,6 @@
 """One completion: the provider's retry quota, and an answer in pieces."""
 
+import ssl
 from collections.abc import AsyncIterator
 from typing import Any, Self
 
@@ -12,6 +13,7 @@ from executionkit import (
     Event,
     LLMResponse,
     Message,
+    PermanentError,
     ProviderError,
     RateLimitError,
     RetryConfig,
@@ -109,16 +111,22 @@ class Pieces:
 class Streaming:
     """A provider that streams, and answers in one piece where it is not asked to."""
 
-    def __init__(self, error: Exception | None = None, stuck: bool = False) -> None:
+    def __init__(
+        self,
+        error: Exception | None = None,
+        stuck: bool = False,
+        texts: tuple[str, ...] = ("a", "", "b"),
+    ) -> None:
         self.error = error
         self.stuck = stuck
+        self.texts = texts
         self.streams: list[Pieces] = []
 
     async def complete(self, messages: list[Message], **kwargs: Any) -> LLMResponse:
         return LLMResponse("in one piece", usage={"prompt_tokens": 2, "completion_tokens": 9})
 
     def stream(self, messages: list[Message], **kwargs: Any) -> Pieces:
-        self.streams.append(Pieces(["a", "", "b"], self.error, self.stuck))
+        self.streams.append(Pieces([*self.texts], self.error, self.stuck))
         return self.streams[-1]
 
 
@@ -146,6 +154,41 @@ async def test_a_stream_that_breaks_off_costs_what_arrived() -> None:
     model = Streaming(broken)
     error = error_of(await complete(stream=True).run(model, "q"))
     assert (error.cost, error.metadata["text"], len(model.streams)) == (TokenUsage(2, 3, 1), "ab", 1)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ProviderError("broke off"),
+        ProviderError("broke off", retryable=True),
+        PermanentError("broke off"),
+        ConnectionResetError("reset"),
+        KeyError("broken"),
+    ],
+    ids=repr,
+)
+async def test_text_that_was_handed_out_is_not_asked_for_again(error: Exception) -> None:
+    model, events = Streaming(error), list[Event]()
+    policy = RetryConfig(base_delay=0, retryable=(Exception,))
+    trace = with_content(events.append)
+    failure = error_of(await complete(stream=True).run(model, "q", retry=policy, trace=trace))
+    assert [event.text for event in events if isinstance(event, TextDelta)] == ["a", "b"]
+    assert len(model.streams) == failure.metadata["attempts"] == 1
+    assert not failure.retryable
+
+
+async def test_a_stream_that_breaks_before_its_text_is_asked_for_again() -> None:
+    model = Streaming(ProviderError("broke off"), texts=("", ""))
+    policy = RetryConfig(max_retries=2, base_delay=0)
+    error_of(await complete(stream=True).run(model, "q", retry=policy))
+    assert len(model.streams) == 3
+
+
+@pytest.mark.parametrize("stream", [True, None])
+async def test_what_only_has_the_name_of_a_stream_is_asked_in_one_piece(stream: object) -> None:
+    model = Streaming()
+    model.stream = stream  # type: ignore[method-assign, assignment]  # pyright: ignore[reportAttributeAccessIssue]
+    assert result_of(await complete(stream=True).run(model, "q")).value == "in one piece"
 
 
 async def test_a_stream_that_is_cancelled_costs_what_arrived() -> None:
@@ -209,7 +252,14 @@ async def test_a_quota_of_another_make_is_none_of_ours() -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "calls"), [(ConnectionResetError("reset"), 101), (ValueError("no"), 1), (KeyError("no"), 1)]
+    ("error", "calls"),
+    [
+        (ConnectionResetError("reset"), 101),
+        (ssl.SSLEOFError("hung up"), 101),
+        (ssl.SSLCertVerificationError("expired"), 1),
+        (ValueError("no"), 1),
+        (KeyError("no"), 1),
+    ],
 )
 async def test_of_foreign_exceptions_only_those_of_the_system_are_retried(
     error: Exception, calls: int
@@ -223,6 +273,20 @@ async def test_of_foreign_exceptions_only_those_of_the_system_are_retried(
     assert failure.__cause__ is error
     assert str(failure) == f"the provider raised {type(error).__name__}: {error}"
     assert (failure.cost.llm_calls, failure.retryable) == (calls, calls > 1)
+
+
+@pytest.mark.parametrize("named", [OSError, Exception])
+async def test_tls_that_failed_is_not_tried_again_whatever_is_named(named: type[Exception]) -> None:
+    class Foreign:
+        calls = 0
+
+        async def complete(self, messages: list[Message], **kwargs: Any) -> LLMResponse:
+            self.calls += 1
+            raise ssl.SSLCertVerificationError("expired")
+
+    model = Foreign()
+    error_of(await complete().run(model, "q", retry=RetryConfig(base_delay=0, retryable=(named,))))
+    assert model.calls == 1
 
 
 class Recording:

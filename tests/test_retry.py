@@ -2,6 +2,7 @@
 
 import math
 import pickle
+import ssl
 
 import pytest
 from hypothesis import given
@@ -84,8 +85,13 @@ def caused(error: ExecutionKitError, cause: Exception) -> ExecutionKitError:
         (PermanentError("x"), (PermanentError,), True),
         (BudgetExhaustedError("x"), (ProviderError,), False),
         (BudgetExhaustedError("x"), (BudgetExhaustedError,), True),
-        (caused(ProviderError("x", retryable=False), KeyError("y")), (KeyError,), True),
-        (caused(ProviderError("x", retryable=False), KeyError("y")), (ValueError,), False),
+        (caused(ProviderError("x"), KeyError("y")), (KeyError,), True),
+        (caused(ProviderError("x"), KeyError("y")), (ValueError,), False),
+        (caused(ProviderError("x", retryable=True), KeyError("y")), (KeyError,), True),
+        (caused(ProviderError("x", retryable=False), KeyError("y")), (KeyError,), False),
+        (caused(ProviderError("x", retryable=False), KeyError("y")), (Exception,), False),
+        (caused(ProviderError("x", retryable=False), ssl.SSLError("y")), (OSError,), False),
+        (PermanentError("x", retryable=False), (Exception,), False),
         (caused(PermanentError("x"), ProviderError("y")), (ProviderError,), False),
         (caused(BudgetExhaustedError("x"), RateLimitError("y")), (RateLimitError,), False),
         (caused(PermanentError("x"), OSError("y")), (OSError,), False),

@@ -30,7 +30,8 @@ def judge_status(status: int, *, codes: frozenset[str] = frozenset(), should_ret
 
     Args:
         status: The HTTP status.
-        codes: What the body calls the error (its `code` and `type`); an exhausted quota is never retried.
+        codes: What the body calls the error (its `code` and `type`), in letters of any case; an exhausted
+            quota is never retried.
         should_retry: The header `x-should-retry`; `"false"` forbids another attempt.
 
     >>> judge_status(503)
@@ -43,5 +44,6 @@ def judge_status(status: int, *, codes: frozenset[str] = frozenset(), should_ret
     if status in _PERMANENT:
         return Verdict("permanent", False)
     kind: FailureKind = "rate_limit" if status == 429 else "provider"
-    forbidden = should_retry.strip().lower() == "false" or not codes.isdisjoint(_QUOTA_CODES)
+    is_spent = any(code.strip().lower() in _QUOTA_CODES for code in codes)
+    forbidden = is_spent or should_retry.strip().lower() == "false"
     return Verdict(kind, not forbidden and (status in _RETRYABLE_4XX or status >= 500))

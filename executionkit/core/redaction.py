@@ -1,12 +1,18 @@
 """Keeping a secret out of text that somebody else wrote, by the secret's value."""
 
-import base64
-import html
-import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Final, TypeVar, cast
-from urllib.parse import quote, quote_plus
+
+from executionkit.core.spelling import (
+    SHORTEST_STUMP,
+    base64_spellings,
+    begins_with,
+    find_beginning,
+    find_whole,
+    folded,
+    mixed,
+)
 
 __all__ = ["MASK", "NOTHING_SECRET", "SHORTEST_STUMP", "Redactor"]
 
@@ -15,34 +21,48 @@ T = TypeVar("T")
 MASK: Final = "***"
 """What stands in the place of a secret."""
 
-_FLAGS: Final = re.IGNORECASE | re.ASCII
 _SHORTEST_IN_ANSWERS: Final = 8
-SHORTEST_STUMP: Final = 4
-"""Characters of a secret's beginning that are worth hiding."""
 
 
 class Redactor:
-    """Replaces a secret by `***` wherever it stands: raw, URL-encoded, base64, or escaped for JSON or HTML.
+    """Replaces a secret by `***` wherever it stands: raw, base64, URL-encoded or escaped for JSON or HTML.
+
+    Each of its characters may be spelled in its own way, in letters of either case.
 
     Args:
-        secret: What must not show; an empty one replaces nothing.
+        secret: Printable ASCII that must not show; if it is empty nothing is replaced.
 
     >>> redact = Redactor("sk-secret/1")
-    >>> redact.text("Incorrect key: sk-secret/1 (sk-secret%2F1)")
+    >>> redact.text("Incorrect key: sk-secret/1 (sk%2Dsecret&#47;1)")
     'Incorrect key: *** (***)'
     >>> redact
     Redactor(***)
     """
 
-    __slots__ = ("_begins", "_in_answers", "_longest", "_pattern", "_spellings")
+    __slots__ = (
+        "_begins",
+        "_escapes",
+        "_in_answers",
+        "_longest",
+        "_marks",
+        "_plain",
+        "_shortest",
+        "_spellings",
+        "_wholes",
+    )
 
     def __init__(self, secret: str) -> None:
-        spellings = sorted(set(_spellings(secret)), key=len, reverse=True) if secret else []
-        self._spellings = tuple({_folded(spelling): None for spelling in spellings})
-        self._pattern = re.compile("|".join(map(re.escape, spellings)), _FLAGS) if spellings else None
-        self._begins = re.compile(b"|".join(_beginnings(self._spellings)))
-        self._longest = max(map(len, self._spellings), default=0)
+        encoded = [*base64_spellings(secret.encode())] if secret else []
+        self._spellings = (mixed(secret), *encoded) if secret else ()
+        self._begins = find_beginning(self._spellings)
+        self._wholes: re.Pattern[bytes] | None = None
+        self._longest = max((sum(len(forms[0]) for forms in each) for each in self._spellings), default=0)
+        self._shortest = min(map(len, self._spellings), default=0)
         self._in_answers = len(secret) >= _SHORTEST_IN_ANSWERS
+        self._plain = (folded(secret), *(b"".join(forms[-1] for forms in each) for each in encoded))
+        characters = set(b"".join(self._plain))
+        self._escapes = (b"\\u", *(b"\\%c" % each for each in b'"\\/' if each in characters))
+        self._marks = (b"%", b"&", *((b"+",) if b" "[0] in characters else ()))
 
     def text(self, text: str, *, was_cut: bool = False) -> str:
         """Return `text` with every spelling of the secret replaced.
@@ -51,10 +71,27 @@ class Redactor:
             text: What a server or a library wrote.
             was_cut: Whether the end is missing: then the beginning of a secret at the very end goes too.
         """
-        if self._pattern is None:
+        if not self._spellings:
             return text
-        cleaned = self._pattern.sub(MASK, text)
+        cleaned = self._cleaned(text)
         return self._without_stump(cleaned) if was_cut else cleaned
+
+    def _cleaned(self, text: str) -> str:
+        pieces, end = list[str](), 0
+        for start, after in self._places(folded(text)):
+            pieces += text[end:start], MASK
+            end = after
+        return "".join([*pieces, text[end:]]) if pieces else text
+
+    def _places(self, text: bytes) -> Iterator[tuple[int, int]]:
+        """Yield where spellings begin and end."""
+        first = self._begins.search(text)
+        if first is None or len(text) - first.start() < self._shortest:
+            return
+        if self._wholes is None:  # takes long to compile, and few texts look so much like the secret
+            self._wholes = find_whole(self._spellings)
+        for found in self._wholes.finditer(text, first.start()):
+            yield found.span()
 
     def may_touch(self, body: bytes) -> bool:
         """Whether an answer may hold the secret: it has a spelling of it, or escapes that could hide one.
@@ -64,8 +101,10 @@ class Redactor:
         """
         if not self._in_answers:
             return False
-        folded = body.lower()
-        return b"\\u" in folded or any(spelling in folded for spelling in self._spellings)
+        lower = body.lower()
+        if any(escape in lower for escape in self._escapes) or any(plain in lower for plain in self._plain):
+            return True
+        return any(mark in lower for mark in self._marks) and any(True for _ in self._places(lower))
 
     def tree(self, value: object) -> object:
         """Return decoded JSON with the secret replaced in every string and key."""
@@ -88,67 +127,31 @@ class Redactor:
         >>> Redactor("sk-secret").released("the key is sk-sec")
         ('the key is ', 'sk-sec')
         """
-        if not self._in_answers or not self._begins.search(_folded(text)):
+        low = folded(text)
+        if not self._in_answers or not (first := self._begins.search(low)):
             return text, ""
-        cleaned = self.text(text)
-        end = len(cleaned) - self._stump(cleaned, 1)
-        return cleaned[:end], cleaned[end:]
+        if len(low) - first.start() >= self._shortest:
+            text = self._cleaned(text)
+            low = folded(text)
+        end = len(text) - self._stump(low, 1)
+        return text[:end], text[end:]
 
-    def _stump(self, text: str, shortest: int) -> int:
+    def _stump(self, text: bytes, shortest: int) -> int:
         """Return the length of the longest beginning of a spelling that the text ends in."""
-        end = _folded(text[-self._longest :])
-        start, last = 0, len(end) - shortest
-        while (found := self._begins.search(end, start)) and found.start() <= last:
-            stump = end[found.start() :]
-            if any(spelling.startswith(stump) for spelling in self._spellings):
+        start, last = max(0, len(text) - self._longest), len(text) - shortest
+        while (found := self._begins.search(text, start)) and found.start() <= last:
+            stump = text[found.start() :]
+            if any(begins_with(spelling, stump) for spelling in self._spellings):
                 return len(stump)
             start = found.start() + 1
         return 0
 
     def _without_stump(self, text: str) -> str:
-        length = self._stump(text, SHORTEST_STUMP)
+        length = self._stump(folded(text), SHORTEST_STUMP)
         return text[:-length] + MASK if length else text
 
     def __repr__(self) -> str:
         return "Redactor(***)"
-
-
-def _folded(text: str) -> bytes:
-    """Return one lower-case byte for each character; `?` for those that are in no secret."""
-    return text.encode("ascii", "replace").lower()
-
-
-def _beginnings(spellings: Iterable[bytes]) -> Iterator[bytes]:
-    """Yield patterns for where one of the spellings may begin, be it cut by the end of the text."""
-    for spelling in spellings:
-        yield re.escape(spelling[:SHORTEST_STUMP])
-        for length in range(1, SHORTEST_STUMP):
-            yield re.escape(spelling[:length]) + rb"\Z"
-
-
-def _spellings(secret: str) -> Iterator[str]:
-    yield secret
-    yield quote(secret)
-    yield quote(secret, safe="")
-    yield quote_plus(secret)
-    yield html.escape(secret)
-    yield json.dumps(secret)[1:-1]
-    yield json.dumps(secret)[1:-1].replace("/", "\\/")
-    yield "".join(f"%{byte:02X}" for byte in secret.encode())
-    yield from _base64_spellings(secret.encode())
-
-
-def _base64_spellings(secret: bytes) -> Iterator[str]:
-    """Yield the secret in base64, alone and at each of the three places it can have inside more."""
-    for encode in (base64.b64encode, base64.urlsafe_b64encode):
-        yield encode(secret).decode().rstrip("=")
-        for before in range(3):
-            # Characters that also encode a neighbour's bits are left out: they are not the secret's own.
-            inside = encode(b"\0" * before + secret).decode().rstrip("=")
-            first = (before * 8 + 5) // 6
-            last = (before + len(secret)) * 8 // 6
-            if last - first >= _SHORTEST_IN_ANSWERS:
-                yield inside[first:last]
 
 
 NOTHING_SECRET: Final = Redactor("")

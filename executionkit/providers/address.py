@@ -57,9 +57,11 @@ class Address(msgspec.Struct, frozen=True):
     def is_loopback(self) -> bool:
         """Whether the host is this machine."""
         try:
-            return ipaddress.ip_address(self.host).is_loopback
+            address = ipaddress.ip_address(self.host)
         except ValueError:
             return self.host.lower() == "localhost" or self.host.lower().endswith(".localhost")
+        mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+        return (mapped or address).is_loopback  # Python before 3.13 knows no mapped one
 
 
 def parse_address(base_url: object) -> Address:
@@ -73,40 +75,67 @@ def parse_address(base_url: object) -> Address:
     >>> parse_address("https://api.example.com/v1/").url
     'https://api.example.com/v1/chat/completions'
     """
+    found = _read(base_url)
+    del base_url  # a traceback that shows local variables must not show a password
+    if isinstance(found, Address):
+        return found
+    raise found
+
+
+def _read(base_url: object) -> Address | TypeError | ValueError:
+    """Return the address, or what is wrong: an error that was not raised here has no frame of here."""
     if not isinstance(base_url, str):
-        raise TypeError(f"base_url must be a str, not {type(base_url).__name__}")
+        return TypeError(f"base_url must be a str, not {type(base_url).__name__}")
     if not (base_url.isascii() and base_url.isprintable()) or {" ", "\\", '"', "<", ">"} & {*base_url}:
-        raise ValueError("base_url must be plain ASCII without spaces, line breaks or backslashes")
-    try:
-        parts = urlsplit(base_url)
-        port = parts.port
-    except ValueError:
-        raise ValueError("base_url has a bad port or a bad IPv6 address") from None
-    if parts.scheme not in _PORTS:
-        raise ValueError("base_url must begin with http:// or https://")
-    if "@" in parts.netloc:
-        raise ValueError("base_url must not hold a user name or password; give the key as api_key")
-    if port == 0 or parts.netloc.endswith(":"):
-        raise ValueError("base_url has a bad port")
-    if parts.fragment:
-        raise ValueError("base_url must not have a fragment (#...)")
+        return ValueError("base_url must be plain ASCII without spaces, line breaks or backslashes")
+    parts = _split(base_url)
+    problem = "base_url has a bad port or a bad IPv6 address" if parts is None else _problem_of(parts)
+    if parts is None or problem:
+        return ValueError(problem)
     return Address(
         tls=parts.scheme == "https",
-        host=_checked_host(parts),
-        port=port or _PORTS[parts.scheme],
+        host=str(_ipv6(parts)) if "[" in parts.netloc else parts.hostname or "",
+        port=parts.port or _PORTS[parts.scheme],
         path=parts.path.rstrip("/"),
         query=parts.query,
     )
 
 
-def _checked_host(parts: SplitResult) -> str:
-    host = parts.hostname or ""
+def _split(base_url: str) -> SplitResult | None:
+    try:
+        parts = urlsplit(base_url)
+        _ = parts.port  # raises only now
+    except ValueError:
+        return None
+    return parts
+
+
+def _problem_of(parts: SplitResult) -> str:
+    """Say what is wrong with a URL whose port can be read; `""` if nothing is."""
+    if parts.scheme not in _PORTS:
+        return "base_url must begin with http:// or https://"
+    if "@" in parts.netloc:
+        return "base_url must not hold a user name or password; give the key as api_key"
+    if parts.port == 0 or parts.netloc.endswith(":"):
+        return "base_url has a bad port"
+    if parts.fragment:
+        return "base_url must not have a fragment (#...)"
     if "[" in parts.netloc:
-        try:
-            return str(ipaddress.IPv6Address(host))
-        except ValueError:
-            raise ValueError("base_url has a bad IPv6 address") from None
+        return "" if _ipv6(parts) else "base_url has a bad IPv6 address"
+    return (
+        ""
+        if _is_host(parts.hostname or "")
+        else "base_url has no host, or one that is not a name or an IP address"
+    )
+
+
+def _ipv6(parts: SplitResult) -> ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.IPv6Address(parts.hostname or "")
+    except ValueError:
+        return None
+
+
+def _is_host(host: str) -> bool:
     labels = host.rstrip(".").split(".")
-    if not _HOST.match(host) or len(host) > 253 or not all(0 < len(label) < 64 for label in labels):
-        raise ValueError("base_url has no host, or one that is not a name or an IP address")
-    return host
+    return bool(_HOST.match(host)) and len(host) <= 253 and all(0 < len(label) < 64 for label in labels)

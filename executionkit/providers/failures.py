@@ -25,13 +25,13 @@ _CLASSES: Final[Mapping[FailureKind, type[LLMError]]] = {
 }
 
 
-def refused(head: Head, body: bytes, redactor: Redactor) -> LLMError:
+def refused(head: Head, body: bytes, redactor: Redactor, who: str = "the server") -> LLMError:
     """Return the error for a status that is not a success."""
     text, codes, usage = _explanation(body, redactor)
     verdict = judge_status(head.status, codes=codes, should_retry=head.headers.get("x-should-retry", ""))
     hint = f"; {_ADVICE[head.status]}" if head.status in _ADVICE else ""
     return _CLASSES[verdict.kind](
-        f"the server answered {head.status}{hint}{': ' if text else ''}{text}",
+        f"{who} answered {head.status}{hint}{': ' if text else ''}{text}",
         cost=usage,
         metadata=describe(head, redactor),
         retry_after=read_retry_after(head.headers, time.time()),
@@ -46,15 +46,19 @@ _ADVICE: Final = {
     403: "the key may not do this",
     404: "check base_url and model",
     405: "check base_url",
+    407: "check the user name and password of the proxy",
     413: "the prompt is too long",
 }
 
 
-def unusable(head: Head, answer: Unusable, redactor: Redactor) -> ProviderError:
-    """Return the error for a success that holds no completion; what it charged is in its cost."""
+def unusable(head: Head, answer: Unusable, redactor: Redactor) -> LLMError:
+    """Return the error for a success that holds no completion; what it charged is in its cost.
+
+    A rate limit that comes in a success is a `RateLimitError`, all else a `ProviderError`.
+    """
     status, codes, text = _inner_error(answer.error, redactor)
     verdict = judge_status(status, codes=codes, should_retry=head.headers.get("x-should-retry", ""))
-    return ProviderError(
+    return (RateLimitError if verdict.kind == "rate_limit" else ProviderError)(
         redactor.text(f"{answer.reason}{': ' if text else ''}{text}"),
         cost=answer.usage,
         metadata=describe(head, redactor),
@@ -99,12 +103,21 @@ def describe(head: Head, redactor: Redactor) -> dict[str, object]:
 
 
 def _explanation(body: bytes, redactor: Redactor) -> tuple[str, frozenset[str], TokenUsage]:
-    decoded = decode_json(body)
+    decoded = _unlisted(decode_json(body))
     given = cast("dict[str, object]", decoded) if isinstance(decoded, dict) else {}
-    error: object = given.get("error", given)
+    error = _unlisted(given.get("error", given))
     _, codes, text = _inner_error(error, redactor)
     shown = text or _shown(body.decode("utf-8", "replace"), redactor)
     return shown, codes, reported_usage(given.get("usage"))
+
+
+def _unlisted(value: object) -> object:
+    """Return the object in a list, as some gateways send it; anything else as it is."""
+    if not isinstance(value, list):
+        return value
+    items = cast("list[object]", value)
+    holds_objects = any(isinstance(item, dict) for item in items[:1])
+    return items[0] if holds_objects else items
 
 
 def _inner_error(error: object, redactor: Redactor) -> tuple[int, frozenset[str], str]:

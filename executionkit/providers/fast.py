@@ -60,8 +60,9 @@ class FastTransport:
             await self.finished()
             # Not chained: what aiohttp raises holds the request, key and all.
             raise _broken(error) from None
-        except BaseException:
+        except BaseException as cancelled:
             await self.finished()
+            cancelled.__traceback__ = None  # aiohttp's frames hold the request, key and all
             raise
         exchange = _Exchange(self, response)
         problem = _unusual(response)

@@ -79,6 +79,9 @@ class TransportAdapter:
         except Exception as error:  # noqa: BLE001 - a foreign transport may raise anything
             # Not chained: what httpx raises holds the request, key and all.
             raise _as_exchange_error(error) from None
+        except BaseException as cancelled:
+            cancelled.__traceback__ = None  # the frames below may hold the request, key and all
+            raise
 
     async def aclose(self) -> None:
         """Close the transport, where it belongs to the provider."""
@@ -113,6 +116,9 @@ class ClientAdapter:
             return _ForeignExchange(await self._client.send(built, stream=True, follow_redirects=False))
         except Exception as error:  # noqa: BLE001 - a foreign transport may raise anything
             raise _as_exchange_error(error) from None
+        except BaseException as cancelled:
+            cancelled.__traceback__ = None  # the frames below may hold the request, key and all
+            raise
 
     async def aclose(self) -> None:
         """Do nothing: who opened the client closes it."""

@@ -94,10 +94,10 @@ class Provider(_Endpoint, frozen=True, kw_only=True, dict=True, weakref=True):
     rate_limit: RateLimit | None = None
 
     def __post_init__(self) -> None:
+        address = _checked_address(self)
         if not isinstance(self.api_key, Secret):
             # No local name for the literal: a traceback may show them.
             msgspec.structs.force_setattr(self, "api_key", Secret(self.api_key))
-        address = parse_address(self.base_url)
         _check(self)
         if self.api_key and not address.tls and not address.is_loopback:
             _warn_of_plain_http(address.authority)
@@ -329,6 +329,15 @@ async def _read_answer(exchange: Exchange, redactor: Redactor) -> LLMResponse:
 
 _parsed = lru_cache(maxsize=256)(parse_address)
 _redactor = lru_cache(maxsize=256)(Redactor)
+
+
+def _checked_address(provider: Provider) -> Address:
+    try:
+        return parse_address(provider.base_url)
+    except (TypeError, ValueError):
+        # Frames show the provider by its repr, and what is refused may hold a password.
+        msgspec.structs.force_setattr(provider, "base_url", "")
+        raise
 
 
 def _check(provider: Provider) -> None:

@@ -11,17 +11,17 @@ from urllib.request import getproxies, proxy_bypass
 import anyio
 import msgspec
 
-from executionkit.core.http_status import judge_status
-from executionkit.errors import PermanentError, ProviderError
+from executionkit.core.redaction import NOTHING_SECRET
+from executionkit.errors import PermanentError
 from executionkit.providers.address import Address, parse_address
 from executionkit.providers.connecting import connect
+from executionkit.providers.failures import refused
 from executionkit.providers.foreign import TransportAdapter
-from executionkit.providers.http1 import Connection, Head, Request
+from executionkit.providers.http1 import Connection, Request
 from executionkit.providers.secret import Secret
 from executionkit.providers.sockets import ByteSocket
 from executionkit.providers.tls import secured
 from executionkit.providers.transport import KEEPALIVE, Exchange, Pool, Transport, shared_tls_context
-from executionkit.providers.wire import ONE_CALL
 
 __all__ = ["proxied", "proxy_for"]
 
@@ -105,13 +105,15 @@ class _Proxy(msgspec.Struct, frozen=True):
         Raises:
             OSError: As `connect`, to either of them.
             ExchangeError: The proxy does not speak HTTP.
-            ProviderError: It would not, or could not.
+            LLMError: It would not, or could not; as if the server had answered so.
         """
         opened = await self.connect()
         try:
             authority = f"{f'[{address.host}]' if ':' in address.host else address.host}:{address.port}"
             request = Request(authority, [("Host", authority), *self.headers], b"", "CONNECT")
-            _check_tunnel(await Connection(opened).send(request))
+            head = await Connection(opened).send(request)
+            if not head.is_success:
+                raise refused(head, b"", NOTHING_SECRET, "the proxy")
         except BaseException:
             with anyio.CancelScope(shield=True):
                 await opened.abort()
@@ -124,17 +126,6 @@ def _basic(user: str, found: str) -> str:
     if not found:
         return ""
     return f"Basic {base64.b64encode(unquote(user if ':' in user else f'{user}:').encode()).decode()}"
-
-
-def _check_tunnel(head: Head) -> None:
-    if not head.is_success:
-        hint = "; check its user name and password" if head.status == 407 else ""
-        raise ProviderError(
-            f"the proxy answered {head.status}{hint}",
-            cost=ONE_CALL,
-            metadata={"status": head.status},
-            retryable=judge_status(head.status).retryable,
-        )
 
 
 class _Forwarding:

@@ -25,7 +25,8 @@ def test_every_status_has_a_verdict(status: int, codes: frozenset[str], should_r
 def test_what_is_worth_another_attempt(status: int) -> None:
     assert judge_status(status).retryable
     assert not judge_status(status, should_retry=" False ").retryable
-    assert not judge_status(status, codes=frozenset({"insufficient_quota"})).retryable
+    for code in ("insufficient_quota", "Insufficient_Quota", " BILLING_HARD_LIMIT_REACHED "):
+        assert not judge_status(status, codes=frozenset({code})).retryable
 
 
 @pytest.mark.parametrize("status", [*PERMANENT, 301, 402, 410, 418, 451])

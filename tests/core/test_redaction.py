@@ -4,6 +4,7 @@ import base64
 import html
 import json
 from collections.abc import Callable
+from functools import partial
 from urllib.parse import quote, quote_plus
 
 import pytest
@@ -35,6 +36,107 @@ SPELLINGS = [
 def test_no_spelling_survives(spelled: str) -> None:
     assert Redactor(KEY).text(f"before {spelled} after").startswith("before ***")
     assert spelled not in Redactor(KEY).text(f"before {spelled} after")
+
+
+Form = Callable[[str], str]
+
+
+def json_form(character: str) -> str:
+    return json.dumps(character)[1:-1]
+
+
+def slash_form(character: str) -> str:
+    return "\\/" if character == "/" else json_form(character)
+
+
+def code_form(template: str) -> Form:
+    return lambda character: template.format(ord(character))
+
+
+FORMS: list[Form] = [
+    str,
+    str.upper,
+    html.escape,
+    partial(quote, safe=""),
+    quote_plus,
+    json_form,
+    slash_form,
+    *map(code_form, ["%{:02X}", "%{:02x}", "\\u{:04X}", "&#{};", "&#{:03};", "&#x{:x};", "&#X{:04X};"]),
+]
+JSON_FORMS = [json_form, slash_form, code_form("\\u{:04x}")]
+
+
+@st.composite
+def mixtures(draw: st.DrawFn, forms: list[Form]) -> tuple[str, str]:
+    """A key, and a text in which each of its characters is spelled in a way of its own."""
+    key = draw(
+        keys | st.sampled_from([KEY, "sk-a/b/c-12345678", "k%25&amp;\\\\u005c\\\\/k", "k" + "\\" * 9 + "k"])
+    )
+    return key, "".join(draw(st.sampled_from(forms))(character) for character in key)
+
+
+@given(mixtures(FORMS))
+def test_no_mixture_of_spellings_survives(mixture: tuple[str, str]) -> None:
+    key, spelled = mixture
+    redactor = Redactor(key)
+    assert redactor.text(f"it is {spelled}, I think") == "it is ***, I think"
+    assert redactor.may_touch(json.dumps({"text": spelled}).encode())
+    assert redactor.may_touch(json.dumps({"text": spelled}).replace("/", "\\/").encode())
+
+
+@given(mixtures(JSON_FORMS))
+def test_no_mixture_of_escapes_hides_the_key_in_an_answer(mixture: tuple[str, str]) -> None:
+    key, spelled = mixture
+    body = f'{{"text": "it is {spelled}, I think"}}'
+    assert Redactor(key).may_touch(body.encode())
+    assert Redactor(key).text(json.loads(body)["text"]) == "it is ***, I think"
+
+
+@given(mixtures(FORMS), st.lists(st.integers(min_value=1, max_value=6), min_size=1))
+def test_no_mixture_shows_in_pieces_however_it_is_cut(mixture: tuple[str, str], lengths: list[int]) -> None:
+    redactor, text = Redactor(mixture[0]), f"it is {mixture[1]}, I think"
+    shown, held = "", ""
+    for length in [*lengths, len(text)]:
+        released, held = redactor.released(held + text[:length])
+        text = text[length:]
+        shown += released
+        assert "it is ***, I think".startswith(shown)
+    assert shown + held == "it is ***, I think"
+
+
+@given(mixtures(FORMS), st.integers(min_value=1))
+def test_the_beginning_of_a_mixture_is_held(mixture: tuple[str, str], length: int) -> None:
+    key, spelled = mixture
+    stump = spelled[: min(length, len(spelled) - 1)]
+    assert Redactor(key).released(f"it is {stump}") == ("it is ", stump)
+
+
+@pytest.mark.parametrize("spelled", [r"sk-a\/b/c-12345678", r"sk-a/b\/c-12345678"])
+def test_one_escaped_slash_does_not_hide_the_key(spelled: str) -> None:
+    redactor = Redactor("sk-a/b/c-12345678")
+    assert redactor.may_touch(f'{{"text": "{spelled}"}}'.encode())
+    assert redactor.text(spelled, was_cut=True) == "***"
+
+
+def test_escapes_in_base64_do_not_hide_it() -> None:
+    key = "sk->>>???>>>"
+    spelled = base64.b64encode(key.encode()).decode()
+    assert "/" in spelled
+    assert "+" in spelled
+    for form in (spelled.replace("/", "\\/"), quote(spelled, safe=""), spelled.replace("+", "%2b")):
+        assert Redactor(key).text(f"it is {form}!") == "it is ***!"
+        assert Redactor(key).may_touch(f'"it is {form}!"'.encode())
+
+
+def test_no_run_of_backslashes_takes_long() -> None:
+    key = "k" + "\\" * 60 + "k"
+    assert Redactor(key).text("k" + "\\" * 90 + "!") == "k" + "\\" * 90 + "!"
+    assert Redactor(key).released("k" + "\\" * 90) == ("", "k" + "\\" * 90)
+
+
+@pytest.mark.parametrize("body", [b"sk & 50 %", b'{"text": "a\\n\\"b\\""}', "\u00e9 & sk-".encode()])
+def test_an_answer_that_can_not_hold_the_key_is_left_alone(body: bytes) -> None:
+    assert not Redactor("sk-12345678").may_touch(body)
 
 
 @pytest.mark.parametrize("around", ["{}", "user:{}", "Bearer {}.", "a{}bc"])

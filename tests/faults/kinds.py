@@ -73,6 +73,8 @@ def _waits() -> Iterator[Fault]:
     yield Fault("503-after-seconds", (reply(b"{}", 503, "Retry-After: 0.5"),), retry_after=0.5)
     quota = b'{"error":{"message":"You exceeded your quota","code":"insufficient_quota"}}'
     yield Fault("429-no-quota", (reply(quota, 429),), RateLimitError, retryable=False, retry_after=1.0)
+    listed = b"[" + quota.replace(b"insufficient_quota", b"Insufficient_Quota") + b"]"
+    yield Fault("429-no-quota-list", (reply(listed, 429),), RateLimitError, retryable=False, retry_after=1.0)
     for status, error in ((429, RateLimitError), (500, ProviderError)):
         steps = (reply(b"{}", status, "x-should-retry: false"),)
         wait = 1.0 if status == 429 else None
@@ -166,6 +168,8 @@ def _billed_but_unusable() -> Iterator[Fault]:
     yield Fault("200-finish-number", (reply(completion(finish_reason=5)),), usage=BILLED)
     denied = {"choices": None, "error": {"message": "no", "code": 401}}
     yield Fault("200-error-401", (reply(completion(**denied)),), retryable=False, usage=BILLED)
+    busy = {"choices": None, "error": {"message": "slow down", "code": 429}}
+    yield Fault("200-error-429", (reply(completion(**busy)),), RateLimitError, usage=BILLED, retry_after=1.0)
     deep = b"[" * 5000 + b"]" * 5000
     yield Fault("200-deep-field", (reply(GOOD[:-1] + b', "x": ' + deep + b"}"),))
 

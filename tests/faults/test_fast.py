@@ -1,7 +1,10 @@
 """`transport="fast"`: the promises of the default, on asyncio. On any other loop it is the default."""
 
+import asyncio
 import pickle
 import time
+import traceback
+from collections.abc import Awaitable, Callable
 from functools import partial
 
 import anyio
@@ -26,6 +29,23 @@ if BARE:
 KEY = "sk-Secret/1+2=3"
 PROMPT = [user("Where?")]
 Fast = partial(Provider, transport="fast")
+
+
+async def cancel_by_scope(provider: Provider) -> BaseException:
+    with pytest.raises(TimeoutError) as caught, anyio.fail_after(0.1):
+        await provider.complete(PROMPT)
+    return caught.value
+
+
+async def cancel_by_task(provider: Provider) -> BaseException:
+    task = asyncio.create_task(provider.complete(PROMPT))
+    await asyncio.sleep(0.1)
+    task.cancel("enough")
+    with pytest.raises(asyncio.CancelledError, match="enough") as caught:
+        await task
+    assert task.cancelled()
+    return caught.value
+
 
 on_asyncio = pytest.mark.parametrize("anyio_backend", ["asyncio"])
 pytestmark = pytest.mark.anyio
@@ -157,6 +177,18 @@ def test_there_is_no_other_name() -> None:
     wrong: str = "faster"
     with pytest.raises(ValueError, match="faster"):
         Provider("http://localhost/v1", "m", transport=wrong)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+@on_asyncio
+@pytest.mark.parametrize("name", ["stall-at-once", "stall-in-body"])
+@pytest.mark.parametrize("cancel", [cancel_by_scope, cancel_by_task])
+async def test_no_frame_of_a_cancelled_call_shows_the_key(
+    name: str, cancel: Callable[[Provider], Awaitable[BaseException]], server: FaultServer
+) -> None:
+    async with Fast(server.url(name), "m", KEY) as provider:
+        error = await cancel(provider)
+    shown = traceback.TracebackException.from_exception(error, capture_locals=True).format()
+    assert KEY not in "".join(shown)
 
 
 @on_asyncio

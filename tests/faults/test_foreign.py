@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
+import anyio
 import httpx
 import pytest
 import sniffio
@@ -154,3 +155,15 @@ async def test_a_stream_that_never_pauses_ends_in_time() -> None:
         with pytest.raises(ProviderError, match=r"within 0\.1 s"):
             async for _ in provider.stream(PROMPT):
                 pass
+
+
+@pytest.mark.parametrize("make", KINDS)
+@pytest.mark.parametrize("name", ["stall-at-once", "stall-in-body"])
+async def test_no_frame_of_a_cancelled_call_shows_the_key(
+    name: str, make: Callable[[], dict[str, Any]], server: FaultServer
+) -> None:
+    async with opened(make) as given, Provider(server.url(name), "m", KEY, **given) as provider:
+        with pytest.raises(TimeoutError) as caught, anyio.fail_after(0.1):
+            await provider.complete(PROMPT)
+    shown = traceback.TracebackException.from_exception(caught.value, capture_locals=True).format()
+    assert KEY not in "".join(shown)

@@ -10,9 +10,11 @@ from typing import TypeVar
 
 import pytest
 
+from executionkit import RetryConfig, complete
 from executionkit.errors import ProviderError
 from executionkit.provider import user
 from executionkit.providers.openai import Provider
+from tests.doubles import error_of
 from tests.faults.script import GOOD, reply
 from tests.faults.server import FaultServer, fault_server
 
@@ -85,6 +87,16 @@ async def test_a_server_without_tls_is_not_asked_again(server: FaultServer) -> N
             await provider.complete(PROMPT)
     assert not caught.value.retryable
     assert caught.value.__cause__ is not None
+
+
+@pytest.mark.parametrize("named", [ssl.SSLError, OSError, Exception])
+async def test_it_is_not_asked_again_whatever_the_run_names(
+    tls_server: FaultServer, named: type[Exception]
+) -> None:
+    url = tls_server.url("good-plain").replace("http:", "https:")
+    async with Provider(url, "m") as provider:
+        outcome = await complete().run(provider, "x", retry=RetryConfig(base_delay=0, retryable=(named,)))
+    assert error_of(outcome).cost.llm_calls == 1
 
 
 ANSWERS = [reply(GOOD), reply(GOOD.replace(b"Paris", b"Rome"))]

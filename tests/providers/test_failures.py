@@ -65,6 +65,11 @@ def test_a_status_has_its_class_and_advice(status: int) -> None:
         ({"message": "too busy"}, "too busy"),
         ({"detail": "too busy"}, "too busy"),
         ({"x": 1}, '{"x": 1}'),
+        ([{"error": {"message": "too busy"}}, {"error": "more"}], "too busy"),
+        ({"error": [{"message": "too busy"}, 1]}, "too busy"),
+        ([], "[]"),
+        ({"error": []}, "[]"),
+        ({"error": [1]}, "[1]"),
         ({"error": {"code": 5}}, '{"error": {"code": 5}}'),
         (b"<html>\r\n  <b>Busy</b>\x00\xff", "<html> <b>Busy</b>?\ufffd"),
         ([1], "[1]"),
@@ -93,7 +98,11 @@ def test_what_the_server_charged_and_asks_is_kept() -> None:
 def test_an_exhausted_quota_is_not_asked_again(field: str) -> None:
     assert not refusal(429, {"error": {field: "insufficient_quota"}}).retryable
     assert not refusal(429, {field: "insufficient_quota"}).retryable
+    assert not refusal(429, {"error": {field: "Insufficient_Quota"}}).retryable
+    assert not refusal(429, [{"error": {field: "insufficient_quota"}}]).retryable
+    assert not refusal(429, {"error": [{field: "insufficient_quota"}]}).retryable
     assert refusal(429, {"error": {field: "busy"}}).retryable
+    assert refusal(429, [[{"error": {field: "insufficient_quota"}}]]).retryable
     assert refusal(429, {"error": {"message": "insufficient_quota", field: 7}}).retryable
 
 
@@ -115,7 +124,7 @@ def test_the_first_name_of_a_request_counts() -> None:
     assert refused(head, b"", NOTHING_SECRET).metadata["request_id"] == "r1"
 
 
-def bad_answer(answer: Unusable, **headers: str) -> ProviderError:
+def bad_answer(answer: Unusable, **headers: str) -> LLMError:
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     return unusable(Head(200, {"x-request-id": "r1", **named}), answer, Redactor(KEY))
 
@@ -128,7 +137,6 @@ def bad_answer(answer: Unusable, **headers: str) -> ProviderError:
         (Unusable("failed", error={"message": "why"}), "failed: why", True),
         (Unusable("failed", error={"message": "why", "code": 400}), "failed: why", False),
         (Unusable("failed", error={"message": "why", "code": "400"}), "failed: why", False),
-        (Unusable("failed", error={"message": "why", "status": 429}), "failed: why", True),
         (Unusable("failed", error={"message": "why", "code": 400, "status": 500}), "failed: why", False),
         (Unusable("failed", error={"message": "why", "code": 4000}), "failed: why", True),
         (Unusable("failed", error={"message": "why", "code": 40}), "failed: why", True),
@@ -142,6 +150,16 @@ def test_an_answer_that_is_none(answer: Unusable, text: str, retryable: bool) ->
     assert (str(error), error.retryable) == (text, retryable)
     assert error.cost == ONE_CALL
     assert error.metadata == {"status": 200, "request_id": "r1"}
+
+
+@pytest.mark.parametrize("code", [429, "429"])
+@pytest.mark.parametrize("field", ["code", "status"])
+def test_a_rate_limit_in_an_answer_is_one(code: object, field: str) -> None:
+    error = bad_answer(Unusable("failed", TokenUsage(5, 6, 1), {"message": "slow down", field: code}))
+    assert type(error) is RateLimitError
+    assert (str(error), error.retryable, error.cost) == ("failed: slow down", True, TokenUsage(5, 6, 1))
+    spent = bad_answer(Unusable("failed", error={"code": code, "type": "insufficient_quota"}))
+    assert (type(spent), spent.retryable) == (RateLimitError, False)
 
 
 def test_an_answer_that_is_none_is_paid_for_and_may_ask_for_a_pause() -> None:

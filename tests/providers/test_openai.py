@@ -7,6 +7,7 @@ import pickle
 import threading
 import traceback
 import warnings
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -100,9 +101,43 @@ def test_a_bad_address_is_refused_without_being_quoted(url: str) -> None:
     assert "u:p" not in str(caught.value)
 
 
+def with_no_key(url: Any) -> Provider:
+    return Provider(url, "m")
+
+
+def with_a_bad_key(url: Any) -> Provider:
+    return Provider(url, "m", "\n")
+
+
+@pytest.mark.parametrize("make", [parse_address, with_no_key, with_a_bad_key])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://u:hunter2@h/v1",
+        "ftp://u:hunter2@h",
+        "http://u:hunter2@h:x",
+        "http://u:hunter2@h/\n",
+        b"hunter2",
+    ],
+)
+def test_no_frame_shows_what_a_bad_address_holds(make: Callable[[Any], object], url: Any) -> None:
+    with pytest.raises((TypeError, ValueError), match="base_url") as caught:
+        make(url)
+    link: BaseException | None = caught.value
+    while link is not None:
+        stack = traceback.TracebackException.from_exception(link, capture_locals=True).stack
+        ours = [frame for frame in stack if frame.filename != __file__]
+        assert "hunter2" not in str(link) + "".join(f"{frame.locals}" for frame in ours)
+        link = link.__cause__ or link.__context__
+
+
 def test_addresses() -> None:
     assert parse_address("HTTPS://H.example:443/v1//").url == "https://h.example/v1/chat/completions"
     assert parse_address("http://[::1]:8080").authority == "[::1]:8080"
+    for host in ("localhost", "a.localhost", "127.1.2.3", "[::1]", "[::ffff:127.0.0.1]"):
+        assert parse_address(f"http://{host}").is_loopback
+    for host in ("localhost.example", "10.0.0.1", "[::2]", "[::ffff:10.0.0.1]", "0.0.0.0"):
+        assert not parse_address(f"http://{host}").is_loopback
     assert parse_address("https://h/x?api-version=1").target == "/x/chat/completions?api-version=1"
 
 
@@ -138,6 +173,7 @@ def test_a_key_over_plain_http_warns_once() -> None:
         warnings.simplefilter("error")
         Provider("http://plain.example/v1", "m", KEY)
         Provider("http://127.0.0.1/v1", "m", KEY)
+        Provider("http://[::ffff:127.0.0.1]/v1", "m", KEY)
         Provider("http://other.example/v1", "m")
 
 

@@ -15,7 +15,7 @@ from anyio.abc import ByteStream, SocketAttribute
 from anyio.streams.tls import TLSListener
 
 from executionkit import RetryConfig, complete
-from executionkit.errors import LLMError, PermanentError, ProviderError
+from executionkit.errors import LLMError, PermanentError, ProviderError, RateLimitError
 from executionkit.provider import user
 from executionkit.providers.openai import Provider
 from tests.faults.server import FaultServer, fault_server
@@ -255,11 +255,11 @@ async def test_a_proxy_that_is_down_is_worth_another_attempt(
     assert caught.value.retryable
 
 
-REFUSAL = b"HTTP/1.1 %d Refused\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+REFUSAL = b"HTTP/1.1 %d Refused\r\nRetry-After: 0\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
-@pytest.mark.parametrize(("status", "calls"), [(407, 1), (403, 1), (502, 2)])
+@pytest.mark.parametrize(("status", "calls"), [(407, 1), (403, 1), (429, 2), (502, 2)])
 async def test_a_proxy_that_refuses(
     scheme: str, status: int, calls: int, server: FaultServer, environment: Environment
 ) -> None:
@@ -270,7 +270,10 @@ async def test_a_proxy_that_refuses(
             retry = RetryConfig(max_retries=1, base_delay=0.0)
             error = (await complete().run(provider, "Where?", retry=retry)).failure()
     assert str(status) in error.message
-    assert error.metadata["status"] == status
+    assert ("proxy" in error.message) is (scheme == "https" or status == 407)
+    assert isinstance(error, LLMError)
+    assert (error.metadata["status"], error.retry_after) == (status, 0.0)
+    assert isinstance(error, RateLimitError) is (status == 429)
     assert error.cost.llm_calls == calls == len(proxy.seen)
     assert KEY not in repr((error, proxy.seen))
 
