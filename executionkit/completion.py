@@ -10,6 +10,7 @@ import msgspec
 from executionkit.attempts import Attempt
 from executionkit.core.encoding import json_text
 from executionkit.core.retry_quota import RetryQuota
+from executionkit.core.until import call_ends_at
 from executionkit.core.usage import TokenUsage
 from executionkit.errors import (
     BudgetExhaustedError,
@@ -114,13 +115,14 @@ class Completion(msgspec.Struct, frozen=True):
                 call = self._started(self.span.below(), reservation, number)
             if self.stream:
                 attempt = Attempt(self.provider, partial(_send_delta, call))
-            token = _paid.set(self.account.root)
+            token, outer = _paid.set(self.account.root), call_ends_at.set(self.settings.ends_at)
             try:
                 response = await attempt.answer(
                     self.request, self.temperature, reservation.max_tokens, self.options
                 )
             finally:
                 _paid.reset(token)
+                call_ends_at.reset(outer)
         except Exception as error:
             failure = _as_failure(error, self.settings.retry, attempt)
             _failed(call, number, type(failure).__name__, reservation.abandon(failure.cost))

@@ -3,9 +3,11 @@
 from time import monotonic
 from typing import Final
 
-from anyio import sleep
+from anyio import current_time, sleep
 
 from executionkit.core.rate_limit import Pace
+from executionkit.core.until import call_ends_at
+from executionkit.errors import RateLimitError
 from executionkit.providers.http1 import Head
 
 __all__ = ["Turn"]
@@ -25,11 +27,16 @@ class Turn:
         self.tokens: Final = tokens
 
     async def wait(self) -> None:
-        """Return when the request may be sent. Who is cancelled meanwhile gives its place back."""
+        """Return when the request may be sent. Who is cancelled meanwhile gives its place back.
+
+        Raises:
+            RateLimitError: That is after the deadline of the run; nothing was sent.
+        """
         delay = self._pace.reserve(self.tokens, monotonic())
         self._is_held = True
         try:
             while delay > 0:
+                _check_deadline(delay)
                 await sleep(delay)
                 delay = self._pace.closed_for(monotonic())  # an answer may have said so meanwhile
         except BaseException:
@@ -46,3 +53,12 @@ class Turn:
         if self._is_held:
             self._is_held = False
             self._pace.settle(self.tokens, used)
+
+
+def _check_deadline(delay: float) -> None:
+    ends_at = call_ends_at.get()
+    if ends_at is not None and current_time() + delay >= ends_at:
+        raise RateLimitError(
+            f"not sent: the rate limit allows it in {delay:.3g} s only, after the run's deadline",
+            retry_after=delay,
+        )

@@ -11,11 +11,12 @@ from anyio.lowlevel import checkpoint
 from executionkit import complete, consensus
 from executionkit.core.budget import estimate_input
 from executionkit.core.rate_limit import RateLimit
-from executionkit.errors import DeadlineExceededError, LLMError
+from executionkit.core.usage import TokenUsage
+from executionkit.errors import ExecutionKitError, LLMError, RateLimitError
 from executionkit.loops import closing_at_exit
 from executionkit.provider import user
 from executionkit.providers.openai import Provider
-from tests.doubles import soon
+from tests.doubles import error_of, result_of
 from tests.faults.server import FaultServer, fault_server
 
 PROMPT = [user("Where?")]
@@ -227,11 +228,53 @@ async def test_who_is_cancelled_while_it_waits_gives_its_place_back(
     assert clock.wakes == [60]
 
 
-async def test_a_deadline_ends_the_wait(server: FaultServer) -> None:
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_wait_beyond_the_deadline_is_not_begun(
+    stream: bool, server: FaultServer, clock: Clock
+) -> None:
     async with limited(server, "good-plain", requests_per_minute=1) as provider:
         await ask(provider)
         asked = server.calls["good-plain"]
-        for stage in (complete(), complete(stream=True)):
-            outcome = await soon(stage.run(provider, "Where?", deadline=0.05))
-            assert isinstance(outcome.failure(), DeadlineExceededError)
-    assert server.calls["good-plain"] == asked
+        error = error_of(await complete(stream=stream).run(provider, "Where?", deadline=10.0))
+        assert isinstance(error, RateLimitError)
+        assert error.retry_after == pytest.approx(60)
+        assert error.cost == TokenUsage(llm_calls=1)  # an attempt, as every other
+        assert server.calls["good-plain"] == asked
+        assert not clock.wakes
+        await ask(provider)  # which has the place that was given back
+    assert clock.wakes == [60]
+
+
+async def test_a_wait_that_grows_beyond_the_deadline_ends_then(server: FaultServer, clock: Clock) -> None:
+    clock.gate, errors = anyio.Event(), list[ExecutionKitError]()
+    async with limited(server, "good-plain", requests_per_minute=2) as provider:
+        await at_once(*[(ask, provider)] * 2)
+
+        async def note() -> None:
+            errors.append(error_of(await complete().run(provider, "Where?", deadline=40.0)))
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(note)
+            for _ in range(5):
+                await checkpoint()
+            said = {"x-ratelimit-remaining-tokens": "0", "x-ratelimit-reset-tokens": "1m"}
+            vars(provider)["Pace"].learn(said, clock.now + 30)
+            clock.gate.set()
+    assert clock.wakes == [30]
+    assert isinstance(errors[0], RateLimitError)
+    assert errors[0].retry_after == pytest.approx(60)
+
+
+async def test_a_wait_within_the_deadline_is_made(server: FaultServer, clock: Clock) -> None:
+    async with limited(server, "good-plain", requests_per_minute=1) as provider:
+        await ask(provider)
+        assert result_of(await complete().run(provider, "Where?", deadline=1000.0)).value == "Paris"
+    assert clock.wakes == [60]
+
+
+async def test_nobody_but_a_run_bounds_the_wait(server: FaultServer) -> None:
+    async with limited(server, "good-plain", requests_per_minute=1) as provider:
+        await ask(provider)
+        with anyio.move_on_after(0.05) as scope:
+            await ask(provider)
+    assert scope.cancelled_caught
