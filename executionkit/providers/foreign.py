@@ -138,6 +138,9 @@ class _ForeignExchange:
                     return chunk
         except Exception as error:  # noqa: BLE001 - a foreign transport may raise anything
             raise _as_exchange_error(error) from None
+        except BaseException as cancelled:
+            cancelled.__traceback__ = None  # the frames below may hold what the server said
+            raise
         return b""
 
     async def finish(self) -> None:

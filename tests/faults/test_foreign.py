@@ -167,3 +167,22 @@ async def test_no_frame_of_a_cancelled_call_shows_the_key(
             await provider.complete(PROMPT)
     shown = traceback.TracebackException.from_exception(caught.value, capture_locals=True).format()
     assert KEY not in "".join(shown)
+
+
+class _Echo(httpx.AsyncByteStream):
+    """An answer that quotes the key, and never ends."""
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        said = f'data: {{"choices": [{{"delta": {{"content": "{KEY}"}}}}]}}\n\n'.encode()
+        yield said
+        await anyio.sleep_forever()
+
+
+async def test_no_frame_of_a_cancelled_stream_shows_what_the_server_said() -> None:
+    transport = httpx.MockTransport(lambda _: httpx.Response(200, stream=_Echo()))
+    async with Provider("http://localhost/v1", "m", KEY, transport=transport) as provider:
+        with pytest.raises(TimeoutError) as caught, anyio.fail_after(0.1):
+            async for _ in provider.stream(PROMPT):
+                pass
+    shown = traceback.TracebackException.from_exception(caught.value, capture_locals=True).format()
+    assert KEY not in "".join(shown)
