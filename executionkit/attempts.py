@@ -76,7 +76,7 @@ class Attempt:
         self._provider = provider
         self._deliver = deliver
         self._pieces: Pieces | None = None
-        self.has_delivered = False
+        self.has_delivered: bool = False
 
     @property
     def billed(self) -> TokenUsage:
