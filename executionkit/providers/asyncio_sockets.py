@@ -23,7 +23,7 @@ _HEAD_START: Final = 0.25
 
 _Target: TypeAlias = tuple[Any, ...]
 """An address as `socket.connect` takes it."""
-_UNDER_WAY: Final = frozenset({errno.EINPROGRESS, errno.EWOULDBLOCK, errno.EINTR})
+_UNDER_WAY: Final = frozenset({errno.EINPROGRESS, errno.EALREADY, errno.EWOULDBLOCK, errno.EINTR})
 
 
 async def connect_asyncio(host: str, port: int) -> "PlainSocket | TransportSocket":
@@ -109,9 +109,12 @@ async def _connect(loop: asyncio.AbstractEventLoop, family: int, target: _Target
         connecting.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         problem = connecting.connect_ex(target)
         if problem in _UNDER_WAY:
+            await asyncio.sleep(0)  # near by it is done then, and asking costs less than being told
+            problem = connecting.connect_ex(target)
+        if problem in _UNDER_WAY:
             await _writable(loop, connecting.fileno())
             problem = connecting.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        if problem:
+        if problem not in {0, errno.EISCONN}:
             raise OSError(problem, f"{os.strerror(problem)}, {target[0]}:{target[1]}")
         return PlainSocket(connecting)
     except BaseException:
