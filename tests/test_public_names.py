@@ -20,7 +20,11 @@ TWINS = {"consensus_sync", "refine_loop_sync", "react_loop_sync", "pipe_sync", "
 FACADE = {"consensus", "refine_loop", "react_loop", "pipe", "structured"} | TWINS
 
 
-NEEDS = {"executionkit.mcp": [needs("mcp")], "executionkit.providers.fast": [needs("aiohttp")]}
+NEEDS = {
+    "executionkit.mcp": [needs("mcp")],
+    "executionkit.providers.fast": [needs("aiohttp")],
+    "executionkit.providers.trio_sockets": [needs("trio")],
+}
 
 
 ALL = [pytest.param(name, marks=NEEDS.get(name, [])) for name in ("executionkit", *MODULES)]
