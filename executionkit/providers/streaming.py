@@ -47,7 +47,7 @@ class Stream:
         PermanentError, RateLimitError, ProviderError: As `Provider.complete`, and where the stream breaks
             off, holds an error, or ends without a finish reason. Once text was handed out such an error is
             not retryable; `metadata["text"]` (str) holds the text so far, `cost` what arrived, and
-            `metadata["usage_estimated"]` (int, 1) says that no usage did.
+            `metadata["usage_estimated"]` (int, 1) says that some of it is an estimate.
     """
 
     def __init__(
@@ -260,9 +260,9 @@ class Stream:
 
     def _broken_off(self, error: LLMError) -> LLMError:
         """Return the error with what had arrived; a retry cannot take back text that was handed out."""
-        cost, is_estimated = self._bill
         if not (self._assembly.pieces or self._assembly.usage):
             return error
+        cost, is_estimated = self._bill
         estimated: dict[str, object] = {"usage_estimated": 1} if is_estimated else {}
         copy = error.stamped(cost, {"text": self.text, **estimated})
         if self.text:
