@@ -36,7 +36,7 @@ from executionkit import (
     react,
 )
 from executionkit.core.encoding import json_text
-from executionkit.core.schema import Rejected, parse_arguments
+from executionkit.core.schema.validation import Rejected, parse_arguments
 from executionkit.tools import tool
 
 ROOT = Path(__file__).parent.parent

@@ -32,7 +32,7 @@ from returns.result import Failure, Success
 
 from benchmarks.plot import Line, scatter
 from executionkit import LLMResponse, Message, ToolSpec, consensus
-from executionkit.core.stopping import (
+from executionkit.core.voting.stopping import (
     Standing,
     StoppingRule,
     beta,
@@ -41,7 +41,7 @@ from executionkit.core.stopping import (
     standing_of,
     unanimous_window,
 )
-from executionkit.core.voting import Tally, tally_of
+from executionkit.core.voting.tally import Tally, tally_of
 
 T = TypeVar("T")
 

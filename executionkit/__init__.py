@@ -15,12 +15,11 @@ if TYPE_CHECKING:
         refine_loop_sync,
         structured_sync,
     )
-    from executionkit.context import Context, MeteredProvider
     from executionkit.core.rate_limit import RateLimit
-    from executionkit.core.stopping import StoppingRule, beta, certain, forecast, unanimous_window
     from executionkit.core.transcript import Transcript
     from executionkit.core.usage import TokenUsage
-    from executionkit.core.voting import VotingStrategy
+    from executionkit.core.voting.stopping import StoppingRule, beta, certain, forecast, unanimous_window
+    from executionkit.core.voting.tally import VotingStrategy
     from executionkit.errors import (
         BudgetExhaustedError,
         ConsensusFailedError,
@@ -40,7 +39,6 @@ if TYPE_CHECKING:
         StoppedError,
     )
     from executionkit.events import Event, Trace, with_content
-    from executionkit.ledger import CostTracker
     from executionkit.outcome import Outcome, PatternResult, as_outcome, is_failure, is_success
     from executionkit.patterns.complete import complete
     from executionkit.patterns.consensus import consensus
@@ -61,6 +59,8 @@ if TYPE_CHECKING:
     from executionkit.providers.scripted import ScriptedProvider
     from executionkit.providers.secret import Secret
     from executionkit.retry import DEFAULT_RETRY, RetryConfig
+    from executionkit.runtime.context import Context, MeteredProvider
+    from executionkit.runtime.ledger import CostTracker
     from executionkit.stage import Stage, identity
     from executionkit.tools import Tool, ToolError, tool
 
@@ -141,12 +141,12 @@ __all__ = [
 _HOMES = {
     "approval": ("Approve", "Deny", "Edit", "Proposal", "Stop"),
     "compat": ("consensus_sync", "pipe_sync", "react_loop_sync", "refine_loop_sync", "structured_sync"),
-    "context": ("Context", "MeteredProvider"),
+    "runtime.context": ("Context", "MeteredProvider"),
     "core.rate_limit": ("RateLimit",),
-    "core.stopping": ("StoppingRule", "beta", "certain", "forecast", "unanimous_window"),
+    "core.voting.stopping": ("StoppingRule", "beta", "certain", "forecast", "unanimous_window"),
     "core.transcript": ("Transcript",),
     "core.usage": ("TokenUsage",),
-    "core.voting": ("VotingStrategy",),
+    "core.voting.tally": ("VotingStrategy",),
     "errors": (
         "BudgetExhaustedError",
         "ConsensusFailedError",
@@ -166,7 +166,7 @@ _HOMES = {
         "StoppedError",
     ),
     "events": ("Event", "Trace", "with_content"),
-    "ledger": ("CostTracker",),
+    "runtime.ledger": ("CostTracker",),
     "outcome": ("Outcome", "PatternResult", "as_outcome", "is_failure", "is_success"),
     "patterns.complete": ("complete",),
     "patterns.consensus": ("consensus",),

@@ -7,11 +7,11 @@ import msgspec
 from returns.result import Failure, Success
 from typing_extensions import override
 
-from executionkit.context import Context
-from executionkit.core.answer import AnswerType
+from executionkit.core.schema.answer import AnswerType
 from executionkit.errors import ExecutionKitError, PermanentError
 from executionkit.outcome import PatternResult
 from executionkit.provider import LLMResponse, Message
+from executionkit.runtime.context import Context
 from executionkit.stage import Stage
 
 __all__ = [

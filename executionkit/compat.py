@@ -14,7 +14,7 @@ from typing_extensions import TypeForm
 
 from executionkit.core.checks import check_count
 from executionkit.core.usage import TokenUsage
-from executionkit.core.voting import VotingStrategy
+from executionkit.core.voting.tally import VotingStrategy
 from executionkit.errors import (
     BudgetExhaustedError,
     ConsensusFailedError,
@@ -26,7 +26,6 @@ from executionkit.errors import (
     ProviderError,
     RateLimitError,
 )
-from executionkit.ledger import CostTracker
 from executionkit.outcome import Outcome, PatternResult
 from executionkit.patterns.consensus import consensus as consensus_stage
 from executionkit.patterns.react import react as react_stage
@@ -42,7 +41,8 @@ from executionkit.provider import (
     supports_tools,
 )
 from executionkit.retry import DEFAULT_RETRY, RetryConfig
-from executionkit.running import in_new_loop
+from executionkit.runtime.ledger import CostTracker
+from executionkit.runtime.run import in_new_loop
 from executionkit.stage import Pipeline
 from executionkit.tools import Tool
 

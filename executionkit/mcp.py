@@ -34,8 +34,8 @@ from executionkit.core.encoding import json_text
 from executionkit.core.usage import TokenUsage
 from executionkit.errors import ExecutionKitError
 from executionkit.provider import LLMProvider
+from executionkit.runtime.timeouts import A_LIFETIME
 from executionkit.stage import Stage
-from executionkit.timebox import A_LIFETIME
 from executionkit.tools import DEFAULT_TIMEOUT, Tool, ToolError, as_text, check_timeout
 
 __all__ = ["Server", "StdioServerParameters", "mcp_server", "mcp_tools"]

@@ -13,14 +13,14 @@ import msgspec
 from returns.result import Failure, Success
 from typing_extensions import override
 
-from executionkit.context import Context
 from executionkit.core.usage import NO_USAGE, TokenUsage, checked_budget
 from executionkit.errors import ExecutionKitError, described
 from executionkit.events import Trace
 from executionkit.outcome import Outcome, PatternResult
 from executionkit.provider import LLMProvider, checked_provider
 from executionkit.retry import RetryConfig
-from executionkit.running import in_new_loop, run_stage
+from executionkit.runtime.context import Context
+from executionkit.runtime.run import in_new_loop, run_stage
 
 __all__ = ["Both", "Fallback", "Mapped", "Pipeline", "Stage", "Using", "Within", "identity"]
 

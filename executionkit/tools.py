@@ -12,12 +12,12 @@ import anyio
 import anyio.to_thread
 import msgspec
 
-from executionkit.context import Context
 from executionkit.core.checks import check_count, check_number
 from executionkit.core.encoding import json_text
-from executionkit.core.schema import Rejected, SchemaText, compile_schema, schema_text
-from executionkit.core.signature import Signature, read_signature
+from executionkit.core.schema.signature import Signature, read_signature
+from executionkit.core.schema.validation import Rejected, SchemaText, compile_schema, schema_text
 from executionkit.provider import ToolSpec
+from executionkit.runtime.context import Context
 
 __all__ = ["Tool", "ToolError", "TypedExecute", "tool"]
 

@@ -9,13 +9,13 @@ import msgspec
 from anyio.lowlevel import checkpoint
 from typing_extensions import override
 
-from executionkit.context import Context
 from executionkit.core.usage import NO_USAGE, TokenUsage
 from executionkit.errors import ExecutionKitError
-from executionkit.ledger import Account
 from executionkit.outcome import Outcome, PatternResult
 from executionkit.provider import LLMResponse, Message, ToolSpec, user
 from executionkit.retry import RetryConfig
+from executionkit.runtime.context import Context
+from executionkit.runtime.ledger import Account
 from executionkit.stage import Stage
 
 T = TypeVar("T")

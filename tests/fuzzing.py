@@ -7,18 +7,18 @@ from collections.abc import Callable
 
 from executionkit.core.json_text import find_json
 from executionkit.core.rate_limit import read_duration
-from executionkit.core.redaction import Redactor
-from executionkit.core.retry_after import read_retry_after
-from executionkit.core.sse import EventParser, ServerEvent
 from executionkit.core.usage import TokenUsage
 from executionkit.errors import LLMError
 from executionkit.provider import LLMResponse
-from executionkit.providers.body import _Gunzip  # pyright: ignore[reportPrivateUsage]
-from executionkit.providers.deltas import Assembly, StreamChunk
-from executionkit.providers.failures import refused, unusable
-from executionkit.providers.http1 import ExchangeError, Head
-from executionkit.providers.wire import Unusable, decode_completion
-from tests.providers.test_wire import any_body
+from executionkit.providers.chat.deltas import Assembly, StreamChunk
+from executionkit.providers.chat.failures import refused, unusable
+from executionkit.providers.chat.redaction import Redactor
+from executionkit.providers.chat.retry_after import read_retry_after
+from executionkit.providers.chat.sse import EventParser, ServerEvent
+from executionkit.providers.chat.wire import Unusable, decode_completion
+from executionkit.providers.http.body import _Gunzip  # pyright: ignore[reportPrivateUsage]
+from executionkit.providers.http.http1 import ExchangeError, Head
+from tests.providers.chat.test_wire import any_body
 
 KEY = "sk-fuzz/1+2=3"
 REDACTOR = Redactor(KEY)

@@ -19,7 +19,7 @@ if BARE:
 from mcp import Client
 from mcp.server.mcpserver import MCPServer
 
-from executionkit.core.schema import Rejected
+from executionkit.core.schema.validation import Rejected
 from executionkit.core.usage import TokenUsage
 from executionkit.errors import ExecutionKitError
 from executionkit.mcp import Server, StdioServerParameters, mcp_server, mcp_tools

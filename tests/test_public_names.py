@@ -22,8 +22,8 @@ FACADE = {"consensus", "refine_loop", "react_loop", "pipe", "structured"} | TWIN
 
 NEEDS = {
     "executionkit.mcp": [needs("mcp")],
-    "executionkit.providers.fast": [needs("aiohttp")],
-    "executionkit.providers.trio_sockets": [needs("trio")],
+    "executionkit.providers.http.aiohttp_transport": [needs("aiohttp")],
+    "executionkit.providers.http.trio_sockets": [needs("trio")],
 }
 
 
@@ -74,5 +74,5 @@ def test_twins_values_and_errors_are_in_the_root_too(name: str) -> None:
 
 
 def test_in_the_root_consensus_is_the_native_stage() -> None:
-    assert executionkit.consensus.__module__ == "executionkit.patterns.consensus"
+    assert executionkit.consensus.__module__ == "executionkit.patterns.consensus.vote"
     assert isinstance(executionkit.consensus(n=3), executionkit.Stage)

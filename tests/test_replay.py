@@ -31,8 +31,8 @@ from benchmarks.replay import (
     title_of,
     whole,
 )
-from executionkit.core.stopping import beta, certain, standing_of
-from executionkit.core.voting import tally_of
+from executionkit.core.voting.stopping import beta, certain, standing_of
+from executionkit.core.voting.tally import tally_of
 
 
 @cache

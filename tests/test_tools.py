@@ -18,10 +18,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from executionkit.context import Context
-from executionkit.core.schema import Rejected, compile_schema, schema_text
+from executionkit.core.schema.validation import Rejected, compile_schema, schema_text
 from executionkit.core.usage import TokenUsage
 from executionkit.patterns.react import react
+from executionkit.runtime.context import Context
 from executionkit.tools import Tool, tool
 from tests.talking import Talking, calls, results
 

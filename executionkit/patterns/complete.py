@@ -2,11 +2,11 @@
 
 from typing_extensions import override
 
-from executionkit.context import Context
 from executionkit.core.checks import check_completion, check_flag
 from executionkit.core.refusals import noted_refusal
 from executionkit.outcome import PatternResult
 from executionkit.provider import DEFAULT_MAX_TOKENS, opening
+from executionkit.runtime.context import Context
 from executionkit.stage import Stage
 
 __all__ = ["Complete", "complete"]

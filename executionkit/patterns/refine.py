@@ -7,7 +7,6 @@ from typing import TypeAlias, cast
 import msgspec
 from typing_extensions import override
 
-from executionkit.context import Context
 from executionkit.core.checks import check_completion, check_count, check_number
 from executionkit.core.convergence import Convergence, Refinement
 from executionkit.core.judging import improvement_prompt, judge_prompt, parse_rating, why_no_verdict
@@ -15,8 +14,9 @@ from executionkit.core.refusals import noted_refusal
 from executionkit.errors import EvaluationError, wrapping
 from executionkit.outcome import PatternResult
 from executionkit.provider import DEFAULT_MAX_TOKENS, LLMProvider, LLMResponse, opening, user
+from executionkit.runtime.context import Context
+from executionkit.runtime.timeouts import finish_in_time
 from executionkit.stage import Stage
-from executionkit.timebox import finish_in_time
 
 __all__ = ["Evaluation", "Evaluator", "Refine", "refine"]
 

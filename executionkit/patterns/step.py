@@ -5,7 +5,6 @@ from typing import Any, TypeAlias, TypeVar
 
 from typing_extensions import override
 
-from executionkit.context import Context
 from executionkit.core.budget import tighter
 from executionkit.core.checks import check_completion
 from executionkit.core.keywords import bound_keywords, function_name, names, takes
@@ -14,6 +13,7 @@ from executionkit.errors import BudgetExhaustedError, StageError
 from executionkit.outcome import PatternResult
 from executionkit.provider import DEFAULT_MAX_TOKENS
 from executionkit.retry import checked_retry
+from executionkit.runtime.context import Context
 from executionkit.stage import Stage
 
 __all__ = ["Step", "StepFunction", "step", "steps_of"]

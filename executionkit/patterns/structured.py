@@ -5,13 +5,13 @@ from typing import Any, Final, Generic, TypeVar, overload
 from typing_extensions import TypeForm, override
 
 from executionkit.asking import complete_json, form_of
-from executionkit.context import Context
-from executionkit.core.answer import AnswerType, Decoded, answer_type, asking, complaint
 from executionkit.core.checks import check_completion, check_count
 from executionkit.core.refusals import noted_refusal
+from executionkit.core.schema.answer import AnswerType, Decoded, answer_type, asking, complaint
 from executionkit.errors import InvalidOutputError
 from executionkit.outcome import PatternResult
 from executionkit.provider import DEFAULT_MAX_TOKENS, LLMResponse, Message, opening, user
+from executionkit.runtime.context import Context
 from executionkit.stage import Stage
 
 __all__ = ["Structured", "structured"]

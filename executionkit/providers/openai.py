@@ -16,23 +16,23 @@ import sniffio
 from executionkit.core.budget import estimate_input
 from executionkit.core.checks import check_count
 from executionkit.core.rate_limit import Pace, RateLimit
-from executionkit.core.redaction import Redactor
 from executionkit.core.retry_quota import RetryQuota
 from executionkit.errors import LLMError, PermanentError
 from executionkit.provider import DEFAULT_MAX_TOKENS, LLMResponse, Message, ToolSpec
-from executionkit.providers.address import Address, parse_address
-from executionkit.providers.body import read_body, read_error_body
-from executionkit.providers.clients import Identity, LoopClient, client_of
-from executionkit.providers.connecting import connect
-from executionkit.providers.failures import broken_exchange, refused, timed_out, unusable
-from executionkit.providers.foreign import ClientAdapter, HTTPClient, HTTPTransport, TransportAdapter
-from executionkit.providers.http1 import Head, Request
+from executionkit.providers.chat.failures import broken_exchange, refused, timed_out, unusable
+from executionkit.providers.chat.redaction import Redactor
+from executionkit.providers.chat.streaming import Stream
+from executionkit.providers.chat.wire import Unusable, decode_completion, encode_request
+from executionkit.providers.http.address import Address, parse_address
+from executionkit.providers.http.body import read_body, read_error_body
+from executionkit.providers.http.clients import Identity, LoopClient, client_of
+from executionkit.providers.http.connecting import connect
+from executionkit.providers.http.foreign import ClientAdapter, HTTPClient, HTTPTransport, TransportAdapter
+from executionkit.providers.http.http1 import Head, Request
+from executionkit.providers.http.proxies import proxied, proxy_for
+from executionkit.providers.http.transport import BROKEN, Exchange, Pool, Transport, shared_tls_context
 from executionkit.providers.pacing import Turn
-from executionkit.providers.proxies import proxied, proxy_for
 from executionkit.providers.secret import Secret
-from executionkit.providers.streaming import Stream
-from executionkit.providers.transport import BROKEN, Exchange, Pool, Transport, shared_tls_context
-from executionkit.providers.wire import Unusable, decode_completion, encode_request
 
 __all__ = ["Provider"]
 
@@ -284,7 +284,7 @@ class Provider(_Endpoint, frozen=True, kw_only=True, dict=True, weakref=True):
         if proxy is not None:
             return proxied(self._address, proxy, tls, self.timeout, self.max_connections)
         if self.transport is not None and sniffio.current_async_library() == "asyncio":
-            from executionkit.providers.fast import FastTransport  # an extra
+            from executionkit.providers.http.aiohttp_transport import FastTransport  # an extra
 
             return FastTransport(self._address, tls, self.max_connections)
         return Pool(self._address.authority, partial(connect, self._address, tls), self.max_connections)

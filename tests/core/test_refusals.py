@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from executionkit.core.refusals import noted_refusal, refusal_in, why_refused
-from executionkit.core.samples import Choice, read_choices
+from executionkit.core.voting.samples import Choice, read_choices
 from executionkit.provider import LLMResponse
 
 _JUNK = (

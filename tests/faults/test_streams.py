@@ -9,8 +9,8 @@ import pytest
 from executionkit.core.usage import TokenUsage
 from executionkit.errors import LLMError
 from executionkit.provider import user
+from executionkit.providers.chat.streaming import Stream
 from executionkit.providers.openai import Provider
-from executionkit.providers.streaming import Stream
 from tests.faults.script import Fault
 from tests.faults.server import FaultServer
 from tests.faults.streams import STREAMS

@@ -3,7 +3,7 @@
 import pytest
 
 from executionkit.provider import user
-from executionkit.providers import asyncio_sockets
+from executionkit.providers.http import asyncio_sockets
 from executionkit.providers.openai import Provider
 from tests.faults import test_attempts, test_pool, test_streams
 from tests.faults.kinds import FAULTS

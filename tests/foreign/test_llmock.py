@@ -15,11 +15,11 @@ import pytest
 from returns.result import Success
 
 from executionkit import RetryConfig, Stage, Tool, complete, consensus, react, refine
-from executionkit.core.http_status import judge_status
 from executionkit.core.usage import TokenUsage
 from executionkit.errors import ExecutionKitError, LLMError, PermanentError
 from executionkit.events import CallFinished, Event
 from executionkit.outcome import Outcome
+from executionkit.providers.chat.status import judge_status
 from executionkit.providers.openai import Provider
 from tests.conftest import BARE
 from tests.foreign.processes import fetched, served

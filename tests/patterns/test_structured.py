@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from returns.result import Failure, Success
 
-from executionkit.core.answer import Decoded, answer_type
-from executionkit.core.schema import Rejected
+from executionkit.core.schema.answer import Decoded, answer_type
+from executionkit.core.schema.validation import Rejected
 from executionkit.core.usage import TokenUsage
 from executionkit.errors import BudgetExhaustedError, InvalidOutputError, PermanentError
 from executionkit.patterns.structured import structured

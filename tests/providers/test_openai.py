@@ -17,13 +17,13 @@ import pytest
 
 from executionkit.core.usage import TokenUsage
 from executionkit.errors import PermanentError, ProviderError
-from executionkit.loops import closing_at_exit
 from executionkit.provider import LLMProvider, ToolCallingProvider, user
-from executionkit.providers import transport
-from executionkit.providers.address import parse_address
-from executionkit.providers.http1 import Head, Request
+from executionkit.providers.http import transport
+from executionkit.providers.http.address import parse_address
+from executionkit.providers.http.http1 import Head, Request
 from executionkit.providers.openai import Provider
 from executionkit.providers.secret import Secret
+from executionkit.runtime.event_loops import closing_at_exit
 from tests.conftest import needs
 from tests.faults.server import FaultServer, fault_server
 from tests.faults.test_pool import deaf_port

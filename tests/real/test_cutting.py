@@ -11,11 +11,11 @@ from returns.result import Success
 from executionkit import RetryConfig, Stage, complete, consensus, refine
 from executionkit.core.usage import TokenUsage
 from executionkit.errors import ExecutionKitError
-from executionkit.loops import closing_at_exit
 from executionkit.outcome import Outcome
 from executionkit.provider import user
 from executionkit.providers.local import LocalProvider
 from executionkit.providers.openai import Provider
+from executionkit.runtime.event_loops import closing_at_exit
 from tests.real.cutting import CuttingProxy, cutting_proxy
 
 pytestmark = [pytest.mark.real, pytest.mark.anyio, pytest.mark.timeout(300)]

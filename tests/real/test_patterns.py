@@ -21,8 +21,8 @@ from executionkit import (
     refine,
     refine_loop_sync,
 )
-from executionkit.loops import closing_at_exit
 from executionkit.providers.local import LocalProvider
+from executionkit.runtime.event_loops import closing_at_exit
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
 

@@ -7,9 +7,9 @@ import msgspec
 from returns.result import Failure, Success
 
 from executionkit import ExecutionKitError, LLMProvider, Stage, complete, consensus
-from executionkit.core.keys import Choice, FinalAnswer, Key, LastNumber, json_value
-from executionkit.core.samples import ByProbability, Sample
-from executionkit.core.stopping import (
+from executionkit.core.voting.keys import Choice, FinalAnswer, Key, LastNumber, json_value
+from executionkit.core.voting.samples import ByProbability, Sample
+from executionkit.core.voting.stopping import (
     Beta,
     Certain,
     Standing,
@@ -19,7 +19,7 @@ from executionkit.core.stopping import (
     forecast,
     unanimous_window,
 )
-from executionkit.core.voting import Tally, Verdict, fold, tally_of
+from executionkit.core.voting.tally import Tally, Verdict, fold, tally_of
 from executionkit.patterns.consensus import Consensus
 
 

@@ -38,7 +38,7 @@ from executionkit import (
     step,
     structured_sync,
 )
-from executionkit.core.stopping import certain
+from executionkit.core.voting.stopping import certain
 from executionkit.patterns.structured import Structured, structured
 from executionkit.tools import tool
 from tests.typing.stages import City, Count, Spell

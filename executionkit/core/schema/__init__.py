@@ -1,0 +1,1 @@
+"""Types as JSON Schema, and the way back. Pure."""

@@ -1,0 +1,1 @@
+"""Counting votes and knowing when to stop. Pure."""

@@ -1,0 +1,223 @@
+"""Ballots: how the text of a sample becomes a value and the keys it votes with.
+
+A `TextBallot` votes with a key of the text, a `ValueBallot` with a decoded structure as a whole, a
+`FieldBallot` with each of its fields. All are pure; a text that cannot be read abstains.
+"""
+
+from abc import abstractmethod
+from collections.abc import Callable, Hashable, Sequence
+from contextlib import suppress
+from functools import lru_cache
+from typing import Any, Generic, TypeVar, cast
+
+import msgspec
+from typing_extensions import override
+
+from executionkit.core.schema.answer import AnswerType, Decoded, answer_type, asking
+from executionkit.core.schema.signature import inline_root
+from executionkit.core.voting.keys import Grouping
+from executionkit.core.voting.tally import fold
+
+__all__ = ["Ballot", "Cast", "FieldBallot", "TextBallot", "ValueBallot"]
+
+T = TypeVar("T")
+
+
+class Cast(msgspec.Struct, Generic[T], frozen=True):
+    """A sample that was read.
+
+    Args:
+        value: What it says.
+        keys: What it votes for, an entry for each question of the ballot; None abstains there.
+    """
+
+    value: T
+    keys: tuple[Hashable | None, ...]
+
+
+class Ballot(msgspec.Struct, Generic[T], frozen=True, repr_omit_defaults=True):
+    """How the text of a sample becomes a value and the keys it votes with."""
+
+    @property
+    def questions(self) -> tuple[str, ...]:
+        """What is voted on: the names of the fields, or one empty name for the whole answer."""
+        return ("",)
+
+    def ask(self, prompt: str) -> str:
+        """Return the prompt, with what answers must look like to be read."""
+        return prompt
+
+    @property
+    def kind(self) -> AnswerType[T] | None:
+        """The type that samples are decoded into, where they are."""
+        return None
+
+    @property
+    def grouping(self) -> Grouping | None:
+        """What lets votes count together without being equal, if anything does."""
+        return None
+
+    def cast(self, text: str) -> Cast[T] | None:
+        """Read a sample; None where it cannot be read, its key fails, or it says nothing."""
+        with suppress(Exception):
+            value = self.read(text)
+            keys = self.keys(value)
+            hash(keys)
+            return None if all(key is None for key in keys) else Cast(value, keys)
+        return None
+
+    @abstractmethod
+    def read(self, text: str) -> T:
+        """Return the value of a text; raise where it has none."""
+        raise NotImplementedError
+
+    @abstractmethod
+    def keys(self, value: T) -> tuple[Hashable | None, ...]:
+        """Return what a value votes for, an entry for each question."""
+        raise NotImplementedError
+
+    def assemble(self, winners: Sequence[T]) -> T:
+        """Return the answer, given for each question a value that says what won there."""
+        return winners[0]
+
+
+class TextBallot(Ballot[str], frozen=True):
+    """Votes with a key of the text; the answer is the original text.
+
+    Args:
+        key: What a text says.
+
+    >>> TextBallot().cast(" two  words ")
+    Cast(value=' two  words ', keys=('two words',))
+    """
+
+    key: Callable[[str], Hashable | None] = fold
+
+    @property
+    @override
+    def grouping(self) -> Grouping | None:
+        key: object = self.key
+        return key if isinstance(key, Grouping) else None
+
+    @override
+    def read(self, text: str) -> str:
+        return text
+
+    @override
+    def keys(self, value: str) -> tuple[Hashable | None, ...]:
+        return (self.key(value),)
+
+
+class ValueBallot(Ballot[T], frozen=True):
+    """Votes with a decoded value: as a whole, by its JSON form, or by a key of it.
+
+    Args:
+        into: The type that texts are decoded into: JSON, possibly inside other text.
+        key: What a value says; None for its JSON form.
+
+    >>> ValueBallot(int).cast("seven"), ValueBallot(int).cast("7")
+    (None, Cast(value=7, keys=('7',)))
+    """
+
+    into: type[T]
+    key: Callable[[T], Hashable | None] | None = None
+
+    def __post_init__(self) -> None:
+        _kind_of(self.into)
+
+    @property
+    @override
+    def kind(self) -> AnswerType[T]:
+        return _kind_of(self.into)
+
+    @override
+    def ask(self, prompt: str) -> str:
+        return asking(prompt, self.kind)
+
+    @property
+    @override
+    def grouping(self) -> Grouping | None:
+        key: object = self.key
+        return key if isinstance(key, Grouping) else None
+
+    @override
+    def read(self, text: str) -> T:
+        return _decoded(text, self.into)
+
+    @override
+    def keys(self, value: T) -> tuple[Hashable | None, ...]:
+        return (_written(value) if self.key is None else self.key(value),)
+
+
+class FieldBallot(Ballot[T], frozen=True):
+    """Votes with each field of a decoded structure; the answer is assembled of the values that won.
+
+    Args:
+        into: A type with fields: a struct, dataclass, `TypedDict`, `NamedTuple` or attrs class.
+    """
+
+    into: type[T]
+
+    def __post_init__(self) -> None:
+        if not _fields_of(self.into):
+            raise TypeError(f"a vote field by field needs a type with fields, not {self.into!r}")
+
+    @property
+    @override
+    def questions(self) -> tuple[str, ...]:
+        return _fields_of(self.into)
+
+    @property
+    @override
+    def kind(self) -> AnswerType[T]:
+        return _kind_of(self.into)
+
+    @override
+    def ask(self, prompt: str) -> str:
+        return asking(prompt, self.kind)
+
+    @override
+    def read(self, text: str) -> T:
+        return _decoded(text, self.into)
+
+    @override
+    def keys(self, value: T) -> tuple[Hashable | None, ...]:
+        plain = _plain_fields(value)
+        return tuple([_written(plain[name]) if name in plain else "" for name in self.questions])
+
+    @override
+    def assemble(self, winners: Sequence[T]) -> T:
+        parts: dict[str, object] = {}
+        for name, winner in zip(self.questions, map(_plain_fields, winners), strict=True):
+            if name in winner:
+                parts[name] = winner[name]
+        return msgspec.convert(parts, self.into)
+
+
+def _decoded(text: str, into: type[T]) -> T:
+    """Decode the JSON in a text; a text that holds none may still be a number, or the value of an enum."""
+    kind: AnswerType[T] = _kind_of(into)
+    found = kind.read(text)
+    return found.value if isinstance(found, Decoded) else msgspec.convert(text.strip(), into, strict=False)
+
+
+def _kind_of(into: object) -> AnswerType[Any]:
+    return answer_type(into)
+
+
+def _written(value: object) -> str:
+    return msgspec.json.encode(value, order="deterministic").decode()
+
+
+def _plain_fields(value: object) -> dict[str, Any]:
+    return cast("dict[str, Any]", msgspec.to_builtins(value))
+
+
+def _fields_of(into: object) -> tuple[str, ...]:
+    return _fields(into)
+
+
+@lru_cache(maxsize=256)
+def _fields(into: Hashable) -> tuple[str, ...]:
+    """Return the names of a type's fields as JSON has them, if it has any."""
+    return tuple(inline_root(msgspec.json.schema(into)).get("properties", ()))

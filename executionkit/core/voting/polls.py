@@ -1,0 +1,122 @@
+"""A poll: the samples of a vote as they are counted, on one question or on several at once."""
+
+from collections import Counter
+from collections.abc import Hashable, Mapping, Sequence
+from contextlib import suppress
+from typing import Generic, TypeVar
+
+from executionkit.core.voting.ballots import Ballot, Cast
+from executionkit.core.voting.stopping import Standing, standing_of
+from executionkit.core.voting.tally import Tally, Verdict, VotingStrategy
+
+__all__ = ["Poll"]
+
+T = TypeVar("T")
+
+
+class Poll(Generic[T]):
+    """Samples counted by a ballot: a tally for each of its questions.
+
+    >>> from executionkit.core.voting.ballots import TextBallot
+    >>> poll = Poll(TextBallot())
+    >>> for text in ("Rome", "Paris", " Rome"):
+    ...     poll.add(poll.ballot.cast(text))
+    >>> poll.answer(poll.verdicts()), poll.counts()
+    ('Rome', {'Rome': 2, 'Paris': 1})
+    """
+
+    __slots__ = ("_grouping", "ballot", "casts", "tallies", "weightless", "wholes")
+
+    def __init__(self, ballot: Ballot[T]) -> None:
+        self.ballot: Ballot[T] = ballot
+        self.tallies: tuple[Tally[Hashable], ...] = tuple([Tally() for _ in ballot.questions])
+        """The votes on each question."""
+        self.casts: list[Cast[T] | None] = []
+        """Every sample, in order; None for those that abstained."""
+        self.wholes: set[tuple[Hashable | None, ...]] = set()
+        """The different answers as wholes."""
+        self.weightless: int = 0
+        """Samples that abstained because they weigh nothing."""
+        self._grouping = ballot.grouping
+
+    @property
+    def abstentions(self) -> int:
+        """Samples that voted for nothing."""
+        return self.casts.count(None)
+
+    def add(self, cast: Cast[T] | None, weight: float = 1) -> None:
+        """Count one sample; a weight of 0 abstains."""
+        cast = self._grouped(cast)
+        if cast is None or not weight:
+            self.weightless += cast is not None
+            self.casts.append(None)
+            for tally in self.tallies:
+                tally.add(None)
+            return
+        self.casts.append(cast)
+        self.wholes.add(cast.keys)
+        for tally, key in zip(self.tallies, cast.keys, strict=True):
+            tally.add(key, weight)
+
+    def _grouped(self, cast: Cast[T] | None) -> Cast[T] | None:
+        """Return the sample with the vote that it counts for; it abstains where its key fails at that."""
+        if cast is None or self._grouping is None:
+            return cast
+        with suppress(Exception):
+            keys = tuple([self._grouping.group(key, self.tallies[0].votes) for key in cast.keys])
+            hash(keys)
+            return None if all(key is None for key in keys) else Cast(cast.value, keys)
+        return None
+
+    def standings(self, n: int) -> Sequence[Standing]:
+        """Return what a stopping rule sees of each question, in a vote of n."""
+        return [standing_of(tally, n) for tally in self.tallies]
+
+    def verdicts(self, strategy: VotingStrategy = VotingStrategy.MAJORITY) -> list[Verdict[Hashable]]:
+        """Return who won each question; empty where there is one that nobody won."""
+        verdicts = [tally.verdict(strategy) for tally in self.tallies]
+        found = [verdict for verdict in verdicts if verdict is not None]
+        return found if len(found) == len(verdicts) else []
+
+    def verdict_for(self, position: int) -> Verdict[Hashable] | None:
+        """Return the verdict that the sample at this position has won; None where it abstained."""
+        cast, tally = self.casts[position], self.tallies[0]
+        if cast is None or cast.keys[0] is None:
+            return None
+        votes = tally.votes[cast.keys[0]]
+        return Verdict(cast.keys[0], position, votes, votes / tally.samples)
+
+    def voting(self) -> list[int]:
+        """Return the positions of the samples that did not abstain."""
+        return [position for position, cast in enumerate(self.casts) if cast is not None]
+
+    def answer(self, verdicts: Sequence[Verdict[Hashable]]) -> T:
+        """Return the value that won, assembled where there are several questions.
+
+        Raises:
+            ValueError: What won field by field is no valid value as a whole.
+        """
+        winners = [self.casts[verdict.index] for verdict in verdicts]
+        return self.ballot.assemble([winner.value for winner in winners if winner is not None])
+
+    def by_question(self, figures: Sequence[object]) -> object:
+        """Return a figure for each question under its name; the figure alone where there is one question."""
+        names = self.ballot.questions
+        return figures[0] if names == ("",) else dict(zip(names, figures, strict=True))
+
+    def counts(self) -> object:
+        """Return the votes by answer, under the name of each question where there are several."""
+        return self.by_question([_named(tally.votes) for tally in self.tallies])
+
+    def weights(self) -> object:
+        """Return the sums of weights by answer, like `counts`."""
+        return self.by_question([_named(tally.weights) for tally in self.tallies])
+
+
+def _named(figures: Mapping[Hashable, float]) -> dict[str, float]:
+    """Name each answer by its text; where two have the same, by its representation as well."""
+    texts = Counter(map(str, figures))
+    return {
+        str(key) if texts[str(key)] == 1 else f"{type(key).__name__} {key!r}": figure
+        for key, figure in figures.items()
+    }

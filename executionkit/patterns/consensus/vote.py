@@ -1,0 +1,399 @@
+"""Consensus: ask several times and take the answer given most often."""
+
+from collections.abc import Callable, Hashable, Sequence
+from inspect import iscoroutinefunction
+from typing import Any, Generic, Literal, TypeAlias, TypeVar, overload
+
+from typing_extensions import override
+
+from executionkit.asking import form_of
+from executionkit.core.checks import check_completion, check_count, check_flag
+from executionkit.core.judging import why_no_verdict
+from executionkit.core.refusals import noted_refusal
+from executionkit.core.voting.ballots import Ballot, Cast, FieldBallot, TextBallot, ValueBallot
+from executionkit.core.voting.polls import Poll
+from executionkit.core.voting.samples import ByProbability, Choice, Sample, checked_weight
+from executionkit.core.voting.stopping import Beta, Certain, Forecast, Standing, StoppingRule
+from executionkit.core.voting.tally import Verdict, VotingStrategy, fold
+from executionkit.errors import ConsensusFailedError, EvaluationError, wrapping
+from executionkit.outcome import PatternResult
+from executionkit.patterns.consensus.sampling import Sampler, Sampling
+from executionkit.patterns.consensus.selection import parse_selection, selection_prompt
+from executionkit.provider import DEFAULT_MAX_TOKENS, LLMProvider, Message, checked_provider, opening, user
+from executionkit.runtime.context import Context
+from executionkit.stage import Stage
+
+__all__ = ["Consensus", "consensus"]
+
+T = TypeVar("T")
+
+Strategy: TypeAlias = VotingStrategy | Literal["majority", "unanimous"]
+Key: TypeAlias = Callable[[T], Hashable | None]
+Weigh: TypeAlias = Callable[[Sample[T]], float]
+
+
+class Consensus(Stage[str, T], Generic[T], frozen=True):
+    """A vote; see `consensus`."""
+
+    ballot: Ballot[T]
+    n: int = 5
+    strategy: VotingStrategy = VotingStrategy.MAJORITY
+    temperature: float | None = 0.9
+    max_tokens: int = DEFAULT_MAX_TOKENS
+    max_concurrency: int = 5
+    stop: StoppingRule | None = None
+    weigh: Callable[[Sample[T]], float] | None = None
+    judge: bool = False
+    quorum: int | None = None
+    providers: tuple[LLMProvider, ...] = ()
+    one_request: bool = False
+
+    def __post_init__(self) -> None:
+        check_count("n", self.n)
+        check_count("max_concurrency", self.max_concurrency)
+        check_completion(self.temperature, self.max_tokens)
+        _check_quorum(self.quorum, self.n)
+        check_flag("judge", self.judge)
+        check_flag("one_request", self.one_request)
+        _check_function("weigh", self.weigh)
+        for provider in self.providers:
+            checked_provider(provider)
+        _check_rule(self)
+
+    @override
+    async def perform(self, value: str, context: Context) -> PatternResult[T]:
+        poll = Poll(self.ballot)
+        sampler = Sampler(self._sampling(), self._messages(value), context)
+        context.report(lambda: self._so_far(poll, sampler))
+        while wanted := self._wanted(poll, sampler):
+            for index in await sampler.draw(wanted):
+                self._count(poll, sampler, index)
+        sampler.check_quorum()
+        verdicts = await self._verdicts(value, poll, sampler)
+        if not verdicts:
+            raise ConsensusFailedError(_why_nobody_won(poll))
+        return self._result(poll, sampler, verdicts)
+
+    def _sampling(self) -> Sampling:
+        kind = self.ballot.kind
+        return Sampling(
+            self.n,
+            self.temperature,
+            self.max_tokens,
+            self.max_concurrency,
+            self.quorum,
+            self.providers,
+            self.one_request,
+            isinstance(self.weigh, ByProbability),
+            None if kind is None else form_of(kind),
+        )
+
+    def _messages(self, prompt: str) -> list[Message]:
+        opening(prompt)
+        return [user(self.ballot.ask(prompt))]
+
+    def _wanted(self, poll: Poll[T], sampler: Sampler) -> int:
+        """Return how many samples to draw next: as many as the rule needs at the least before it may stop."""
+        if sampler.is_over or not sampler.left:
+            return 0
+        if self.stop is None:
+            return sampler.left
+        if self.strategy is VotingStrategy.UNANIMOUS:
+            needed = _until_a_difference(poll)
+        else:
+            needed = max([self.stop.more(each) for each in _standings(poll, sampler)])
+        return min(max(needed, sampler.missing, not poll.casts), sampler.left, self.max_concurrency)
+
+    def _so_far(self, poll: Poll[T], sampler: Sampler) -> dict[str, object]:
+        """Return what an error shall carry, counting also the samples of the round that failed."""
+        for index in sorted(sampler.drawn)[len(poll.casts) :]:
+            poll.add(self._read(sampler.drawn[index]))
+        return {"votes": sampler.texts, **_account(poll, sampler)}
+
+    def _read(self, choice: Choice) -> Cast[T] | None:
+        return None if choice.was_refused else self.ballot.cast(choice.text)
+
+    def _count(self, poll: Poll[T], sampler: Sampler, index: int) -> None:
+        choice = sampler.drawn[index]
+        read = self._read(choice)
+        if self.weigh is None or read is None:
+            poll.add(read)
+            return
+        sample = Sample(choice.text, read.value, choice.logprobs, sampler.provider_of(index))
+        with wrapping(EvaluationError, "weigh"):
+            weight = checked_weight(self.weigh(sample))
+        if weight is None:
+            raise EvaluationError("weigh returned no weight; a weight is a number from 0 to 1")
+        poll.add(read, weight)
+
+    async def _verdicts(self, task: str, poll: Poll[T], sampler: Sampler) -> list[Verdict[Hashable]]:
+        if not self.judge or len(poll.wholes) < 2:
+            return poll.verdicts(self.strategy)
+        voting, texts = poll.voting(), sampler.texts
+        prompt = selection_prompt(task, [texts[position] for position in voting])
+        response = await sampler.judge(prompt)
+        if response is None:
+            return poll.verdicts(self.strategy)
+        sampler.was_judged = True
+        picked = None if response.was_refused else parse_selection(response.content, len(voting))
+        verdict = None if picked is None else poll.verdict_for(voting[picked])
+        if verdict is None:
+            problem = "the judge's answer names no single response; use a stronger judge, or vote on a key"
+            raise EvaluationError(
+                why_no_verdict(response.refusal, problem),
+                metadata={
+                    "judge_answer": response.content,
+                    **noted_refusal(response.refusal, "judge_refusal"),
+                },
+            )
+        return [verdict]
+
+    def _result(
+        self, poll: Poll[T], sampler: Sampler, verdicts: Sequence[Verdict[Hashable]]
+    ) -> PatternResult[T]:
+        with wrapping(ConsensusFailedError, "assembling the fields that won"):
+            answer = poll.answer(verdicts)
+        agreement = min([verdict.agreement for verdict in verdicts])
+        metadata = {
+            "agreement_ratio": agreement,
+            **_account(poll, sampler),
+            **self._stopping(poll, sampler),
+            **self._particulars(poll, sampler, verdicts),
+        }
+        return PatternResult(answer, agreement, metadata=metadata)
+
+    def _stopping(self, poll: Poll[T], sampler: Sampler) -> dict[str, object]:
+        if self.stop is None:
+            return {"stop_rule": "none", "stop_bound": 1.0}
+        bounds = [self.stop.bound(each) for each in _standings(poll, sampler)]
+        return {"stop_rule": repr(self.stop), "stop_bound": min(bounds)}
+
+    def _particulars(
+        self, poll: Poll[T], sampler: Sampler, verdicts: Sequence[Verdict[Hashable]]
+    ) -> dict[str, object]:
+        """Return what only some votes have to tell."""
+        found: dict[str, object] = {}
+        if isinstance(self.ballot, FieldBallot):
+            found["field_agreement"] = poll.by_question([verdict.agreement for verdict in verdicts])
+        if self.weigh is not None:
+            found["weights"] = poll.weights()
+        if self.judge:
+            found["judged"] = sampler.was_judged
+        return found
+
+
+@overload
+def consensus(
+    n: int = 5,
+    *,
+    strategy: Strategy = VotingStrategy.MAJORITY,
+    temperature: float | None = 0.9,
+    max_tokens: int = DEFAULT_MAX_TOKENS,
+    max_concurrency: int = 5,
+    stop: StoppingRule | None = None,
+    key: Key[str] | None = None,
+    weigh: Weigh[str] | None = None,
+    judge: bool = False,
+    quorum: int | None = None,
+    providers: Sequence[LLMProvider] = (),
+    one_request: bool = False,
+) -> Consensus[str]: ...
+
+
+@overload
+def consensus(
+    n: int = 5,
+    *,
+    into: type[T],
+    by_field: bool = False,
+    strategy: Strategy = VotingStrategy.MAJORITY,
+    temperature: float | None = 0.9,
+    max_tokens: int = DEFAULT_MAX_TOKENS,
+    max_concurrency: int = 5,
+    stop: StoppingRule | None = None,
+    key: Key[T] | None = None,
+    weigh: Weigh[T] | None = None,
+    judge: bool = False,
+    quorum: int | None = None,
+    providers: Sequence[LLMProvider] = (),
+    one_request: bool = False,
+) -> Consensus[T]: ...
+
+
+def consensus(
+    n: int = 5,
+    *,
+    into: type[Any] | None = None,
+    by_field: bool = False,
+    strategy: Strategy = VotingStrategy.MAJORITY,
+    temperature: float | None = 0.9,
+    max_tokens: int = DEFAULT_MAX_TOKENS,
+    max_concurrency: int = 5,
+    stop: StoppingRule | None = None,
+    key: Key[Any] | None = None,
+    weigh: Weigh[Any] | None = None,
+    judge: bool = False,
+    quorum: int | None = None,
+    providers: Sequence[LLMProvider] = (),
+    one_request: bool = False,
+) -> Consensus[Any]:
+    """Ask up to `n` times and take the answer given most often (Wang et al. 2022, "Self-Consistency").
+
+    Samples vote by their text, stripped and with runs of white space folded; the first seen wins a tie. The
+    value is the winner's original text, the score its share of the samples. Without a `stop`, all n samples
+    are drawn; with one, they come in rounds of as many as the rule needs at the least before it could stop,
+    so that calls and answer are those of drawing one at a time, and nothing is in flight at the stop.
+
+    Args:
+        n: Samples to draw at most.
+        into: A type to decode each sample into (JSON, checked by msgspec): the value is of that type. It is
+            asked for as `structured` does, in the strongest form that the server takes; the first sample of a
+            provider goes ahead of the others where that is not known. None votes on texts.
+        by_field: With `into`, vote on each field by itself and assemble the winner.
+        strategy: `"majority"`, or `"unanimous"`, which fails on any difference.
+        temperature: Sampling temperature, 0 to 2; None leaves it to the provider.
+        max_tokens: Output tokens at most, a sample.
+        max_concurrency: Samples in flight at once.
+        stop: When to end early: `certain()`, `beta()`, `forecast()`, `unanimous_window()`, or any
+            `StoppingRule`. A unanimous vote takes `certain()`, which then ends at the first difference; a
+            weighted one takes no rule that counts whole votes (`beta()`, `forecast()`).
+        key: What a sample says, for the vote: a function of the text, or of the value with `into`; see
+            `executionkit.core.voting.keys`. A sample abstains where it raises or returns None.
+        weigh: How much a sample counts, from 0 to 1, 0 for not at all: a function of a `Sample`.
+            `ByProbability()` weighs by the endpoint's log-probabilities; a server that refuses to send them
+            is asked without, and all samples weigh 1.
+        judge: One more call, at temperature 0, that picks the sample most consistent with the others, for
+            free text (Chen et al. 2023, "Universal Self-Consistency"); none if all samples say the same. With
+            a quorum in hand, a budget that ends before it leaves the majority.
+        quorum: Answer if at least so many samples came back, even if others failed or the budget ended. None:
+            the first failure that retries do not mend ends the vote.
+        providers: Whom to ask in turn, sample by sample, in place of the run's provider.
+        one_request: Ask for a round's samples in one request (the endpoint's `n`). Samples that the server
+            does not send are drawn one by one, and so are all where it refuses, or a budget bounds output.
+
+    Metadata (also on an error, as far as the vote came):
+        agreement_ratio (float): The winner's share of the samples drawn, abstentions included; with
+            `by_field` that of the field agreed on least. Not on an error.
+        unique_responses (int): Different answers.
+        tie_count (int): Answers that share the most votes; 1 is a clean win.
+        vote_counts (mapping of str to int): Votes by answer; with `by_field`, such a mapping for each field.
+        samples (int): Samples that came back.
+        saved (int): Samples that no request was sent for.
+        rounds (int): How often samples were asked for; each waits for the one before.
+        abstentions (int): Samples that cost a call and did not vote: unreadable, refused or filtered.
+        stop_rule (str): The rule, or `"none"`. Not on an error.
+        stop_bound (float): The rule's figure at the stop, a probability. Not on an error.
+        failures (tuple of str): With a quorum: why samples did not come back.
+        provider_costs (tuple of TokenUsage): With `providers`: what each has cost.
+        field_agreement (mapping of str to float): With `by_field`: the winner's share for each field.
+        weights (mapping of str to float): With `weigh`: the sum of weights by answer.
+        judged (bool): With `judge`: whether the judge was asked.
+        votes (tuple of str): On an error: the samples drawn before it.
+        judge_answer (str): On an error of the judge: what it said.
+        judge_refusal (str): On an error: the judge's refusal, or `"content_filter"`, where it was that.
+
+    Returns (on `run`):
+        ConsensusFailedError: No sample voted, a unanimous vote has a difference, or the fields that won do
+            not make a valid value.
+        EvaluationError: `weigh` raised or returned no weight, or the judge named no sample.
+
+    Raises:
+        TypeError: A setting is of the wrong type, or `into` is a type that msgspec does not decode.
+        ValueError: A setting is out of range, the strategy is unknown, or settings exclude each other.
+    """
+    return Consensus(
+        _ballot(into, by_field, key),
+        n,
+        VotingStrategy(strategy),
+        temperature,
+        max_tokens,
+        max_concurrency,
+        stop,
+        weigh,
+        judge,
+        quorum,
+        tuple(providers),
+        one_request,
+    )
+
+
+def _ballot(into: type[Any] | None, by_field: bool, key: Key[Any] | None) -> Ballot[Any]:
+    check_flag("by_field", by_field)
+    _check_function("key", key)
+    if by_field and (into is None or key is not None):
+        raise ValueError("by_field needs `into`, and takes no `key`: fields vote by their values")
+    if into is None:
+        return TextBallot(fold if key is None else key)
+    return FieldBallot(into) if by_field else ValueBallot(into, key)
+
+
+def _check_function(name: str, function: object) -> None:
+    if function is None:
+        return
+    if not callable(function):
+        raise TypeError(f"{name} must be a function, not {type(function).__name__}")
+    if iscoroutinefunction(function) or iscoroutinefunction(getattr(function, "__call__", None)):  # noqa: B004
+        raise TypeError(f"{name} must be a plain function: what an async one returns can not be awaited here")
+
+
+def _check_quorum(quorum: int | None, n: int) -> None:
+    if quorum is None:
+        return
+    check_count("quorum", quorum)
+    if quorum > n:
+        raise ValueError(f"quorum must be at most n, which is {n}, not {quorum}")
+
+
+def _check_rule(vote: Consensus[Any]) -> None:
+    rule = vote.stop
+    if not _is_rule(rule):
+        raise TypeError(f"stop must be a StoppingRule such as certain() or beta(), not {rule!r}")
+    if vote.strategy is VotingStrategy.UNANIMOUS and not isinstance(rule, Certain | None):
+        raise ValueError("a unanimous vote can stop early only with certain(), at the first difference")
+    if vote.weigh is not None and isinstance(rule, (Beta, Forecast)):
+        raise ValueError("beta() and forecast() count whole votes; a weighted vote can stop with certain()")
+    if vote.judge and (rule, vote.weigh, vote.strategy) != (None, None, VotingStrategy.MAJORITY):
+        raise ValueError("a judge sees all n samples: it takes no `stop`, no `weigh` and no unanimity")
+    if vote.judge and isinstance(vote.ballot, FieldBallot):
+        raise ValueError("a judge picks a whole answer; leave out by_field")
+
+
+def _is_rule(rule: object) -> bool:
+    return rule is None or (isinstance(rule, StoppingRule) and not isinstance(rule, type))
+
+
+def _until_a_difference(poll: Poll[Any]) -> int:
+    """Return the fewest samples after which a unanimous vote may have failed."""
+    return 0 if len(poll.wholes) > 1 else 2 - len(poll.wholes)
+
+
+def _standings(poll: Poll[Any], sampler: Sampler) -> Sequence[Standing]:
+    return poll.standings(sampler.drawable)
+
+
+def _account(poll: Poll[Any], sampler: Sampler) -> dict[str, object]:
+    account: dict[str, object] = {
+        "unique_responses": len(poll.wholes),
+        "tie_count": max([tally.ties for tally in poll.tallies]),
+        "vote_counts": poll.counts(),
+        "samples": len(sampler.drawn),
+        "saved": sampler.saved,
+        "rounds": sampler.rounds,
+        "abstentions": poll.abstentions,
+    }
+    if sampler.failures:
+        account["failures"] = sampler.noted_failures()
+    if sampler.costs:
+        account["provider_costs"] = sampler.costs
+    return account
+
+
+def _why_nobody_won(poll: Poll[Any]) -> str:
+    if poll.wholes:
+        return f"the {len(poll.casts)} samples gave {len(poll.wholes)} different answers"
+    if poll.weightless:
+        return (
+            f"{poll.weightless} of {len(poll.casts)} samples were read, and all of them weigh nothing: "
+            "`weigh` must be above 2**-21 for a sample to count"
+        )
+    return f"none of the {len(poll.casts)} samples said anything that its key or type could read"

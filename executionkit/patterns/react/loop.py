@@ -1,0 +1,395 @@
+"""The ReAct loop: the model calls tools and sees what comes of it, until it answers."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, Generic, Literal, TypeAlias, TypedDict, TypeVar, cast, overload
+
+from returns.result import Failure, Success
+from typing_extensions import TypeForm, Unpack, override
+
+from executionkit.approval import Approval
+from executionkit.core.checks import check_completion, check_count
+from executionkit.core.encoding import json_text
+from executionkit.core.history import trim_rounds
+from executionkit.core.limits import is_last_call
+from executionkit.core.refusals import noted_refusal
+from executionkit.core.schema.answer import AnswerType, Decoded, answer_type, asking, complaint
+from executionkit.core.transcript import Rounds, Transcript, parted, transcript_of
+from executionkit.core.usage import NO_USAGE
+from executionkit.errors import BudgetExhaustedError, InvalidOutputError, MaxIterationsError, StoppedError
+from executionkit.outcome import PatternResult
+from executionkit.patterns.react.protocols import Dialect, Manner, Turn, dialect_of
+from executionkit.patterns.react.toolbox import CallRules, Toolbox
+from executionkit.provider import DEFAULT_MAX_TOKENS, Message, opening, user
+from executionkit.runtime.context import Context
+from executionkit.stage import Stage
+from executionkit.tools import Tool, check_timeout
+
+__all__ = ["OnLimit", "React", "ReactOptions", "react"]
+
+T = TypeVar("T")
+
+OnLimit: TypeAlias = Literal["fail", "answer"]
+"""What a loop does at `max_rounds`, or when the budget has room for one more call only."""
+
+_LAST_WORDS: Final = "No tool can be called any more. Answer now, with what you know."
+_SUMMARISE: Final = "Summarise this part of a conversation: the facts found, and what is still to be done."
+_SUMMARY: Final = "Summary of the conversation so far:"
+_TEXT: Final = {"type": "string"}
+
+
+class React(Stage[str, T], Generic[T], frozen=True):
+    """A tool loop; see `react`."""
+
+    tools: tuple[Tool, ...]
+    max_rounds: int = 8
+    max_observation_chars: int = 12_000
+    tool_timeout: float | None = None
+    temperature: float | None = 0.3
+    max_tokens: int = DEFAULT_MAX_TOKENS
+    max_history_messages: int | None = None
+    answer: Any = None
+    answer_retries: int = 2
+    on_limit: OnLimit = "fail"
+    approve: Approval | None = None
+    max_concurrency: int = 16
+    max_tool_calls: int | None = None
+    summarise: Stage[str, str] | None = None
+    transcript: Transcript = Transcript()
+    delimit_results: bool = False
+
+    def __post_init__(self) -> None:
+        _check_tools(self.tools)
+        check_count("max_rounds", self.max_rounds)
+        check_count("max_observation_chars", self.max_observation_chars)
+        check_count("max_concurrency", self.max_concurrency)
+        check_count("answer_retries", self.answer_retries, 0)
+        check_completion(self.temperature, self.max_tokens)
+        if self.tool_timeout is not None:
+            check_timeout("tool_timeout", self.tool_timeout)
+        if self.max_history_messages is not None:
+            check_count("max_history_messages", self.max_history_messages)
+        if self.max_tool_calls is not None:
+            check_count("max_tool_calls", self.max_tool_calls, 0)
+        if self.answer is not None:
+            answer_type(self.answer)
+        _check_choices(self.on_limit, self.approve, self.summarise)
+
+    @override
+    async def perform(self, value: str, context: Context) -> PatternResult[T]:
+        loop = _Loop(self, opening(value)[0]["content"], context)
+        context.report(loop.metadata)
+        for _ in range(self.max_rounds):
+            turn = await loop.next_turn()
+            if turn is None:
+                return await loop.conclude("budget")
+            if turn.calls:
+                await loop.observe(turn)
+            elif (answer := loop.read(turn)) is not None:
+                return PatternResult(cast("T", answer.value), metadata=loop.metadata())
+        if self.on_limit == "answer":
+            return await loop.conclude("rounds")
+        raise MaxIterationsError(
+            f"no answer after {self.max_rounds} rounds; raise max_rounds or give the model better tools"
+        )
+
+
+class _Loop(Generic[T]):
+    """The state of one run of the loop."""
+
+    def __init__(self, settings: "React[T]", prompt: str, context: Context) -> None:
+        self.settings = settings
+        self.context = context
+        self.kind: AnswerType[T] | None = None if settings.answer is None else answer_type(settings.answer)
+        answer = self.kind.schema if self.kind else _TEXT
+        manner = Manner(settings.temperature, settings.max_tokens, settings.delimit_results, answer)
+        self.dialect = dialect_of(context, settings.tools, manner)
+        self.toolbox = Toolbox(settings.tools, _rules(settings))
+        # A dialect with a head has said there what an answer looks like.
+        is_told = self.kind is None or bool(self.dialect.head)
+        self.prompt = user(prompt if is_told or self.kind is None else asking(prompt, self.kind))
+        system, earlier = parted(settings.transcript)
+        self.earlier = list(map(self.dialect.earlier, earlier))
+        self.head = [*self.dialect.head, *system]
+        self.later: Rounds = []
+        self.talk: list[Message] = [*settings.transcript, self.prompt]
+        self.summary: list[Message] = []
+        self.reasons: list[str] = []
+        self.rounds = 0
+        self.truncated_responses = 0
+        self.messages_trimmed = 0
+        self.last_cost = NO_USAGE
+        self.limit: str | None = None
+        self.refusal: str | None = None
+
+    def metadata(self) -> dict[str, object]:
+        found: dict[str, object] = {
+            "rounds": self.rounds,
+            "tool_calls_made": self.toolbox.calls_made,
+            "truncated_responses": self.truncated_responses,
+            "truncated_observations": self.toolbox.truncated,
+            "messages_trimmed": self.messages_trimmed,
+            "transcript": Transcript(self.talk),
+            **noted_refusal(self.refusal),
+        }
+        if self.reasons:
+            found["reasons"] = tuple(self.reasons)
+        if self.limit is not None:
+            found["limit"] = self.limit
+        return found
+
+    async def next_turn(self) -> Turn | None:
+        """Ask the model to go on; None where the budget leaves room for the last call only."""
+        if self.settings.on_limit == "fail":
+            return self.noted(await self.dialect.ask(self.context, await self.messages()))
+        if self.rounds and is_last_call(self.context.left, self.last_cost):
+            return None
+        before = self.context.cost
+        outcome = await self.context.attempt(_Asking(self.dialect), await self.messages())
+        match outcome:
+            case Success(result):
+                self.last_cost = self.context.cost - before
+                return self.noted(result.value)
+            case Failure(error):
+                if self.rounds and isinstance(error, BudgetExhaustedError):
+                    return None
+                raise error
+
+    def noted(self, turn: Turn) -> Turn:
+        self.rounds += 1
+        self.truncated_responses += turn.was_truncated
+        self.refusal = turn.refusal
+        self.add([turn.message])
+        return turn
+
+    def add(self, messages: list[Message]) -> None:
+        self.later.append(messages)
+        self.talk.extend(messages)
+
+    async def observe(self, turn: Turn) -> None:
+        """Make the calls of a turn; their results join its message, so that they are dropped together."""
+        texts = await self.toolbox.observe(turn.calls, self.context)
+        results = self.dialect.results(turn.calls, texts)
+        self.later[-1].extend(results)
+        self.talk.extend(results)
+        if self.toolbox.stopped is not None:
+            raise StoppedError(self.toolbox.stopped)
+
+    def read(self, turn: Turn) -> Decoded[Any] | None:
+        """Return the answer, or None where the model has to try again."""
+        if self.kind is None:
+            return Decoded(turn.text)
+        answer = self.kind.read(turn.text, turn.refusal)
+        if isinstance(answer, Decoded):
+            return answer
+        self.reasons.append(complaint(answer, was_truncated=turn.was_truncated))
+        if len(self.reasons) > self.settings.answer_retries:
+            raise InvalidOutputError(
+                f"no {self.kind.name} in {len(self.reasons)} answers: {self.reasons[-1]}",
+                metadata={"last_text": turn.text},
+            )
+        self.add([user(f"{self.reasons[-1]}\nSend it again, corrected.")])
+        return None
+
+    async def conclude(self, limit: str) -> PatternResult[T]:
+        """Ask once more, without tools, and take that for the answer."""
+        self.limit = limit
+        self.add([user(_LAST_WORDS)])
+        turn = self.noted(await self.last_turn())
+        answer = self.read(turn)
+        if answer is None:
+            raise InvalidOutputError(self.reasons[-1], metadata={"last_text": turn.text})
+        if not turn.text:
+            raise MaxIterationsError(f"no answer when the {limit} ran out, nor in a last call without tools")
+        return PatternResult(cast("T", answer.value), metadata=self.metadata())
+
+    async def last_turn(self) -> Turn:
+        """Ask without tools; where the budget has no room for all the messages, with the last round only."""
+        asking = _Asking(self.dialect, with_tools=False)
+        outcome = await self.context.attempt(asking, await self.messages())
+        match outcome:
+            case Success(result):
+                return result.value
+            case Failure(BudgetExhaustedError()):
+                last = [message for messages in self.later[-2:] for message in messages]
+                return await asking.dialect.ask(
+                    self.context, [*self.head, self.prompt, *last], with_tools=False
+                )
+            case Failure(error):
+                raise error
+
+    async def messages(self) -> list[Message]:
+        """Return what to send, the oldest rounds dropped where there are too many."""
+        most = self.settings.max_history_messages
+        if most is not None:
+            await self.trim(most)
+        later = [message for messages in self.later for message in messages]
+        if not (self.earlier or self.summary):
+            return [*self.head, self.prompt, *later]
+        earlier = [message for messages in self.earlier for message in messages]
+        return [*self.head, *self.summary, *earlier, self.prompt, *later]
+
+    async def trim(self, most: int) -> None:
+        summarise = self.settings.summarise
+        room = most - len(self.head) - 1 - (summarise is not None)
+        dropped = _drop(self.earlier, room - sum(map(len, self.later)), 0)
+        dropped += _drop(self.later, room - sum(map(len, self.earlier)), 1)
+        self.messages_trimmed += len(dropped)
+        if dropped and summarise is not None:
+            text = "\n".join(map(json_text, [*self.summary, *dropped]))
+            summary = await self.context.run(summarise, f"{_SUMMARISE}\n{text}")
+            self.summary = [user(f"{_SUMMARY}\n{summary.value}")]
+
+
+class _Asking(Stage[list[Message], Turn], frozen=True):
+    """One turn, as a stage: so its failure can be had as a value."""
+
+    dialect: Dialect
+    with_tools: bool = True
+
+    @override
+    async def perform(self, value: list[Message], context: Context) -> PatternResult[Turn]:
+        return PatternResult(await self.dialect.ask(context, value, with_tools=self.with_tools))
+
+
+def _drop(rounds: Rounds, most: int, keep: int) -> list[Message]:
+    """Drop the oldest rounds until `most` messages are left, or `keep` rounds, and return those."""
+    count = trim_rounds(rounds, most, keep)
+    dropped = [message for messages in rounds[:count] for message in messages]
+    del rounds[:count]
+    return dropped
+
+
+def _rules(settings: React[Any]) -> CallRules:
+    return CallRules(
+        settings.tool_timeout,
+        settings.max_observation_chars,
+        settings.max_concurrency,
+        settings.max_tool_calls,
+        settings.approve,
+    )
+
+
+def _check_tools(tools: tuple[object, ...]) -> None:
+    names: set[str] = set()
+    for tool in tools:
+        if not isinstance(tool, Tool):
+            raise TypeError(f"a tool must be a Tool, not {type(tool).__name__}")
+        if tool.name in names:
+            raise ValueError(f"two tools are named {tool.name!r}; names must differ")
+        names.add(tool.name)
+
+
+def _check_choices(on_limit: object, approve: object, summarise: object) -> None:
+    if on_limit not in {"fail", "answer"}:
+        raise ValueError(f'on_limit must be "fail" or "answer", not {on_limit!r}')
+    if approve is not None and not callable(approve):
+        raise TypeError(f"approve must be an async function, not {type(approve).__name__}")
+    if summarise is not None and not isinstance(summarise, Stage):
+        raise TypeError(f"summarise must be a Stage, not {type(summarise).__name__}")
+
+
+class ReactOptions(TypedDict, total=False):
+    """The keywords of `react` that have a default in `React`; what they mean stands at `react`."""
+
+    max_rounds: int
+    max_observation_chars: int
+    tool_timeout: float | None
+    temperature: float | None
+    max_tokens: int
+    max_history_messages: int | None
+    answer_retries: int
+    on_limit: OnLimit
+    approve: Approval | None
+    max_concurrency: int
+    max_tool_calls: int | None
+    summarise: Stage[str, str] | None
+    delimit_results: bool
+
+
+@overload
+def react(
+    tools: Sequence[Tool],
+    *,
+    answer: None = None,
+    transcript: Sequence[Mapping[str, Any]] = (),
+    **options: Unpack[ReactOptions],
+) -> React[str]: ...
+@overload
+def react(
+    tools: Sequence[Tool],
+    *,
+    answer: type[T],
+    transcript: Sequence[Mapping[str, Any]] = (),
+    **options: Unpack[ReactOptions],
+) -> React[T]: ...
+@overload
+def react(
+    tools: Sequence[Tool],
+    *,
+    answer: TypeForm[T],
+    transcript: Sequence[Mapping[str, Any]] = (),
+    **options: Unpack[ReactOptions],
+) -> React[T]: ...
+def react(
+    tools: Sequence[Tool],
+    *,
+    answer: object = None,
+    transcript: Sequence[Mapping[str, Any]] = (),
+    **options: Unpack[ReactOptions],
+) -> React[Any]:
+    """Let the model call tools until it answers (Yao et al. 2022, "ReAct", section 2).
+
+    The value is the final text, or a value of the type `answer`; the score is None. The calls of one round
+    run at once, their results stand in the order of the requests. What goes wrong in a call, be it an unknown
+    tool, arguments that do not fit the schema, a time-out or an exception, is told to the model, and the loop
+    goes on; of an exception only the class, unless it is a `ToolError`. A model whose provider has no tool
+    calls (`supports_tools` is not True) is told in JSON, under one schema of calls and answer.
+
+    Args:
+        tools: What the model may call; names must differ.
+        answer: The type of the final answer, any that msgspec decodes; None for text.
+        max_rounds: Completions at most (default 8).
+        max_observation_chars: Characters of a result that the model gets to see (default 12000).
+        tool_timeout: Seconds a call may take, in place of each tool's own (default None: each tool's own).
+        temperature: Sampling temperature, 0 to 2 (default 0.3); None leaves it to the provider.
+        max_tokens: Output tokens at most, a completion (default 4096).
+        max_history_messages: Messages of the conversation to send at most; the oldest rounds are dropped
+            whole, the prompt, leading system messages and the last round stay. None (the default) sends all.
+        answer_retries: Answers that do not decode to `answer` and are sent back with the reason (default 2).
+        on_limit: `"answer"` makes one last call without tools at `max_rounds`, or when the budget has hardly
+            room for more than one; `"fail"` (the default) does not.
+        approve: Async hook asked before each call, one after the other: `Approve`, `Deny`, `Edit` or `Stop`.
+            If it raises or answers anything else the call is denied.
+        max_concurrency: Calls of one round under way at once (default 16).
+        max_tool_calls: Calls of the whole loop (default None: any number); a tool's own ceiling is
+            `max_calls`.
+        summarise: Stage that makes a summary of what `max_history_messages` drops, on the same budget.
+        transcript: Messages to go on from, such as `metadata["transcript"]` of another loop. A model without
+            tool calls is told those in it in JSON.
+        delimit_results: Put each result between `<tool_result>` tags, of which it can hold none itself
+            (default False). Without tool calls they always are.
+
+    Metadata (also on an error):
+        rounds (int): Completions.
+        tool_calls_made (int): Calls asked for, failed ones included.
+        truncated_responses (int): Completions cut at `max_tokens`.
+        truncated_observations (int): Results cut at `max_observation_chars`.
+        messages_trimmed (int): Messages dropped from the conversation.
+        transcript (Transcript): The whole conversation, to go on from.
+        reasons (tuple of str): Why typed answers did not decode, or were refused or filtered, where any were.
+        limit (str): `"rounds"` or `"budget"`, where `on_limit` made the last call.
+        refusal (str): Where the model refused in its last completion, or a content filter cut in: the text of
+            the refusal, or `"content_filter"`. A final text is then no answer.
+
+    Returns (on `run`):
+        MaxIterationsError: No answer after `max_rounds`.
+        InvalidOutputError: No answer of the type `answer`; `last_text` (str) in the metadata.
+        StoppedError: `approve` answered `Stop`.
+
+    Raises:
+        TypeError: A setting is of the wrong type.
+        ValueError: A setting is out of range, two tools share a name, or a transcript parts a call from its
+            result or nests more than 100 levels deep.
+    """
+    stage: React[Any] = React(tuple(tools), answer=answer, transcript=transcript_of(transcript), **options)
+    return stage

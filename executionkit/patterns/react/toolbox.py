@@ -1,0 +1,201 @@
+"""Making the tool calls of a round: looked up, checked, approved, bounded, and told to the model."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any, cast
+
+import msgspec
+from typing_extensions import TypeIs
+
+from executionkit.approval import Approval, Approve, Decision, Deny, Edit, Proposal
+from executionkit.approval import Stop as StopDecision
+from executionkit.core.encoding import json_text
+from executionkit.core.frozen import freeze_mapping, thaw
+from executionkit.core.observation import failed, shortened
+from executionkit.core.schema.validation import Rejected, parse_arguments
+from executionkit.events import ToolFinished, ToolStarted
+from executionkit.provider import ToolCall
+from executionkit.runtime.context import Context
+from executionkit.runtime.timeouts import finish_in_time
+from executionkit.tools import Tool, ToolError
+
+__all__ = ["CallRules", "Toolbox"]
+
+
+class CallRules(msgspec.Struct, frozen=True):
+    """What holds for every call of a loop.
+
+    Args:
+        timeout: Seconds a call may take, in place of each tool's own.
+        max_observation_chars: Characters of a result that the model gets to see.
+        max_concurrency: Calls of one round under way at once.
+        max_calls: Calls of the whole loop.
+        approve: Asked before each call.
+    """
+
+    timeout: float | None
+    max_observation_chars: int
+    max_concurrency: int
+    max_calls: int | None
+    approve: Approval | None
+
+
+class _Ready(msgspec.Struct, frozen=True):
+    tool: Tool
+    given: Mapping[str, Any]
+    arguments: Mapping[str, Any]
+
+
+class _Refused(msgspec.Struct, frozen=True):
+    error: str
+    hint: str
+
+
+class Toolbox:
+    """The tools of one run, and what has been made of them."""
+
+    __slots__ = ("_admitted", "_per_tool", "_rules", "_tools", "calls_made", "stopped", "truncated")
+
+    def __init__(self, tools: Sequence[Tool], rules: CallRules) -> None:
+        self._tools = {tool.name: tool for tool in tools}
+        self._rules = rules
+        self._per_tool: Counter[str] = Counter()
+        self._admitted = 0
+        self.calls_made: int = 0
+        self.stopped: str | None = None
+        self.truncated: int = 0
+
+    async def observe(self, calls: Sequence[ToolCall], context: Context) -> list[str]:
+        """Make the calls of one round and return what the model gets to see, in their order.
+
+        Where the approval hook ends the loop no call of the round is made, and `stopped` says why.
+        """
+        self.calls_made += len(calls)
+        admitted = [self._admit(call) for call in calls]
+        if self._rules.approve is not None:
+            admitted = await self._all_approved(self._rules.approve, admitted, context)
+        return await context.gather(
+            lambda index: self._observed(calls[index], admitted[index], context),
+            len(calls),
+            self._rules.max_concurrency,
+        )
+
+    async def _all_approved(
+        self, approve: Approval, admitted: list[_Ready | _Refused], context: Context
+    ) -> list[_Ready | _Refused]:
+        decided: list[_Ready | _Refused] = []
+        for call in admitted:
+            if isinstance(call, _Ready):
+                decided.append(await self._approved(approve, call, context))
+            else:
+                decided.append(call)
+            if self.stopped is not None:
+                return [_Refused("Stopped", self.stopped)] * len(admitted)
+        return decided
+
+    def _admit(self, call: ToolCall) -> _Ready | _Refused:
+        tool = self._tools.get(call.name)
+        if tool is None:
+            names = ", ".join(self._tools) or "none"
+            return _Refused("UnknownTool", f"there is no tool named {call.name[:80]!r}; there are: {names}")
+        given = parse_arguments(call.arguments)
+        ready = _checked(tool, given)
+        return self._counted(ready) if isinstance(ready, _Ready) else ready
+
+    def _counted(self, ready: _Ready) -> _Ready | _Refused:
+        """Count a call against the ceilings."""
+        tool, most = ready.tool, self._rules.max_calls
+        if most is not None and self._admitted >= most:
+            return _Refused("CallLimit", f"all {most} calls are made; answer with what you know")
+        if tool.max_calls is not None and self._per_tool[tool.name] >= tool.max_calls:
+            return _Refused("CallLimit", f"all {tool.max_calls} calls of {tool.name} are made")
+        self._admitted += 1
+        self._per_tool[tool.name] += 1
+        return ready
+
+    async def _approved(self, approve: Approval, ready: _Ready, context: Context) -> _Ready | _Refused:
+        proposal = Proposal(ready.tool.name, freeze_mapping(ready.given), context.cost)
+        decision = await _decision(approve, proposal, context)
+        match decision:
+            case Approve():
+                return ready
+            case Edit(arguments):
+                return _checked(ready.tool, parse_arguments(_plain(arguments)))
+            case Deny(reason):
+                return _Refused("Denied", reason)
+            case StopDecision(reason):
+                self.stopped = str(reason)
+                return _Refused("Stopped", self.stopped)
+
+    async def _observed(self, call: ToolCall, admitted: _Ready | _Refused, context: Context) -> str:
+        span = context.span()
+        if span is None:
+            return self._shown((await self._result(admitted, context))[0])
+        arguments = json_text(call.arguments) if span.content else None
+        span.send(ToolStarted, tool=call.name, arguments=arguments)
+        text, error = await self._result(admitted, context)
+        span.send(
+            ToolFinished,
+            tool=call.name,
+            duration=span.duration,
+            error=error,
+            text=text if span.content else None,
+        )
+        return self._shown(text)
+
+    async def _result(self, admitted: _Ready | _Refused, context: Context) -> tuple[str, str | None]:
+        """Return what came of a call, and the name of the error where there was one."""
+        if isinstance(admitted, _Refused):
+            return failed(admitted.error, admitted.hint), admitted.error
+        tool, arguments = admitted.tool, admitted.arguments
+        try:
+            seconds = self._rules.timeout or tool.timeout
+            text = await finish_in_time(lambda: tool.call(arguments, context), context, seconds)
+        except ToolError as error:
+            return failed("ToolError", _text_of(error)), "ToolError"
+        except Exception as error:
+            return failed(type(error).__name__), type(error).__name__
+        return text, None
+
+    def _shown(self, text: str) -> str:
+        most = self._rules.max_observation_chars
+        self.truncated += len(text) > most
+        return shortened(text, most)
+
+
+def _checked(tool: Tool, given: dict[str, Any] | Rejected) -> _Ready | _Refused:
+    if isinstance(given, Rejected):
+        return _Refused("InvalidArguments", str(given))
+    arguments = tool.prepare(given)
+    if isinstance(arguments, Rejected):
+        return _Refused("InvalidArguments", str(arguments))
+    return _Ready(tool, given, arguments)
+
+
+def _text_of(error: ToolError) -> str:
+    with suppress(Exception):  # foreign code: a text that cannot be made must not end the loop
+        return str(error)
+    return ""
+
+
+def _plain(arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+    return cast("Mapping[str, Any]", thaw(arguments))
+
+
+async def _decision(approve: Approval, proposal: Proposal, context: Context) -> Decision:
+    """Ask the hook, who may take any time; whatever goes wrong with it counts as a no."""
+
+    async def ask() -> Decision:
+        return await approve(proposal)
+
+    try:
+        decision = await finish_in_time(ask, context)
+    except Exception as error:
+        return Deny(f"the approval hook raised {type(error).__name__}")
+    answered: object = decision
+    return answered if _is_decision(answered) else Deny("the approval hook gave no decision")
+
+
+def _is_decision(value: object) -> TypeIs[Decision]:
+    return isinstance(value, (Approve, Deny, Edit, StopDecision))

@@ -1,0 +1,1 @@
+"""The chat format on the wire. Pure but for `streaming`."""

@@ -1,0 +1,270 @@
+"""A completion that arrives in pieces."""
+
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from types import TracebackType
+from typing import Final, Self
+
+import anyio
+from anyio.lowlevel import checkpoint_if_cancelled
+
+from executionkit.core.usage import TokenUsage, read_usage
+from executionkit.errors import LLMError, ProviderError
+from executionkit.provider import LLMResponse
+from executionkit.providers.chat.deltas import Assembly, StreamChunk
+from executionkit.providers.chat.failures import broken_exchange, describe, refused, timed_out, unusable
+from executionkit.providers.chat.redaction import Redactor
+from executionkit.providers.chat.sse import EventParser
+from executionkit.providers.chat.wire import ONE_CALL, Unusable, decode_completion, reported_usage
+from executionkit.providers.http.body import BODY_LIMIT, BodyReader, read_body, read_error_body
+from executionkit.providers.http.http1 import Head, Request
+from executionkit.providers.http.transport import BROKEN, Exchange, Transport
+from executionkit.providers.pacing import Turn
+
+__all__ = ["Stream"]
+
+_DONE: Final = "[DONE]"
+_DRAIN_TIMEOUT: Final = 0.05
+"""Seconds that the end of a finished stream may take, so that its connection can be used again."""
+
+
+class Stream:
+    """A streamed completion: an async iterator of `StreamChunk`, made by `Provider.stream`.
+
+    Nothing is sent before the first piece is asked for. Use it with `async with` where the iteration may
+    stop early, so that its connection is closed. Only the waits for the server count towards the time-out,
+    not those for a rate limit.
+
+    ::
+
+        async with provider.stream(messages) as pieces:
+            async for piece in pieces:
+                print(piece.text, end="")
+        print(pieces.response.usage)
+
+    Raises, while it is iterated:
+        PermanentError, RateLimitError, ProviderError: As `Provider.complete`, and where the stream breaks
+            off, holds an error, or ends without a finish reason. Once text was handed out such an error is
+            not retryable; `metadata["text"]` (str) holds the text so far, `cost` what arrived, and
+            `metadata["usage_estimated"]` (int, 1) says that some of it is an estimate.
+    """
+
+    def __init__(
+        self,
+        transport: Callable[[], Transport],
+        request: Request,
+        timeout: float,
+        redactor: Redactor,
+        input_estimate: int,
+        turn: Turn | None = None,
+    ) -> None:
+        self._transport = transport
+        self._turn = turn
+        self._request = request
+        self._timeout = timeout
+        self._seconds_left = timeout
+        self._redactor = redactor
+        self._input_estimate = input_estimate
+        self._exchange: Exchange | None = None
+        self._reader: BodyReader | None = None
+        self._parser = EventParser()
+        self._assembly = Assembly(redactor)
+        self._ready: deque[StreamChunk] = deque()
+        self._whole: LLMResponse | None = None
+        self._failure: LLMError | None = None
+        self._ended = False
+        self._is_advancing = False
+
+    @property
+    def text(self) -> str:
+        """The text so far."""
+        return self._assembly.text if self._whole is None else self._whole.content
+
+    @property
+    def cost(self) -> TokenUsage:
+        """What the stream has cost so far: as reported, else one output token for each piece that arrived.
+
+        Before the finish reason a report counts as that of the beginning: what came beside it counts too.
+        """
+        return self._bill[0]
+
+    @property
+    def _bill(self) -> tuple[TokenUsage, bool]:
+        """The cost, and whether some of it is an estimate."""
+        if self._whole is not None and self._reader is None:  # the server did not stream
+            return reported_usage(self._whole.usage), False
+        pieces, is_final = self._assembly.pieces, self._assembly.finish_reason is not None
+        if not (pieces or self._assembly.usage):
+            return ONE_CALL, False
+        input_tokens, output_tokens = read_usage(self._assembly.usage)
+        at_least = 0 if is_final and output_tokens is not None else pieces
+        usage = TokenUsage(
+            self._input_estimate if input_tokens is None else input_tokens,
+            max(output_tokens or 0, at_least),
+            llm_calls=1,
+        )
+        return usage, input_tokens is None or usage.output_tokens != output_tokens
+
+    @property
+    def response(self) -> LLMResponse:
+        """The whole completion, once the stream has ended.
+
+        Raises:
+            RuntimeError: It has not.
+        """
+        if self._whole is None:
+            raise RuntimeError("the stream has not ended; iterate it to its end first")
+        return self._whole
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> StreamChunk:
+        if self._is_advancing:
+            raise RuntimeError("another task is reading this stream; one at a time may")
+        self._is_advancing = True
+        try:
+            while not self._ready and not self._ended:
+                await self._advance_or_fail()
+        finally:
+            self._is_advancing = False
+        if self._ready:  # also what arrived together with the failure
+            return self._ready.popleft()
+        raise self._failure or StopAsyncIteration
+
+    async def _advance_or_fail(self) -> None:
+        try:
+            await self._advance()
+        except LLMError as error:
+            if not self._ended:  # else another task has closed it
+                await self._fail(error)
+        except BaseException:
+            await self.aclose()
+            raise
+
+    async def _fail(self, error: LLMError) -> None:
+        self._hand_out(self._assembly.flush(is_sound=False))
+        # Its frames hold what the server sent.
+        self._failure = self._broken_off(error).with_traceback(None)
+        await self.aclose()
+
+    def _hand_out(self, held: str) -> None:
+        if held:
+            self._ready.append(StreamChunk(held))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """End the stream; its connection is closed unless it was read to its end."""
+        self._ended = True
+        if self._turn is not None:
+            self._turn.settle((self.cost if self._failure is None else self._failure.cost).total_tokens)
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            await exchange.finish()
+
+    async def _advance(self) -> None:
+        if self._turn is not None and self._exchange is None:
+            await self._turn.wait()
+        failure: LLMError | None = None
+        began = anyio.current_time()
+        with anyio.move_on_after(max(0.0, self._seconds_left)):
+            try:
+                await checkpoint_if_cancelled()  # reading what is there already would never be cancelled
+                await self._read_on()
+                self._seconds_left -= anyio.current_time() - began
+                return
+            except BROKEN as error:
+                failure = broken_exchange(error, self._redactor)
+        if self._assembly.finish_reason is None:
+            raise failure or timed_out(self._timeout, self._head, self._redactor)
+        await self._end()  # all of the text is there
+
+    @property
+    def _head(self) -> Head | None:
+        return None if self._exchange is None else self._exchange.head
+
+    async def _read_on(self) -> None:
+        if self._exchange is None:
+            exchange = await self._transport().send(self._request)
+            if self._turn is not None:
+                self._turn.learn(exchange.head)
+            if self._ended:  # closed by another task
+                await exchange.finish()
+                return
+            self._exchange = exchange
+        if self._reader is None:
+            await self._begin(self._exchange)
+        else:
+            await self._read_piece(self._exchange, self._reader)
+
+    async def _begin(self, exchange: Exchange) -> None:
+        if not exchange.head.is_success:
+            raise refused(exchange.head, await read_error_body(exchange), self._redactor)
+        if exchange.head.headers.get("content-type", "").strip().lower().startswith("application/json"):
+            await self._read_whole(exchange)
+        else:
+            self._reader = BodyReader(exchange, BODY_LIMIT)
+
+    async def _read_whole(self, exchange: Exchange) -> None:
+        """Take an answer in one piece from a server that does not stream."""
+        answer = decode_completion(await read_body(exchange), self._redactor)
+        if isinstance(answer, Unusable):
+            raise unusable(exchange.head, answer, self._redactor)
+        self._ready.append(StreamChunk(answer.content, answer.finish_reason, answer.usage))
+        self._whole = answer
+        await self.aclose()
+
+    async def _read_piece(self, exchange: Exchange, reader: BodyReader) -> None:
+        data = await reader.read()
+        for event in self._parser.feed(data):
+            text = event.data.strip()
+            if text == _DONE:
+                await self._drain(reader)
+                return await self._end()
+            if text:
+                self._take(text, exchange.head)
+        if not data:
+            await self._end()
+        return None
+
+    def _take(self, data: str, head: Head) -> None:
+        piece = self._assembly.take(data)
+        if isinstance(piece, Unusable):
+            raise unusable(head, piece, self._redactor)
+        if piece.text or piece.finish_reason or piece.usage:
+            self._ready.append(piece)
+
+    async def _drain(self, reader: BodyReader) -> None:
+        with anyio.move_on_after(_DRAIN_TIMEOUT), suppress(*BROKEN):
+            while await reader.read():
+                pass
+
+    async def _end(self) -> None:
+        if self._assembly.finish_reason is None:
+            raise ProviderError(
+                "the stream ended without a finish reason",
+                cost=ONE_CALL,
+                metadata={} if self._head is None else describe(self._head, self._redactor),
+            )
+        self._hand_out(self._assembly.flush(is_sound=True))
+        self._whole = self._assembly.finished()
+        await self.aclose()
+
+    def _broken_off(self, error: LLMError) -> LLMError:
+        """Return the error with what had arrived; a retry cannot take back text that was handed out."""
+        if not (self._assembly.pieces or self._assembly.usage):
+            return error
+        cost, is_estimated = self._bill
+        estimated: dict[str, object] = {"usage_estimated": 1} if is_estimated else {}
+        copy = error.stamped(cost, {"text": self.text, **estimated})
+        if self.text:
+            copy.retry_hint = False
+        return copy

@@ -1,0 +1,219 @@
+"""Chat completions as JSON: a request to bytes, an answer's bytes to an `LLMResponse`."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
+from itertools import count
+from typing import Any, Final, TypeAlias, TypeVar, cast
+
+import msgspec
+
+from executionkit.core.json import Unreadable, decode_json
+from executionkit.core.usage import TokenUsage, read_usage
+from executionkit.errors import PermanentError
+from executionkit.provider import LLMResponse, ToolCall
+from executionkit.providers.chat.redaction import Redactor
+
+__all__ = [
+    "CALL_FIELDS",
+    "MESSAGE_FIELDS",
+    "ONE_CALL",
+    "Content",
+    "Unusable",
+    "decode_completion",
+    "encode_request",
+    "error_object",
+    "mapping",
+    "read_arguments",
+    "reported_usage",
+    "text_of",
+    "unique_calls",
+    "unknown_fields",
+]
+
+T = TypeVar("T")
+
+
+def encode_request(payload: Mapping[str, object]) -> bytes:
+    """Encode a request.
+
+    Raises:
+        PermanentError: A part of it has no JSON form.
+    """
+    try:
+        return _encoder.encode(payload)
+    except UnicodeEncodeError:
+        problem = "a text holds a lone surrogate; repair it with text.encode(errors='replace').decode()"
+    except RecursionError:
+        problem = "a part of it is nested too deep, or inside itself"
+    except (TypeError, ValueError, OverflowError) as error:
+        problem = str(error)
+    raise PermanentError(f"the request cannot be written as JSON: {problem}")
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Mapping):
+        return dict(cast("Mapping[str, object]", value))
+    if isinstance(value, AbstractSet):
+        return sorted(cast("AbstractSet[str]", value))
+    raise TypeError(f"objects of type {type(value).__name__} have no JSON form")
+
+
+_encoder: Final = msgspec.json.Encoder(enc_hook=_plain)
+
+
+ONE_CALL: Final = TokenUsage(llm_calls=1)
+"""What an attempt costs of which nothing is known but that it was made."""
+
+
+class Unusable(msgspec.Struct, frozen=True):
+    """Why a body is not a completion.
+
+    Args:
+        reason: What is wrong with it, a clause.
+        usage: What the server reported to have charged for it all the same.
+        error: The error object in it, where it has one.
+    """
+
+    reason: str
+    usage: TokenUsage = ONE_CALL
+    error: Mapping[str, object] | None = None
+
+
+class _Function(msgspec.Struct):
+    name: str | None = None
+    arguments: str | dict[str, Any] | None = None
+
+
+class _Call(msgspec.Struct):
+    id: str | int | None = None
+    function: _Function | None = None
+
+
+Content: TypeAlias = str | list[dict[str, Any]] | None
+"""A message's content, as it may come."""
+
+
+class _Message(msgspec.Struct):
+    content: Content = None
+    tool_calls: list[_Call] | None = None
+
+
+class _Choice(msgspec.Struct):
+    message: _Message | None = None
+    finish_reason: str | None = None
+
+
+class _Completion(msgspec.Struct):
+    choices: list[_Choice] | None = None
+
+
+MESSAGE_FIELDS: Final = frozenset({"role", "content", "tool_calls"})
+CALL_FIELDS: Final = frozenset({"id", "type", "function", "index"})
+
+
+def decode_completion(body: bytes, redactor: Redactor) -> LLMResponse | Unusable:
+    """Read a completion; total: whatever the bytes are, the answer says what became of them."""
+    raw = decode_json(body)
+    if isinstance(raw, Unreadable):
+        return Unusable(f"the answer is not JSON: {raw.reason}")
+    if not isinstance(raw, dict):
+        return Unusable(f"the answer is not a JSON object but a {type(raw).__name__}")
+    if redactor.may_touch(body):
+        raw = redactor.tree(cast("object", raw))
+    return _read_completion(cast("dict[str, Any]", raw), redactor)
+
+
+def _read_completion(raw: dict[str, Any], redactor: Redactor) -> LLMResponse | Unusable:
+    usage = reported_usage(raw.get("usage"))
+    if raw.get("error") and not raw.get("choices"):
+        return Unusable("the server answered with an error", usage, error_object(raw["error"]))
+    try:
+        completion = msgspec.convert(raw, _Completion)
+    except (msgspec.ValidationError, RecursionError) as error:
+        return Unusable(f"the answer is not a completion: {error}", usage)
+    if not completion.choices:
+        return Unusable("the answer has no choices", usage)
+    choice = completion.choices[0]
+    if choice.message is None:
+        return Unusable("the answer's first choice has no message", usage)
+    message = raw["choices"][0]["message"]
+    calls = unique_calls(_read_calls(choice.message.tool_calls, message.get("tool_calls"), redactor))
+    return LLMResponse(
+        content=text_of(choice.message.content),
+        tool_calls=calls,
+        finish_reason=choice.finish_reason or ("tool_calls" if calls else "stop"),
+        usage=mapping(raw.get("usage")),
+        raw=raw,
+        extra=unknown_fields(message, MESSAGE_FIELDS),
+    )
+
+
+def reported_usage(usage: object) -> TokenUsage:
+    """Return reported tokens as a cost of one call; figures that are missing or absurd count 0."""
+    input_tokens, output_tokens = read_usage(usage)
+    return TokenUsage(input_tokens or 0, output_tokens or 0, 1)
+
+
+def error_object(error: object) -> Mapping[str, object]:
+    """Return the error object of an answer; a text stands for an object with that message."""
+    return mapping(cast("object", error)) if isinstance(error, dict) else {"message": str(error)}
+
+
+def mapping(value: object) -> dict[str, Any]:
+    """Return what is a dict, else an empty one."""
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
+
+
+def unknown_fields(given: Mapping[str, Any], known: AbstractSet[str]) -> dict[str, Any]:
+    """Return what a server sent beside the fields that this package reads."""
+    return {name: value for name, value in given.items() if name not in known and value is not None}
+
+
+def text_of(content: Content) -> str:
+    """Return the text of a message's content; of a list of parts, what the text parts hold."""
+    if isinstance(content, list):
+        texts = [part.get("text") for part in content if part.get("type", "text") in {"text", "output_text"}]
+        return "".join([text for text in texts if isinstance(text, str)])
+    return content or ""
+
+
+def _read_calls(
+    calls: list[_Call] | None, sent: Iterable[Mapping[str, Any]] | None, redactor: Redactor
+) -> Iterator[ToolCall]:
+    for call, raw in zip(calls or (), sent or (), strict=True):
+        function = call.function or _Function()
+        yield ToolCall(
+            "" if call.id is None else str(call.id),
+            function.name or "",
+            redactor.answer(read_arguments(function.arguments)),
+            unknown_fields(raw, CALL_FIELDS),
+        )
+
+
+def read_arguments(arguments: str | dict[str, Any] | None) -> dict[str, Any] | str:
+    """Return the arguments; the text as it came where it is not a JSON object, for the model to see."""
+    if arguments is None or arguments == "":
+        return {}
+    if isinstance(arguments, dict):
+        return arguments
+    decoded = decode_json(arguments)
+    return cast("dict[str, Any]", decoded) if isinstance(decoded, dict) else arguments
+
+
+def unique_calls(calls: Iterable[ToolCall]) -> tuple[ToolCall, ...]:
+    """Give a fresh id to each call that has none, or one that an earlier call has."""
+    given = list(calls)
+    taken, seen = {call.id for call in given}, {""}
+    numbers: defaultdict[str, Iterator[int]] = defaultdict(lambda: count(1))
+    unique: list[ToolCall] = []
+    for call in given:
+        identity = call.id if call.id not in seen else _fresh_id(call.id or "call", numbers[call.id], taken)
+        taken.add(identity)
+        seen.add(identity)
+        unique.append(call if identity == call.id else msgspec.structs.replace(call, id=identity))
+    return tuple(unique)
+
+
+def _fresh_id(like: str, numbers: Iterator[int], taken: set[str]) -> str:
+    return next(identity for number in numbers if (identity := f"{like}_{number}") not in taken)

@@ -1,0 +1,1 @@
+"""Bytes: how a request gets to a server and back."""

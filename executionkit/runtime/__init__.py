@@ -1,0 +1,1 @@
+"""What runs a stage: contexts, the ledger, calls, time."""

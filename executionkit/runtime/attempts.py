@@ -1,0 +1,103 @@
+"""One attempt at a completion: in one piece, or streamed where that was asked for and the provider can."""
+
+from collections.abc import AsyncIterator, Callable
+from types import TracebackType
+from typing import Any, Protocol, Self, runtime_checkable
+
+from executionkit.core.usage import NO_USAGE, TokenUsage
+from executionkit.provider import LLMProvider, LLMResponse, Message, ToolSpec, checked_response
+from executionkit.runtime.ledger import Request
+
+__all__ = ["Attempt", "Piece", "Pieces", "StreamingProvider"]
+
+
+class Piece(Protocol):
+    """A piece of a streamed answer."""
+
+    @property
+    def text(self) -> str:
+        """What it adds to the text."""
+        ...
+
+
+class Pieces(Protocol):
+    """A streamed answer, as it comes in."""
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None: ...
+
+    def __aiter__(self) -> AsyncIterator[Piece]: ...
+
+    @property
+    def cost(self) -> TokenUsage:
+        """What it has cost so far."""
+        ...
+
+    @property
+    def response(self) -> LLMResponse:
+        """The whole, once all pieces are there."""
+        ...
+
+
+@runtime_checkable
+class StreamingProvider(Protocol):
+    """A provider that can answer piece by piece."""
+
+    def stream(
+        self,
+        messages: list[Message],
+        *,
+        temperature: float | None = None,
+        max_tokens: int | None = None,
+        tools: list[ToolSpec] | None = None,
+        **kwargs: Any,
+    ) -> Pieces:
+        """Start an answer; the errors are those of `LLMProvider.complete`, raised by the iteration."""
+        ...
+
+
+class Attempt:
+    """One attempt at a completion.
+
+    Args:
+        provider: Whom to ask.
+        deliver: Receives the pieces of the text as they come in; None asks for the answer in one piece.
+
+    Attributes:
+        has_delivered: Whether it has received any.
+    """
+
+    __slots__ = ("_deliver", "_pieces", "_provider", "has_delivered")
+
+    def __init__(self, provider: LLMProvider, deliver: Callable[[str], None] | None = None) -> None:
+        self._provider = provider
+        self._deliver = deliver
+        self._pieces: Pieces | None = None
+        self.has_delivered: bool = False
+
+    @property
+    def billed(self) -> TokenUsage:
+        """What an attempt that was broken off is known to have cost, in tokens."""
+        return NO_USAGE if self._pieces is None else self._pieces.cost
+
+    async def answer(
+        self, request: Request, temperature: float | None, max_tokens: int | None, options: dict[str, Any]
+    ) -> LLMResponse:
+        """Send the request and return the whole answer."""
+        provider, deliver = self._provider, self._deliver
+        # A copy for each attempt: a provider may well add its own system prompt to the list it is handed.
+        messages = [*map(dict, request.messages)]
+        if deliver is None or not isinstance(provider, StreamingProvider) or not callable(provider.stream):
+            return checked_response(
+                await provider.complete(messages, temperature=temperature, max_tokens=max_tokens, **options)
+            )
+        self._pieces = provider.stream(messages, temperature=temperature, max_tokens=max_tokens, **options)
+        async with self._pieces as pieces:
+            async for piece in pieces:
+                if piece.text:
+                    self.has_delivered = True
+                    deliver(piece.text)
+        return checked_response(pieces.response)

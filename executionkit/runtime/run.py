@@ -1,0 +1,158 @@
+"""Opens a run: checks its arguments, makes its ledger and its trace, bounds its time."""
+
+import math
+from collections.abc import Awaitable, Callable
+from contextvars import copy_context
+from typing import TypeVar
+
+import anyio
+import sniffio
+from anyio.lowlevel import current_token
+from returns.result import Failure
+
+from executionkit.core.usage import TokenUsage, checked_budget
+from executionkit.errors import DeadlineExceededError
+from executionkit.events import RunFinished, RunStarted, Trace
+from executionkit.outcome import Outcome
+from executionkit.provider import LLMProvider, checked_provider
+from executionkit.retry import DEFAULT_RETRY, RetryConfig, checked_retry
+from executionkit.runtime.context import (
+    Context,
+    MeteredProvider,
+    Performer,
+    Settings,
+    as_outcome,
+    new_context,
+)
+from executionkit.runtime.event_loops import closing_at_exit
+from executionkit.runtime.ledger import Account
+from executionkit.runtime.tracing import Span, Tracer
+
+__all__ = ["in_new_loop", "run_stage"]
+
+T = TypeVar("T")
+In = TypeVar("In")
+Out = TypeVar("Out")
+
+
+async def run_stage(
+    stage: Performer[In, Out],
+    provider: LLMProvider,
+    value: In,
+    *,
+    max_cost: TokenUsage | None,
+    retry: RetryConfig | None,
+    trace: Trace | None,
+    deadline: float | None,
+) -> Outcome[Out]:
+    """Run a stage on a ledger of its own; with a metered provider, on the ledger that it belongs to.
+
+    Raises:
+        TypeError: An argument is of the wrong type.
+        ValueError: A budget is negative, or a deadline not positive.
+    """
+    limit = checked_budget(max_cost)
+    checked_retry(retry)
+    _check_deadline(deadline)
+    _check_trace(trace)
+    tracer = None if trace is None else Tracer(trace)
+    run = None if tracer is None else tracer.span()
+    context = _open(checked_provider(provider), retry, tracer, deadline, run)
+    if limit is not None:
+        context.tighten(limit)
+    if run is None:
+        return await _bounded(context, stage, value, deadline)
+    run.send(RunStarted, stage=stage.name, max_cost=limit, deadline=deadline)
+    return await _traced(context, run, _bounded(context, stage, value, deadline))
+
+
+def in_new_loop(run: Callable[[], Awaitable[T]], what: str) -> T:
+    """Run to the end on a new asyncio loop and close what was opened in it.
+
+    Raises:
+        RuntimeError: An event loop runs in this thread already.
+    """
+    library = _running_library()
+    if library is not None:
+        raise RuntimeError(
+            f"{what} can not be called inside a running {library} event loop; await it instead"
+        )
+    context = copy_context()
+    # `anyio.run` notes its library in a context variable, which follows `asyncio.to_thread` into threads
+    # where no event loop runs.
+    context.run(sniffio.current_async_library_cvar.set, None)
+    return context.run(anyio.run, _closing, run)
+
+
+def _running_library() -> str | None:
+    """Name the library whose event loop runs in this thread, also within its callbacks, where no task is."""
+    import asyncio
+
+    if sniffio.thread_local.name is not None:
+        return sniffio.thread_local.name
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+    return "asyncio"
+
+
+async def _closing(run: Callable[[], Awaitable[T]]) -> T:
+    async with closing_at_exit():
+        return await run()
+
+
+def _open(
+    provider: LLMProvider,
+    retry: RetryConfig | None,
+    tracer: Tracer | None,
+    deadline: float | None,
+    run: Span | None,
+) -> Context:
+    ends_at = None if deadline is None else anyio.current_time() + deadline
+    loop = current_token()
+    if isinstance(provider, MeteredProvider):
+        return provider.context.joined(retry, tracer, ends_at, run, loop)
+    return new_context(provider, Account(), Settings(retry or DEFAULT_RETRY, tracer, ends_at, loop), run)
+
+
+async def _bounded(
+    context: Context, stage: Performer[In, Out], value: In, deadline: float | None
+) -> Outcome[Out]:
+    if deadline is None:
+        return await as_outcome(context.frame(stage, value))
+    with anyio.move_on_after(deadline):
+        return await as_outcome(context.frame(stage, value))
+    context.keep_to_itself()
+    error = DeadlineExceededError(f"the run did not end within its deadline of {deadline} s")
+    return Failure(context.stamped(error))
+
+
+async def _traced(context: Context, run: Span, pending: Awaitable[Outcome[Out]]) -> Outcome[Out]:
+    error: str | None = "Cancelled"
+    try:
+        outcome = await pending
+        error = type(outcome.failure()).__name__ if isinstance(outcome, Failure) else None
+    finally:
+        run.send(RunFinished, duration=run.duration, cost=context.cost, error=error)
+    return outcome
+
+
+def _check_trace(trace: object) -> None:
+    if trace is None:
+        return
+    if not callable(trace):
+        raise TypeError(f"a trace must be callable, not {type(trace).__name__}")
+    from inspect import iscoroutinefunction  # takes long to import, and most runs are not traced
+
+    if iscoroutinefunction(trace):
+        raise TypeError("a trace is a plain function: an async one would never be awaited")
+
+
+def _check_deadline(deadline: object) -> None:
+    if deadline is None:
+        return
+    if not isinstance(deadline, (int, float)) or isinstance(deadline, bool):
+        raise TypeError(f"a deadline is a number of seconds, not {type(deadline).__name__}")
+    if not 0 < deadline < math.inf:
+        raise ValueError(f"a deadline must be positive and finite, not {deadline}")

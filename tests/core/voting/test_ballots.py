@@ -1,0 +1,208 @@
+"""Ballots and polls: how texts become values, votes and an assembled answer."""
+
+import math
+from collections.abc import Hashable, Iterable
+from dataclasses import dataclass
+from enum import Enum
+from typing import NamedTuple, TypedDict, TypeVar
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from executionkit.core.voting.ballots import Ballot, Cast, FieldBallot, TextBallot, ValueBallot
+from executionkit.core.voting.polls import Poll
+from executionkit.core.voting.samples import ByProbability, Choice, Sample, checked_weight, read_choices
+from executionkit.patterns.consensus.selection import parse_selection, selection_prompt
+
+
+class Colour(Enum):
+    RED = "red"
+    BLUE = "blue"
+
+
+class AStruct(msgspec.Struct, rename="camel", omit_defaults=True):
+    first_name: str
+    age: int = 0
+
+
+@dataclass
+class AClass:
+    name: str
+    tags: list[str]
+
+
+class ADict(TypedDict, total=False):
+    name: str
+    age: int
+
+
+class ATuple(NamedTuple):
+    x: int
+
+
+@pytest.mark.parametrize(
+    ("into", "text", "value"),
+    [
+        (AStruct, 'So: {"firstName": "Ann", "age": 3}.', AStruct("Ann", 3)),
+        (AClass, '```json\n{"name": "n", "tags": ["a"]}\n```', AClass("n", ["a"])),
+        (ADict, '{"name": "n"}', {"name": "n"}),
+        (int, " 42 ", 42),
+        (Colour, "red", Colour.RED),
+        (Colour, '"blue"', Colour.BLUE),
+        (list, "[1, 2]", [1, 2]),
+    ],
+)
+def test_values_are_read(into: type[object], text: str, value: object) -> None:
+    cast = ValueBallot(into).cast(text)
+    assert cast is not None
+    assert cast.value == value
+
+
+@pytest.mark.parametrize("text", ["", "no", '{"first_name": 1}', "[" * 100_000, "\ud800", '{"age": 3}'])
+def test_what_can_not_be_read_abstains(text: str) -> None:
+    assert ValueBallot(AStruct).cast(text) is None
+    assert FieldBallot(AStruct).cast(text) is None
+
+
+@given(st.text())
+def test_casting_is_total(text: str) -> None:
+    for ballot in (TextBallot(), TextBallot(len), TextBallot(int), ValueBallot(AStruct), FieldBallot(ADict)):
+        cast: object = ballot.cast(text)
+        assert cast is None or isinstance(cast, Cast)
+
+
+def test_equal_values_vote_alike_however_they_are_written() -> None:
+    ballot = ValueBallot(AStruct)
+    one, other = ballot.cast('{"firstName": "Ann"}'), ballot.cast('{"age": 0, "firstName": "Ann"}')
+    assert one == other
+
+
+def test_a_key_that_is_not_hashable_abstains() -> None:
+    assert TextBallot(lambda text: [text]).cast("a") is None  # type: ignore[arg-type,return-value]  # pyright: ignore[reportArgumentType]
+
+
+T = TypeVar("T")
+
+
+def polled(ballot: Ballot[T], texts: Iterable[str]) -> Poll[T]:
+    poll = Poll(ballot)
+    for text in texts:
+        poll.add(ballot.cast(text))
+    return poll
+
+
+def test_fields_are_named_as_json_has_them_and_may_be_absent() -> None:
+    assert FieldBallot(AStruct).questions == ("firstName", "age")
+    texts = ['{"firstName": "Ann"}', '{"firstName": "Bea", "age": 3}', '{"firstName": "Bea"}']
+    poll = polled(FieldBallot(AStruct), texts)
+    assert poll.answer(poll.verdicts()) == AStruct("Bea")
+    assert poll.counts() == {"firstName": {'"Ann"': 1, '"Bea"': 2}, "age": {"": 2, "3": 1}}
+
+
+def test_an_absent_key_of_a_typed_dict_can_win() -> None:
+    poll = polled(FieldBallot(ADict), ['{"name": "a"}', '{"name": "a", "age": 1}', "{}"])
+    assert poll.answer(poll.verdicts()) == {"name": "a"}
+
+
+@pytest.mark.parametrize("into", [int, list, Colour])
+def test_a_type_without_fields_can_not_vote_by_field(into: type[object]) -> None:
+    with pytest.raises(TypeError, match="fields"):
+        FieldBallot(into)
+
+
+@given(st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 2)), min_size=1, max_size=12))
+def test_each_field_is_decided_as_if_it_were_voted_on_alone(answers: list[tuple[str, int]]) -> None:
+    texts = [f'{{"firstName": "{name}", "age": {age}}}' for name, age in answers]
+    poll = polled(FieldBallot(AStruct), texts)
+    names = polled(TextBallot(), [name for name, _ in answers])
+    ages = polled(TextBallot(), [str(age) for _, age in answers])
+    winner = poll.answer(poll.verdicts())
+    assert winner == AStruct(names.answer(names.verdicts()), int(ages.answer(ages.verdicts())))
+
+
+class Nearby(msgspec.Struct, frozen=True):
+    """Numbers one apart count together."""
+
+    def __call__(self, text: str) -> int:
+        return int(text)
+
+    def group(self, vote: Hashable, seen: Iterable[Hashable]) -> Hashable:
+        return next(
+            (each for each in seen if isinstance(each, int) and abs(each - int(str(vote))) <= 1), vote
+        )
+
+
+def test_grouping_counts_votes_for_the_first_seen() -> None:
+    poll = polled(TextBallot(Nearby()), ["5", "9", "6", "10", "4"])
+    assert poll.counts() == {"5": 3, "9": 2}
+
+
+# --- samples ---
+
+
+def test_choices_are_read_out_of_a_completion() -> None:
+    raw = {
+        "choices": [
+            {"message": {"content": "ignored"}, "logprobs": {"content": [{"logprob": -0.5, "token": "a"}]}},
+            {"message": {"content": None}, "finish_reason": "length"},
+            {"message": {"content": "c", "role": "assistant"}, "logprobs": {"content": None}},
+        ]
+    }
+    assert read_choices(Choice("a"), raw) == (Choice("a", (-0.5,)), Choice(""), Choice("c"))
+
+
+ODD: list[object] = [
+    None,
+    "text",
+    {},
+    {"choices": None},
+    {"choices": []},
+    {"choices": [3]},
+    {"choices": [{}]},
+]
+
+
+@pytest.mark.parametrize("raw", ODD)
+def test_a_completion_of_another_shape_has_one_choice(raw: object) -> None:
+    assert read_choices(Choice("a"), raw) == (Choice("a"),)
+
+
+def test_weighing_by_probability() -> None:
+    assert ByProbability()(Sample("a", "a")) == 1.0
+    assert ByProbability()(Sample("a", "a", (0.0, 0.0))) == 1.0
+    assert ByProbability()(Sample("a", "a", (-3.0, -700.0))) == pytest.approx(math.exp(-11.5))
+
+
+@given(st.lists(st.floats(0, 1), max_size=12), st.randoms(use_true_random=False))
+def test_sums_of_weights_do_not_depend_on_the_order(weights: list[float], random: object) -> None:
+    checked = [checked_weight(weight) or 0.0 for weight in weights]
+    assert sum(checked) == sum(reversed(checked)) == sum(sorted(checked))
+
+
+# --- selection ---
+
+
+@pytest.mark.parametrize(
+    ("reply", "picked"),
+    [
+        ("The most consistent response is Response 2", 1),
+        ("response #3.", 2),
+        ("**Response 1**", 0),
+        ("2", 1),
+        ("Response 4", None),
+        ("Response 0", None),
+        ("Response 1, not Response 2", None),
+        ("all are fine", None),
+        ("", None),
+    ],
+)
+def test_a_selection_is_read(reply: str, picked: int | None) -> None:
+    assert parse_selection(reply, 3) == picked
+
+
+@given(st.text(st.sampled_from("<>/ _response12"), max_size=60))
+def test_no_answer_can_close_its_tags(text: str) -> None:
+    prompt = selection_prompt("task", [text, "b"])
+    assert prompt.count("<response_") == prompt.count("</response_") == 2
