@@ -265,9 +265,9 @@ async def react_loop(
 async def structured(
     provider: LLMProvider,
     prompt: str,
-    kind: TypeForm[T],
+    output_type: TypeForm[T],
     *,
-    max_retries: int = 2,
+    output_retries: int = 2,
     temperature: float | None = 0.0,
     max_tokens: int = DEFAULT_MAX_TOKENS,
     max_cost: TokenUsage | None = None,
@@ -278,8 +278,8 @@ async def structured(
     Args:
         provider: The model to ask.
         prompt: The task.
-        kind: Any type that msgspec decodes.
-        max_retries: Answers asked for after the first, each told what was wrong with the one before.
+        output_type: Any type that msgspec decodes.
+        output_retries: Answers asked for after the first, each told what was wrong with the one before.
         temperature: Sampling temperature, 0 to 2; None leaves it to the provider.
         max_tokens: Output tokens at most, an answer.
         max_cost: The budget; 0 in a field means no limit there.
@@ -297,9 +297,11 @@ async def structured(
         BudgetExhaustedError: The next call would not fit the budget.
         LLMError: A call failed for good.
         ValueError: An argument is out of range.
-        TypeError: An argument is of the wrong type, or msgspec does not decode `kind`.
+        TypeError: An argument is of the wrong type, or msgspec does not decode `output_type`.
     """
-    stage = structured_stage(kind, max_retries=max_retries, temperature=temperature, max_tokens=max_tokens)
+    stage = structured_stage(
+        output_type, output_retries=output_retries, temperature=temperature, max_tokens=max_tokens
+    )
     return _raising(await stage.run(provider, prompt, max_cost=max_cost, retry=retry))
 
 

@@ -22,7 +22,7 @@ _LONGEST_ECHO: Final = 8_000
 
 
 class Structured(Stage[str, T], Generic[T], frozen=True):
-    """Ask for an answer of a type. `structured(kind)` makes one.
+    """Ask for an answer of a type. `structured(output_type)` makes one.
 
     The form is asked for by `response_format` json_schema; where the server refuses that (400 or 422) by
     json_object, then by the prompt alone, which states the schema in any case. What a provider took is
@@ -30,13 +30,13 @@ class Structured(Stage[str, T], Generic[T], frozen=True):
     `response_formats`, the names it takes: `()` for none.
 
     JSON is found bare, in a fence or in prose, and decoded by msgspec. An answer that does not decode goes
-    back to the model with the reason, at most `max_retries` times; so does one that is a refusal, or that a
-    content filter cut in on, whatever it holds.
+    back to the model with the reason, at most `output_retries` times; so does one that is a refusal, or that
+    a content filter cut in on, whatever it holds.
 
     Args:
-        kind: Any type that msgspec decodes: a struct, dataclass, attrs class, TypedDict, union, literal,
-            list...
-        max_retries: Answers asked for after the first (default 2).
+        output_type: Any type that msgspec decodes: a struct, dataclass, attrs class, TypedDict, union,
+            literal, list...
+        output_retries: Answers asked for after the first (default 2).
         temperature: Sampling temperature (default 0); None leaves it to the provider.
         max_tokens: Output tokens of each answer at most (default 4096).
 
@@ -50,36 +50,36 @@ class Structured(Stage[str, T], Generic[T], frozen=True):
             text of the refusal, or `"content_filter"`.
 
     Returns (on `run`):
-        InvalidOutputError: No answer decoded, the first and `max_retries` more; its message ends in the last
-            reason.
+        InvalidOutputError: No answer decoded, the first and `output_retries` more; its message ends in the
+            last reason.
         BudgetExhaustedError: The next answer would not fit the budget.
         PermanentError: The server refused the request in every form, or for another reason than its form.
 
     Raises:
-        TypeError: msgspec cannot decode `kind`, or a setting is of the wrong type.
+        TypeError: msgspec cannot decode `output_type`, or a setting is of the wrong type.
         ValueError: A setting is out of range.
     """
 
-    kind: Any
-    max_retries: int = 2
+    output_type: Any
+    output_retries: int = 2
     temperature: float | None = 0.0
     max_tokens: int = DEFAULT_MAX_TOKENS
 
     def __post_init__(self) -> None:
-        answer_type(self.kind)
-        check_count("max_retries", self.max_retries, 0)
+        answer_type(self.output_type)
+        check_count("output_retries", self.output_retries, 0)
         check_completion(self.temperature, self.max_tokens)
 
     @override
     async def perform(self, value: str, context: Context) -> PatternResult[T]:
-        kind: AnswerType[T] = answer_type(self.kind)
+        kind: AnswerType[T] = answer_type(self.output_type)
         form = form_of(kind)
         prompt = [user(asking(opening(value)[0]["content"], kind))]
         talk = prompt
         answers: list[LLMResponse] = []
         reasons: list[str] = []
         context.report(lambda: _noted(answers, reasons))
-        while len(answers) <= self.max_retries:
+        while len(answers) <= self.output_retries:
             asked = await complete_json(
                 context, talk, form, temperature=self.temperature, max_tokens=self.max_tokens
             )
@@ -107,40 +107,40 @@ def _repair(text: str, reason: str) -> list[Message]:
 
 @overload
 def structured(
-    kind: type[T],
+    output_type: type[T],
     *,
-    max_retries: int = 2,
+    output_retries: int = 2,
     temperature: float | None = 0.0,
     max_tokens: int = DEFAULT_MAX_TOKENS,
 ) -> Structured[T]: ...
 @overload
 def structured(
-    kind: TypeForm[T],
+    output_type: TypeForm[T],
     *,
-    max_retries: int = 2,
+    output_retries: int = 2,
     temperature: float | None = 0.0,
     max_tokens: int = DEFAULT_MAX_TOKENS,
 ) -> Structured[T]: ...
 def structured(
-    kind: object,
+    output_type: object,
     *,
-    max_retries: int = 2,
+    output_retries: int = 2,
     temperature: float | None = 0.0,
     max_tokens: int = DEFAULT_MAX_TOKENS,
 ) -> Structured[Any]:
-    """Return a stage that answers with a value of type `kind`; see `Structured`.
+    """Return a stage that answers with a value of type `output_type`; see `Structured`.
 
     Args:
-        kind: Any type that msgspec decodes.
-        max_retries: Answers asked for after the first.
+        output_type: Any type that msgspec decodes.
+        output_retries: Answers asked for after the first.
         temperature: Sampling temperature; None leaves it to the provider.
         max_tokens: Output tokens of each answer at most.
 
     Raises:
-        TypeError: msgspec cannot decode `kind`.
+        TypeError: msgspec cannot decode `output_type`.
         ValueError: A setting is out of range.
 
-    >>> structured(list[int], max_retries=1)
-    Structured(kind=list[int], max_retries=1)
+    >>> structured(list[int], output_retries=1)
+    Structured(output_type=list[int], output_retries=1)
     """
-    return Structured(kind, max_retries, temperature, max_tokens)
+    return Structured(output_type, output_retries, temperature, max_tokens)

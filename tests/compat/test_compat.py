@@ -58,7 +58,7 @@ KEYWORDS: dict[str, dict[str, object]] = {
         **COMMON,
     },
     "pipe": {"max_budget": None},
-    "structured": {"kind": REQUIRED, "max_retries": 2, "temperature": 0.0, **COMMON},
+    "structured": {"output_type": REQUIRED, "output_retries": 2, "temperature": 0.0, **COMMON},
 }
 """The table of the contract, and one function beyond it in its spirit."""
 

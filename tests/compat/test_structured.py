@@ -30,7 +30,7 @@ async def test_an_answer_is_decoded() -> None:
 
 async def test_a_wrong_answer_is_repaired_within_max_retries() -> None:
     provider = Talking(BAD, GOOD)
-    result = await compat.structured(provider, "Read this.", Invoice, max_retries=1)
+    result = await compat.structured(provider, "Read this.", Invoice, output_retries=1)
     assert (result.value.number, result.cost.llm_calls) == ("2026-7", 2)
     assert REASON in provider.asked[1][-1]["content"]
 
@@ -55,15 +55,15 @@ async def test_a_type_that_cannot_be_decoded_is_refused_before_any_call() -> Non
     provider = Talking(GOOD)
     with pytest.raises(TypeError):
         await compat.structured(provider, "?", complex)
-    with pytest.raises(ValueError, match="max_retries"):
-        await compat.structured(provider, "?", Invoice, max_retries=-1)
+    with pytest.raises(ValueError, match="output_retries"):
+        await compat.structured(provider, "?", Invoice, output_retries=-1)
     assert provider.asked == []
 
 
 def test_the_twin_raises_too() -> None:
     assert structured_sync(Talking(GOOD), "?", Invoice).value == Invoice("2026-7", 12.5)
     with pytest.raises(InvalidOutputError) as caught:
-        structured_sync(Talking(BAD), "?", Invoice, max_retries=0)
+        structured_sync(Talking(BAD), "?", Invoice, output_retries=0)
     assert caught.value.cost.llm_calls == 1
 
 
@@ -76,5 +76,5 @@ async def test_the_twin_refuses_a_running_event_loop() -> None:
 
 async def test_a_refusal_is_raised_as_one() -> None:
     with pytest.raises(InvalidOutputError, match="content filter") as caught:
-        await compat.structured(Talking(refuses(), filtered(GOOD)), "?", Invoice, max_retries=1)
+        await compat.structured(Talking(refuses(), filtered(GOOD)), "?", Invoice, output_retries=1)
     assert caught.value.metadata["refusal"] == "content_filter"

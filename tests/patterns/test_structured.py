@@ -101,7 +101,7 @@ async def test_a_wrong_answer_is_repaired_by_path_and_reason() -> None:
 
 
 async def test_it_fails_with_cost_last_text_and_reasons() -> None:
-    outcome = await structured(Point, max_retries=1).run(Talking("no", "nor {'x': 1}"), "go")
+    outcome = await structured(Point, output_retries=1).run(Talking("no", "nor {'x': 1}"), "go")
     match outcome:
         case Failure(InvalidOutputError() as error):
             assert error.cost == TokenUsage(20, 4, 2)
@@ -172,8 +172,8 @@ def test_stages_are_values() -> None:
     for bad in (complex, lambda: 0, "Invoice"):
         with pytest.raises(TypeError):
             structured(bad)
-    with pytest.raises(ValueError, match="max_retries"):
-        structured(Point, max_retries=-1)
+    with pytest.raises(ValueError, match="output_retries"):
+        structured(Point, output_retries=-1)
 
 
 @given(st.text() | st.from_regex(r"[\[\]{}\":, \n`a-z0-9]*", fullmatch=True))
@@ -200,7 +200,7 @@ async def test_success_is_a_result() -> None:
 )
 async def test_no_text_breaks_the_stage_or_its_cost(texts: list[str]) -> None:
     provider = Talking(*texts)
-    outcome = await structured(Invoice, max_retries=3).run(provider, "go")
+    outcome = await structured(Invoice, output_retries=3).run(provider, "go")
     made = len(provider.asked)
     match outcome:
         case Success(result):
@@ -212,7 +212,7 @@ async def test_no_text_breaks_the_stage_or_its_cost(texts: list[str]) -> None:
 
 async def test_a_refusal_is_named_to_the_model_and_in_the_error() -> None:
     provider = Talking(refuses("I cannot."), refuses("I still cannot."))
-    error = error_of(await structured(Point, max_retries=1).run(provider, "go"))
+    error = error_of(await structured(Point, output_retries=1).run(provider, "go"))
     assert isinstance(error, InvalidOutputError)
     assert "'I still cannot.'" in str(error)
     assert (error.metadata["refusal"], error.metadata["last_text"]) == ("I still cannot.", "")
@@ -230,14 +230,14 @@ async def test_a_filtered_answer_is_no_value() -> None:
 
 
 async def test_a_filtered_answer_at_the_end_is_told_in_the_error() -> None:
-    error = error_of(await structured(Point, max_retries=0).run(Talking(filtered('{"x": 1}')), "go"))
+    error = error_of(await structured(Point, output_retries=0).run(Talking(filtered('{"x": 1}')), "go"))
     assert isinstance(error, InvalidOutputError)
     assert error.metadata["refusal"] == "content_filter"
     assert error.metadata["last_text"] == '{"x": 1}'
 
 
 async def test_only_the_last_answer_is_told_as_a_refusal() -> None:
-    error = error_of(await structured(Point, max_retries=1).run(Talking(refuses(), "no"), "go"))
+    error = error_of(await structured(Point, output_retries=1).run(Talking(refuses(), "no"), "go"))
     assert "refusal" not in error.metadata
     limit = TokenUsage(llm_calls=1)
     error = error_of(await structured(Point).run(Talking(refuses("No.")), "go", max_cost=limit))

@@ -1,4 +1,4 @@
-"""What `consensus` gives, by its `into`, `key`, `weigh` and `providers`. Read by both checkers, never run."""
+"""What `consensus` gives, by its `output_type`, `key`, `weigh` and `providers`. Read by both checkers, never run."""
 
 from collections.abc import Hashable, Sequence
 from typing import assert_type
@@ -56,17 +56,17 @@ async def votes(provider: LLMProvider, others: Sequence[LLMProvider]) -> None:
     """Check what comes out."""
     assert_type(consensus(), Consensus[str])
     assert_type(consensus(40, stop=beta()), Consensus[str])
-    assert_type(consensus(into=Invoice), Consensus[Invoice])
-    assert_type(consensus(into=Invoice, by_field=True, stop=certain()), Consensus[Invoice])
-    assert_type(consensus(into=int, key=abs), Consensus[int])
-    assert_type(consensus(into=Invoice, key=number_of, weigh=trust), Consensus[Invoice])
-    assert_type(consensus(into=Invoice, weigh=ByProbability(), providers=others), Consensus[Invoice])
+    assert_type(consensus(output_type=Invoice), Consensus[Invoice])
+    assert_type(consensus(output_type=Invoice, by_field=True, stop=certain()), Consensus[Invoice])
+    assert_type(consensus(output_type=int, key=abs), Consensus[int])
+    assert_type(consensus(output_type=Invoice, key=number_of, weigh=trust), Consensus[Invoice])
+    assert_type(consensus(output_type=Invoice, weigh=ByProbability(), providers=others), Consensus[Invoice])
     assert_type(consensus(weigh=ByProbability(), quorum=3, providers=(provider, *others)), Consensus[str])
     assert_type(consensus(weigh=lambda sample: len(sample.value) / 100), Consensus[str])
-    stage: Stage[str, Invoice] = consensus(into=Invoice)
+    stage: Stage[str, Invoice] = consensus(output_type=Invoice)
     assert_type(stage.map(number_of), Stage[str, str | None])
-    assert_type(complete() >> consensus(into=Invoice), Stage[str, Invoice])
-    outcome = await consensus(into=Invoice).run(provider, "?")
+    assert_type(complete() >> consensus(output_type=Invoice), Stage[str, Invoice])
+    outcome = await consensus(output_type=Invoice).run(provider, "?")
     match outcome:
         case Success(result):
             assert_type(result.value, Invoice)

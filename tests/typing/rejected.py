@@ -88,7 +88,7 @@ def joins(budget: TokenUsage) -> None:
     Count().map(str.upper)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     complete().map(lambda: "no argument")  # type: ignore[arg-type, misc]  # pyright: ignore[reportArgumentType]
     wrong: Stage[str, int] = complete() >> Count() >> Spell()  # type: ignore[operator]  # pyright: ignore[reportAssignmentType]
-    consensus(into=City) >> refine()  # type: ignore[operator]  # pyright: ignore[reportOperatorIssue]
+    consensus(output_type=City) >> refine()  # type: ignore[operator]  # pyright: ignore[reportOperatorIssue]
     structured(City) >> complete()  # type: ignore[operator]  # pyright: ignore[reportOperatorIssue]
     react([], answer=City).map(str.upper)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     narrower: Stage[object, str] = complete()  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
@@ -272,15 +272,15 @@ def wrong_votes(provider: LLMProvider) -> None:
     """Votes that make no sense."""
     consensus(stop="beta")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
     consensus(stop=certain)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
-    consensus(into="Invoice")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
-    consensus(into=int, key=str.casefold)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    consensus(output_type="Invoice")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
+    consensus(output_type=int, key=str.casefold)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     consensus(by_field=True)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
     consensus(weigh=len)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     consensus(providers=provider)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
     consensus(providers=("a", "b"))  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     consensus(key=lambda text: [text])  # type: ignore[arg-type, return-value]  # pyright: ignore[reportArgumentType]
-    joined: Stage[str, int] = consensus(into=float)  # type: ignore[arg-type]  # pyright: ignore[reportAssignmentType]
-    consensus(into=int) >> complete()  # type: ignore[operator]  # pyright: ignore[reportOperatorIssue]
+    joined: Stage[str, int] = consensus(output_type=float)  # type: ignore[arg-type]  # pyright: ignore[reportAssignmentType]
+    consensus(output_type=int) >> complete()  # type: ignore[operator]  # pyright: ignore[reportOperatorIssue]
 
 
 def plain(city: str) -> str:
@@ -302,7 +302,7 @@ def tools_and_typed_answers(add: Tool, first: Structured[bytes], second: Structu
     react([plain])  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]
     react([add], approve=count)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     react([add], on_limit="stop")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
-    structured(int, max_retries="2")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    structured(int, output_retries="2")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
     structured(3)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
     react([], answer=3)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
     first >> second  # type: ignore[operator]  # pyright: ignore[reportOperatorIssue]

@@ -117,8 +117,8 @@ def steps() -> None:
 def typed_answers() -> None:
     """What decodes to a type is of that type."""
     assert_type(consensus(), Consensus[str])
-    assert_type(consensus(3, into=City), Consensus[City])
-    assert_type(consensus(into=City, by_field=True).map(lambda city: city.name), Stage[str, str])
+    assert_type(consensus(3, output_type=City), Consensus[City])
+    assert_type(consensus(output_type=City, by_field=True).map(lambda city: city.name), Stage[str, str])
     assert_type(consensus(key=str.lower), Consensus[str])
     assert_type(structured(City), Structured[City])
     assert_type(complete() >> structured(City), Stage[str, City])

@@ -112,23 +112,23 @@ class ValueBallot(Ballot[T], frozen=True):
     """Votes with a decoded value: as a whole, by its JSON form, or by a key of it.
 
     Args:
-        into: The type that texts are decoded into: JSON, possibly inside other text.
+        output_type: The type that texts are decoded into: JSON, possibly inside other text.
         key: What a value says; None for its JSON form.
 
     >>> ValueBallot(int).cast("seven"), ValueBallot(int).cast("7")
     (None, Cast(value=7, keys=('7',)))
     """
 
-    into: type[T]
+    output_type: type[T]
     key: Callable[[T], Hashable | None] | None = None
 
     def __post_init__(self) -> None:
-        _kind_of(self.into)
+        _kind_of(self.output_type)
 
     @property
     @override
     def kind(self) -> AnswerType[T]:
-        return _kind_of(self.into)
+        return _kind_of(self.output_type)
 
     @override
     def ask(self, prompt: str) -> str:
@@ -142,7 +142,7 @@ class ValueBallot(Ballot[T], frozen=True):
 
     @override
     def read(self, text: str) -> T:
-        return _decoded(text, self.into)
+        return _decoded(text, self.output_type)
 
     @override
     def keys(self, value: T) -> tuple[Hashable | None, ...]:
@@ -153,24 +153,24 @@ class FieldBallot(Ballot[T], frozen=True):
     """Votes with each field of a decoded structure; the answer is assembled of the values that won.
 
     Args:
-        into: A type with fields: a struct, dataclass, `TypedDict`, `NamedTuple` or attrs class.
+        output_type: A type with fields: a struct, dataclass, `TypedDict`, `NamedTuple` or attrs class.
     """
 
-    into: type[T]
+    output_type: type[T]
 
     def __post_init__(self) -> None:
-        if not _fields_of(self.into):
-            raise TypeError(f"a vote field by field needs a type with fields, not {self.into!r}")
+        if not _fields_of(self.output_type):
+            raise TypeError(f"a vote field by field needs a type with fields, not {self.output_type!r}")
 
     @property
     @override
     def questions(self) -> tuple[str, ...]:
-        return _fields_of(self.into)
+        return _fields_of(self.output_type)
 
     @property
     @override
     def kind(self) -> AnswerType[T]:
-        return _kind_of(self.into)
+        return _kind_of(self.output_type)
 
     @override
     def ask(self, prompt: str) -> str:
@@ -178,7 +178,7 @@ class FieldBallot(Ballot[T], frozen=True):
 
     @override
     def read(self, text: str) -> T:
-        return _decoded(text, self.into)
+        return _decoded(text, self.output_type)
 
     @override
     def keys(self, value: T) -> tuple[Hashable | None, ...]:
@@ -191,18 +191,20 @@ class FieldBallot(Ballot[T], frozen=True):
         for name, winner in zip(self.questions, map(_plain_fields, winners), strict=True):
             if name in winner:
                 parts[name] = winner[name]
-        return msgspec.convert(parts, self.into)
+        return msgspec.convert(parts, self.output_type)
 
 
-def _decoded(text: str, into: type[T]) -> T:
+def _decoded(text: str, output_type: type[T]) -> T:
     """Decode the JSON in a text; a text that holds none may still be a number, or the value of an enum."""
-    kind: AnswerType[T] = _kind_of(into)
+    kind: AnswerType[T] = _kind_of(output_type)
     found = kind.read(text)
-    return found.value if isinstance(found, Decoded) else msgspec.convert(text.strip(), into, strict=False)
+    if isinstance(found, Decoded):
+        return found.value
+    return msgspec.convert(text.strip(), output_type, strict=False)
 
 
-def _kind_of(into: object) -> AnswerType[Any]:
-    return answer_type(into)
+def _kind_of(output_type: object) -> AnswerType[Any]:
+    return answer_type(output_type)
 
 
 def _written(value: object) -> str:
@@ -213,11 +215,11 @@ def _plain_fields(value: object) -> dict[str, Any]:
     return cast("dict[str, Any]", msgspec.to_builtins(value))
 
 
-def _fields_of(into: object) -> tuple[str, ...]:
-    return _fields(into)
+def _fields_of(output_type: object) -> tuple[str, ...]:
+    return _fields(output_type)
 
 
 @lru_cache(maxsize=256)
-def _fields(into: Hashable) -> tuple[str, ...]:
+def _fields(output_type: Hashable) -> tuple[str, ...]:
     """Return the names of a type's fields as JSON has them, if it has any."""
-    return tuple(inline_root(msgspec.json.schema(into)).get("properties", ()))
+    return tuple(inline_root(msgspec.json.schema(output_type)).get("properties", ()))

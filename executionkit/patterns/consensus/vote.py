@@ -204,7 +204,7 @@ def consensus(
 def consensus(
     n: int = 5,
     *,
-    into: type[T],
+    output_type: type[T],
     by_field: bool = False,
     strategy: Strategy = VotingStrategy.MAJORITY,
     temperature: float | None = 0.9,
@@ -223,7 +223,7 @@ def consensus(
 def consensus(
     n: int = 5,
     *,
-    into: type[Any] | None = None,
+    output_type: type[Any] | None = None,
     by_field: bool = False,
     strategy: Strategy = VotingStrategy.MAJORITY,
     temperature: float | None = 0.9,
@@ -246,10 +246,10 @@ def consensus(
 
     Args:
         n: Samples to draw at most.
-        into: A type to decode each sample into (JSON, checked by msgspec): the value is of that type. It is
-            asked for as `structured` does, in the strongest form that the server takes; the first sample of a
-            provider goes ahead of the others where that is not known. None votes on texts.
-        by_field: With `into`, vote on each field by itself and assemble the winner.
+        output_type: A type to decode each sample into (JSON, checked by msgspec): the value is of that type.
+            It is asked for as `structured` does, in the strongest form that the server takes; the first
+            sample of a provider goes ahead of the others where that is not known. None votes on texts.
+        by_field: With `output_type`, vote on each field by itself and assemble the winner.
         strategy: `"majority"`, or `"unanimous"`, which fails on any difference.
         temperature: Sampling temperature, 0 to 2; None leaves it to the provider.
         max_tokens: Output tokens at most, a sample.
@@ -257,7 +257,7 @@ def consensus(
         stop: When to end early: `certain()`, `beta()`, `forecast()`, `unanimous_window()`, or any
             `StoppingRule`. A unanimous vote takes `certain()`, which then ends at the first difference; a
             weighted one takes no rule that counts whole votes (`beta()`, `forecast()`).
-        key: What a sample says, for the vote: a function of the text, or of the value with `into`; see
+        key: What a sample says, for the vote: a function of the text, or of the value with `output_type`; see
             `executionkit.core.voting.keys`. A sample abstains where it raises or returns None.
         weigh: How much a sample counts, from 0 to 1, 0 for not at all: a function of a `Sample`.
             `ByProbability()` weighs by the endpoint's log-probabilities; a server that refuses to send them
@@ -298,11 +298,11 @@ def consensus(
         EvaluationError: `weigh` raised or returned no weight, or the judge named no sample.
 
     Raises:
-        TypeError: A setting is of the wrong type, or `into` is a type that msgspec does not decode.
+        TypeError: A setting is of the wrong type, or `output_type` is a type that msgspec does not decode.
         ValueError: A setting is out of range, the strategy is unknown, or settings exclude each other.
     """
     return Consensus(
-        _ballot(into, by_field, key),
+        _ballot(output_type, by_field, key),
         n,
         VotingStrategy(strategy),
         temperature,
@@ -317,14 +317,14 @@ def consensus(
     )
 
 
-def _ballot(into: type[Any] | None, by_field: bool, key: Key[Any] | None) -> Ballot[Any]:
+def _ballot(output_type: type[Any] | None, by_field: bool, key: Key[Any] | None) -> Ballot[Any]:
     check_flag("by_field", by_field)
     _check_function("key", key)
-    if by_field and (into is None or key is not None):
-        raise ValueError("by_field needs `into`, and takes no `key`: fields vote by their values")
-    if into is None:
+    if by_field and (output_type is None or key is not None):
+        raise ValueError("by_field needs `output_type`, and takes no `key`: fields vote by their values")
+    if output_type is None:
         return TextBallot(fold if key is None else key)
-    return FieldBallot(into) if by_field else ValueBallot(into, key)
+    return FieldBallot(output_type) if by_field else ValueBallot(output_type, key)
 
 
 def _check_function(name: str, function: object) -> None:

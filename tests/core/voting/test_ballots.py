@@ -43,7 +43,7 @@ class ATuple(NamedTuple):
 
 
 @pytest.mark.parametrize(
-    ("into", "text", "value"),
+    ("output_type", "text", "value"),
     [
         (AStruct, 'So: {"firstName": "Ann", "age": 3}.', AStruct("Ann", 3)),
         (AClass, '```json\n{"name": "n", "tags": ["a"]}\n```', AClass("n", ["a"])),
@@ -54,8 +54,8 @@ class ATuple(NamedTuple):
         (list, "[1, 2]", [1, 2]),
     ],
 )
-def test_values_are_read(into: type[object], text: str, value: object) -> None:
-    cast = ValueBallot(into).cast(text)
+def test_values_are_read(output_type: type[object], text: str, value: object) -> None:
+    cast = ValueBallot(output_type).cast(text)
     assert cast is not None
     assert cast.value == value
 
@@ -106,10 +106,10 @@ def test_an_absent_key_of_a_typed_dict_can_win() -> None:
     assert poll.answer(poll.verdicts()) == {"name": "a"}
 
 
-@pytest.mark.parametrize("into", [int, list, Colour])
-def test_a_type_without_fields_can_not_vote_by_field(into: type[object]) -> None:
+@pytest.mark.parametrize("output_type", [int, list, Colour])
+def test_a_type_without_fields_can_not_vote_by_field(output_type: type[object]) -> None:
     with pytest.raises(TypeError, match="fields"):
-        FieldBallot(into)
+        FieldBallot(output_type)
 
 
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 2)), min_size=1, max_size=12))

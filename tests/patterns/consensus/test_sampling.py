@@ -140,9 +140,9 @@ async def test_one_sample_finds_out_which_form_a_server_takes(quorum: int | None
         lambda asked: refusal if "response_format" in asked.options else reply(INVOICE),
         ticks=lambda asked: 5,
     )
-    result = result_of(await consensus(5, into=Invoice, quorum=quorum).run(model, "?"))
+    result = result_of(await consensus(5, output_type=Invoice, quorum=quorum).run(model, "?"))
     assert (result.value, result.cost.llm_calls) == (Invoice("a", 1), 7)
-    again = result_of(await consensus(5, into=Invoice).run(model, "?"))
+    again = result_of(await consensus(5, output_type=Invoice).run(model, "?"))
     assert again.cost.llm_calls == 5
 
 
@@ -152,7 +152,7 @@ async def test_each_provider_s_form_is_found_out() -> None:
         ticks=lambda asked: 5,
     )
     taker = Model(lambda asked: reply(INVOICE))
-    vote = consensus(6, into=Invoice, providers=(refuser, taker))
+    vote = consensus(6, output_type=Invoice, providers=(refuser, taker))
     result_of(await vote.run(refuser, "?"))
     assert (refuser.calls, taker.calls) == (5, 3)
 
@@ -162,7 +162,7 @@ async def test_a_provider_that_says_what_it_takes_is_asked_for_all_at_once() -> 
         response_formats = ("json_schema",)
 
     model = Declared(lambda asked: reply(INVOICE), ticks=lambda asked: 5)
-    result_of(await consensus(4, into=Invoice).run(model, "?"))
+    result_of(await consensus(4, output_type=Invoice).run(model, "?"))
     assert (model.calls, model.most_in_flight) == (4, 4)
 
 
@@ -174,7 +174,7 @@ async def test_several_samples_are_asked_for_in_a_form_that_is_proven() -> None:
         return choices(INVOICE)
 
     model = ScriptedProvider(answer)
-    result_of(await consensus(5, into=Invoice, one_request=True).run(model, "?"))
+    result_of(await consensus(5, output_type=Invoice, one_request=True).run(model, "?"))
     asked = [dict(request.options) for request in model.requests]
     assert [options.get("n") for options in asked] == [None, None, 4, None, None, None, None]
     assert asked[2]["response_format"] == {"type": "json_object"}
@@ -182,7 +182,7 @@ async def test_several_samples_are_asked_for_in_a_form_that_is_proven() -> None:
 
 async def test_typed_samples_in_one_request() -> None:
     model = ScriptedProvider(lambda request: choices(*[INVOICE] * dict(request.options).get("n", 1)))
-    result = result_of(await consensus(5, into=Invoice, one_request=True).run(model, "?"))
+    result = result_of(await consensus(5, output_type=Invoice, one_request=True).run(model, "?"))
     assert (result.metadata["samples"], result.cost.llm_calls) == (5, 2)
 
 

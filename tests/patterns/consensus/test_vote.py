@@ -266,7 +266,7 @@ async def test_into_votes_on_a_value() -> None:
             '{"number": "A1", "total": "a lot"}',
         ]
     )
-    result = won(await consensus(into=Invoice).run(double, "Read this."))
+    result = won(await consensus(output_type=Invoice).run(double, "Read this."))
     assert result.value == Invoice("A1", 12.5)
     assert (result.score, result.metadata["abstentions"]) == (0.4, 2)
     assert double.requests[0].prompt.startswith("Read this.\n\n")
@@ -275,7 +275,7 @@ async def test_into_votes_on_a_value() -> None:
 
 async def test_into_with_a_key_of_the_value() -> None:
     double = ScriptedProvider(['{"number": "a1", "total": 1}', '{"number": "A1", "total": 2}'])
-    vote = consensus(2, into=Invoice, key=lambda invoice: invoice.number.upper())
+    vote = consensus(2, output_type=Invoice, key=lambda invoice: invoice.number.upper())
     assert won(await vote.run(double, "?")).score == 1.0
 
 
@@ -288,7 +288,7 @@ async def test_fields_vote_each_for_itself_and_the_winner_is_assembled() -> None
             "nothing",
         ]
     )
-    result = won(await consensus(4, into=Invoice, by_field=True).run(double, "?"))
+    result = won(await consensus(4, output_type=Invoice, by_field=True).run(double, "?"))
     assert result.value == Invoice("A1", 12.0, True)
     assert result.metadata["field_agreement"] == {"number": 0.5, "total": 0.5, "paid": 0.5}
     assert result.metadata["vote_counts"]["total"] == {"10.0": 1, "12.0": 2}
@@ -298,12 +298,14 @@ async def test_fields_vote_each_for_itself_and_the_winner_is_assembled() -> None
 async def test_a_vote_by_field_stops_when_every_field_may_stop() -> None:
     answers = ['{"number": "A1", "total": 1}'] * 2 + ['{"number": "A1", "total": 2}'] * 3
     result = won(
-        await consensus(5, into=Invoice, by_field=True, stop=certain()).run(ScriptedProvider(answers), "?")
+        await consensus(5, output_type=Invoice, by_field=True, stop=certain()).run(
+            ScriptedProvider(answers), "?"
+        )
     )
     assert (result.value, result.metadata["samples"]) == (Invoice("A1", 2), 5)
     agreed = ScriptedProvider(answers[:1] * 5)
     assert (
-        won(await consensus(5, into=Invoice, by_field=True, stop=certain()).run(agreed, "?")).metadata[
+        won(await consensus(5, output_type=Invoice, by_field=True, stop=certain()).run(agreed, "?")).metadata[
             "samples"
         ]
         == 3
@@ -326,7 +328,7 @@ async def test_fields_that_do_not_fit_together_are_no_answer() -> None:
         '{"low": 1, "high": 2}',
         '{"low": 0, "high": 2}',
     ]
-    error = lost(await consensus(4, into=Range, by_field=True).run(ScriptedProvider(answers), "?"))
+    error = lost(await consensus(4, output_type=Range, by_field=True).run(ScriptedProvider(answers), "?"))
     assert isinstance(error, ConsensusFailedError)
     assert error.metadata["votes"] == tuple(answers)
     assert error.cost.llm_calls == 4
@@ -519,7 +521,7 @@ def test_votes_are_values() -> None:
     assert vote == consensus(40, stop=beta(), key=Choice(), quorum=3)
     assert hash(vote) == hash(pickle.loads(pickle.dumps(vote)))
     assert "stop=Beta(confidence=0.95)" in repr(vote)
-    assert consensus(into=Invoice) != consensus(into=Invoice, by_field=True)
+    assert consensus(output_type=Invoice) != consensus(output_type=Invoice, by_field=True)
 
 
 untyped: Any = consensus
@@ -546,13 +548,13 @@ WRONG: list[tuple[Callable[[], object], type[Exception]]] = [
     (lambda: consensus(weigh=ByProbability(), stop=beta()), ValueError),
     (lambda: consensus(judge=True, stop=certain()), ValueError),
     (lambda: consensus(judge=True, strategy="unanimous"), ValueError),
-    (lambda: consensus(into=Invoice, by_field=True, judge=True), ValueError),
-    (lambda: consensus(into=int, by_field=True), TypeError),
-    (lambda: consensus(into=Invoice, by_field=True, key=str), ValueError),
+    (lambda: consensus(output_type=Invoice, by_field=True, judge=True), ValueError),
+    (lambda: consensus(output_type=int, by_field=True), TypeError),
+    (lambda: consensus(output_type=Invoice, by_field=True, key=str), ValueError),
     (lambda: untyped(key="text"), TypeError),
     (lambda: untyped(providers=(object(),)), TypeError),
-    (lambda: consensus(into=object), TypeError),
-    (lambda: untyped(into=Invoice, by_field=1), TypeError),
+    (lambda: consensus(output_type=object), TypeError),
+    (lambda: untyped(output_type=Invoice, by_field=1), TypeError),
     (lambda: untyped(weigh=3), TypeError),
     (lambda: untyped(judge="x"), TypeError),
     (lambda: untyped(one_request="yes"), TypeError),
@@ -597,7 +599,7 @@ async def test_typed_samples_are_asked_for_in_the_strongest_form_that_the_server
         return '{"number": "7", "total": 3.5}'
 
     model = ScriptedProvider(answer)
-    result = won(await consensus(3, into=Invoice, max_concurrency=1).run(model, "Read it."))
+    result = won(await consensus(3, output_type=Invoice, max_concurrency=1).run(model, "Read it."))
     forms = [dict(request.options)["response_format"]["type"] for request in model.requests]
     assert result.value == Invoice("7", 3.5)
     assert forms == ["json_schema", "json_object", "json_object", "json_object"]
