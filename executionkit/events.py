@@ -1,21 +1,26 @@
 """What a trace sees of a run: typed, frozen records. No key ever, and no text unless asked for.
 
-`id` numbers runs, stages, calls and tools within one run; `parent` is the id of what contains them. `at` and
-every duration are in seconds, `at` since the start of the run. `error` names an error's class.
+A run has stages, a stage has calls and tools, a call has attempts and waits. `id` numbers all of these within
+one run; `parent` is the id of what contains them; `path` names a stage by its place in the pipeline, and with
+`ordinal` a call, the same in every run. `at` and every duration are in seconds, `at` since the start of the
+run. `error` names an error's class.
 """
 
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import msgspec
 
 from executionkit.core.usage import NO_USAGE, TokenUsage
 
 __all__ = [
+    "AttemptFinished",
+    "AttemptStarted",
     "CallFinished",
     "CallStarted",
     "Event",
-    "RetryScheduled",
+    "EventBase",
+    "Path",
     "RunFinished",
     "RunStarted",
     "StageFinished",
@@ -24,42 +29,55 @@ __all__ = [
     "ToolFinished",
     "ToolStarted",
     "Trace",
+    "WaitFinished",
+    "WaitReason",
+    "WaitStarted",
     "WithContent",
     "with_content",
 ]
 
+Path: TypeAlias = tuple[int | str, ...]
+"""Where a stage or a call is in the pipeline: positions, options, branches, samples, rounds."""
 
-class Event(msgspec.Struct, frozen=True, kw_only=True):
+WaitReason: TypeAlias = Literal["budget", "rate_limit", "back_off"]
+"""Why a call waits: for calls in flight to make room in the budget, for a rate limit, or before a retry."""
+
+
+class EventBase(msgspec.Struct, frozen=True, kw_only=True):
     """What all records share.
 
     Args:
         run: Names the run; unique across processes.
         id: What the record is about.
         parent: What contains it; None for a run.
+        path: The place in the pipeline.
         at: Seconds since the start of the run.
     """
 
     run: str
     id: int
     parent: int | None = None
+    path: Path = ()
     at: float = 0.0
 
 
-class RunStarted(Event, frozen=True, kw_only=True):
+class RunStarted(EventBase, frozen=True, kw_only=True):
     """A run begins.
 
     Args:
         stage: The name of the stage that is run.
         max_cost: The run's budget; None where it has none.
         deadline: Seconds the run may take; None for any number.
+        started: The wall clock at the start, in seconds since 1970.
     """
 
     stage: str
     max_cost: TokenUsage | None = None
     deadline: float | None = None
+    started: float = 0.0
 
 
-class RunFinished(Event, frozen=True, kw_only=True):
+class RunFinished(EventBase, frozen=True, kw_only=True):
     """A run is over.
 
     Args:
@@ -73,7 +91,7 @@ class RunFinished(Event, frozen=True, kw_only=True):
     error: str | None = None
 
 
-class StageStarted(Event, frozen=True, kw_only=True):
+class StageStarted(EventBase, frozen=True, kw_only=True):
     """A stage begins.
 
     Args:
@@ -83,7 +101,7 @@ class StageStarted(Event, frozen=True, kw_only=True):
     stage: str
 
 
-class StageFinished(Event, frozen=True, kw_only=True):
+class StageFinished(EventBase, frozen=True, kw_only=True):
     """A stage is over.
 
     Args:
@@ -101,33 +119,41 @@ class StageFinished(Event, frozen=True, kw_only=True):
     error: str | None = None
 
 
-class CallStarted(Event, frozen=True, kw_only=True):
-    """One attempt at a completion is sent.
+class CallStarted(EventBase, frozen=True, kw_only=True):
+    """A completion is asked for; its attempts and waits follow below it.
 
     Args:
-        attempt: Counted from 1; above 1 it is a retry.
-        max_tokens: Output tokens granted; None where nobody set a bound.
+        ordinal: How many calls came before it at this path.
+        model: The model asked, where the provider names it.
+        server: The host asked, where the provider names it.
+        max_tokens: Output tokens asked for; None where nobody set a bound.
+        choices: Answers asked for at once.
         prompt: Its messages as JSON, where content was asked for.
     """
 
-    attempt: int
+    ordinal: int
+    model: str | None = None
+    server: str | None = None
     max_tokens: int | None = None
+    choices: int = 1
     prompt: str | None = None
 
 
-class CallFinished(Event, frozen=True, kw_only=True):
-    """One attempt is settled.
+class CallFinished(EventBase, frozen=True, kw_only=True):
+    """A completion is over.
 
     Args:
-        attempt: As in its `CallStarted`.
-        duration: Seconds it took.
-        cost: What it is charged.
+        ordinal: As in its `CallStarted`.
+        attempts: How many attempts were sent.
+        duration: Seconds it took, waits included.
+        cost: What its attempts are charged.
         finish_reason: Why the model stopped, where it answered.
         error: The class of its error, None where it answered.
         text: The answer, where content was asked for.
     """
 
-    attempt: int
+    ordinal: int
+    attempts: int
     duration: float
     cost: TokenUsage = NO_USAGE
     finish_reason: str | None = None
@@ -135,21 +161,75 @@ class CallFinished(Event, frozen=True, kw_only=True):
     text: str | None = None
 
 
-class RetryScheduled(Event, frozen=True, kw_only=True):
-    """A failed attempt is followed by another.
+class AttemptStarted(EventBase, frozen=True, kw_only=True):
+    """One attempt at a completion is sent.
 
     Args:
-        attempt: The attempt that failed.
-        delay: Seconds until the next one.
-        error: The class of its error.
+        attempt: Counted from 1; above 1 it is a retry, or the request said in another way.
+        max_tokens: Output tokens granted; None where nobody set a bound.
+        model: The model asked, where the provider names it.
+        server: The host asked, where the provider names it.
     """
 
     attempt: int
-    delay: float
-    error: str
+    max_tokens: int | None = None
+    model: str | None = None
+    server: str | None = None
 
 
-class TextDelta(Event, frozen=True, kw_only=True):
+class AttemptFinished(EventBase, frozen=True, kw_only=True):
+    """One attempt is settled.
+
+    Args:
+        attempt: As in its `AttemptStarted`.
+        duration: Seconds it took.
+        cost: What it is charged; nothing where another call carried it.
+        finish_reason: Why the model stopped, where it answered.
+        error: The class of its error, None where it answered.
+        status: The HTTP status of a failure, where there was one.
+        request_id: What the server calls the request, where it says so in a failure.
+        learned: What its refusal taught of the server: the fields of its dialect that changed.
+    """
+
+    attempt: int
+    duration: float
+    cost: TokenUsage = NO_USAGE
+    finish_reason: str | None = None
+    error: str | None = None
+    status: int | None = None
+    request_id: str | None = None
+    learned: tuple[str, ...] = ()
+
+
+class WaitStarted(EventBase, frozen=True, kw_only=True):
+    """A call waits.
+
+    Args:
+        reason: What for.
+        delay: For how many seconds, where that is known beforehand.
+        attempt: For a back-off, the attempt that failed.
+        error: For a back-off, the class of its error.
+    """
+
+    reason: WaitReason
+    delay: float | None = None
+    attempt: int = 0
+    error: str | None = None
+
+
+class WaitFinished(EventBase, frozen=True, kw_only=True):
+    """A wait is over.
+
+    Args:
+        reason: As in its `WaitStarted`.
+        duration: Seconds it took.
+    """
+
+    reason: WaitReason
+    duration: float
+
+
+class TextDelta(EventBase, frozen=True, kw_only=True):
     """A piece of a streamed answer; sent only where content was asked for.
 
     Args:
@@ -159,7 +239,7 @@ class TextDelta(Event, frozen=True, kw_only=True):
     text: str
 
 
-class ToolStarted(Event, frozen=True, kw_only=True):
+class ToolStarted(EventBase, frozen=True, kw_only=True):
     """A tool is called.
 
     Args:
@@ -171,7 +251,7 @@ class ToolStarted(Event, frozen=True, kw_only=True):
     arguments: str | None = None
 
 
-class ToolFinished(Event, frozen=True, kw_only=True):
+class ToolFinished(EventBase, frozen=True, kw_only=True):
     """A tool came back.
 
     Args:
@@ -187,6 +267,23 @@ class ToolFinished(Event, frozen=True, kw_only=True):
     error: str | None = None
     text: str | None = None
 
+
+Event: TypeAlias = (
+    RunStarted
+    | RunFinished
+    | StageStarted
+    | StageFinished
+    | CallStarted
+    | CallFinished
+    | AttemptStarted
+    | AttemptFinished
+    | WaitStarted
+    | WaitFinished
+    | TextDelta
+    | ToolStarted
+    | ToolFinished
+)
+"""Any record; `match` over it is exhaustive."""
 
 Trace: TypeAlias = Callable[[Event], None]
 """Receives the records of a run, in order. One that raises is logged once and not called again."""

@@ -167,10 +167,15 @@ def asked_as(request: Request, dialect: Dialect) -> ResponseFormat:
     return dialect.response_formats[0] if request.form and dialect.response_formats else "prompt"
 
 
-def spell(request: Request, dialect: Dialect) -> Spelled:
+def spell(request: Request, dialect: Dialect, max_tokens: int | None) -> Spelled:
     """Return a request as this server wants it said. Spelling again what is spelled changes nothing.
 
-    >>> spell(Request([], 0.7, 100), Dialect(output_limit="max_completion_tokens")).options
+    Args:
+        request: What is asked for.
+        dialect: How the server wants it said.
+        max_tokens: The output tokens granted, an answer; None where nobody sets a bound.
+
+    >>> spell(Request([], 0.7), Dialect(output_limit="max_completion_tokens"), 100).options
     {'max_completion_tokens': 100}
     """
     options = dict(request.options)
@@ -181,9 +186,8 @@ def spell(request: Request, dialect: Dialect) -> Spelled:
     form = asked_as(request, dialect)
     if request.form is not None and form != "prompt":
         options["response_format"] = _response_format(request.form, form)
-    max_tokens, name = request.max_tokens, request.limit_name or dialect.output_limit
-    if max_tokens is not None and name != "max_tokens":
-        options[name], max_tokens = max_tokens, None
+    if max_tokens is not None and request.limit_name:
+        options[request.limit_name], max_tokens = max_tokens, None
     return spelled_again(
         Spelled(
             _without_instruction(request, dialect, form),

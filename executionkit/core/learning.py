@@ -58,6 +58,9 @@ _N: Final = re.compile(
     r"|(multiple|several|number of) (choices|completions)|more than one (choice|completion)"
 )
 
+_CALL_ID: Final = re.compile(r"tool.?call.?id|tool_calls\S{0,20}\bid\b", re.IGNORECASE)
+_SYSTEM_MESSAGE: Final = re.compile(r"system (message|role|prompt)|roles must alternate", re.IGNORECASE)
+
 
 def names_another_cause(refusal: Refusal) -> bool:
     """Tell whether a refusal is about the request's size, its content, a value or the account.
@@ -70,7 +73,9 @@ def names_another_cause(refusal: Refusal) -> bool:
     return bool(_ANOTHER_CAUSE.search(refusal.text)) and not _ONE_ANSWER_ONLY.search(refusal.text)
 
 
-def learn(dialect: Dialect, request: Request, refusal: Refusal) -> Dialect | None:
+def learn(  # noqa: C901, PLR0911 - a line for each thing that can be learned
+    dialect: Dialect, request: Request, refusal: Refusal
+) -> Dialect | None:
     """Return the dialect after a refusal that names a field; None where it names none, or another cause.
 
     Args:
@@ -115,12 +120,12 @@ def _of_messages(dialect: Dialect, messages: list[dict[str, Any]], refusal: Refu
         has_some = any(name in message for message in messages for name in REASONING_FIELDS)
         if has_some and is_wanted != dialect.echo_reasoning:
             return replace(dialect, echo_reasoning=is_wanted)
-    if dialect.tool_ids == "any" and any(message.get("tool_calls") for message in messages):
-        if re.search(r"tool.?call.?id|tool_calls\S{0,20}\bid\b", refusal.text, re.IGNORECASE):
-            return replace(dialect, tool_ids="nine")
-    if not dialect.one_system_message and _has_several_systems(message.get("role") for message in messages):
-        if re.search(r"system (message|role|prompt)|roles must alternate", refusal.text, re.IGNORECASE):
-            return replace(dialect, one_system_message=True)
+    has_calls = any(message.get("tool_calls") for message in messages)
+    if has_calls and dialect.tool_ids == "any" and _CALL_ID.search(refusal.text):
+        return replace(dialect, tool_ids="nine")
+    has_several = _has_several_systems(message.get("role") for message in messages)
+    if has_several and not dialect.one_system_message and _SYSTEM_MESSAGE.search(refusal.text):
+        return replace(dialect, one_system_message=True)
     return None
 
 

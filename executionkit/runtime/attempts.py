@@ -2,11 +2,12 @@
 
 from collections.abc import AsyncIterator, Callable
 from types import TracebackType
-from typing import Any, Protocol, Self, runtime_checkable
+from typing import Any, Protocol, Self, cast, runtime_checkable
 
+from executionkit.core.dialect import Spelled
 from executionkit.core.usage import NO_USAGE, TokenUsage
 from executionkit.provider import LLMProvider, LLMResponse, Message, ToolSpec, checked_response
-from executionkit.runtime.ledger import Request
+from executionkit.runtime.frame import attribute
 
 __all__ = ["Attempt", "Piece", "Pieces", "StreamingProvider"]
 
@@ -83,21 +84,35 @@ class Attempt:
         """What an attempt that was broken off is known to have cost, in tokens."""
         return NO_USAGE if self._pieces is None else self._pieces.cost
 
-    async def answer(
-        self, request: Request, temperature: float | None, max_tokens: int | None, options: dict[str, Any]
-    ) -> LLMResponse:
+    async def answer(self, asked: Spelled) -> LLMResponse:
         """Send the request and return the whole answer."""
         provider, deliver = self._provider, self._deliver
-        # A copy for each attempt: a provider may well add its own system prompt to the list it is handed.
-        messages = [*map(dict, request.messages)]
-        if deliver is None or not isinstance(provider, StreamingProvider) or not callable(provider.stream):
+        # Copies for each attempt: a provider may well edit what it is handed.
+        messages, tools = [*map(_copied, asked.messages)], asked.tools
+        options = {name: _copied(value) for name, value in asked.options.items()}
+        if tools is not None:
+            options["tools"] = [*map(_copied, tools)]
+        stream = attribute(provider, "stream") if deliver is not None else None
+        if deliver is None or not callable(stream):
             return checked_response(
-                await provider.complete(messages, temperature=temperature, max_tokens=max_tokens, **options)
+                await provider.complete(
+                    messages, temperature=asked.temperature, max_tokens=asked.max_tokens, **options
+                )
             )
-        self._pieces = provider.stream(messages, temperature=temperature, max_tokens=max_tokens, **options)
+        self._pieces = stream(messages, temperature=asked.temperature, max_tokens=asked.max_tokens, **options)
         async with self._pieces as pieces:
             async for piece in pieces:
                 if piece.text:
                     self.has_delivered = True
                     deliver(piece.text)
         return checked_response(pieces.response)
+
+
+def _copied(value: Any) -> Any:
+    """Return a copy of JSON's shapes all the way down; of anything else the thing itself."""
+    if isinstance(value, dict):
+        given = cast("dict[str, Any]", value)
+        return {key: part if type(part) is str else _copied(part) for key, part in given.items()}
+    if isinstance(value, list):
+        return [*map(_copied, cast("list[Any]", value))]
+    return value

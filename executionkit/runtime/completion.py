@@ -1,75 +1,110 @@
-"""One completion: attempts until one answers, each reserved before it is sent and settled after."""
+"""One completion: attempts until one answers, each reserved before it is sent and settled after.
 
-from contextvars import ContextVar
+This is the one loop of attempts in the package, with the one memory of what a server takes.
+"""
+
 from functools import partial
-from typing import Any
 
 import anyio
 import msgspec
 
+from executionkit.core.budget import Refused
+from executionkit.core.dialect import Dialect, Request, ResponseFormat, asked_as, spell
 from executionkit.core.encoding import json_text
+from executionkit.core.learning import Refusal, learn, names_another_cause, without_last_option
 from executionkit.core.retry_quota import RetryQuota
-from executionkit.core.until import call_ends_at
-from executionkit.core.usage import TokenUsage
+from executionkit.core.usage import NO_USAGE, TokenUsage
 from executionkit.errors import (
     BudgetExhaustedError,
     DeadlineExceededError,
     ExecutionKitError,
     LLMError,
+    PermanentError,
     ProviderError,
     RateLimitError,
     described,
 )
-from executionkit.events import CallFinished, CallStarted, RetryScheduled, TextDelta
-from executionkit.provider import LLMProvider, LLMResponse
-from executionkit.retry import RetryConfig, retry_delay
+from executionkit.events import (
+    AttemptFinished,
+    AttemptStarted,
+    CallFinished,
+    CallStarted,
+    TextDelta,
+    WaitFinished,
+    WaitStarted,
+)
+from executionkit.provider import LLMProvider, LLMResponse, shown_in
+from executionkit.retry import DEFAULT_RETRY, RetryConfig, retry_delay
 from executionkit.runtime.attempts import Attempt
-from executionkit.runtime.ledger import Account, Request, Reservation
-from executionkit.runtime.tracing import Span, Tracer
+from executionkit.runtime.dialects import Memory, memory_of
+from executionkit.runtime.frame import Frame, attribute
+from executionkit.runtime.ledger import Payers, Reservation, reserve
+from executionkit.runtime.open_call import OpenCall, call_under_way
+from executionkit.runtime.tracing import Span
 
-__all__ = ["Completion", "Settings"]
+__all__ = ["Answered", "Completion"]
+
+_REFUSALS = frozenset({400, 422, None})
+"""The statuses with which a server says that it does not take a request as it is; None for no status."""
 
 
-class Settings(msgspec.Struct, frozen=True):
-    """What all stages of a run share.
+_FORM = "response_formats"
+"""The field of a dialect that may change twice in one call: there are two forms to do without."""
+
+
+class Answered(msgspec.Struct, frozen=True):
+    """An answer, and how it was asked for.
 
     Args:
-        retry: How transient failures are retried.
-        tracer: Who is told; None for nobody.
-        ends_at: The event loop's time by which the run must be over; None where there is no deadline.
-        loop: The event loop that the run belongs to.
+        response: The answer.
+        response_format: Who was to hold it to its form, where it was to have one.
     """
 
-    retry: RetryConfig
-    tracer: Tracer | None
-    ends_at: float | None
-    loop: object = None
+    response: LLMResponse
+    response_format: ResponseFormat
 
 
-class Completion(msgspec.Struct, frozen=True):
-    """A completion to be had, and on whose account.
+class Completion:
+    """A completion to be had: one logical call.
 
     Args:
-        provider: Whom to ask.
-        account: Who pays.
-        settings: The run's.
-        span: What the calls belong to in the trace; None where nobody traces.
-        request: What to send.
-        temperature: Sampling temperature; None leaves it to the provider.
-        options: Further request fields.
+        frame: The stage that asks.
+        request: What it asks for.
         stream: Whether to have the answer in pieces.
     """
 
-    provider: LLMProvider
-    account: Account
-    settings: Settings
-    span: Span | None
-    request: Request
-    temperature: float | None
-    options: dict[str, Any]
-    stream: bool
+    __slots__ = (
+        "_attempts",
+        "_cost",
+        "_dialect",
+        "_frame",
+        "_has_learned",
+        "_has_left_out",
+        "_is_carried",
+        "_lessons",
+        "_ordinal",
+        "_request",
+        "_retries",
+        "_span",
+        "_stream",
+    )
 
-    async def answer(self) -> LLMResponse:
+    def __init__(self, frame: Frame, request: Request, *, stream: bool = False) -> None:
+        self._frame = frame
+        self._request = request
+        self._stream = stream
+        self._ordinal = frame.next_call()
+        self._span = None if frame.span is None else frame.span.below(frame.path)
+        self._dialect = Dialect()
+        self._attempts = 0
+        self._retries = 0
+        self._cost: TokenUsage = NO_USAGE
+        self._has_learned = False
+        self._lessons: list[str] = []
+        self._has_left_out = False
+        self._is_carried = False
+
+    async def answer(self) -> Answered:
         """Return the first answer.
 
         Raises:
@@ -77,26 +112,71 @@ class Completion(msgspec.Struct, frozen=True):
             DeadlineExceededError: The run's time is over.
             LLMError: The last attempt failed.
         """
-        if _is_paid_for(self.account):
-            return await Attempt(self.provider).answer(
-                self.request, self.temperature, self.request.max_tokens, self.options
-            )
-        attempt, failure = 1, None
+        if self._span is None:
+            return await self._answer()
+        self._send_started(self._span)
+        try:
+            answered = await self._answer()
+        except BaseException as error:
+            self._send_finished(self._span, None, type(error).__name__)
+            raise
+        self._send_finished(self._span, answered.response, None)
+        return answered
+
+    async def _answer(self) -> Answered:
+        memory = memory_of(self._member(None))
+        if memory.has_proven(self._request):
+            return await self._attempt_until_answered()
+        # One call finds out which of its fields the server takes; the others wait for that.
+        proofs = self._frame.account.root.proofs
+        proof = proofs.get(memory)
+        if proof is not None:
+            await proof.wait()
+            return await self._attempt_until_answered()
+        proof = proofs[memory] = anyio.Event()
+        try:
+            return await self._attempt_until_answered()
+        finally:
+            proof.set()
+
+    async def _attempt_until_answered(self) -> Answered:
+        failure: ExecutionKitError | None = None
+        left_out: Dialect | None = None
         while True:
+            provider = self._member(failure)
+            memory = memory_of(provider)
+            self._dialect = left_out or memory.dialect
             reservation = await self._reserve(failure)
-            answer = await self._dispatch(reservation, attempt)
-            if isinstance(answer, LLMResponse):
-                if (quota := _quota_of(self.provider)) is not None:
+            outcome = await self._attempt(provider, reservation, memory)
+            if isinstance(outcome, LLMResponse):
+                if left_out is None:
+                    memory.note_taken(self._request, self._dialect)
+                if (quota := _quota_of(provider)) is not None and not self._is_carried:
                     quota.refund()
-                return answer
-            failure = answer
-            await self._back_off(attempt, failure)
-            attempt += 1
+                return Answered(outcome, asked_as(self._request, self._dialect))
+            failure = outcome
+            if self._has_learned:
+                continue  # ask in the other way at once
+            refusal = _refusal_in(failure)
+            if refusal is not None and not self._has_left_out and not names_another_cause(refusal):
+                self._has_left_out = True
+                left_out = without_last_option(self._dialect, self._request)
+                if left_out is not None:
+                    continue
+            self._retries += 1
+            await self._back_off(provider, failure)
+
+    def _member(self, failure: ExecutionKitError | None) -> LLMProvider:
+        """Return whom to ask: the provider, or the one that it chooses for this attempt."""
+        choose = attribute(self._frame.provider, "choose")
+        return choose(failure) if callable(choose) else self._frame.provider
 
     async def _reserve(self, failure: ExecutionKitError | None) -> Reservation:
         if self._is_too_late(0):
             raise DeadlineExceededError("not sent: the run's deadline has passed") from failure
-        reservation = await self.account.reserve(self.request)
+        if self._frame.account.root.is_closed:
+            raise PermanentError("not sent: the run that this provider belongs to is over")
+        reservation = await self._reserved(self._payers())
         if isinstance(reservation, Reservation):
             return reservation
         if reservation.is_halted and failure is not None:
@@ -107,76 +187,184 @@ class Completion(msgspec.Struct, frozen=True):
             f"the budget does not allow another call: {reservation.reason}; raise max_cost or ask for less"
         ) from failure
 
-    async def _dispatch(self, reservation: Reservation, number: int) -> LLMResponse | ExecutionKitError:
-        call: Span | None = None
-        attempt = Attempt(self.provider)
+    def _payers(self) -> Payers:
+        """Return who pays; where this is the call that a reservation was made for, it takes that one over."""
+        account, under_way = self._frame.account, call_under_way.get()
+        if under_way is None or under_way.reservation.payers.all[-1] is not account.root:
+            return account.payers
+        lent = under_way.take_over()
+        if lent is None:
+            return account.payers
+        self._is_carried = True
+        lent.cancel()
+        return account.payers.joined(lent.payers)
+
+    async def _reserved(self, payers: Payers) -> Reservation | Refused:
+        """Reserve the next attempt, and tell the trace where it has to wait for that."""
+        wait: Span | None = None
+
+        def on_wait() -> None:
+            nonlocal wait
+            if self._span is not None:
+                wait = self._span.below()
+                wait.send(WaitStarted, reason="budget")
+
         try:
-            if self.span is not None:
-                call = self._started(self.span.below(), reservation, number)
-            if self.stream:
-                attempt = Attempt(self.provider, partial(_send_delta, call))
-            token, outer = _paid.set(self.account.root), call_ends_at.set(self.settings.ends_at)
-            try:
-                response = await attempt.answer(
-                    self.request, self.temperature, reservation.max_tokens, self.options
-                )
-            finally:
-                _paid.reset(token)
-                call_ends_at.reset(outer)
+            return await reserve(payers, self._request, on_wait)
+        finally:
+            if wait is not None:
+                wait.send(WaitFinished, reason="budget", duration=wait.duration)
+
+    async def _attempt(
+        self, provider: LLMProvider, reservation: Reservation, memory: Memory
+    ) -> LLMResponse | ExecutionKitError:
+        self._attempts += 1
+        self._has_learned = False
+        span = self._send_attempt(provider, reservation)
+        attempt = Attempt(provider, partial(_send_delta, self._span) if self._stream else None)
+        under_way = OpenCall(reservation, self._frame.settings.ends_at, span)
+        token = call_under_way.set(under_way)
+        try:
+            response = await attempt.answer(spell(self._request, self._dialect, reservation.max_tokens))
         except Exception as error:
-            failure = _as_failure(error, self.settings.retry, attempt)
-            _failed(call, number, type(failure).__name__, reservation.abandon(failure.cost))
+            failure = _as_failure(error, self._retry(provider), attempt)
+            learned = self._learn(memory, failure)
+            self._settled(span, reservation.abandon(failure.cost), failure=failure, learned=learned)
             return failure
         except BaseException as cancelled:
-            _failed(call, number, type(cancelled).__name__, reservation.abandon(attempt.billed))
+            self._settled(span, reservation.abandon(attempt.billed), error=type(cancelled).__name__)
             raise
-        cost = reservation.settle(response.usage)
-        if call is not None:
-            _answered(call, number, response, cost)
+        finally:
+            under_way.end()
+            call_under_way.reset(token)
+        cost = reservation.settle(response.usage, shown_in(response))
+        self._settled(span, cost, finish_reason=response.finish_reason)
         return response
 
-    async def _back_off(self, attempt: int, failure: ExecutionKitError) -> None:
-        delay = retry_delay(self.settings.retry, attempt, failure)
-        if delay is None or self._is_too_late(delay) or not _may_retry(self.provider, failure):
-            raise failure.stamped(failure.cost, {"attempts": attempt})
-        if self.span is not None:
-            self.span.send(RetryScheduled, attempt=attempt, delay=delay, error=type(failure).__name__)
-        await anyio.sleep(delay)
+    def _learn(self, memory: Memory, failure: ExecutionKitError) -> tuple[str, ...]:
+        """Learn from a refusal that names a field: once a field, twice for the form. Return what changed."""
+        refusal = _refusal_in(failure)
+        learned = None if refusal is None else learn(self._dialect, self._request, refusal)
+        if learned is None:
+            return ()
+        changed = memory.learn(self._dialect, learned)
+        self._has_learned = all(self._lessons.count(name) <= (name == _FORM) for name in changed)
+        self._lessons.extend(changed)
+        return changed
+
+    async def _back_off(self, provider: LLMProvider, failure: ExecutionKitError) -> None:
+        delay = retry_delay(self._retry(provider), self._retries, failure)
+        if delay is None or self._is_carried or self._is_too_late(delay) or not _may_retry(provider, failure):
+            raise failure.stamped(failure.cost, {"attempts": self._attempts})
+        if self._span is None:
+            return await anyio.sleep(delay)
+        wait = self._span.below()
+        error = type(failure).__name__
+        wait.send(WaitStarted, reason="back_off", delay=delay, attempt=self._attempts, error=error)
+        try:
+            await anyio.sleep(delay)
+        finally:
+            wait.send(WaitFinished, reason="back_off", duration=wait.duration)
+
+    def _retry(self, provider: LLMProvider) -> RetryConfig:
+        """Return the run's policy, or else the provider's own."""
+        own = attribute(provider, "retry")
+        return self._frame.settings.retry or (own if isinstance(own, RetryConfig) else DEFAULT_RETRY)
 
     def _is_too_late(self, delay: float) -> bool:
-        ends_at = self.settings.ends_at
+        ends_at = self._frame.settings.ends_at
         return ends_at is not None and anyio.current_time() + delay >= ends_at
 
-    def _started(self, call: Span, reservation: Reservation, number: int) -> Span:
-        prompt = json_text(self.request.messages) if call.content else None
-        call.send(CallStarted, attempt=number, max_tokens=reservation.max_tokens, prompt=prompt)
-        return call
+    def _send_started(self, span: Span) -> None:
+        span.send(
+            CallStarted,
+            ordinal=self._ordinal,
+            **_named(self._frame.provider),
+            max_tokens=self._request.max_tokens,
+            choices=self._request.n,
+            prompt=json_text(self._request.messages) if span.content else None,
+        )
+
+    def _send_finished(self, span: Span, response: LLMResponse | None, error: str | None) -> None:
+        span.send(
+            CallFinished,
+            ordinal=self._ordinal,
+            attempts=self._attempts,
+            duration=span.duration,
+            cost=self._cost,
+            finish_reason=None if response is None else response.finish_reason,
+            error=error,
+            text=response.content if response is not None and span.content else None,
+        )
+
+    def _send_attempt(self, provider: LLMProvider, reservation: Reservation) -> Span | None:
+        if self._span is None:
+            return None
+        span = self._span.below()
+        span.send(
+            AttemptStarted,
+            attempt=self._attempts,
+            max_tokens=reservation.max_tokens,
+            **_named(provider),
+        )
+        return span
+
+    def _settled(
+        self,
+        span: Span | None,
+        cost: TokenUsage,
+        *,
+        finish_reason: str | None = None,
+        error: str | None = None,
+        failure: ExecutionKitError | None = None,
+        learned: tuple[str, ...] = (),
+    ) -> None:
+        if span is None:
+            return
+        self._cost += cost
+        said = {} if failure is None else failure.metadata
+        status, request_id = said.get("status"), said.get("request_id")
+        span.send(
+            AttemptFinished,
+            attempt=self._attempts,
+            duration=span.duration,
+            cost=cost,
+            finish_reason=finish_reason,
+            error=error if failure is None else type(failure).__name__,
+            status=status if isinstance(status, int) else None,
+            request_id=request_id if isinstance(request_id, str) else None,
+            learned=learned,
+        )
 
 
-_paid: ContextVar[Account | None] = ContextVar("_paid", default=None)
-"""The run, while a provider is asked, whose ledger holds the reservation for it.
-
-A provider may be a wrapper around the run's own metered one. What it passes on is paid for already: a second
-reservation would count the call twice, and could wait for the first for ever.
-"""
-
-
-def _is_paid_for(account: Account) -> bool:
-    """Tell whether this is the one call that a reservation of the same ledger was made for."""
-    if _paid.get() is not account.root:
-        return False
-    _paid.set(None)
-    return True
+def _refusal_in(failure: ExecutionKitError) -> Refusal | None:
+    """Return what a server said when it did not take a request as it is; None where it is another failure."""
+    said = failure.metadata
+    if not isinstance(failure, PermanentError) or said.get("status") not in _REFUSALS:
+        return None
+    field, code = said.get("param"), said.get("code")
+    return Refusal(
+        str(failure), field if isinstance(field, str) else "", code if isinstance(code, str) else ""
+    )
 
 
 def _quota_of(provider: object) -> RetryQuota | None:
-    quota: object = getattr(provider, "retry_quota", None)
+    quota = attribute(provider, "retry_quota")
     return quota if isinstance(quota, RetryQuota) else None
 
 
 def _may_retry(provider: object, failure: ExecutionKitError) -> bool:
     quota = _quota_of(provider)
     return quota is None or quota.try_spend(throttled=isinstance(failure, RateLimitError))
+
+
+def _named(provider: object) -> dict[str, str | None]:
+    """Return the model and the host of a provider, where it names them."""
+    model, server = attribute(provider, "model"), attribute(provider, "server")
+    return {
+        "model": model if isinstance(model, str) else None,
+        "server": server if isinstance(server, str) else None,
+    }
 
 
 def _as_failure(error: Exception, retry: RetryConfig, attempt: Attempt) -> ExecutionKitError:
@@ -203,19 +391,3 @@ def _may_pass(error: Exception, retry: RetryConfig) -> bool:
 def _send_delta(call: Span | None, text: str) -> None:
     if call is not None and call.content:
         call.send(TextDelta, text=text)
-
-
-def _failed(call: Span | None, number: int, error: str, cost: TokenUsage) -> None:
-    if call is not None:
-        call.send(CallFinished, attempt=number, duration=call.duration, cost=cost, error=error)
-
-
-def _answered(call: Span, number: int, response: LLMResponse, cost: TokenUsage) -> None:
-    call.send(
-        CallFinished,
-        attempt=number,
-        duration=call.duration,
-        cost=cost,
-        finish_reason=response.finish_reason,
-        text=response.content if call.content else None,
-    )

@@ -5,6 +5,7 @@ from its own up to the run's, with no `await` between asking and reserving; that
 under concurrency.
 """
 
+from collections.abc import Callable, Collection
 from typing import Final
 
 import anyio
@@ -12,38 +13,14 @@ import msgspec
 from anyio.lowlevel import checkpoint
 
 from executionkit.core.budget import Ask, Refused, Wait, admit, estimate_input, left_of, tighter
-from executionkit.core.usage import NO_USAGE, TokenUsage, read_usage
-from executionkit.provider import DEFAULT_MAX_TOKENS, LLMResponse, Message, ToolSpec
+from executionkit.core.dialect import Request
+from executionkit.core.usage import NO_USAGE, Shown, TokenUsage, least_output, plausible, read_usage
+from executionkit.provider import DEFAULT_MAX_TOKENS, LLMResponse
 
-__all__ = ["Account", "CostTracker", "Request", "Reservation"]
+__all__ = ["Account", "CostTracker", "Payers", "Reservation", "reserve"]
 
 _SHORT_PROMPT: Final = 256
 """Estimated tokens below which a server's own overhead outweighs the error of the estimate."""
-
-
-class Request(msgspec.Struct, frozen=True):
-    """What the worst case of a call follows from.
-
-    Args:
-        messages: The conversation.
-        max_tokens: Output tokens at most, an answer; None leaves it to the provider.
-        tools: Tools the model may call.
-        choices: Answers asked for at once (the endpoint's `n`); each may take `max_tokens`.
-    """
-
-    messages: list[Message]
-    max_tokens: int | None = None
-    tools: list[ToolSpec] | None = None
-    choices: int = 1
-
-    @property
-    def most_output(self) -> int:
-        """Output tokens that all answers together may take."""
-        return (self.max_tokens or DEFAULT_MAX_TOKENS) * self.choices
-
-    def estimate(self) -> int:
-        """Return the estimated prompt tokens."""
-        return estimate_input(self.messages, self.tools)
 
 
 class CostTracker:
@@ -101,7 +78,7 @@ class CostTracker:
         return self._input + self._output
 
 
-class Account(CostTracker):
+class Account:
     """One node of the ledger: what a run or a stage has spent, has in flight and may spend.
 
     Args:
@@ -111,192 +88,258 @@ class Account(CostTracker):
 
     __slots__ = (
         "_freed",
-        "_halted",
         "_held_input",
         "_held_output",
         "_input_overhead",
         "_input_scale",
         "_limit",
-        "_limited",
-        "_line",
+        "halts",
+        "is_closed",
+        "payers",
+        "proofs",
+        "spent",
         "unreported",
     )
 
     def __init__(self, parent: "Account | None" = None, limit: TokenUsage | None = None) -> None:
-        super().__init__()
+        self.spent: CostTracker = CostTracker()
         self._limit = NO_USAGE if limit is None else limit
         own = () if limit is None else (self,)
-        self._line: tuple[Account, ...] = (self,) if parent is None else (self, *parent._line)
-        self._limited: tuple[Account, ...] = own if parent is None else (*own, *parent._limited)
+        self.payers: Payers = (
+            Payers((self,), own)
+            if parent is None
+            else Payers((self, *parent.payers.all), (*own, *parent.payers.limited))
+        )
         self._held_input = self._held_output = 0
         self._input_scale = 1.0
         self._input_overhead = 0
-        self._halted = False
         self._freed: anyio.Event | None = None
+        self.halts: int = 0
+        """How many groups of parallel calls below this account have failed and not ended yet."""
+        self.is_closed: bool = False
+        """Whether the run is over: nothing is bought any more."""
+        self.proofs: dict[object, anyio.Event] = {} if parent is None else parent.proofs
+        """For each server of the run, the end of the call that finds out which fields it takes."""
         self.unreported: int = 0
-
-    def tighten(self, limit: TokenUsage) -> None:
-        """Add a budget to this account's own; only before anything is reserved on it."""
-        self._limit = tighter(self._limit, limit)
-        self._limited = (self, *(each for each in self._limited if each is not self))
-
-    async def reserve(self, request: Request) -> "Reservation | Refused":
-        """Reserve a call here and in every account above, waiting while a call in flight may make room."""
-        estimate = request.estimate() if self._limited else 0
-        while True:
-            for account in self._line:
-                if account._halted:
-                    await checkpoint()
-                    return Refused("a call beside it has failed", is_halted=True)
-            decision = self._try_reserve(request, estimate)
-            if not isinstance(decision, Account):
-                return decision
-            await decision._settlement()
+        """Calls whose usage had to be estimated."""
 
     @property
     def root(self) -> "Account":
         """The account of the run."""
-        return self._line[-1]
+        return self.payers.all[-1]
 
-    def halt(self, halted: bool) -> None:
-        """Let nothing below this account buy another call, or let it again."""
-        self._halted = halted
+    @property
+    def cost(self) -> TokenUsage:
+        """What has been spent."""
+        return self.spent.to_usage()
+
+    def tighten(self, limit: TokenUsage) -> None:
+        """Add a budget to this account's own; only before anything is reserved on it."""
+        self._limit = tighter(self._limit, limit)
+        others = [each for each in self.payers.limited if each is not self]
+        self.payers = Payers(self.payers.all, (self, *others))
+
+    def charge(self, usage: TokenUsage) -> None:
+        """Count what was spent past the ledger, here and in every account above."""
+        for account in self.payers.all:
+            account.spent.add_usage(usage)
+
+    def left(self) -> TokenUsage | None:
+        """Return what this account and all above still allow; None where one has run out."""
+        tightest = NO_USAGE
+        for account in self.payers.limited:
+            rest = left_of(account._limit, account.cost)
+            if rest is None:
+                return None
+            tightest = tighter(tightest, rest)
+        return tightest
+
+    def admit(self, ask: Ask) -> int | Wait | Refused:
+        """Decide whether a call fits this account's own budget."""
+        return admit(self._limit, self.cost, TokenUsage(self._held_input, self._held_output), ask)
+
+    @property
+    def output_limit(self) -> int:
+        """The output tokens of this account's own budget; 0 for no limit."""
+        return self._limit.output_tokens
+
+    def expected_input(self, estimate: int) -> int:
+        """Return an estimate of a prompt, corrected by what servers have been seen to count in this run."""
+        return round(estimate * self._input_scale) + self._input_overhead
 
     def learn_input(self, estimate: int, counted: int) -> None:
         """Keep later estimates of this run from being lower than what a server has been seen to count.
 
         What a short prompt costs more than estimated is the chat template, and says nothing of a long one.
         """
-        run = self._line[-1]
         if estimate < _SHORT_PROMPT:
-            run._input_overhead = max(run._input_overhead, counted - estimate)
+            self._input_overhead = max(self._input_overhead, counted - estimate)
         else:
-            run._input_scale = max(run._input_scale, (counted - run._input_overhead) / estimate)
+            self._input_scale = max(self._input_scale, (counted - self._input_overhead) / estimate)
 
-    def open_call(self, held_input: int, held_output: int) -> None:
-        """Count a call that is about to be sent and hold its tokens, here and in every account above."""
-        for account in self._line:
-            account.reserve_call()
-        for account in self._limited:
-            account._hold(held_input, held_output)
-
-    def close_call(self, held_input: int, held_output: int, input_tokens: int, output_tokens: int) -> None:
-        """Replace the tokens held by those spent, and let calls that wait for room look again."""
-        for account in self._line:
-            account.add_tokens(input_tokens, output_tokens)
-        for account in self._limited:
-            account._release(held_input, held_output)
-
-    def flag_unreported(self) -> None:
-        """Note a call whose usage had to be estimated."""
-        for account in self._line:
-            account.unreported += 1
-
-    def charge(self, usage: TokenUsage) -> None:
-        """Count what was spent past the ledger, here and in every account above."""
-        for account in self._line:
-            account.add_usage(usage)
-
-    def left(self) -> TokenUsage | None:
-        """Return what this account and all above still allow; None where one has run out."""
-        tightest = NO_USAGE
-        for account in self._limited:
-            rest = left_of(account._limit, account.to_usage())
-            if rest is None:
-                return None
-            tightest = tighter(tightest, rest)
-        return tightest
-
-    def _try_reserve(self, request: Request, estimate: int) -> "Reservation | Refused | Account":
-        """Return the reservation, why there is none, or the account whose next settlement may change that."""
-        if not self._limited:
-            return Reservation(self, request)
-        run = self._line[-1]
-        input_tokens = round(estimate * run._input_scale) + run._input_overhead
-        bounds = [bound for account in self._limited if (bound := account._limit.output_tokens)]
-        output_tokens = min([request.most_output, *bounds])
-        busy: Account | None = None
-        for account in self._limited:
-            decision = account._admit(Ask(input_tokens, output_tokens))
-            if isinstance(decision, Refused):
-                return decision
-            if isinstance(decision, Wait):
-                busy = account
-            else:
-                output_tokens = decision
-        if busy is not None:
-            return busy
-        reservation = Reservation(self, request, estimate, input_tokens, output_tokens)
-        if bounds:
-            reservation.max_tokens = max(1, output_tokens // request.choices)
-        return reservation
-
-    def _admit(self, ask: Ask) -> int | Wait | Refused:
-        return admit(self._limit, self.to_usage(), TokenUsage(self._held_input, self._held_output), ask)
-
-    async def _settlement(self) -> None:
+    async def settlement(self) -> None:
+        """Wait until a call in flight has settled."""
         if self._freed is None:
             self._freed = anyio.Event()
         await self._freed.wait()
 
-    def _hold(self, input_tokens: int, output_tokens: int) -> None:
+    def hold(self, input_tokens: int, output_tokens: int) -> None:
+        """Hold tokens for a call in flight."""
         self._held_input += input_tokens
         self._held_output += output_tokens
 
-    def _release(self, input_tokens: int, output_tokens: int) -> None:
-        self._hold(-input_tokens, -output_tokens)
+    def release(self, input_tokens: int, output_tokens: int) -> None:
+        """Release what was held, and let calls that wait for room look again."""
+        self.hold(-input_tokens, -output_tokens)
         if self._freed is not None:
             self._freed.set()
             self._freed = None
 
 
-class Reservation:
-    """A call that counts from now on; `settle` or `abandon` it exactly once."""
+class Payers(msgspec.Struct, frozen=True):
+    """Who pays for a call.
 
-    __slots__ = ("_account", "_estimate", "_held_input", "_held_output", "_request", "max_tokens")
+    Args:
+        all: The accounts, from the stage's own up to the run's.
+        limited: Those of them that have a budget.
+    """
+
+    all: tuple[Account, ...]
+    limited: tuple[Account, ...]
+
+    def joined(self, others: "Payers") -> "Payers":
+        """Return these and others, each once; the run's account stays the last."""
+        if set(others.all) <= set(self.all):
+            return self
+        every = dict.fromkeys([*self.all[:-1], *others.all[:-1], self.all[-1]])
+        return Payers(tuple(every), tuple(dict.fromkeys([*self.limited, *others.limited])))
+
+
+async def reserve(
+    payers: Payers, request: Request, on_wait: Callable[[], None] | None = None
+) -> "Reservation | Refused":
+    """Reserve a call with everybody who pays, waiting while a call in flight may make room.
+
+    Args:
+        payers: Who pays.
+        request: What is to be sent.
+        on_wait: Called once, before the first wait.
+    """
+    estimate = estimate_input(request.messages, request.tools) if payers.limited else 0
+    while True:
+        decision = _try_to_reserve(payers, request, estimate)
+        if isinstance(decision, Reservation):
+            return decision
+        if isinstance(decision, Refused):
+            await checkpoint()  # who asks again and again gives others a turn, and deadlines theirs
+            return decision
+        if on_wait is not None:
+            on_wait()
+            on_wait = None
+        await decision.settlement()
+
+
+def _try_to_reserve(payers: Payers, request: Request, estimate: int) -> "Reservation | Refused | Account":
+    """Return the reservation, why there is none, or the account whose next settlement may change that."""
+    for account in payers.all:
+        if account.halts:
+            return Refused("a call beside it has failed", is_halted=True)
+    if not payers.limited:
+        return Reservation(payers, request)
+    input_tokens = payers.all[-1].expected_input(estimate)
+    bounds = [bound for account in payers.limited if (bound := account.output_limit)]
+    output_tokens = min([_most_output(request), *bounds])
+    busy: Account | None = None
+    for account in payers.limited:
+        decision = account.admit(Ask(input_tokens, output_tokens))
+        if isinstance(decision, Refused):
+            return decision
+        if isinstance(decision, Wait):
+            busy = account
+        else:
+            output_tokens = decision
+    if busy is not None:
+        return busy
+    reservation = Reservation(payers, request, estimate, input_tokens, output_tokens)
+    if bounds:
+        reservation.max_tokens = max(1, output_tokens // request.n)
+    return reservation
+
+
+def _most_output(request: Request) -> int:
+    """Return the output tokens that all answers to a request may take together."""
+    return (request.max_tokens or DEFAULT_MAX_TOKENS) * request.n
+
+
+class Reservation:
+    """A call that counts from now on; settle, abandon or cancel it once. A second time does nothing."""
+
+    __slots__ = ("_estimate", "_held_input", "_held_output", "_is_open", "_request", "max_tokens", "payers")
 
     def __init__(
         self,
-        account: Account,
+        payers: Payers,
         request: Request,
         estimate: int = 0,
         held_input: int = 0,
         held_output: int = 0,
     ) -> None:
-        self._account = account
+        self.payers: Payers = payers
         self._request = request
         self._estimate = estimate
         self._held_input = held_input
         self._held_output = held_output
+        self._is_open = True
         self.max_tokens: int | None = request.max_tokens
-        """The output tokens that the call may take; None leaves it to the provider."""
-        account.open_call(held_input, held_output)
+        """The output tokens that an answer may take; None leaves it to the provider."""
+        for account in payers.all:
+            account.spent.reserve_call()
+        for account in payers.limited:
+            account.hold(held_input, held_output)
 
-    def settle(self, reported: object) -> TokenUsage:
-        """Replace the reservation by the reported usage; a figure missing or absurd stays as reserved."""
-        read_input, read_output = read_usage(reported)
-        if read_input is None or read_output is None:
-            self._account.flag_unreported()
-        if read_input is not None and self._estimate:
-            self._account.learn_input(self._estimate, read_input)
-        input_tokens = self._worst_input() if read_input is None else read_input
-        return self._close(input_tokens, self._worst_output() if read_output is None else read_output)
+    def settle(self, reported: object, answers: Collection[Shown] = ()) -> TokenUsage:
+        """Replace the reservation by the reported usage; a figure missing or absurd stays as reserved.
+
+        Args:
+            reported: The usage as it was reported, or a `TokenUsage`.
+            answers: What came back, where something did: a figure below what it proves is absurd too.
+
+        Returns:
+            What the call is charged; nothing where it was settled before.
+        """
+        if not self._is_open:
+            return NO_USAGE
+        reading = plausible(read_usage(reported), least_output(answers, self.max_tokens))
+        if not reading.is_complete:
+            for account in self.payers.all:
+                account.unreported += 1
+        if reading.input_tokens is not None and self._estimate:
+            self.payers.all[-1].learn_input(self._estimate, reading.input_tokens)
+        worst_input = self._held_input or estimate_input(self._request.messages, self._request.tools)
+        worst_output = self._held_output or _most_output(self._request)
+        return self._close(reading.or_else(worst_input, worst_output))
 
     def abandon(self, billed: object = NO_USAGE) -> TokenUsage:
-        """Settle a call that gave no answer; `billed` is what the failure says it cost, in tokens.
+        """Settle a call that gave no answer; `billed` is what the failure says it cost.
 
         A figure that is absurd stays as reserved, as with an answer.
         """
         if billed == NO_USAGE or not isinstance(billed, TokenUsage):
-            return self._close(0, 0)
-        return self.settle({"input_tokens": billed.input_tokens, "output_tokens": billed.output_tokens})
+            return self._close(_ONE_CALL)
+        return self.settle(billed)
 
-    def _close(self, input_tokens: int, output_tokens: int) -> TokenUsage:
-        self._account.close_call(self._held_input, self._held_output, input_tokens, output_tokens)
-        return TokenUsage(input_tokens, output_tokens, 1)
+    def cancel(self) -> None:
+        """Undo the reservation: the call does not count, for another carries it."""
+        self._close(NO_USAGE)
 
-    def _worst_input(self) -> int:
-        return self._held_input or self._request.estimate()
-
-    def _worst_output(self) -> int:
-        return self._held_output or self._request.most_output
+    def _close(self, cost: TokenUsage) -> TokenUsage:
+        """Count the cost in the place of the reservation; nothing where that was done before."""
+        if not self._is_open:
+            return NO_USAGE
+        self._is_open = False
+        beyond_the_call = cost - _ONE_CALL
+        for account in self.payers.all:
+            account.spent.add_usage(beyond_the_call)
+        for account in self.payers.limited:
+            account.release(self._held_input, self._held_output)
+        return cost

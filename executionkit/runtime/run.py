@@ -1,6 +1,7 @@
 """Opens a run: checks its arguments, makes its ledger and its trace, bounds its time."""
 
 import math
+import time
 from collections.abc import Awaitable, Callable
 from contextvars import copy_context
 from typing import TypeVar
@@ -15,16 +16,10 @@ from executionkit.errors import DeadlineExceededError
 from executionkit.events import RunFinished, RunStarted, Trace
 from executionkit.outcome import Outcome
 from executionkit.provider import LLMProvider, checked_provider
-from executionkit.retry import DEFAULT_RETRY, RetryConfig, checked_retry
-from executionkit.runtime.context import (
-    Context,
-    MeteredProvider,
-    Performer,
-    Settings,
-    as_outcome,
-    new_context,
-)
+from executionkit.retry import RetryConfig, checked_retry
+from executionkit.runtime.context import MeteredProvider, Performer, as_outcome, check_loop, perform
 from executionkit.runtime.event_loops import closing_at_exit
+from executionkit.runtime.frame import Frame, Settings
 from executionkit.runtime.ledger import Account
 from executionkit.runtime.tracing import Span, Tracer
 
@@ -57,13 +52,13 @@ async def run_stage(
     _check_trace(trace)
     tracer = None if trace is None else Tracer(trace)
     run = None if tracer is None else tracer.span()
-    context = _open(checked_provider(provider), retry, tracer, deadline, run)
+    frame = _open(checked_provider(provider), retry, tracer, deadline, run)
     if limit is not None:
-        context.tighten(limit)
+        frame.account.tighten(limit)
     if run is None:
-        return await _bounded(context, stage, value, deadline)
-    run.send(RunStarted, stage=stage.name, max_cost=limit, deadline=deadline)
-    return await _traced(context, run, _bounded(context, stage, value, deadline))
+        return await _bounded(frame, stage, value, deadline)
+    run.send(RunStarted, stage=stage.name, max_cost=limit, deadline=deadline, started=time.time())
+    return await _traced(frame, run, _bounded(frame, stage, value, deadline))
 
 
 def in_new_loop(run: Callable[[], Awaitable[T]], what: str) -> T:
@@ -108,33 +103,51 @@ def _open(
     tracer: Tracer | None,
     deadline: float | None,
     run: Span | None,
-) -> Context:
+) -> Frame:
+    """Return the frame of a run's first stage: on a ledger of its own, or within the run it belongs to.
+
+    Raises:
+        RuntimeError: A metered provider was taken to another event loop; a ledger is kept by one only.
+    """
     ends_at = None if deadline is None else anyio.current_time() + deadline
-    loop = current_token()
-    if isinstance(provider, MeteredProvider):
-        return provider.context.joined(retry, tracer, ends_at, run, loop)
-    return new_context(provider, Account(), Settings(retry or DEFAULT_RETRY, tracer, ends_at, loop), run)
+    if not isinstance(provider, MeteredProvider):
+        settings = Settings(retry, tracer, ends_at, current_token())
+        return Frame(provider, Account(), settings, (), None if run is None else run.below(()))
+    above = provider.frame
+    check_loop(above)
+    frame = above.below(above.path_of(()), is_stage=True)
+    settings = above.settings
+    ends = [end for end in (ends_at, settings.ends_at) if end is not None]
+    frame.settings = Settings(
+        retry or settings.retry, tracer or settings.tracer, min(ends, default=None), settings.loop
+    )
+    if run is not None:
+        frame.span = run.below(frame.path)
+    return frame
 
 
 async def _bounded(
-    context: Context, stage: Performer[In, Out], value: In, deadline: float | None
+    frame: Frame, stage: Performer[In, Out], value: In, deadline: float | None
 ) -> Outcome[Out]:
-    if deadline is None:
-        return await as_outcome(context.frame(stage, value))
-    with anyio.move_on_after(deadline):
-        return await as_outcome(context.frame(stage, value))
-    context.keep_to_itself()
-    error = DeadlineExceededError(f"the run did not end within its deadline of {deadline} s")
-    return Failure(context.stamped(error))
+    try:
+        if deadline is None:
+            return await as_outcome(perform(stage, value, frame))
+        with anyio.move_on_after(deadline):
+            return await as_outcome(perform(stage, value, frame))
+        frame.keep_to_itself()
+        error = DeadlineExceededError(f"the run did not end within its deadline of {deadline} s")
+        return Failure(frame.stamped(error))
+    finally:
+        frame.account.is_closed = True
 
 
-async def _traced(context: Context, run: Span, pending: Awaitable[Outcome[Out]]) -> Outcome[Out]:
+async def _traced(frame: Frame, run: Span, pending: Awaitable[Outcome[Out]]) -> Outcome[Out]:
     error: str | None = "Cancelled"
     try:
         outcome = await pending
         error = type(outcome.failure()).__name__ if isinstance(outcome, Failure) else None
     finally:
-        run.send(RunFinished, duration=run.duration, cost=context.cost, error=error)
+        run.send(RunFinished, duration=run.duration, cost=frame.account.cost, error=error)
     return outcome
 
 

@@ -1,0 +1,78 @@
+"""What is remembered of each server: its dialect, and which optional fields it is known to take."""
+
+from typing import Final
+from weakref import WeakKeyDictionary
+
+from msgspec.structs import asdict, replace
+
+from executionkit.core.dialect import Dialect, Request, ResponseFormat
+from executionkit.core.learning import optional_fields
+from executionkit.runtime.frame import attribute
+
+__all__ = ["Memory", "memory_of"]
+
+_FORMATS: Final[tuple[ResponseFormat, ...]] = ("json_schema", "json_object")
+_COLLECTIONS: Final = (tuple, list, frozenset, set)
+
+
+class Memory:
+    """What is known of one server.
+
+    Args:
+        dialect: How it wants requests said, to begin with.
+        is_certain: Whether that was said by somebody who knows, and need not be found out.
+    """
+
+    __slots__ = ("__weakref__", "_proven", "dialect", "is_certain")
+
+    def __init__(self, dialect: Dialect, *, is_certain: bool) -> None:
+        self.dialect: Dialect = dialect
+        self.is_certain: bool = is_certain
+        self._proven: frozenset[str] = frozenset()
+
+    def has_proven(self, request: Request) -> bool:
+        """Tell whether it is known of all optional fields of a request that the server takes them, or not."""
+        if self.is_certain or (request.form is None and not request.logprobs):
+            return True
+        return optional_fields(request, self.dialect) - {"n"} <= self._proven
+
+    def note_taken(self, request: Request, dialect: Dialect) -> None:
+        """Remember that the server answered a request that was said so."""
+        if request.form is not None or request.logprobs:
+            self._proven |= optional_fields(request, dialect)
+
+    def learn(self, before: Dialect, after: Dialect) -> tuple[str, ...]:
+        """Remember what a refusal changed, beside what other calls have learned; return the fields."""
+        old, new = asdict(before), asdict(after)
+        changed = {name: value for name, value in new.items() if value != old[name]}
+        self.dialect = replace(self.dialect, **changed)
+        return tuple(changed)
+
+
+_memories: Final["WeakKeyDictionary[object, Memory]"] = WeakKeyDictionary()
+
+
+def memory_of(provider: object) -> Memory:
+    """Return what is known of the server behind a provider; equal providers share it.
+
+    A provider may know better and say so: in `known_dialect` (a `Dialect`), or in `response_formats`, the
+    names of the forms that it takes. Of one that neither hashes nor can be referred to, nothing is kept.
+    """
+    try:
+        memory = _memories.get(provider)
+        if memory is None:
+            memory = _memories[provider] = _first_memory(provider)
+    except Exception:  # noqa: BLE001 - foreign `__hash__` and `__eq__` may raise anything
+        return _first_memory(provider)
+    return memory
+
+
+def _first_memory(provider: object) -> Memory:
+    known = attribute(provider, "known_dialect")
+    if isinstance(known, Dialect):
+        return Memory(known, is_certain=True)
+    said = attribute(provider, "response_formats")
+    if isinstance(said, _COLLECTIONS):
+        formats = tuple([form for form in _FORMATS if form in said])
+        return Memory(Dialect(response_formats=formats), is_certain=True)
+    return Memory(Dialect(), is_certain=False)

@@ -1,0 +1,145 @@
+"""What the runtime knows of a running stage, beside the small `Context` that the stage sees."""
+
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any, TypeAlias
+
+import msgspec
+
+from executionkit.core.frozen import EMPTY
+from executionkit.errors import ExecutionKitError
+from executionkit.events import Path
+from executionkit.provider import LLMProvider
+from executionkit.retry import RetryConfig
+from executionkit.runtime.ledger import Account
+from executionkit.runtime.tracing import Span, Tracer
+
+__all__ = ["Frame", "Report", "Settings", "attribute"]
+
+Report: TypeAlias = Callable[[], Mapping[str, object]]
+"""Says what a stage has achieved so far."""
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """What all stages of a run share.
+
+    Args:
+        retry: How transient failures are retried; None leaves it to the provider.
+        tracer: Who is told; None for nobody.
+        ends_at: The event loop's time by which the run must be over; None where there is no deadline.
+        loop: The event loop that the run belongs to.
+    """
+
+    retry: RetryConfig | None
+    tracer: Tracer | None
+    ends_at: float | None
+    loop: object = None
+
+
+class Counts:
+    """How many calls and stages without a name of their own have begun at a path."""
+
+    __slots__ = ("calls", "stages")
+
+    def __init__(self) -> None:
+        self.calls = self.stages = 0
+
+
+class Frame:
+    """A running stage, or a part of one.
+
+    Args:
+        provider: Whom it asks.
+        account: Who pays.
+        settings: The run's.
+        path: Where it is in the pipeline.
+        span: What it is in the trace; None where nobody traces.
+        above: The frame of the stage that runs it.
+    """
+
+    __slots__ = (
+        "_handed_up",
+        "above",
+        "account",
+        "counts",
+        "path",
+        "provider",
+        "reports",
+        "settings",
+        "span",
+    )
+
+    def __init__(
+        self,
+        provider: LLMProvider,
+        account: Account,
+        settings: Settings,
+        path: Path,
+        span: Span | None,
+        above: "Frame | None" = None,
+    ) -> None:
+        self.provider: LLMProvider = provider
+        self.account: Account = account
+        self.settings: Settings = settings
+        self.path: Path = path
+        self.span: Span | None = span
+        self.above: Frame | None = above
+        self.reports: list[Report] = []
+        self._handed_up: Report | None = None
+        self.counts: Counts = Counts()
+
+    def next_call(self) -> int:
+        """Return how many calls came before the next one at this path."""
+        self.counts.calls += 1
+        return self.counts.calls - 1
+
+    def path_of(self, at: Path) -> Path:
+        """Return the path of a stage run below this one: at a place of its own, or the next by number."""
+        if at:
+            return (*self.path, *at)
+        self.counts.stages += 1
+        return (*self.path, self.counts.stages - 1)
+
+    def below(self, path: Path, *, is_stage: bool) -> "Frame":
+        """Return the frame of a stage below this one, or of a part of it, with an account of its own."""
+        span = self.span
+        if span is not None and is_stage:
+            span = span.below(path)
+        return Frame(self.provider, Account(self.account), self.settings, path, span, self)
+
+    def stamped(self, error: ExecutionKitError) -> ExecutionKitError:
+        """Return a copy of an error with this stage's cost and what the stage has achieved."""
+        return error.stamped(self.account.cost, self.achieved(), self.caveats())
+
+    def achieved(self) -> Mapping[str, object]:
+        """Return what the stage has reported."""
+        achieved: dict[str, object] = {}
+        for report in self.reports:
+            with suppress(Exception):  # a report that fails must not hide the failure it belongs to
+                achieved.update(report())
+        return achieved
+
+    def caveats(self) -> Mapping[str, object]:
+        """Return what is to be said of the cost: `usage_estimated` (int), where some of it is."""
+        unreported = self.account.unreported
+        return {"usage_estimated": unreported} if unreported else EMPTY
+
+    def hand_up(self) -> None:
+        """Leave what a cancelled stage achieved to the one above: an error may come back from there."""
+        if self.above is not None:
+            achieved = self.achieved()
+            self._handed_up = lambda: achieved
+            self.above.reports.insert(0, self._handed_up)
+
+    def keep_to_itself(self) -> None:
+        """Take back what `hand_up` left above: the run ended by itself, and its error says it all."""
+        if self.above is not None and self._handed_up is not None:
+            self.above.reports.remove(self._handed_up)
+
+
+def attribute(owner: object, name: str) -> Any:
+    """Return an attribute of a foreign object; None where it has none, whatever its look-up raises."""
+    try:
+        return getattr(owner, name, None)
+    except Exception:  # noqa: BLE001 - a look-up must not cost a paid answer
+        return None

@@ -1,0 +1,68 @@
+"""The call that is under way where foreign code runs: what it may be lent, and until when it may wait."""
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Final
+
+from executionkit.events import WaitFinished, WaitReason, WaitStarted
+from executionkit.runtime.ledger import Reservation
+from executionkit.runtime.tracing import Span
+
+__all__ = ["OpenCall", "call_under_way"]
+
+
+class OpenCall:
+    """An attempt that a provider is being asked to make.
+
+    A provider may be a wrapper around the run's own metered one. The first call that it passes on is the one
+    that was reserved: it takes the reservation over, once, and any further call needs one of its own. When
+    the attempt ends its ticket is void, so that a task which it left behind pays for itself.
+
+    Args:
+        reservation: What the attempt holds.
+        ends_at: The event loop's time at which the run is over; None where it has no deadline.
+        span: The attempt in the trace; None where nobody traces.
+    """
+
+    __slots__ = ("_ends_at", "_is_over", "_is_taken", "_span", "reservation")
+
+    def __init__(self, reservation: Reservation, ends_at: float | None, span: Span | None) -> None:
+        self.reservation: Reservation = reservation
+        self._ends_at = ends_at
+        self._span = span
+        self._is_over = False
+        self._is_taken = False
+
+    @property
+    def ends_at(self) -> float | None:
+        """The event loop's time at which the call is ended anyway; None where nothing ends it."""
+        return None if self._is_over else self._ends_at
+
+    def take_over(self) -> Reservation | None:
+        """Return the reservation to whoever asks first; None to all others, and after the end."""
+        if self._is_over or self._is_taken:
+            return None
+        self._is_taken = True
+        return self.reservation
+
+    def end(self) -> None:
+        """Void the ticket."""
+        self._is_over = True
+
+    @contextmanager
+    def waiting(self, reason: WaitReason, delay: float) -> Generator[None, None, None]:
+        """Tell the trace of a wait within this attempt."""
+        if self._span is None or self._is_over:
+            yield
+            return
+        span = self._span.below()
+        span.send(WaitStarted, reason=reason, delay=delay)
+        try:
+            yield
+        finally:
+            span.send(WaitFinished, reason=reason, duration=span.duration)
+
+
+call_under_way: Final[ContextVar[OpenCall | None]] = ContextVar("executionkit_call", default=None)
+"""The attempt within which this code runs; child tasks inherit it, and find it void once it is over."""
