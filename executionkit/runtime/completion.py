@@ -21,7 +21,7 @@ from executionkit.errors import (
     described,
 )
 from executionkit.events import CallFinished, CallStarted, RetryScheduled, TextDelta
-from executionkit.provider import LLMProvider, LLMResponse
+from executionkit.provider import LLMProvider, LLMResponse, shown_in
 from executionkit.retry import RetryConfig, retry_delay
 from executionkit.runtime.attempts import Attempt
 from executionkit.runtime.ledger import Account, Request, Reservation
@@ -130,7 +130,7 @@ class Completion(msgspec.Struct, frozen=True):
         except BaseException as cancelled:
             _failed(call, number, type(cancelled).__name__, reservation.abandon(attempt.billed))
             raise
-        cost = reservation.settle(response.usage)
+        cost = reservation.settle(response.usage, shown_in(response))
         if call is not None:
             _answered(call, number, response, cost)
         return response

@@ -259,10 +259,7 @@ class Context:
         return await completion.answer()
 
     def _charge_difference(self, declared: TokenUsage, before: TokenUsage) -> None:
-        missing = (sane_usage(declared) or NO_USAGE) - (self.cost - before)
-        self._account.charge(
-            TokenUsage(max(0, missing.input_tokens), max(0, missing.output_tokens), max(0, missing.llm_calls))
-        )
+        self._account.charge(((sane_usage(declared) or NO_USAGE) - (self.cost - before)).if_positive())
 
     def stamped(self, error: ExecutionKitError) -> ExecutionKitError:
         """Return a copy of an error with this stage's cost and what the stage has achieved."""

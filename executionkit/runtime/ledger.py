@@ -5,6 +5,7 @@ from its own up to the run's, with no `await` between asking and reserving; that
 under concurrency.
 """
 
+from collections.abc import Collection
 from typing import Final
 
 import anyio
@@ -12,7 +13,7 @@ import msgspec
 from anyio.lowlevel import checkpoint
 
 from executionkit.core.budget import Ask, Refused, Wait, admit, estimate_input, left_of, tighter
-from executionkit.core.usage import NO_USAGE, TokenUsage, read_usage
+from executionkit.core.usage import NO_USAGE, Shown, TokenUsage, least_output, plausible, read_usage
 from executionkit.provider import DEFAULT_MAX_TOKENS, LLMResponse, Message, ToolSpec
 
 __all__ = ["Account", "CostTracker", "Request", "Reservation"]
@@ -56,18 +57,18 @@ class CostTracker:
     TokenUsage(input_tokens=7, output_tokens=2, llm_calls=1)
     """
 
-    __slots__ = ("_calls", "_input", "_output")
+    __slots__ = ("_spent",)
 
     def __init__(self) -> None:
-        self._calls = self._input = self._output = 0
+        self._spent = NO_USAGE
 
     def reserve_call(self) -> None:
         """Count a call that is about to be sent."""
-        self._calls += 1
+        self._spent += _ONE_CALL
 
     def record_without_call(self, response: LLMResponse) -> None:
         """Count the tokens of a call that `reserve_call` has counted already."""
-        self.add_tokens(response.input_tokens, response.output_tokens)
+        self._spent += read_usage(response.usage).or_else(0, 0) - _ONE_CALL
 
     def record(self, response: LLMResponse) -> None:
         """Count a call and its tokens."""
@@ -76,29 +77,30 @@ class CostTracker:
 
     def add_tokens(self, input_tokens: int, output_tokens: int) -> None:
         """Count tokens."""
-        self._input += input_tokens
-        self._output += output_tokens
+        self._spent += TokenUsage(input_tokens, output_tokens)
 
     def add_usage(self, usage: TokenUsage) -> None:
-        """Count calls and tokens that were added up elsewhere."""
-        self._calls += usage.llm_calls
-        self.add_tokens(usage.input_tokens, usage.output_tokens)
+        """Count calls, tokens and money that were added up elsewhere."""
+        self._spent += usage
 
     def to_usage(self) -> TokenUsage:
         """Return what has been counted."""
-        return TokenUsage(self._input, self._output, self._calls)
+        return self._spent
 
     snapshot = to_usage
 
     @property
     def call_count(self) -> int:
         """Calls counted."""
-        return self._calls
+        return self._spent.llm_calls
 
     @property
     def total_tokens(self) -> int:
         """Tokens counted, both ways."""
-        return self._input + self._output
+        return self._spent.total_tokens
+
+
+_ONE_CALL: Final = TokenUsage(llm_calls=1)
 
 
 class Account(CostTracker):
@@ -180,10 +182,16 @@ class Account(CostTracker):
         for account in self._limited:
             account._hold(held_input, held_output)
 
-    def close_call(self, held_input: int, held_output: int, input_tokens: int, output_tokens: int) -> None:
-        """Replace the tokens held by those spent, and let calls that wait for room look again."""
+    def close_call(self, held_input: int, held_output: int, spent: TokenUsage) -> None:
+        """Replace the tokens held by those spent, and let calls that wait for room look again.
+
+        Args:
+            held_input: Input tokens that were held for it.
+            held_output: Output tokens that were held for it.
+            spent: What it took; the call itself was counted when it was opened.
+        """
         for account in self._line:
-            account.add_tokens(input_tokens, output_tokens)
+            account.add_usage(spent)
         for account in self._limited:
             account._release(held_input, held_output)
 
@@ -272,28 +280,32 @@ class Reservation:
         """The output tokens that the call may take; None leaves it to the provider."""
         account.open_call(held_input, held_output)
 
-    def settle(self, reported: object) -> TokenUsage:
-        """Replace the reservation by the reported usage; a figure missing or absurd stays as reserved."""
-        read_input, read_output = read_usage(reported)
-        if read_input is None or read_output is None:
+    def settle(self, reported: object, answers: Collection[Shown] = ()) -> TokenUsage:
+        """Replace the reservation by the reported usage; a figure missing or absurd stays as reserved.
+
+        Args:
+            reported: The usage as it was reported, or a `TokenUsage`.
+            answers: What came back, where something did: a figure below what it proves is absurd too.
+        """
+        reading = plausible(read_usage(reported), least_output(answers, self.max_tokens))
+        if not reading.is_complete:
             self._account.flag_unreported()
-        if read_input is not None and self._estimate:
-            self._account.learn_input(self._estimate, read_input)
-        input_tokens = self._worst_input() if read_input is None else read_input
-        return self._close(input_tokens, self._worst_output() if read_output is None else read_output)
+        if reading.input_tokens is not None and self._estimate:
+            self._account.learn_input(self._estimate, reading.input_tokens)
+        return self._close(reading.or_else(self._worst_input(), self._worst_output()))
 
     def abandon(self, billed: object = NO_USAGE) -> TokenUsage:
-        """Settle a call that gave no answer; `billed` is what the failure says it cost, in tokens.
+        """Settle a call that gave no answer; `billed` is what the failure says it cost.
 
         A figure that is absurd stays as reserved, as with an answer.
         """
         if billed == NO_USAGE or not isinstance(billed, TokenUsage):
-            return self._close(0, 0)
-        return self.settle({"input_tokens": billed.input_tokens, "output_tokens": billed.output_tokens})
+            return self._close(_ONE_CALL)
+        return self.settle(billed)
 
-    def _close(self, input_tokens: int, output_tokens: int) -> TokenUsage:
-        self._account.close_call(self._held_input, self._held_output, input_tokens, output_tokens)
-        return TokenUsage(input_tokens, output_tokens, 1)
+    def _close(self, cost: TokenUsage) -> TokenUsage:
+        self._account.close_call(self._held_input, self._held_output, cost - _ONE_CALL)
+        return cost
 
     def _worst_input(self) -> int:
         return self._held_input or self._request.estimate()
