@@ -1,14 +1,16 @@
 """What a provider is: one coroutine that takes messages and returns an `LLMResponse`. No effects here."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from decimal import Decimal
 from typing import Any, Literal, Protocol, TypeAlias, cast, runtime_checkable
 
 import msgspec
 
+from executionkit.core.endings import is_cut
 from executionkit.core.json import MAX_DEPTH, is_deeper_than
 from executionkit.core.prompt import prompt_problem
 from executionkit.core.refusals import refusal_in
-from executionkit.core.usage import TokenUsage, read_usage
+from executionkit.core.usage import Shown, TokenUsage, read_usage
 from executionkit.errors import InvalidPromptError, ProviderError
 
 __all__ = [
@@ -22,6 +24,7 @@ __all__ = [
     "checked_provider",
     "checked_response",
     "opening",
+    "shown_in",
     "supports_tools",
     "user",
 ]
@@ -97,17 +100,41 @@ class LLMResponse(msgspec.Struct, frozen=True):
     @property
     def input_tokens(self) -> int:
         """Reported prompt tokens; 0 where missing or absurd."""
-        return read_usage(self.usage)[0] or 0
+        return self._reported.input_tokens
 
     @property
     def output_tokens(self) -> int:
         """Reported completion tokens; 0 where missing or absurd."""
-        return read_usage(self.usage)[1] or 0
+        return self._reported.output_tokens
 
     @property
     def total_tokens(self) -> int:
         """Reported tokens, both ways."""
-        return self.input_tokens + self.output_tokens
+        return self._reported.total_tokens
+
+    @property
+    def cache_read_tokens(self) -> int:
+        """Reported prompt tokens that came out of the provider's cache; a part of `input_tokens`."""
+        return self._reported.cache_read_tokens
+
+    @property
+    def cache_write_tokens(self) -> int:
+        """Reported prompt tokens that were written to the provider's cache; a part of `input_tokens`."""
+        return self._reported.cache_write_tokens
+
+    @property
+    def reasoning_tokens(self) -> int:
+        """Reported tokens of thought; a part of `output_tokens`."""
+        return self._reported.reasoning_tokens
+
+    @property
+    def usd(self) -> Decimal | None:
+        """The server's own figure of what the call cost, in US dollars; None where it gives none."""
+        return self._reported.usd
+
+    @property
+    def _reported(self) -> TokenUsage:
+        return read_usage(self.usage).or_else(0, 0)
 
     @property
     def has_tool_calls(self) -> bool:
@@ -117,7 +144,7 @@ class LLMResponse(msgspec.Struct, frozen=True):
     @property
     def was_truncated(self) -> bool:
         """Whether the text was cut at the token limit."""
-        return self.finish_reason in {"length", "max_tokens"}
+        return is_cut(self.finish_reason)
 
     @property
     def was_refused(self) -> bool:
@@ -166,6 +193,25 @@ class ToolCallingProvider(LLMProvider, Protocol):
     supports_tools: Literal[True]
 
 
+def shown_in(response: LLMResponse) -> tuple[Shown, ...]:
+    """Return what each answer of a completion shows of its length; of the first, what was read out of it."""
+    says_something = bool(response.content or response.tool_calls)
+    return Shown(says_something, response.was_truncated), *_shown_beside(response.raw)
+
+
+def _shown_beside(raw: object) -> Iterator[Shown]:
+    """Yield what the further answers of a completion in OpenAI's format show."""
+    choices: object = cast("dict[str, object]", raw).get("choices") if isinstance(raw, dict) else None
+    for choice in cast("list[object]", choices)[1:] if isinstance(choices, list) else ():
+        if isinstance(choice, dict):
+            given = cast("dict[str, object]", choice)
+            message = given.get("message")
+            said = cast("dict[str, object]", message) if isinstance(message, dict) else {}
+            yield Shown(
+                bool(said.get("content") or said.get("tool_calls")), is_cut(given.get("finish_reason"))
+            )
+
+
 def supports_tools(provider: object) -> bool:
     """Tell whether a provider says that its models can call tools."""
     return getattr(provider, "supports_tools", False) is True
@@ -209,7 +255,7 @@ def checked_response(response: object) -> LLMResponse:
 
 
 def _unusable(response: LLMResponse, what: str) -> ProviderError:
-    cost = TokenUsage(response.input_tokens, response.output_tokens, 1)
+    cost = read_usage(response.usage).or_else(0, 0)
     return ProviderError(f"the provider returned {what}", cost=cost, retryable=False)
 
 

@@ -33,18 +33,18 @@ class CostTracker:
     TokenUsage(input_tokens=7, output_tokens=2, llm_calls=1)
     """
 
-    __slots__ = ("_calls", "_input", "_output")
+    __slots__ = ("_spent",)
 
     def __init__(self) -> None:
-        self._calls = self._input = self._output = 0
+        self._spent = NO_USAGE
 
     def reserve_call(self) -> None:
         """Count a call that is about to be sent."""
-        self._calls += 1
+        self._spent += _ONE_CALL
 
     def record_without_call(self, response: LLMResponse) -> None:
         """Count the tokens of a call that `reserve_call` has counted already."""
-        self.add_tokens(response.input_tokens, response.output_tokens)
+        self._spent += read_usage(response.usage).or_else(0, 0) - _ONE_CALL
 
     def record(self, response: LLMResponse) -> None:
         """Count a call and its tokens."""
@@ -53,29 +53,30 @@ class CostTracker:
 
     def add_tokens(self, input_tokens: int, output_tokens: int) -> None:
         """Count tokens."""
-        self._input += input_tokens
-        self._output += output_tokens
+        self._spent += TokenUsage(input_tokens, output_tokens)
 
     def add_usage(self, usage: TokenUsage) -> None:
-        """Count calls and tokens that were added up elsewhere."""
-        self._calls += usage.llm_calls
-        self.add_tokens(usage.input_tokens, usage.output_tokens)
+        """Count calls, tokens and money that were added up elsewhere."""
+        self._spent += usage
 
     def to_usage(self) -> TokenUsage:
         """Return what has been counted."""
-        return TokenUsage(self._input, self._output, self._calls)
+        return self._spent
 
     snapshot = to_usage
 
     @property
     def call_count(self) -> int:
         """Calls counted."""
-        return self._calls
+        return self._spent.llm_calls
 
     @property
     def total_tokens(self) -> int:
         """Tokens counted, both ways."""
-        return self._input + self._output
+        return self._spent.total_tokens
+
+
+_ONE_CALL: Final = TokenUsage(llm_calls=1)
 
 
 class Account:

@@ -2,17 +2,38 @@
 
 import copy
 import pickle
+from decimal import Decimal, localcontext
 from types import MappingProxyType
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from typing_extensions import override
 
-from executionkit.core.usage import NO_USAGE, TokenUsage, checked_budget, read_usage, sane_usage
+from executionkit.core.usage import (
+    NO_USAGE,
+    Reading,
+    Shown,
+    TokenUsage,
+    checked_budget,
+    least_output,
+    plausible,
+    read_usage,
+    sane_usage,
+)
 from executionkit.provider import LLMResponse
 
-USAGES = st.builds(TokenUsage, st.integers(), st.integers(), st.integers())
+COUNTS = st.integers()
+USAGES = st.builds(
+    TokenUsage,
+    *(COUNTS, COUNTS, COUNTS),
+    cache_read_tokens=COUNTS,
+    cache_write_tokens=COUNTS,
+    reasoning_tokens=COUNTS,
+    usd=st.decimals("-1000", "1000", places=6),
+)
 
 
 @given(USAGES, USAGES, USAGES)
@@ -36,6 +57,8 @@ def test_a_usage_is_a_value(usage: TokenUsage) -> None:
 def test_no_limit_at_all_is_no_budget() -> None:
     assert checked_budget(None) is None
     assert checked_budget(TokenUsage()) is None
+    assert checked_budget(TokenUsage(usd=Decimal(0))) is None
+    assert checked_budget(TokenUsage(llm_calls=1, usd=Decimal(0))) == TokenUsage(llm_calls=1)
     assert checked_budget(TokenUsage(llm_calls=1)) == TokenUsage(llm_calls=1)
 
 
@@ -48,6 +71,10 @@ def test_no_limit_at_all_is_no_budget() -> None:
         (TokenUsage(output_tokens=-5), ValueError, "output_tokens"),
         (TokenUsage(llm_calls=-1), ValueError, "llm_calls"),
         (TokenUsage(llm_calls=True), TypeError, "llm_calls must be an int, not bool"),
+        (TokenUsage(llm_calls=1, reasoning_tokens=5), ValueError, "not reasoning_tokens; leave that at 0"),
+        (TokenUsage(cache_read_tokens=-1), ValueError, "not cache_read_tokens"),
+        (TokenUsage(usd=Decimal("0.5")), ValueError, r"budgets in money \(usd\) are not there yet"),
+        (TokenUsage(usd=0.5), TypeError, "usd must be a Decimal or None, not float"),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
         (TokenUsage(llm_calls=2.0), TypeError, "llm_calls must be an int, not float"),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     ],
 )
@@ -61,9 +88,20 @@ JUNK: st.SearchStrategy[Any] = st.recursive(
     lambda inner: (
         st.lists(inner, max_size=3)
         | st.dictionaries(
-            st.sampled_from(["prompt_tokens", "input_tokens", "completion_tokens", "output_tokens", "x"]),
+            st.sampled_from(
+                [
+                    *("prompt_tokens", "input_tokens", "completion_tokens", "output_tokens", "x", "cost"),
+                    *(
+                        "prompt_tokens_details",
+                        "completion_tokens_details",
+                        "cached_tokens",
+                        "reasoning_tokens",
+                    ),
+                    *("cache_read_input_tokens", "cache_creation_input_tokens", "total_tokens"),
+                ]
+            ),
             inner,
-            max_size=4,
+            max_size=6,
         )
     ),
     max_leaves=8,
@@ -72,8 +110,13 @@ JUNK: st.SearchStrategy[Any] = st.recursive(
 
 @given(JUNK)
 def test_reading_usage_is_total_and_sane(usage: object) -> None:
-    for count in read_usage(usage):
+    reading = read_usage(usage)
+    for count in (reading.input_tokens, reading.output_tokens):
         assert count is None or (type(count) is int and 0 <= count <= 10**9)
+    cost = reading.or_else(0, 0)
+    assert sane_usage(cost) is cost
+    assert cost.cache_read_tokens + cost.cache_write_tokens <= cost.input_tokens
+    assert cost.reasoning_tokens <= cost.output_tokens
 
 
 @pytest.mark.parametrize(
@@ -93,7 +136,175 @@ def test_reading_usage_is_total_and_sane(usage: object) -> None:
     ],
 )
 def test_usage_is_read_in_both_dialects(usage: object, read: tuple[int | None, int | None]) -> None:
-    assert read_usage(usage) == read
+    assert read_usage(usage) == Reading(*read)
+
+
+OPENAI = {
+    "prompt_tokens": 100,
+    "completion_tokens": 50,
+    "prompt_tokens_details": {"cached_tokens": 80},
+    "completion_tokens_details": {"reasoning_tokens": 30},
+}
+
+
+@pytest.mark.parametrize(
+    ("usage", "cost"),
+    [
+        (OPENAI, TokenUsage(100, 50, 1, cache_read_tokens=80, reasoning_tokens=30)),
+        (
+            {
+                "input_tokens": 10,
+                "cache_read_input_tokens": 70,
+                "cache_creation_input_tokens": 20,
+                "output_tokens": 5,
+            },
+            TokenUsage(100, 5, 1, cache_read_tokens=70, cache_write_tokens=20),
+        ),
+        (
+            {"input_tokens": 0, "cache_read_input_tokens": 70, "output_tokens": 5},
+            TokenUsage(70, 5, 1, cache_read_tokens=70),
+        ),
+        (  # LiteLLM adds Anthropic's names to OpenAI's, whose sum holds them already
+            {"prompt_tokens": 100, "cache_read_input_tokens": 70, "completion_tokens": 5},
+            TokenUsage(100, 5, 1, cache_read_tokens=70),
+        ),
+        (
+            {
+                "prompt_tokens": 9,
+                "completion_tokens": 2,
+                "prompt_cache_hit_tokens": 8,
+                "prompt_cache_miss_tokens": 1,
+            },
+            TokenUsage(9, 2, 1, cache_read_tokens=8),
+        ),
+        (
+            {"prompt_tokens": 9, "completion_tokens": 2, "cost": 0.00014, "cost_details": None},
+            TokenUsage(9, 2, 1, usd=Decimal("0.00014")),
+        ),
+        ({"prompt_tokens": 9, "completion_tokens": 2, "cost": 0}, TokenUsage(9, 2, 1, usd=Decimal(0))),
+        (
+            {"input_tokens": 9, "output_tokens": 7, "input_tokens_details": {"cached_tokens": 8}},
+            TokenUsage(9, 7, 1, cache_read_tokens=8),
+        ),
+        (  # thoughts beside the output, as the total shows
+            {**OPENAI, "prompt_tokens_details": None, "total_tokens": 180},
+            TokenUsage(100, 80, 1, reasoning_tokens=30),
+        ),
+        (
+            {"prompt_tokens": 4, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": 99}},
+            TokenUsage(4, 2, 1, cache_read_tokens=4),
+        ),
+        (
+            {
+                "prompt_tokens": 4,
+                "completion_tokens": 2,
+                "completion_tokens_details": {"reasoning_tokens": -1},
+            },
+            TokenUsage(4, 2, 1),
+        ),
+        (
+            {"prompt_tokens": 4, "completion_tokens": 2, "prompt_tokens_details": [1], "cost": "dear"},
+            TokenUsage(4, 2, 1),
+        ),
+        ({"prompt_tokens": 4, "completion_tokens": 2, "cost": float("nan")}, TokenUsage(4, 2, 1)),
+        ({"prompt_tokens": 4, "completion_tokens": 2, "cost": -0.5}, TokenUsage(4, 2, 1)),
+        ({"prompt_tokens": 4, "completion_tokens": 2, "cost": True}, TokenUsage(4, 2, 1)),
+        (
+            TokenUsage(3, 4, 5, reasoning_tokens=2, usd=Decimal(1)),
+            TokenUsage(3, 4, 1, reasoning_tokens=2, usd=Decimal(1)),
+        ),
+    ],
+)
+def test_the_parts_are_read_as_each_server_spells_them(usage: object, cost: TokenUsage) -> None:
+    assert read_usage(usage).or_else(0, 0) == cost
+
+
+class Hostile(dict[str, object]):
+    def keys(self) -> Any:
+        raise RuntimeError
+
+    @override
+    def get(self, *args: Any) -> Any:
+        raise KeyError(args)
+
+
+def test_a_mapping_that_raises_is_no_usage() -> None:
+    assert read_usage(Hostile(prompt_tokens=1)) == Reading()
+
+
+def test_all_fields_add_and_subtract() -> None:
+    one = TokenUsage(
+        10, 5, 1, cache_read_tokens=4, cache_write_tokens=3, reasoning_tokens=2, usd=Decimal("0.1")
+    )
+    two = TokenUsage(
+        1, 1, 1, cache_read_tokens=1, cache_write_tokens=1, reasoning_tokens=1, usd=Decimal("0.2")
+    )
+    both = TokenUsage(
+        11, 6, 2, cache_read_tokens=5, cache_write_tokens=4, reasoning_tokens=3, usd=Decimal("0.3")
+    )
+    assert one + two == both
+    assert both - two == one
+    assert (one + NO_USAGE, NO_USAGE + one, one - NO_USAGE) == (one, one, one)
+    assert (NO_USAGE - one).usd == Decimal("-0.1")
+    assert (NO_USAGE + NO_USAGE).usd is None
+
+
+def test_sums_of_money_are_exact_whatever_the_context() -> None:
+    with localcontext(prec=2):
+        total = sum((TokenUsage(usd=Decimal("0.000123456")) for _ in range(1000)), NO_USAGE)
+    assert total.usd == Decimal("0.123456")
+
+
+def test_a_usage_shows_what_is_not_the_default() -> None:
+    assert repr(TokenUsage()) == "TokenUsage(input_tokens=0, output_tokens=0, llm_calls=0)"
+    assert repr(TokenUsage(1, 2, 3, reasoning_tokens=1, usd=Decimal(0))) == (
+        "TokenUsage(input_tokens=1, output_tokens=2, llm_calls=3, reasoning_tokens=1, usd=Decimal('0'))"
+    )
+    with pytest.raises(TypeError):
+        TokenUsage(1, 2, 3, 4)  # type: ignore[misc,call-arg]  # pyright: ignore[reportCallIssue]
+
+
+def test_a_usage_goes_to_json_and_back() -> None:
+    usage = TokenUsage(1, 2, 3, cache_write_tokens=1, usd=Decimal("0.10"))
+    assert msgspec.json.decode(msgspec.json.encode(usage), type=TokenUsage) == usage
+    assert msgspec.json.decode(b'{"input_tokens":1}', type=TokenUsage) == TokenUsage(1)
+
+
+@pytest.mark.parametrize(
+    ("reading", "least", "left"),
+    [
+        (Reading(0, 0), 1, Reading()),
+        (Reading(0, 0), 0, Reading(0, 0)),
+        (Reading(7, 0), 1, Reading(7)),
+        (Reading(7, 8), 32, Reading(7)),
+        (Reading(7, 32), 32, Reading(7, 32)),
+        (Reading(0, 5), 1, Reading(0, 5)),
+        (Reading(7), 1, Reading(7)),
+        (Reading(7, 0, cache_read_tokens=3), 1, Reading(7, cache_read_tokens=3)),
+    ],
+)
+def test_a_figure_below_what_the_answers_prove_is_none(reading: Reading, least: int, left: Reading) -> None:
+    assert plausible(reading, least) == left
+
+
+CUT, WHOLE, NONE = Shown(True, True), Shown(True, False), Shown(False, False)
+
+
+@pytest.mark.parametrize(
+    ("answers", "max_tokens", "least"),
+    [
+        ([], 8, 0),
+        ([NONE], 8, 0),
+        ([WHOLE], 8, 1),
+        ([CUT], 8, 1),
+        ([Shown(False, True)], 8, 1),
+        ([CUT, CUT, CUT, CUT], 8, 32),
+        ([CUT, CUT, WHOLE, NONE], 8, 17),
+        ([CUT, CUT], None, 2),
+    ],
+)
+def test_what_answers_prove(answers: list[Shown], max_tokens: int | None, least: int) -> None:
+    assert least_output(answers, max_tokens) == least
 
 
 def test_a_response_reads_its_usage_as_zero_where_it_is_absurd() -> None:

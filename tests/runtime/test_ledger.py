@@ -1,6 +1,7 @@
 """The ledger under load: budgets hold, nothing waits for ever, nothing paid for is lost."""
 
 from collections.abc import Awaitable, Callable
+from decimal import Decimal
 from typing import Any
 
 import anyio
@@ -13,7 +14,7 @@ from typing_extensions import override
 
 from executionkit import compat
 from executionkit.core.budget import Refused, estimate_input
-from executionkit.core.usage import NO_USAGE, TokenUsage
+from executionkit.core.usage import NO_USAGE, Shown, TokenUsage
 from executionkit.errors import (
     BudgetExhaustedError,
     ExecutionKitError,
@@ -87,8 +88,8 @@ class Shop(Model):
             self.promised -= granted
             raise
         self.promised -= granted
-        self.settled_output += response.output_tokens if response.usage else granted
-        self.estimated += not response.usage
+        self.settled_output += response.output_tokens or granted  # no output beside a text is no figure
+        self.estimated += not response.output_tokens
         return response
 
     def _meet(self, asked: Asked) -> object:
@@ -244,13 +245,14 @@ async def test_calls_are_counted_exactly_and_paid_votes_are_kept() -> None:
 async def test_a_small_budget_within_a_larger_one_is_used_up(inner: TokenUsage) -> None:
     # Another branch leaves the run less than is useful, but enough for what the inner budget allows at most.
     model = Model(
-        lambda asked: reply("x", 1, 288) if asked.prompt == "big" else reply("y", 1, 0),
+        each(reply("x", 1, 288), ProviderError("busy"), reply("y", 1, inner.output_tokens)),
         ticks=lambda asked: 2,
     )
-    context = new_context(model, Account(None, TokenUsage(output_tokens=300)), Settings(NEVER, None, None))
+    context = new_context(model, Account(None, TokenUsage(output_tokens=300)), Settings(AT_ONCE, None, None))
     await context.complete([user("big")], max_tokens=300)
-    both = consensus(n=2).within(inner)
-    assert result_of(await soon(context.attempt(both, "small"))).value == "y"
+    small = consensus(n=1).within(inner)
+    assert result_of(await soon(context.attempt(small, "small"))).value == "y"
+    assert [asked.max_tokens for asked in model.asked[1:]] == [inner.output_tokens] * 2
 
 
 async def test_a_call_is_refused_only_when_nothing_in_flight_can_make_room() -> None:
@@ -590,7 +592,7 @@ def test_tightening_keeps_the_tighter_limit_once() -> None:
     assert account.left() == TokenUsage(output_tokens=80, llm_calls=5)
     account.open_call(0, 20)
     assert held(account) == TokenUsage(output_tokens=20)
-    account.close_call(0, 20, 0, 5)
+    account.close_call(0, 20, TokenUsage(output_tokens=5))
     assert held(account) == NO_USAGE
     assert account.left() == TokenUsage(output_tokens=75, llm_calls=4)
 
@@ -598,6 +600,44 @@ def test_tightening_keeps_the_tighter_limit_once() -> None:
 def reserved(outcome: object) -> Reservation:
     assert isinstance(outcome, Reservation)
     return outcome
+
+
+@pytest.mark.parametrize("limit", [None, TokenUsage(100, 100, 10)])
+async def test_usage_that_cannot_be_settles_at_the_reservation(limit: TokenUsage | None) -> None:
+    account = Account(None, limit)
+    nothing = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
+    call = reserved(await account.reserve(Request([user("x" * 40)], 9)))
+    assert call.settle(nothing, [Shown(True, False)]) == account.to_usage() == TokenUsage(15, 9, 1)
+    call = reserved(await account.reserve(Request([user("x" * 40)], 8, choices=4)))
+    one_of_four = {"prompt_tokens": 7, "completion_tokens": 8}
+    assert call.settle(one_of_four, [Shown(True, True)] * 4) == TokenUsage(7, 32, 1)
+    assert account.unreported == 2
+
+
+async def test_every_field_that_a_server_reports_is_on_the_ledger() -> None:
+    usage = {
+        "prompt_tokens": 9,
+        "completion_tokens": 8,
+        "prompt_tokens_details": {"cached_tokens": 4},
+        "cost": 0.25,
+    }
+    model = Model(lambda asked: LLMResponse("ok", usage=usage))
+    cost = TokenUsage(9, 8, 1, cache_read_tokens=4, usd=Decimal("0.25"))
+    assert result_of(await complete().run(model, "x")).cost == cost
+    assert result_of(await consensus(n=2, stop=None).run(model, "x")).cost == cost + cost
+    billed = ProviderError("half of it", cost=cost, retryable=False)
+    assert error_of(await complete().run(Model(lambda asked: billed), "x")).cost == cost
+    tracker = CostTracker()
+    tracker.record(LLMResponse("ok", usage=usage))
+    assert tracker.snapshot() == cost
+
+
+async def test_a_server_that_always_reports_nothing_cannot_outspend_a_budget() -> None:
+    model = Model(lambda asked: reply("ok", 0, 0))
+    budget = TokenUsage(output_tokens=300)
+    error = error_of(await consensus(n=20, max_tokens=100).run(model, "x", max_cost=budget))
+    assert isinstance(error, BudgetExhaustedError)
+    assert (model.calls, error.cost.output_tokens, error.metadata["usage_estimated"]) == (3, 300, 3)
 
 
 async def test_tools_are_part_of_the_estimate() -> None:

@@ -9,7 +9,7 @@ from typing import Final, Self
 import anyio
 from anyio.lowlevel import checkpoint_if_cancelled
 
-from executionkit.core.usage import TokenUsage, read_usage
+from executionkit.core.usage import TokenUsage, plausible, read_usage
 from executionkit.errors import LLMError, ProviderError
 from executionkit.provider import LLMResponse
 from executionkit.providers.chat.deltas import Assembly, StreamChunk
@@ -97,14 +97,10 @@ class Stream:
         pieces, is_final = self._assembly.pieces, self._assembly.finish_reason is not None
         if not (pieces or self._assembly.usage):
             return ONE_CALL, False
-        input_tokens, output_tokens = read_usage(self._assembly.usage)
-        at_least = 0 if is_final and output_tokens is not None else pieces
-        usage = TokenUsage(
-            self._input_estimate if input_tokens is None else input_tokens,
-            max(output_tokens or 0, at_least),
-            llm_calls=1,
-        )
-        return usage, input_tokens is None or usage.output_tokens != output_tokens
+        reading = read_usage(self._assembly.usage)
+        at_least = 1 if is_final and reading.output_tokens is not None else pieces
+        reading = plausible(reading, at_least if pieces else 0)
+        return reading.or_else(self._input_estimate, pieces), not reading.is_complete
 
     @property
     def response(self) -> LLMResponse:

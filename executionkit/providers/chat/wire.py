@@ -151,8 +151,7 @@ def _read_completion(raw: dict[str, Any], redactor: Redactor) -> LLMResponse | U
 
 def reported_usage(usage: object) -> TokenUsage:
     """Return reported tokens as a cost of one call; figures that are missing or absurd count 0."""
-    input_tokens, output_tokens = read_usage(usage)
-    return TokenUsage(input_tokens or 0, output_tokens or 0, 1)
+    return read_usage(usage).or_else(0, 0)
 
 
 def error_object(error: object) -> Mapping[str, object]:
