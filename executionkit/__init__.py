@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from executionkit.events import Event, Trace, with_content
     from executionkit.outcome import Outcome, PatternResult, as_outcome, is_failure, is_success
     from executionkit.patterns.complete import complete
-    from executionkit.patterns.consensus import consensus
+    from executionkit.patterns.consensus import consensus, select
     from executionkit.patterns.react import react
     from executionkit.patterns.refine import Evaluation, Evaluator, refine
     from executionkit.patterns.step import step
@@ -130,6 +130,7 @@ __all__ = [
     "react_loop_sync",
     "refine",
     "refine_loop_sync",
+    "select",
     "step",
     "structured",
     "structured_sync",
@@ -169,7 +170,7 @@ _HOMES = {
     "runtime.ledger": ("CostTracker",),
     "outcome": ("Outcome", "PatternResult", "as_outcome", "is_failure", "is_success"),
     "patterns.complete": ("complete",),
-    "patterns.consensus": ("consensus",),
+    "patterns.consensus": ("consensus", "select"),
     "patterns.react": ("react",),
     "patterns.refine": ("Evaluation", "Evaluator", "refine"),
     "patterns.step": ("step",),

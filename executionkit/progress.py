@@ -10,15 +10,16 @@ import msgspec
 
 from executionkit.core.usage import NO_USAGE, TokenUsage
 from executionkit.events import (
+    AttemptFinished,
     CallFinished,
     CallStarted,
     Event,
-    RetryScheduled,
     RunFinished,
     RunStarted,
     StageFinished,
     StageStarted,
     ToolStarted,
+    WaitStarted,
 )
 
 if TYPE_CHECKING:
@@ -72,6 +73,8 @@ class _Run(msgspec.Struct):
 
     max_cost: TokenUsage | None = None
     rows: dict[int, _Row] = {}
+    calls: dict[int, int | None] = {}
+    """The stage that each call under way is in."""
 
     def lineage(self, number: int | None) -> "Iterator[_Row]":
         while number is not None and number in self.rows:
@@ -144,7 +147,7 @@ class Progress:
                 above = run.rows.get(event.parent or 0)
                 run.rows[event.id] = _Row(event.stage, event.parent, 0 if above is None else above.depth + 1)
                 return None
-            case RetryScheduled():
+            case WaitStarted(reason="back_off"):
                 return self._retry_line(run, event)
             case StageFinished():
                 return self._finish(run, event)
@@ -162,9 +165,9 @@ class Progress:
         row.notes = (f"{event.duration:.1f} s", *score, *((event.error,) if event.error else ()))
         return "  " * row.depth + self._describe(row)
 
-    def _retry_line(self, run: _Run, event: RetryScheduled) -> str:
-        depth = max((row.depth + 1 for row in run.lineage(event.parent or event.id)), default=1)
-        return f"{'  ' * depth}{event.error}, attempt {event.attempt + 1} in {event.delay:.1f} s"
+    def _retry_line(self, run: _Run, event: WaitStarted) -> str:
+        depth = max((row.depth + 1 for row in run.lineage(run.calls.get(event.parent or 0))), default=1)
+        return f"{'  ' * depth}{event.error}, attempt {event.attempt + 1} in {event.delay or 0:.1f} s"
 
     def _describe(self, row: _Row) -> str:
         state = ("failed" if row.failed else "done") if row.done else "running"
@@ -214,17 +217,23 @@ class Progress:
 
 def _count(run: _Run, event: Event) -> None:
     """Add calls and tools to the stage they are in and to all stages above."""
-    for row in run.lineage(event.parent):
-        match event:
-            case CallStarted():
+    match event:
+        case CallStarted():
+            run.calls[event.id] = event.parent
+            for row in run.lineage(event.parent):
                 row.in_flight += 1
-            case CallFinished():
-                row.in_flight -= 1
+        case AttemptFinished():
+            for row in run.lineage(run.calls.get(event.parent or 0)):
                 row.cost += event.cost
-            case ToolStarted():
+        case CallFinished():
+            run.calls.pop(event.id, None)
+            for row in run.lineage(event.parent):
+                row.in_flight -= 1
+        case ToolStarted():
+            for row in run.lineage(event.parent):
                 row.tools += 1
-            case _:
-                return
+        case _:
+            return
 
 
 def _styled(text: str, style: str) -> "RenderableType":

@@ -19,7 +19,7 @@ from executionkit.events import Trace
 from executionkit.outcome import Outcome, PatternResult
 from executionkit.provider import LLMProvider, checked_provider
 from executionkit.retry import RetryConfig
-from executionkit.runtime.context import Context
+from executionkit.runtime.context import Context, tighten, using
 from executionkit.runtime.run import in_new_loop, run_stage
 
 __all__ = ["Both", "Fallback", "Mapped", "Pipeline", "Stage", "Using", "Within", "identity"]
@@ -187,8 +187,8 @@ class Pipeline(Stage[A, B], frozen=True):
         done: list[PatternResult[Any]] = []
         context.report(lambda: {**_steps(done), **self._failed_step(len(done))})
         last: PatternResult[Any] = PatternResult(value)
-        for stage in self.stages:
-            last = await context.run(stage, last.value)
+        for position, stage in enumerate(self.stages):
+            last = await context.run(stage, last.value, at=position)
             done.append(last)
         return PatternResult(last.value, last.score, metadata={**last.metadata, **_steps(done)})
 
@@ -219,8 +219,8 @@ class Fallback(Stage[A, B], frozen=True):
     async def perform(self, value: A, context: Context) -> PatternResult[B]:
         failures: list[ExecutionKitError] = []
         context.report(lambda: _tried(failures))
-        for option in self.options:
-            outcome = await context.attempt(option, value)
+        for position, option in enumerate(self.options):
+            outcome = await context.attempt(partial(_run_option, option, value, position))
             match outcome:
                 case Success(result):
                     metadata = {**result.metadata, **_tried(failures)}
@@ -249,7 +249,7 @@ class Both(Stage[A, tuple[T, B]], Generic[A, T, B], frozen=True):
     @override
     async def perform(self, value: A, context: Context) -> PatternResult[tuple[T, B]]:
         branches: tuple[Stage[A, T | B], ...] = (self.left, self.right)
-        left, right = await context.gather(lambda index: context.run(branches[index], value), 2, 2)
+        left, right = await context.gather(lambda index: context.run(branches[index], value, at=index), 2, 2)
         metadata = {
             "branch_scores": (left.score, right.score),
             "branch_metadata": (left.metadata, right.metadata),
@@ -301,7 +301,7 @@ class Within(Stage[A, B], frozen=True):
 
     @override
     async def perform(self, value: A, context: Context) -> PatternResult[B]:
-        context.tighten(self.max_cost)
+        tighten(context, self.max_cost)
         return await self.stage.perform(value, context)
 
 
@@ -323,7 +323,7 @@ class Using(Stage[A, B], frozen=True):
 
     @override
     async def perform(self, value: A, context: Context) -> PatternResult[B]:
-        return await self.stage.perform(value, context.using(self.provider))
+        return await self.stage.perform(value, using(context, self.provider))
 
 
 def identity(_of: type[T], /) -> Stage[T, T]:
@@ -349,6 +349,10 @@ def _chain(*stages: Stage[Any, Any]) -> Stage[Any, Any]:
 
 def _options(stage: Stage[A, B]) -> tuple[Stage[A, B], ...]:
     return stage.options if isinstance(stage, Fallback) else (stage,)
+
+
+async def _run_option(option: Stage[A, B], value: A, position: int, context: Context) -> PatternResult[B]:
+    return await context.run(option, value, at=position)
 
 
 def _steps(done: list[PatternResult[Any]]) -> dict[str, object]:

@@ -164,7 +164,7 @@ class _Function(msgspec.Struct, frozen=True, dict=True):
 
     async def call(self, arguments: Mapping[str, Any], context: Context) -> object:
         injected = self.signature.injected
-        return await self._run(arguments if injected is None else {**arguments, injected: context.below()})
+        return await self._run(arguments if injected is None else {**arguments, injected: context})
 
     async def _run(self, arguments: Mapping[str, Any]) -> object:
         result: object

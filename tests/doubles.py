@@ -12,13 +12,21 @@ from typing_extensions import override
 from executionkit.core.usage import NO_USAGE, TokenUsage
 from executionkit.errors import ExecutionKitError
 from executionkit.outcome import Outcome, PatternResult
-from executionkit.provider import LLMResponse, Message, ToolSpec, user
+from executionkit.provider import LLMProvider, LLMResponse, Message, ToolSpec, user
 from executionkit.retry import RetryConfig
 from executionkit.runtime.context import Context
+from executionkit.runtime.frame import Frame, Settings
 from executionkit.runtime.ledger import Account
 from executionkit.stage import Stage
 
 T = TypeVar("T")
+
+
+def new_context(provider: LLMProvider, account: Account, settings: Settings) -> Context:
+    """Return the context of a stage that is run by nobody."""
+    tracer = settings.tracer
+    return Context(Frame(provider, account, settings, (), None if tracer is None else tracer.span()))
+
 
 AT_ONCE = RetryConfig(base_delay=0.0)
 """Three retries without a wait."""

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from executionkit import TokenUsage, complete, consensus, refine
-from executionkit.events import CallStarted, RunStarted, StageStarted, ToolStarted
+from executionkit.events import CallStarted, Event, RunStarted, StageStarted, ToolStarted
 from executionkit.progress import Price, Progress
 from executionkit.providers.scripted import ScriptedProvider
 from executionkit.retry import RetryConfig
@@ -85,11 +85,11 @@ def test_a_terminal_without_rich(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_calls_in_flight_and_tools_are_drawn() -> None:
 
     progress = Progress(file=io.StringIO())
-    events = [
+    events: list[Event] = [
         RunStarted(run="r", id=1, stage="Pipeline"),
         StageStarted(run="r", id=1, stage="Pipeline"),
         StageStarted(run="r", id=2, parent=1, stage="React"),
-        CallStarted(run="r", id=3, parent=2, attempt=1),
+        CallStarted(run="r", id=3, parent=2, ordinal=0),
         ToolStarted(run="r", id=4, parent=2, tool="add"),
     ]
     for event in events:

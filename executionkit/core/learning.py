@@ -30,6 +30,8 @@ class Refusal(msgspec.Struct, frozen=True):
         pattern = rf"(?<![\w.])({'|'.join(fields)})(?!\w)"
         if self.field and re.search(pattern, self.field, re.IGNORECASE):
             return True
+        if re.search(rf"\bno {pattern}", self.text, re.IGNORECASE):
+            return True
         return bool(re.search(pattern, self.text, re.IGNORECASE) and _NOT_TAKEN.search(self.text))
 
 

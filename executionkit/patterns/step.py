@@ -13,7 +13,7 @@ from executionkit.errors import BudgetExhaustedError, StageError
 from executionkit.outcome import PatternResult
 from executionkit.provider import DEFAULT_MAX_TOKENS
 from executionkit.retry import checked_retry
-from executionkit.runtime.context import Context
+from executionkit.runtime.context import Context, charged, tighten
 from executionkit.stage import Stage
 
 __all__ = ["Step", "StepFunction", "step", "steps_of"]
@@ -44,13 +44,13 @@ class Step(Stage[object, T], frozen=True):
     async def perform(self, value: object, context: Context) -> PatternResult[T]:
         budget = self._budget()
         if budget != NO_USAGE:
-            context.tighten(budget)
+            tighten(context, budget)
         keywords = {**dict(self.keywords), **self._told(budget, context)}
 
         async def call() -> PatternResult[T]:
             return _checked(await self.function(context.provider, str(value), **keywords), self.name)
 
-        return await context.charged(call)
+        return await charged(context, call)
 
     def _budget(self) -> TokenUsage:
         """Return the tightest budget that was given to the function, by keyword or by `partial`."""

@@ -4,8 +4,8 @@ from typing import Any, Final, Generic, TypeVar, overload
 
 from typing_extensions import TypeForm, override
 
-from executionkit.asking import complete_json, form_of
 from executionkit.core.checks import check_completion, check_count
+from executionkit.core.dialect import Request
 from executionkit.core.refusals import noted_refusal
 from executionkit.core.schema.answer import AnswerType, Decoded, answer_type, asking, complaint
 from executionkit.errors import InvalidOutputError
@@ -73,16 +73,13 @@ class Structured(Stage[str, T], Generic[T], frozen=True):
     @override
     async def perform(self, value: str, context: Context) -> PatternResult[T]:
         kind: AnswerType[T] = answer_type(self.output_type)
-        form = form_of(kind)
         prompt = [user(asking(opening(value)[0]["content"], kind))]
         talk = prompt
         answers: list[LLMResponse] = []
         reasons: list[str] = []
         context.report(lambda: _noted(answers, reasons))
         while len(answers) <= self.output_retries:
-            asked = await complete_json(
-                context, talk, form, temperature=self.temperature, max_tokens=self.max_tokens
-            )
+            asked = await context.answer(Request(talk, self.temperature, self.max_tokens, form=kind.form))
             answers.append(asked.response)
             answer = kind.read(asked.response.content, asked.response.refusal)
             if isinstance(answer, Decoded):

@@ -114,5 +114,5 @@ def _copied(value: Any) -> Any:
         given = cast("dict[str, Any]", value)
         return {key: part if type(part) is str else _copied(part) for key, part in given.items()}
     if isinstance(value, list):
-        return [*map(_copied, cast("list[Any]", value))]
+        return [*map(_copied, value)]
     return value

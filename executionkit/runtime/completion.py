@@ -7,6 +7,7 @@ from functools import partial
 
 import anyio
 import msgspec
+from msgspec.structs import replace
 
 from executionkit.core.budget import Refused
 from executionkit.core.dialect import Dialect, Request, ResponseFormat, asked_as, spell
@@ -165,6 +166,9 @@ class Completion:
                     continue
             self._retries += 1
             await self._back_off(provider, failure)
+            if self._request.n > 1 and not memory.has_proven_n and "status" in failure.metadata:
+                # Some servers refuse `n` with a 5xx; what they do not send is asked for one by one.
+                left_out = replace(self._dialect, takes_n=False)
 
     def _member(self, failure: ExecutionKitError | None) -> LLMProvider:
         """Return whom to ask: the provider, or the one that it chooses for this attempt."""

@@ -38,8 +38,13 @@ class Memory:
 
     def note_taken(self, request: Request, dialect: Dialect) -> None:
         """Remember that the server answered a request that was said so."""
-        if request.form is not None or request.logprobs:
+        if request.form is not None or request.logprobs or request.n > 1:
             self._proven |= optional_fields(request, dialect)
+
+    @property
+    def has_proven_n(self) -> bool:
+        """Whether the server has answered a request for several answers at once."""
+        return "n" in self._proven
 
     def learn(self, before: Dialect, after: Dialect) -> tuple[str, ...]:
         """Remember what a refusal changed, beside what other calls have learned; return the fields."""

@@ -261,7 +261,7 @@ def test_a_usage_shows_what_is_not_the_default() -> None:
         "TokenUsage(input_tokens=1, output_tokens=2, llm_calls=3, reasoning_tokens=1, usd=Decimal('0'))"
     )
     with pytest.raises(TypeError):
-        TokenUsage(1, 2, 3, 4)  # type: ignore[misc,call-arg]  # pyright: ignore[reportCallIssue]
+        TokenUsage(1, 2, 3, 4)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
 
 
 def test_a_usage_goes_to_json_and_back() -> None:

@@ -12,7 +12,15 @@ from returns.result import Success
 from executionkit import compat
 from executionkit.core.usage import NO_USAGE, TokenUsage
 from executionkit.errors import PermanentError, RateLimitError
-from executionkit.events import CallFinished, CallStarted, Event, StageFinished, StageStarted
+from executionkit.events import (
+    AttemptFinished,
+    AttemptStarted,
+    CallFinished,
+    CallStarted,
+    Event,
+    StageFinished,
+    StageStarted,
+)
 from executionkit.outcome import PatternResult
 from executionkit.patterns.complete import complete
 from executionkit.patterns.consensus import consensus
@@ -21,13 +29,13 @@ from executionkit.patterns.refine import refine
 from executionkit.patterns.step import step
 from executionkit.provider import LLMProvider, LLMResponse, ToolCall, user
 from executionkit.retry import RetryConfig
-from executionkit.runtime.context import Settings, new_context
+from executionkit.runtime.frame import Settings
 from executionkit.runtime.ledger import Account
 from executionkit.runtime.tracing import Tracer
 from executionkit.stage import Stage
 from executionkit.tools import Tool
 from tests.conftest import needs
-from tests.doubles import Asked, Buy, Model, held, reply, result_of, soon
+from tests.doubles import Asked, Buy, Model, held, new_context, reply, result_of, soon
 
 pytestmark = pytest.mark.anyio
 
@@ -99,19 +107,22 @@ class Scene:
 
     async def play(self) -> None:
         try:
-            self.outcome = await self.context.attempt(self.stage, "question")
+            self.outcome = await self.context.attempt(lambda below: below.run(self.stage, "question"))
         except BaseException as error:
             self.escaped = error
             raise
 
     def is_in_balance(self) -> bool:
-        started = sum(isinstance(event, CallStarted) for event in self.events)
-        finished = sum(isinstance(event, CallFinished) for event in self.events)
+        asked = sum(isinstance(event, CallStarted) for event in self.events)
+        answered = sum(isinstance(event, CallFinished) for event in self.events)
+        started = sum(isinstance(event, AttemptStarted) for event in self.events)
+        finished = sum(isinstance(event, AttemptFinished) for event in self.events)
         opened = sum(isinstance(event, StageStarted) for event in self.events)
         closed = sum(isinstance(event, StageFinished) for event in self.events)
         return (
             held(self.account) == NO_USAGE
-            and started == finished == self.account.call_count
+            and started == finished == self.account.cost.llm_calls
+            and asked == answered
             and opened == closed
             and self.model.in_flight == 0
         )
@@ -225,7 +236,7 @@ async def test_waiting_for_room_can_be_cancelled() -> None:
         assert (model.calls, held(account).output_tokens) == (1, 50)
         group.cancel_scope.cancel()
     assert held(account) == NO_USAGE
-    assert account.to_usage() == TokenUsage(0, 0, 1)
+    assert account.cost == TokenUsage(0, 0, 1)
 
 
 @pytest.mark.parametrize("make", [lambda: KeyboardInterrupt(), lambda: SystemExit(3)])

@@ -10,7 +10,6 @@ import pytest
 
 from executionkit import (
     DeadlineExceededError,
-    Event,
     LLMResponse,
     Message,
     PermanentError,
@@ -23,7 +22,16 @@ from executionkit import (
     with_content,
 )
 from executionkit.core.retry_quota import RetryQuota
-from executionkit.events import CallFinished, CallStarted, RetryScheduled, TextDelta
+from executionkit.events import (
+    AttemptFinished,
+    AttemptStarted,
+    CallFinished,
+    CallStarted,
+    Event,
+    TextDelta,
+    WaitFinished,
+    WaitStarted,
+)
 from executionkit.outcome import PatternResult
 from executionkit.runtime.context import Context
 from tests.doubles import error_of, result_of
@@ -203,21 +211,26 @@ async def test_a_trace_sees_each_attempt() -> None:
     budget = TokenUsage(output_tokens=50)
     result = result_of(await complete().run(model, "q", retry=retry, trace=events.append, max_cost=budget))
     assert result.cost == TokenUsage(4, 1, 2)
-    first, failed, again, second, answered = (
-        event for event in events if isinstance(event, CallStarted | CallFinished | RetryScheduled)
+    kinds = CallStarted | CallFinished | AttemptStarted | AttemptFinished | WaitStarted | WaitFinished
+    call, first, failed, again, waited, second, answered, ended = (
+        event for event in events if isinstance(event, kinds)
     )
-    assert isinstance(first, CallStarted)
-    assert (first.attempt, first.max_tokens, first.prompt) == (1, 50, None)
-    assert isinstance(failed, CallFinished)
+    assert isinstance(call, CallStarted)
+    assert (call.ordinal, call.max_tokens, call.prompt) == (0, 4096, None)
+    assert isinstance(first, AttemptStarted)
+    assert (first.attempt, first.max_tokens, first.parent) == (1, 50, call.id)
+    assert isinstance(failed, AttemptFinished)
     assert (failed.attempt, failed.cost, failed.error) == (1, TokenUsage(3, 0, 1), "ProviderError")
-    assert isinstance(again, RetryScheduled)
-    assert (again.attempt, again.delay, again.error) == (1, 0.0, "ProviderError")
-    assert isinstance(second, CallStarted)
+    assert isinstance(again, WaitStarted)
+    assert (again.reason, again.delay, again.error) == ("back_off", 0.0, "ProviderError")
+    assert isinstance(waited, WaitFinished)
+    assert isinstance(second, AttemptStarted)
     assert second.attempt == 2
-    assert isinstance(answered, CallFinished)
+    assert isinstance(answered, AttemptFinished)
     assert (answered.attempt, answered.cost, answered.error) == (2, TokenUsage(1, 1, 1), None)
-    assert (answered.finish_reason, answered.text) == ("stop", None)
-    assert 0 <= answered.duration < 60
+    assert isinstance(ended, CallFinished)
+    assert (ended.attempts, ended.cost, ended.finish_reason, ended.text) == (2, result.cost, "stop", None)
+    assert 0 <= answered.duration <= ended.duration < 60
     assert 0 <= failed.duration < 60
 
 
@@ -323,7 +336,7 @@ async def test_a_trace_sees_that_a_call_was_cancelled() -> None:
     events: list[Event] = []
     outcome = complete(stream=True).run(Streaming(stuck=True), "q", deadline=0.05, trace=events.append)
     assert error_of(await outcome).cost == TokenUsage(2, 3, 1)
-    (finished,) = (event for event in events if isinstance(event, CallFinished))
+    (finished,) = (event for event in events if isinstance(event, AttemptFinished))
     assert (finished.attempt, finished.cost) == (1, TokenUsage(2, 3, 1))
     assert finished.error in {"CancelledError", "Cancelled"}
 

@@ -14,6 +14,7 @@ from typing_extensions import override
 
 from executionkit import compat
 from executionkit.core.budget import Refused, estimate_input
+from executionkit.core.dialect import Request
 from executionkit.core.usage import NO_USAGE, Shown, TokenUsage
 from executionkit.errors import (
     BudgetExhaustedError,
@@ -28,8 +29,9 @@ from executionkit.patterns.consensus import consensus
 from executionkit.patterns.refine import refine
 from executionkit.patterns.step import step
 from executionkit.provider import DEFAULT_MAX_TOKENS, LLMProvider, LLMResponse, Message, user
-from executionkit.runtime.context import Context, Settings, new_context
-from executionkit.runtime.ledger import Account, CostTracker, Request, Reservation
+from executionkit.runtime.context import Context, tighten
+from executionkit.runtime.frame import Settings
+from executionkit.runtime.ledger import Account, CostTracker, Reservation, reserve
 from executionkit.stage import Stage
 from tests.doubles import (
     AT_ONCE,
@@ -42,6 +44,7 @@ from tests.doubles import (
     error_of,
     held,
     joined,
+    new_context,
     paired,
     reply,
     result_of,
@@ -120,7 +123,7 @@ class Capped(Stage[str, str], frozen=True):
 
     @override
     async def perform(self, value: str, context: Context) -> PatternResult[str]:
-        context.tighten(self.limit)
+        tighten(context, self.limit)
         try:
             return await self.stage.perform(value, context)
         finally:
@@ -194,8 +197,8 @@ async def test_whatever_happens_the_books_balance(
     shop = Shop(fates, limit)
     account = Account(None, limit)
     context = new_context(shop, account, Settings(AT_ONCE, None, None))
-    outcome = await soon(context.attempt(tree, "question"))
-    spent = account.to_usage()
+    outcome = await soon(context.attempt(lambda below: below.run(tree, "question")))
+    spent = account.cost
     assert held(account) == NO_USAGE
     assert shop.in_flight == shop.overruns == 0
     assert not CAPS_BROKEN
@@ -251,7 +254,7 @@ async def test_a_small_budget_within_a_larger_one_is_used_up(inner: TokenUsage) 
     context = new_context(model, Account(None, TokenUsage(output_tokens=300)), Settings(AT_ONCE, None, None))
     await context.complete([user("big")], max_tokens=300)
     small = consensus(n=1).within(inner)
-    assert result_of(await soon(context.attempt(small, "small"))).value == "y"
+    assert result_of(await soon(context.attempt(lambda below: below.run(small, "small")))).value == "y"
     assert [asked.max_tokens for asked in model.asked[1:]] == [inner.output_tokens] * 2
 
 
@@ -537,8 +540,8 @@ def test_a_tracker_counts_in_two_phases() -> None:
 async def test_no_call_is_admitted_twice_for_the_last_place() -> None:
     account = Account(None, TokenUsage(llm_calls=1))
     request = Request([user("x")])
-    first = await account.reserve(request)
-    second = await account.reserve(request)
+    first = await reserve(account.payers, request)
+    second = await reserve(account.payers, request)
     assert type(first).__name__ == "Reservation"
     assert type(second).__name__ == "Refused"
 
@@ -582,7 +585,7 @@ def test_what_is_left_is_what_every_account_allows(
     stage = Account(run, inner)
     stage.charge(TokenUsage(10, 7, 1))
     assert stage.left() == left
-    assert run.to_usage() == stage.to_usage() == TokenUsage(10, 7, 1)
+    assert run.cost == stage.cost == TokenUsage(10, 7, 1)
 
 
 def test_tightening_keeps_the_tighter_limit_once() -> None:
@@ -590,9 +593,9 @@ def test_tightening_keeps_the_tighter_limit_once() -> None:
     account.tighten(TokenUsage(output_tokens=90, llm_calls=5))
     account.tighten(TokenUsage(output_tokens=80, llm_calls=7))
     assert account.left() == TokenUsage(output_tokens=80, llm_calls=5)
-    account.open_call(0, 20)
+    call = Reservation(account.payers, Request([]), 0, 0, 20)
     assert held(account) == TokenUsage(output_tokens=20)
-    account.close_call(0, 20, TokenUsage(output_tokens=5))
+    call.settle({"prompt_tokens": 0, "completion_tokens": 5})
     assert held(account) == NO_USAGE
     assert account.left() == TokenUsage(output_tokens=75, llm_calls=4)
 
@@ -606,9 +609,9 @@ def reserved(outcome: object) -> Reservation:
 async def test_usage_that_cannot_be_settles_at_the_reservation(limit: TokenUsage | None) -> None:
     account = Account(None, limit)
     nothing = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
-    call = reserved(await account.reserve(Request([user("x" * 40)], 9)))
-    assert call.settle(nothing, [Shown(True, False)]) == account.to_usage() == TokenUsage(15, 9, 1)
-    call = reserved(await account.reserve(Request([user("x" * 40)], 8, choices=4)))
+    call = reserved(await reserve(account.payers, Request([user("x" * 40)], max_tokens=9)))
+    assert call.settle(nothing, [Shown(True, False)]) == account.cost == TokenUsage(15, 9, 1)
+    call = reserved(await reserve(account.payers, Request([user("x" * 40)], max_tokens=8, n=4)))
     one_of_four = {"prompt_tokens": 7, "completion_tokens": 8}
     assert call.settle(one_of_four, [Shown(True, True)] * 4) == TokenUsage(7, 32, 1)
     assert account.unreported == 2
@@ -643,10 +646,10 @@ async def test_a_server_that_always_reports_nothing_cannot_outspend_a_budget() -
 async def test_tools_are_part_of_the_estimate() -> None:
     tools = [{"type": "function", "function": {"name": "f", "description": "x" * 400}}]
     account = Account()
-    call = reserved(await account.reserve(Request([user("x" * 40)], 9, tools)))
+    call = reserved(await reserve(account.payers, Request([user("x" * 40)], max_tokens=9, tools=tools)))
     spent = call.settle(None)
     assert spent.output_tokens == 9
-    assert spent.input_tokens == Request([user("x" * 40)]).estimate() + estimate_input(tools)
+    assert spent.input_tokens == estimate_input(Request([user("x" * 40)]).messages) + estimate_input(tools)
 
 
 @pytest.mark.parametrize(
@@ -663,8 +666,8 @@ async def test_one_missing_figure_settles_at_its_reservation(
     usage: object, cost: TokenUsage, unreported: int, limit: TokenUsage | None
 ) -> None:
     account = Account(None, limit)
-    call = reserved(await account.reserve(Request([user("x" * 40)], 9)))
-    assert call.settle(usage) == account.to_usage() == cost
+    call = reserved(await reserve(account.payers, Request([user("x" * 40)], max_tokens=9)))
+    assert call.settle(usage) == account.cost == cost
     assert account.unreported == unreported
     assert held(account) == NO_USAGE
 
@@ -672,8 +675,8 @@ async def test_one_missing_figure_settles_at_its_reservation(
 @pytest.mark.parametrize("billed", [NO_USAGE, None, "junk", (3, 4)])
 async def test_a_call_that_says_nothing_of_its_cost_was_free(billed: object) -> None:
     account = Account(None, TokenUsage(100, 100, 10))
-    call = reserved(await account.reserve(Request([user("x")], 9)))
-    assert call.abandon(billed) == account.to_usage() == TokenUsage(0, 0, 1)
+    call = reserved(await reserve(account.payers, Request([user("x")], max_tokens=9)))
+    assert call.abandon(billed) == account.cost == TokenUsage(0, 0, 1)
     assert (held(account), account.unreported) == (NO_USAGE, 0)
 
 
@@ -693,10 +696,10 @@ async def test_a_run_learns_how_a_server_counts(learned: list[tuple[int, int]], 
     run = Account(None, TokenUsage(input_tokens=10_000))
     stage = Account(run)
     for estimate, counted in learned:
-        stage.learn_input(estimate, counted)
-    request = Request([user("x" * 400)], 9)
-    assert request.estimate() == 105
-    await stage.reserve(request)
+        run.learn_input(estimate, counted)
+    request = Request([user("x" * 400)], max_tokens=9)
+    assert estimate_input(request.messages) == 105
+    await reserve(stage.payers, request)
     assert held(run).input_tokens == asked
 
 
@@ -720,17 +723,17 @@ async def test_an_error_inside_a_stage_has_the_cost_of_its_call() -> None:
 
 async def test_what_a_call_reports_counts_for_the_next() -> None:
     account = Account(None, TokenUsage(input_tokens=10_000))
-    request = Request([user("x" * 400)], 9)
-    call = reserved(await account.reserve(request))
+    request = Request([user("x" * 400)], max_tokens=9)
+    call = reserved(await reserve(account.payers, request))
     assert held(account).input_tokens == 105
     call.settle({"prompt_tokens": 215, "completion_tokens": 1})
-    await account.reserve(request)
+    await reserve(account.payers, request)
     assert held(account).input_tokens == 215
 
 
 async def test_a_share_of_the_output_is_at_least_a_token() -> None:
     account = Account(None, TokenUsage(output_tokens=20))
-    assert reserved(await account.reserve(Request([user("x")], 9, None, 15))).max_tokens == 1
+    assert reserved(await reserve(account.payers, Request([user("x")], max_tokens=9, n=15))).max_tokens == 1
     assert held(account).output_tokens == 20
 
 
@@ -738,22 +741,22 @@ async def test_nothing_is_bought_below_a_halted_account() -> None:
     run = Account()
     stage = Account(Account(run))
     request = Request([user("x")])
-    run.halt(True)
-    assert await stage.reserve(request) == Refused("a call beside it has failed", is_halted=True)
-    run.halt(False)
-    assert isinstance(await stage.reserve(request), Reservation)
+    run.halts += 1
+    assert await reserve(stage.payers, request) == Refused("a call beside it has failed", is_halted=True)
+    run.halts -= 1
+    assert isinstance(await reserve(stage.payers, request), Reservation)
     context = new_context(Model(), stage, Settings(NEVER, None, None))
-    run.halt(True)
+    run.halts += 1
     with pytest.raises(BudgetExhaustedError, match="^not sent: a call beside it has failed$"):
         await context.complete([user("x")])
-    assert run.call_count == 1
+    assert run.cost.llm_calls == 1
 
 
 async def test_a_retry_below_a_halted_account_is_the_failure_before_it() -> None:
     run = Account()
 
     def fail(asked: Asked) -> object:
-        run.halt(True)
+        run.halts += 1
         return ProviderError("down")
 
     context = new_context(Model(fail), run, Settings(AT_ONCE, None, None))
@@ -788,8 +791,10 @@ async def test_a_wrapper_of_the_metered_provider_passes_on_what_it_is_told() -> 
 
 async def test_a_call_without_an_estimate_teaches_nothing() -> None:
     run = Account()
-    reserved(await run.reserve(Request([user("x")]))).settle({"prompt_tokens": 500, "completion_tokens": 1})
+    reserved(await reserve(run.payers, Request([user("x")]))).settle(
+        {"prompt_tokens": 500, "completion_tokens": 1}
+    )
     stage = Account(run, TokenUsage(input_tokens=10_000))
-    request = Request([user("x" * 400)], 9)
-    await stage.reserve(request)
-    assert held(stage).input_tokens == request.estimate()
+    request = Request([user("x" * 400)], max_tokens=9)
+    await reserve(stage.payers, request)
+    assert held(stage).input_tokens == estimate_input(request.messages)

@@ -24,14 +24,17 @@ from executionkit.errors import (
     RateLimitError,
 )
 from executionkit.events import (
+    AttemptFinished,
+    AttemptStarted,
     CallFinished,
     CallStarted,
     Event,
-    RetryScheduled,
     RunFinished,
     RunStarted,
     StageFinished,
     StageStarted,
+    WaitFinished,
+    WaitStarted,
     with_content,
 )
 from executionkit.outcome import PatternResult
@@ -341,27 +344,35 @@ class TestTrace:
         stage = complete() >> Buy("b", 2)
         result = result_of(await stage.run(model, "secret", trace=events.append, retry=AT_ONCE))
         starts = {
-            event.id: event for event in events if isinstance(event, (RunStarted, StageStarted, CallStarted))
+            event.id: event
+            for event in events
+            if isinstance(event, (RunStarted, StageStarted, CallStarted, AttemptStarted, WaitStarted))
         }
-        assert len(starts) == 1 + 3 + 4
+        assert len(starts) == 1 + 3 + 3 + 4 + 1
         (run,) = (event for event in events if isinstance(event, RunStarted))
         root, first, second = (event for event in events if isinstance(event, StageStarted))
         assert (run.parent, root.parent, first.parent, second.parent) == (None, run.id, root.id, root.id)
         assert (root.stage, first.stage, second.stage) == ("Pipeline", "Complete", "Buy")
         calls = [event for event in events if isinstance(event, CallStarted)]
-        assert [call.parent for call in calls] == [first.id, first.id, second.id, second.id]
-        assert [call.attempt for call in calls] == [1, 2, 1, 1]
+        assert [call.parent for call in calls] == [first.id, second.id, second.id]
+        assert [(call.path, call.ordinal) for call in calls] == [((0,), 0), ((1,), 0), ((1,), 1)]
+        attempts = [event for event in events if isinstance(event, AttemptStarted)]
+        asked, bought, again = calls
+        assert [event.parent for event in attempts] == [asked.id, asked.id, bought.id, again.id]
+        assert [event.attempt for event in attempts] == [1, 2, 1, 1]
         ended = {
             event.id: event
             for event in events
-            if isinstance(event, (RunFinished, StageFinished, CallFinished))
+            if isinstance(event, (RunFinished, StageFinished, CallFinished, AttemptFinished, WaitFinished))
         }
         assert set(ended) == set(starts)
-        assert ended[run.id].cost == ended[root.id].cost == result.cost
-        assert [ended[call.id].error for call in calls] == ["RateLimitError", None, None, None]
+        costs = [event.cost for event in events if isinstance(event, (RunFinished, StageFinished))]
+        assert costs[-2:] == [result.cost, result.cost]
+        errors = [event.error for event in events if isinstance(event, AttemptFinished)]
+        assert errors == ["RateLimitError", None, None, None]
         assert all(0 <= event.duration < 60 for event in ended.values())
-        (retry,) = (event for event in events if isinstance(event, RetryScheduled))
-        assert (retry.parent, retry.attempt, retry.delay, retry.error) == (root.id, 1, 0.0, "RateLimitError")
+        (wait,) = (event for event in events if isinstance(event, WaitStarted))
+        assert (wait.parent, wait.attempt, wait.delay, wait.error) == (asked.id, 1, 0.0, "RateLimitError")
         assert len({event.run for event in events}) == 1
         assert [event.at for event in events] == sorted(event.at for event in events)
         assert (events[0], events[-1]) == (run, ended[run.id])

@@ -132,7 +132,7 @@ def settings() -> None:
     complete(max_tokens=None)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     RetryConfig(max_retries="3")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     TokenUsage(calls=3)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
-    consensus().temperature = 0.5  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]
+    complete().temperature = 0.5  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]
     step(None)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 

@@ -3,11 +3,12 @@
 from typing import Any, assert_type
 
 import msgspec
+from returns.result import Failure, Success
 
 from executionkit import (
     Context,
+    ExecutionKitError,
     LLMProvider,
-    Outcome,
     PatternResult,
     Stage,
     TokenUsage,
@@ -34,7 +35,8 @@ class Count(Stage[str, int], frozen=True):
 
     async def perform(self, value: str, context: Context) -> PatternResult[int]:
         assert_type(await context.run(consensus(), value), PatternResult[str])
-        assert_type(await context.attempt(consensus(), value), Outcome[str])
+        outcome = await context.attempt(lambda below: below.run(consensus(), value))
+        assert_type(outcome, Success[PatternResult[str]] | Failure[ExecutionKitError])
         assert_type(await context.gather(self.sized, 3, 2), list[int])
         return PatternResult(len(value))
 

@@ -8,6 +8,7 @@ from typing import Any, Final, Generic, TypeVar, cast
 
 import msgspec
 
+from executionkit.core.dialect import JsonForm
 from executionkit.core.json_text import find_json
 from executionkit.core.refusals import why_refused
 from executionkit.core.schema.signature import inline_root
@@ -55,6 +56,11 @@ class AnswerType(Generic[T]):
         # msgspec takes any type form here, its stubs know classes only
         self._bare: msgspec.json.Decoder[Any] = msgspec.json.Decoder(cast("type[Any]", kind))
         self._wrapped = None if is_object else msgspec.json.Decoder(_envelope(kind))
+
+    @property
+    def form(self) -> JsonForm:
+        """The form that answers of this type have."""
+        return JsonForm(self.name, self.schema, self.is_strict)
 
     def read(self, text: str, refusal: str | None = None) -> Decoded[T] | Rejected:
         """Return the first value of this type in `text`, or why there is none. Never raises.

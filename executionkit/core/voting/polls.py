@@ -25,7 +25,7 @@ class Poll(Generic[T]):
     ('Rome', {'Rome': 2, 'Paris': 1})
     """
 
-    __slots__ = ("_grouping", "ballot", "casts", "tallies", "weightless", "wholes")
+    __slots__ = ("_grouping", "answers", "ballot", "casts", "tallies", "weightless")
 
     def __init__(self, ballot: Ballot[T]) -> None:
         self.ballot: Ballot[T] = ballot
@@ -33,7 +33,7 @@ class Poll(Generic[T]):
         """The votes on each question."""
         self.casts: list[Cast[T] | None] = []
         """Every sample, in order; None for those that abstained."""
-        self.wholes: set[tuple[Hashable | None, ...]] = set()
+        self.answers: set[tuple[Hashable | None, ...]] = set()
         """The different answers as wholes."""
         self.weightless: int = 0
         """Samples that abstained because they weigh nothing."""
@@ -54,7 +54,7 @@ class Poll(Generic[T]):
                 tally.add(None)
             return
         self.casts.append(cast)
-        self.wholes.add(cast.keys)
+        self.answers.add(cast.keys)
         for tally, key in zip(self.tallies, cast.keys, strict=True):
             tally.add(key, weight)
 
@@ -98,6 +98,15 @@ class Poll(Generic[T]):
         """
         winners = [self.casts[verdict.index] for verdict in verdicts]
         return self.ballot.assemble([winner.value for winner in winners if winner is not None])
+
+    def account(self) -> dict[str, object]:
+        """Return what a vote tells of its count."""
+        return {
+            "unique_responses": len(self.answers),
+            "tie_count": max([tally.ties for tally in self.tallies]),
+            "vote_counts": self.counts(),
+            "abstentions": self.abstentions,
+        }
 
     def by_question(self, figures: Sequence[object]) -> object:
         """Return a figure for each question under its name; the figure alone where there is one question."""

@@ -6,20 +6,16 @@ from typing import Any, Generic, Literal, TypeAlias, TypeVar, overload
 
 from typing_extensions import override
 
-from executionkit.asking import form_of
-from executionkit.core.checks import check_completion, check_count, check_flag
-from executionkit.core.judging import why_no_verdict
-from executionkit.core.refusals import noted_refusal
+from executionkit.core.checks import check_flag
 from executionkit.core.voting.ballots import Ballot, Cast, FieldBallot, TextBallot, ValueBallot
 from executionkit.core.voting.polls import Poll
 from executionkit.core.voting.samples import ByProbability, Choice, Sample, checked_weight
-from executionkit.core.voting.stopping import Beta, Certain, Forecast, Standing, StoppingRule
-from executionkit.core.voting.tally import Verdict, VotingStrategy, fold
+from executionkit.core.voting.stopping import Beta, Certain, Forecast, StoppingRule
+from executionkit.core.voting.tally import VotingStrategy, fold
 from executionkit.errors import ConsensusFailedError, EvaluationError, wrapping
 from executionkit.outcome import PatternResult
 from executionkit.patterns.consensus.sampling import Sampler, Sampling
-from executionkit.patterns.consensus.selection import parse_selection, selection_prompt
-from executionkit.provider import DEFAULT_MAX_TOKENS, LLMProvider, Message, checked_provider, opening, user
+from executionkit.provider import DEFAULT_MAX_TOKENS, LLMProvider, opening, user
 from executionkit.runtime.context import Context
 from executionkit.stage import Stage
 
@@ -32,65 +28,73 @@ Key: TypeAlias = Callable[[T], Hashable | None]
 Weigh: TypeAlias = Callable[[Sample[T]], float]
 
 
-class Consensus(Stage[str, T], Generic[T], frozen=True):
-    """A vote; see `consensus`."""
+class Consensus(Stage[str, T], Generic[T], frozen=True, kw_only=True):
+    """A vote; see `consensus`.
+
+    Args:
+        ballot: How a sample votes.
+        sampling: How samples are drawn.
+        strategy: What it takes to win.
+        stop: When to end early.
+        weigh: How much a sample counts.
+    """
 
     ballot: Ballot[T]
-    n: int = 5
+    sampling: Sampling = Sampling()
     strategy: VotingStrategy = VotingStrategy.MAJORITY
-    temperature: float | None = 0.9
-    max_tokens: int = DEFAULT_MAX_TOKENS
-    max_concurrency: int = 5
     stop: StoppingRule | None = None
     weigh: Callable[[Sample[T]], float] | None = None
-    judge: bool = False
-    quorum: int | None = None
-    providers: tuple[LLMProvider, ...] = ()
-    one_request: bool = False
 
     def __post_init__(self) -> None:
-        check_count("n", self.n)
-        check_count("max_concurrency", self.max_concurrency)
-        check_completion(self.temperature, self.max_tokens)
-        _check_quorum(self.quorum, self.n)
-        check_flag("judge", self.judge)
-        check_flag("one_request", self.one_request)
         _check_function("weigh", self.weigh)
-        for provider in self.providers:
-            checked_provider(provider)
-        _check_rule(self)
+        rule: object = self.stop
+        if rule is not None and (not isinstance(rule, StoppingRule) or isinstance(rule, type)):
+            raise TypeError(f"stop must be a StoppingRule such as certain() or beta(), not {rule!r}")
+        if self.strategy is VotingStrategy.UNANIMOUS and not isinstance(rule, Certain | None):
+            raise ValueError("a unanimous vote can stop early only with certain(), at the first difference")
+        if self.weigh is not None and isinstance(rule, (Beta, Forecast)):
+            raise ValueError(
+                "beta() and forecast() count whole votes; a weighted vote can stop with certain()"
+            )
 
     @override
     async def perform(self, value: str, context: Context) -> PatternResult[T]:
+        opening(value)  # refuses what is not a prompt
+        kind = self.ballot.kind
         poll = Poll(self.ballot)
-        sampler = Sampler(self._sampling(), self._messages(value), context)
+        sampler = Sampler(
+            self.sampling,
+            [user(self.ballot.ask(value))],
+            context,
+            form=None if kind is None else kind.form,
+            logprobs=isinstance(self.weigh, ByProbability),
+        )
         context.report(lambda: self._so_far(poll, sampler))
         while wanted := self._wanted(poll, sampler):
             for index in await sampler.draw(wanted):
                 self._count(poll, sampler, index)
         sampler.check_quorum()
-        verdicts = await self._verdicts(value, poll, sampler)
+        verdicts = poll.verdicts(self.strategy)
         if not verdicts:
             raise ConsensusFailedError(_why_nobody_won(poll))
-        return self._result(poll, sampler, verdicts)
-
-    def _sampling(self) -> Sampling:
-        kind = self.ballot.kind
-        return Sampling(
-            self.n,
-            self.temperature,
-            self.max_tokens,
-            self.max_concurrency,
-            self.quorum,
-            self.providers,
-            self.one_request,
-            isinstance(self.weigh, ByProbability),
-            None if kind is None else form_of(kind),
-        )
-
-    def _messages(self, prompt: str) -> list[Message]:
-        opening(prompt)
-        return [user(self.ballot.ask(prompt))]
+        with wrapping(ConsensusFailedError, "assembling the fields that won"):
+            answer = poll.answer(verdicts)
+        agreement = min([verdict.agreement for verdict in verdicts])
+        metadata: dict[str, object] = {
+            "agreement_ratio": agreement,
+            **poll.account(),
+            **sampler.account(),
+            "stop_rule": "none" if self.stop is None else repr(self.stop),
+            "stop_bound": 1.0,
+        }
+        if self.stop is not None:
+            standings = poll.standings(sampler.drawable)
+            metadata["stop_bound"] = min([self.stop.bound(standing) for standing in standings])
+        if isinstance(self.ballot, FieldBallot):
+            metadata["field_agreement"] = poll.by_question([verdict.agreement for verdict in verdicts])
+        if self.weigh is not None:
+            metadata["weights"] = poll.weights()
+        return PatternResult(answer, agreement, metadata=metadata)
 
     def _wanted(self, poll: Poll[T], sampler: Sampler) -> int:
         """Return how many samples to draw next: as many as the rule needs at the least before it may stop."""
@@ -98,20 +102,11 @@ class Consensus(Stage[str, T], Generic[T], frozen=True):
             return 0
         if self.stop is None:
             return sampler.left
-        if self.strategy is VotingStrategy.UNANIMOUS:
-            needed = _until_a_difference(poll)
+        if self.strategy is VotingStrategy.UNANIMOUS:  # may end at the first difference
+            needed = 0 if len(poll.answers) > 1 else 2 - len(poll.answers)
         else:
-            needed = max([self.stop.more(each) for each in _standings(poll, sampler)])
-        return min(max(needed, sampler.missing, not poll.casts), sampler.left, self.max_concurrency)
-
-    def _so_far(self, poll: Poll[T], sampler: Sampler) -> dict[str, object]:
-        """Return what an error shall carry, counting also the samples of the round that failed."""
-        for index in sorted(sampler.drawn)[len(poll.casts) :]:
-            poll.add(self._read(sampler.drawn[index]))
-        return {"votes": sampler.texts, **_account(poll, sampler)}
-
-    def _read(self, choice: Choice) -> Cast[T] | None:
-        return None if choice.was_refused else self.ballot.cast(choice.text)
+            needed = max([self.stop.more(standing) for standing in poll.standings(sampler.drawable)])
+        return min(max(needed, sampler.missing, not poll.casts), sampler.left, self.sampling.max_concurrency)
 
     def _count(self, poll: Poll[T], sampler: Sampler, index: int) -> None:
         choice = sampler.drawn[index]
@@ -119,67 +114,21 @@ class Consensus(Stage[str, T], Generic[T], frozen=True):
         if self.weigh is None or read is None:
             poll.add(read)
             return
-        sample = Sample(choice.text, read.value, choice.logprobs, sampler.provider_of(index))
+        sample = Sample(choice.text, read.value, choice.logprobs, sampler.source_of(index))
         with wrapping(EvaluationError, "weigh"):
             weight = checked_weight(self.weigh(sample))
         if weight is None:
             raise EvaluationError("weigh returned no weight; a weight is a number from 0 to 1")
         poll.add(read, weight)
 
-    async def _verdicts(self, task: str, poll: Poll[T], sampler: Sampler) -> list[Verdict[Hashable]]:
-        if not self.judge or len(poll.wholes) < 2:
-            return poll.verdicts(self.strategy)
-        voting, texts = poll.voting(), sampler.texts
-        prompt = selection_prompt(task, [texts[position] for position in voting])
-        response = await sampler.judge(prompt)
-        if response is None:
-            return poll.verdicts(self.strategy)
-        sampler.was_judged = True
-        picked = None if response.was_refused else parse_selection(response.content, len(voting))
-        verdict = None if picked is None else poll.verdict_for(voting[picked])
-        if verdict is None:
-            problem = "the judge's answer names no single response; use a stronger judge, or vote on a key"
-            raise EvaluationError(
-                why_no_verdict(response.refusal, problem),
-                metadata={
-                    "judge_answer": response.content,
-                    **noted_refusal(response.refusal, "judge_refusal"),
-                },
-            )
-        return [verdict]
+    def _read(self, choice: Choice) -> Cast[T] | None:
+        return None if choice.was_refused else self.ballot.cast(choice.text)
 
-    def _result(
-        self, poll: Poll[T], sampler: Sampler, verdicts: Sequence[Verdict[Hashable]]
-    ) -> PatternResult[T]:
-        with wrapping(ConsensusFailedError, "assembling the fields that won"):
-            answer = poll.answer(verdicts)
-        agreement = min([verdict.agreement for verdict in verdicts])
-        metadata = {
-            "agreement_ratio": agreement,
-            **_account(poll, sampler),
-            **self._stopping(poll, sampler),
-            **self._particulars(poll, sampler, verdicts),
-        }
-        return PatternResult(answer, agreement, metadata=metadata)
-
-    def _stopping(self, poll: Poll[T], sampler: Sampler) -> dict[str, object]:
-        if self.stop is None:
-            return {"stop_rule": "none", "stop_bound": 1.0}
-        bounds = [self.stop.bound(each) for each in _standings(poll, sampler)]
-        return {"stop_rule": repr(self.stop), "stop_bound": min(bounds)}
-
-    def _particulars(
-        self, poll: Poll[T], sampler: Sampler, verdicts: Sequence[Verdict[Hashable]]
-    ) -> dict[str, object]:
-        """Return what only some votes have to tell."""
-        found: dict[str, object] = {}
-        if isinstance(self.ballot, FieldBallot):
-            found["field_agreement"] = poll.by_question([verdict.agreement for verdict in verdicts])
-        if self.weigh is not None:
-            found["weights"] = poll.weights()
-        if self.judge:
-            found["judged"] = sampler.was_judged
-        return found
+    def _so_far(self, poll: Poll[T], sampler: Sampler) -> dict[str, object]:
+        """Return what an error shall carry, counting also the samples of the round that failed."""
+        for index in sorted(sampler.drawn)[len(poll.casts) :]:
+            poll.add(self._read(sampler.drawn[index]))
+        return {"votes": sampler.texts, **poll.account(), **sampler.account()}
 
 
 @overload
@@ -193,7 +142,6 @@ def consensus(
     stop: StoppingRule | None = None,
     key: Key[str] | None = None,
     weigh: Weigh[str] | None = None,
-    judge: bool = False,
     quorum: int | None = None,
     providers: Sequence[LLMProvider] = (),
     one_request: bool = False,
@@ -213,7 +161,6 @@ def consensus(
     stop: StoppingRule | None = None,
     key: Key[T] | None = None,
     weigh: Weigh[T] | None = None,
-    judge: bool = False,
     quorum: int | None = None,
     providers: Sequence[LLMProvider] = (),
     one_request: bool = False,
@@ -232,7 +179,6 @@ def consensus(
     stop: StoppingRule | None = None,
     key: Key[Any] | None = None,
     weigh: Weigh[Any] | None = None,
-    judge: bool = False,
     quorum: int | None = None,
     providers: Sequence[LLMProvider] = (),
     one_request: bool = False,
@@ -262,9 +208,6 @@ def consensus(
         weigh: How much a sample counts, from 0 to 1, 0 for not at all: a function of a `Sample`.
             `ByProbability()` weighs by the endpoint's log-probabilities; a server that refuses to send them
             is asked without, and all samples weigh 1.
-        judge: One more call, at temperature 0, that picks the sample most consistent with the others, for
-            free text (Chen et al. 2023, "Universal Self-Consistency"); none if all samples say the same. With
-            a quorum in hand, a budget that ends before it leaves the majority.
         quorum: Answer if at least so many samples came back, even if others failed or the budget ended. None:
             the first failure that retries do not mend ends the vote.
         providers: Whom to ask in turn, sample by sample, in place of the run's provider.
@@ -287,44 +230,41 @@ def consensus(
         provider_costs (tuple of TokenUsage): With `providers`: what each has cost.
         field_agreement (mapping of str to float): With `by_field`: the winner's share for each field.
         weights (mapping of str to float): With `weigh`: the sum of weights by answer.
-        judged (bool): With `judge`: whether the judge was asked.
         votes (tuple of str): On an error: the samples drawn before it.
-        judge_answer (str): On an error of the judge: what it said.
-        judge_refusal (str): On an error: the judge's refusal, or `"content_filter"`, where it was that.
 
     Returns (on `run`):
         ConsensusFailedError: No sample voted, a unanimous vote has a difference, or the fields that won do
             not make a valid value.
-        EvaluationError: `weigh` raised or returned no weight, or the judge named no sample.
+        EvaluationError: `weigh` raised or returned no weight.
 
     Raises:
         TypeError: A setting is of the wrong type, or `output_type` is a type that msgspec does not decode.
         ValueError: A setting is out of range, the strategy is unknown, or settings exclude each other.
     """
-    return Consensus(
-        _ballot(output_type, by_field, key),
-        n,
-        VotingStrategy(strategy),
-        temperature,
-        max_tokens,
-        max_concurrency,
-        stop,
-        weigh,
-        judge,
-        quorum,
-        tuple(providers),
-        one_request,
-    )
-
-
-def _ballot(output_type: type[Any] | None, by_field: bool, key: Key[Any] | None) -> Ballot[Any]:
     check_flag("by_field", by_field)
     _check_function("key", key)
     if by_field and (output_type is None or key is not None):
         raise ValueError("by_field needs `output_type`, and takes no `key`: fields vote by their values")
+    ballot: Ballot[Any]
     if output_type is None:
-        return TextBallot(fold if key is None else key)
-    return FieldBallot(output_type) if by_field else ValueBallot(output_type, key)
+        ballot = TextBallot(fold if key is None else key)
+    else:
+        ballot = FieldBallot(output_type) if by_field else ValueBallot(output_type, key)
+    return Consensus(
+        ballot=ballot,
+        sampling=Sampling(
+            n=n,
+            temperature=temperature,
+            max_tokens=max_tokens,
+            max_concurrency=max_concurrency,
+            quorum=quorum,
+            providers=tuple(providers),
+            one_request=one_request,
+        ),
+        strategy=VotingStrategy(strategy),
+        stop=stop,
+        weigh=weigh,
+    )
 
 
 def _check_function(name: str, function: object) -> None:
@@ -333,64 +273,12 @@ def _check_function(name: str, function: object) -> None:
     if not callable(function):
         raise TypeError(f"{name} must be a function, not {type(function).__name__}")
     if iscoroutinefunction(function) or iscoroutinefunction(getattr(function, "__call__", None)):  # noqa: B004
-        raise TypeError(f"{name} must be a plain function: what an async one returns can not be awaited here")
-
-
-def _check_quorum(quorum: int | None, n: int) -> None:
-    if quorum is None:
-        return
-    check_count("quorum", quorum)
-    if quorum > n:
-        raise ValueError(f"quorum must be at most n, which is {n}, not {quorum}")
-
-
-def _check_rule(vote: Consensus[Any]) -> None:
-    rule = vote.stop
-    if not _is_rule(rule):
-        raise TypeError(f"stop must be a StoppingRule such as certain() or beta(), not {rule!r}")
-    if vote.strategy is VotingStrategy.UNANIMOUS and not isinstance(rule, Certain | None):
-        raise ValueError("a unanimous vote can stop early only with certain(), at the first difference")
-    if vote.weigh is not None and isinstance(rule, (Beta, Forecast)):
-        raise ValueError("beta() and forecast() count whole votes; a weighted vote can stop with certain()")
-    if vote.judge and (rule, vote.weigh, vote.strategy) != (None, None, VotingStrategy.MAJORITY):
-        raise ValueError("a judge sees all n samples: it takes no `stop`, no `weigh` and no unanimity")
-    if vote.judge and isinstance(vote.ballot, FieldBallot):
-        raise ValueError("a judge picks a whole answer; leave out by_field")
-
-
-def _is_rule(rule: object) -> bool:
-    return rule is None or (isinstance(rule, StoppingRule) and not isinstance(rule, type))
-
-
-def _until_a_difference(poll: Poll[Any]) -> int:
-    """Return the fewest samples after which a unanimous vote may have failed."""
-    return 0 if len(poll.wholes) > 1 else 2 - len(poll.wholes)
-
-
-def _standings(poll: Poll[Any], sampler: Sampler) -> Sequence[Standing]:
-    return poll.standings(sampler.drawable)
-
-
-def _account(poll: Poll[Any], sampler: Sampler) -> dict[str, object]:
-    account: dict[str, object] = {
-        "unique_responses": len(poll.wholes),
-        "tie_count": max([tally.ties for tally in poll.tallies]),
-        "vote_counts": poll.counts(),
-        "samples": len(sampler.drawn),
-        "saved": sampler.saved,
-        "rounds": sampler.rounds,
-        "abstentions": poll.abstentions,
-    }
-    if sampler.failures:
-        account["failures"] = sampler.noted_failures()
-    if sampler.costs:
-        account["provider_costs"] = sampler.costs
-    return account
+        raise TypeError(f"{name} must be a plain function: what an async one returns cannot be awaited here")
 
 
 def _why_nobody_won(poll: Poll[Any]) -> str:
-    if poll.wholes:
-        return f"the {len(poll.casts)} samples gave {len(poll.wholes)} different answers"
+    if poll.answers:
+        return f"the {len(poll.casts)} samples gave {len(poll.answers)} different answers"
     if poll.weightless:
         return (
             f"{poll.weightless} of {len(poll.casts)} samples were read, and all of them weigh nothing: "

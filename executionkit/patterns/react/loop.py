@@ -17,7 +17,7 @@ from executionkit.core.transcript import Rounds, Transcript, parted, transcript_
 from executionkit.core.usage import NO_USAGE
 from executionkit.errors import BudgetExhaustedError, InvalidOutputError, MaxIterationsError, StoppedError
 from executionkit.outcome import PatternResult
-from executionkit.patterns.react.protocols import Dialect, Manner, Turn, dialect_of
+from executionkit.patterns.react.protocols import Manner, Turn, dialect_of
 from executionkit.patterns.react.toolbox import CallRules, Toolbox
 from executionkit.provider import DEFAULT_MAX_TOKENS, Message, opening, user
 from executionkit.runtime.context import Context
@@ -144,11 +144,12 @@ class _Loop(Generic[T]):
         if self.rounds and is_last_call(self.context.left, self.last_cost):
             return None
         before = self.context.cost
-        outcome = await self.context.attempt(_Asking(self.dialect), await self.messages())
+        messages = await self.messages()
+        outcome = await self.context.attempt(lambda below: self.dialect.ask(below, messages))
         match outcome:
-            case Success(result):
+            case Success(turn):
                 self.last_cost = self.context.cost - before
-                return self.noted(result.value)
+                return self.noted(turn)
             case Failure(error):
                 if self.rounds and isinstance(error, BudgetExhaustedError):
                     return None
@@ -204,14 +205,16 @@ class _Loop(Generic[T]):
 
     async def last_turn(self) -> Turn:
         """Ask without tools; where the budget has no room for all the messages, with the last round only."""
-        asking = _Asking(self.dialect, with_tools=False)
-        outcome = await self.context.attempt(asking, await self.messages())
+        messages = await self.messages()
+        outcome = await self.context.attempt(
+            lambda below: self.dialect.ask(below, messages, with_tools=False)
+        )
         match outcome:
-            case Success(result):
-                return result.value
+            case Success(turn):
+                return turn
             case Failure(BudgetExhaustedError()):
                 last = [message for messages in self.later[-2:] for message in messages]
-                return await asking.dialect.ask(
+                return await self.dialect.ask(
                     self.context, [*self.head, self.prompt, *last], with_tools=False
                 )
             case Failure(error):
@@ -238,17 +241,6 @@ class _Loop(Generic[T]):
             text = "\n".join(map(json_text, [*self.summary, *dropped]))
             summary = await self.context.run(summarise, f"{_SUMMARISE}\n{text}")
             self.summary = [user(f"{_SUMMARY}\n{summary.value}")]
-
-
-class _Asking(Stage[list[Message], Turn], frozen=True):
-    """One turn, as a stage: so its failure can be had as a value."""
-
-    dialect: Dialect
-    with_tools: bool = True
-
-    @override
-    async def perform(self, value: list[Message], context: Context) -> PatternResult[Turn]:
-        return PatternResult(await self.dialect.ask(context, value, with_tools=self.with_tools))
 
 
 def _drop(rounds: Rounds, most: int, keep: int) -> list[Message]:

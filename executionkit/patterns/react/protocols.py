@@ -5,7 +5,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from executionkit.asking import JsonForm, complete_json
+from executionkit.core.dialect import JsonForm
 from executionkit.core.encoding import json_text
 from executionkit.core.observation import delimited
 from executionkit.patterns.react.text_protocol import (
@@ -16,7 +16,7 @@ from executionkit.patterns.react.text_protocol import (
     result_message,
     retold,
 )
-from executionkit.provider import LLMResponse, Message, ToolCall, supports_tools
+from executionkit.provider import LLMResponse, Message, ToolCall
 from executionkit.runtime.context import Context
 from executionkit.tools import Tool
 
@@ -78,7 +78,7 @@ class Dialect(Protocol):
 
 def dialect_of(context: Context, tools: Sequence[Tool], manner: Manner) -> Dialect:
     """Return the way to speak with the provider of `context`."""
-    if supports_tools(context.endpoint):
+    if context.provider.supports_tools:
         return _ByToolCalls(tools, manner)
     return _InJson(tools, manner)
 
@@ -134,14 +134,12 @@ class _InJson:
         self._calls = 0
 
     async def ask(self, context: Context, messages: list[Message], *, with_tools: bool = True) -> Turn:
-        asked = await complete_json(
-            context,
+        response = await context.complete(
             messages,
-            self._form if with_tools else self._last_form,
             temperature=self._manner.temperature,
             max_tokens=self._manner.max_tokens,
+            form=self._form if with_tools else self._last_form,
         )
-        response = asked.response
         message = {**response.extra, "role": "assistant", "content": response.content}
         reply = read_reply(response.content)
         if isinstance(reply, str):

@@ -16,7 +16,7 @@ from executionkit.core.observation import failed, shortened
 from executionkit.core.schema.validation import Rejected, parse_arguments
 from executionkit.events import ToolFinished, ToolStarted
 from executionkit.provider import ToolCall
-from executionkit.runtime.context import Context
+from executionkit.runtime.context import Context, span_below
 from executionkit.runtime.timeouts import finish_in_time
 from executionkit.tools import Tool, ToolError
 
@@ -55,13 +55,23 @@ class _Refused(msgspec.Struct, frozen=True):
 class Toolbox:
     """The tools of one run, and what has been made of them."""
 
-    __slots__ = ("_admitted", "_per_tool", "_rules", "_tools", "calls_made", "stopped", "truncated")
+    __slots__ = (
+        "_admitted",
+        "_per_tool",
+        "_rounds",
+        "_rules",
+        "_tools",
+        "calls_made",
+        "stopped",
+        "truncated",
+    )
 
     def __init__(self, tools: Sequence[Tool], rules: CallRules) -> None:
         self._tools = {tool.name: tool for tool in tools}
         self._rules = rules
         self._per_tool: Counter[str] = Counter()
         self._admitted = 0
+        self._rounds = 0
         self.calls_made: int = 0
         self.stopped: str | None = None
         self.truncated: int = 0
@@ -72,11 +82,13 @@ class Toolbox:
         Where the approval hook ends the loop no call of the round is made, and `stopped` says why.
         """
         self.calls_made += len(calls)
+        self._rounds += 1
+        number = self._rounds
         admitted = [self._admit(call) for call in calls]
         if self._rules.approve is not None:
             admitted = await self._all_approved(self._rules.approve, admitted, context)
         return await context.gather(
-            lambda index: self._observed(calls[index], admitted[index], context),
+            lambda index: self._observed(calls[index], admitted[index], context.part(number, index)),
             len(calls),
             self._rules.max_concurrency,
         )
@@ -129,7 +141,7 @@ class Toolbox:
                 return _Refused("Stopped", self.stopped)
 
     async def _observed(self, call: ToolCall, admitted: _Ready | _Refused, context: Context) -> str:
-        span = context.span()
+        span = span_below(context)
         if span is None:
             return self._shown((await self._result(admitted, context))[0])
         arguments = json_text(call.arguments) if span.content else None

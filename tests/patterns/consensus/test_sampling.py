@@ -7,7 +7,6 @@ import msgspec
 import pytest
 
 from executionkit import (
-    BudgetExhaustedError,
     ConsensusFailedError,
     EvaluationError,
     LLMResponse,
@@ -112,30 +111,12 @@ async def test_retries_are_not_samples() -> None:
     assert result_of(outcome).metadata["saved"] == 6
 
 
-async def test_a_judge_that_the_budget_does_not_reach_leaves_the_majority() -> None:
-    model = ScriptedProvider(["a", "b", "c", "a"])
-    budget = TokenUsage(llm_calls=4)
-    result = result_of(await consensus(4, quorum=3, judge=True).run(model, "?", max_cost=budget))
-    assert (result.value, result.metadata["judged"], result.cost.llm_calls) == ("a", False, 4)
-    without = ScriptedProvider(["a", "b", "c", "a"])
-    error = error_of(await consensus(4, judge=True).run(without, "?", max_cost=budget))
-    assert isinstance(error, BudgetExhaustedError)
-
-
-async def test_a_judge_with_a_quorum_is_asked_where_the_budget_lasts() -> None:
-    model = ScriptedProvider(["a", "b", "c", "Response 3"])
-    result = result_of(await consensus(3, quorum=2, judge=True).run(model, "?"))
-    assert (result.value, result.metadata["judged"]) == ("c", True)
-    failing = ScriptedProvider(["a", "b", "c", PermanentError("gone")])
-    assert isinstance(error_of(await consensus(3, quorum=2, judge=True).run(failing, "?")), PermanentError)
-
-
 # --- fields that a server refuses ---
 
 
 @pytest.mark.parametrize("quorum", [None, 1])
 async def test_one_sample_finds_out_which_form_a_server_takes(quorum: int | None) -> None:
-    refusal = PermanentError("no", metadata={"status": 400})
+    refusal = PermanentError("response_format is not supported", metadata={"status": 400})
     model = Model(
         lambda asked: refusal if "response_format" in asked.options else reply(INVOICE),
         ticks=lambda asked: 5,
@@ -148,7 +129,11 @@ async def test_one_sample_finds_out_which_form_a_server_takes(quorum: int | None
 
 async def test_each_provider_s_form_is_found_out() -> None:
     refuser = Model(
-        lambda asked: PermanentError("no") if "response_format" in asked.options else reply(INVOICE),
+        lambda asked: (
+            PermanentError("unknown field response_format")
+            if "response_format" in asked.options
+            else reply(INVOICE)
+        ),
         ticks=lambda asked: 5,
     )
     taker = Model(lambda asked: reply(INVOICE))
@@ -166,24 +151,26 @@ async def test_a_provider_that_says_what_it_takes_is_asked_for_all_at_once() -> 
     assert (model.calls, model.most_in_flight) == (4, 4)
 
 
-async def test_several_samples_are_asked_for_in_a_form_that_is_proven() -> None:
+async def test_one_request_finds_out_form_and_n_one_after_the_other() -> None:
     def answer(request: ScriptedRequest) -> LLMResponse:
         options = dict(request.options)
-        if options.get("response_format", {}).get("type") == "json_schema" or "n" in options:
-            raise PermanentError("no", metadata={"status": 400})
+        if options.get("response_format", {}).get("type") == "json_schema":
+            raise PermanentError("json_schema is not supported", metadata={"status": 400})
+        if "n" in options:
+            raise PermanentError("'n' must be 1", metadata={"status": 400})
         return choices(INVOICE)
 
     model = ScriptedProvider(answer)
     result_of(await consensus(5, output_type=Invoice, one_request=True).run(model, "?"))
     asked = [dict(request.options) for request in model.requests]
-    assert [options.get("n") for options in asked] == [None, None, 4, None, None, None, None]
-    assert asked[2]["response_format"] == {"type": "json_object"}
+    assert [options.get("n") for options in asked] == [5, 5, None, None, None, None, None]
+    assert {options["response_format"]["type"] for options in asked[1:]} == {"json_object"}
 
 
 async def test_typed_samples_in_one_request() -> None:
     model = ScriptedProvider(lambda request: choices(*[INVOICE] * dict(request.options).get("n", 1)))
     result = result_of(await consensus(5, output_type=Invoice, one_request=True).run(model, "?"))
-    assert (result.metadata["samples"], result.cost.llm_calls) == (5, 2)
+    assert (result.metadata["samples"], result.cost.llm_calls) == (5, 1)
 
 
 @pytest.mark.parametrize("status", [400, 422, None])
