@@ -11,6 +11,7 @@ from typing import Any, Final, Literal, TypeAlias
 import msgspec
 
 __all__ = [
+    "PLAIN",
     "REASONING_FIELDS",
     "Dialect",
     "JsonForm",
@@ -93,6 +94,12 @@ class Request(msgspec.Struct, frozen=True):
     options: Mapping[str, Any] = {}
     limit_name: str = ""
 
+    @property
+    def asks_for_text_only(self) -> bool:
+        """Whether nothing is asked for that servers spell or take differently."""
+        has_optional = self.form is not None or self.logprobs or self.n > 1
+        return not (has_optional or self.options or self.limit_name)
+
 
 class Dialect(msgspec.Struct, frozen=True, repr_omit_defaults=True, kw_only=True):
     """How a server wants a request said, and what it does not take.
@@ -128,6 +135,16 @@ class Dialect(msgspec.Struct, frozen=True, repr_omit_defaults=True, kw_only=True
     stream_usage: bool = True
     reasoning_field: str = "reasoning_content"
     echo_reasoning: bool = True
+
+    @property
+    def takes_messages_as_they_are(self) -> bool:
+        """Whether messages need no other spelling."""
+        has_own_reasoning = not self.echo_reasoning or self.reasoning_field != "reasoning_content"
+        return not (self.one_system_message or self.tool_ids != "any" or has_own_reasoning)
+
+
+PLAIN: Final = Dialect()
+"""OpenAI's own, as most servers speak it."""
 
 
 class Spelled(msgspec.Struct, frozen=True):
@@ -178,6 +195,8 @@ def spell(request: Request, dialect: Dialect, max_tokens: int | None) -> Spelled
     >>> spell(Request([], 0.7), Dialect(output_limit="max_completion_tokens"), 100).options
     {'max_completion_tokens': 100}
     """
+    if dialect is PLAIN and request.asks_for_text_only:
+        return Spelled(request.messages, request.temperature, max_tokens, request.tools, {})
     options = dict(request.options)
     if request.n > 1 and dialect.takes_n:
         options["n"] = request.n
@@ -206,9 +225,8 @@ def spelled_again(given: Spelled, dialect: Dialect) -> Spelled:
     if max_tokens is not None and dialect.output_limit != "max_tokens":
         options = {**options, dialect.output_limit: max_tokens}
         max_tokens = None
-    dropped = {name for name in options if _is_refused(name, options[name], dialect)}
-    if dropped:
-        options = {name: value for name, value in options.items() if name not in dropped}
+    if any(_is_refused(name, value, dialect) for name, value in options.items()):
+        options = {name: value for name, value in options.items() if not _is_refused(name, value, dialect)}
     return Spelled(
         _spelled_messages(given.messages, dialect),
         given.temperature if dialect.takes_temperature else None,
@@ -256,6 +274,8 @@ def _is_refused(name: str, value: object, dialect: Dialect) -> bool:
 
 
 def _spelled_messages(messages: list[Message], dialect: Dialect) -> list[Message]:
+    if dialect.takes_messages_as_they_are:
+        return messages
     if dialect.one_system_message:
         messages = _one_system_message(messages)
     if dialect.tool_ids == "nine":

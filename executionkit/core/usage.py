@@ -58,6 +58,14 @@ class TokenUsage(_Counts, frozen=True, kw_only=True):
     usd: Decimal | None = None
 
     @property
+    def has_more(self) -> bool:
+        """Whether it knows more than calls and tokens: parts of them, or money."""
+        return (
+            bool(self.cache_read_tokens or self.cache_write_tokens or self.reasoning_tokens)
+            or self.usd is not None
+        )
+
+    @property
     def total_tokens(self) -> int:
         """Input and output tokens together."""
         return self.input_tokens + self.output_tokens
@@ -194,6 +202,10 @@ class Reading(msgspec.Struct, frozen=True, repr_omit_defaults=True):
         """
         given = input_tokens if self.input_tokens is None else self.input_tokens
         taken = output_tokens if self.output_tokens is None else self.output_tokens
+        if self.usd is None and not (
+            self.cache_read_tokens or self.cache_write_tokens or self.reasoning_tokens
+        ):
+            return TokenUsage(given, taken, 1)
         cache_read = min(self.cache_read_tokens, given)
         return TokenUsage(
             given,

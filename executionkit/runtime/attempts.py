@@ -89,7 +89,7 @@ class Attempt:
         provider, deliver = self._provider, self._deliver
         # Copies for each attempt: a provider may well edit what it is handed.
         messages, tools = [*map(_copied, asked.messages)], asked.tools
-        options = {name: _copied(value) for name, value in asked.options.items()}
+        options = _copied(asked.options) if asked.options else {}
         if tools is not None:
             options["tools"] = [*map(_copied, tools)]
         stream = attribute(provider, "stream") if deliver is not None else None

@@ -10,10 +10,9 @@ import msgspec
 from msgspec.structs import replace
 
 from executionkit.core.budget import Refused
-from executionkit.core.dialect import Dialect, Request, ResponseFormat, asked_as, spell
+from executionkit.core.dialect import PLAIN, Dialect, Request, ResponseFormat, asked_as, spell
 from executionkit.core.encoding import json_text
 from executionkit.core.learning import Refusal, learn, names_another_cause, without_last_option
-from executionkit.core.retry_quota import RetryQuota
 from executionkit.core.usage import NO_USAGE, TokenUsage
 from executionkit.errors import (
     BudgetExhaustedError,
@@ -30,16 +29,17 @@ from executionkit.events import (
     AttemptStarted,
     CallFinished,
     CallStarted,
+    Path,
     TextDelta,
     WaitFinished,
     WaitStarted,
 )
-from executionkit.provider import LLMProvider, LLMResponse, shown_in
-from executionkit.retry import DEFAULT_RETRY, RetryConfig, retry_delay
+from executionkit.provider import LLMResponse
+from executionkit.retry import RetryConfig, retry_delay
 from executionkit.runtime.attempts import Attempt
-from executionkit.runtime.dialects import Memory, memory_of
-from executionkit.runtime.frame import Frame, attribute
-from executionkit.runtime.ledger import Payers, Reservation, reserve
+from executionkit.runtime.dialects import Endpoint, Memory, endpoint_of
+from executionkit.runtime.frame import Frame
+from executionkit.runtime.ledger import Account, Payers, Reservation, reserve, try_to_reserve
 from executionkit.runtime.open_call import OpenCall, call_under_way
 from executionkit.runtime.tracing import Span
 
@@ -71,6 +71,7 @@ class Completion:
     Args:
         frame: The stage that asks.
         request: What it asks for.
+        at: Where the call is below the stage, where it has a place of its own.
         stream: Whether to have the answer in pieces.
     """
 
@@ -84,19 +85,21 @@ class Completion:
         "_is_carried",
         "_lessons",
         "_ordinal",
+        "_payers",
         "_request",
         "_retries",
         "_span",
         "_stream",
     )
 
-    def __init__(self, frame: Frame, request: Request, *, stream: bool = False) -> None:
+    def __init__(self, frame: Frame, request: Request, *, at: Path = (), stream: bool = False) -> None:
         self._frame = frame
         self._request = request
         self._stream = stream
-        self._ordinal = frame.next_call()
-        self._span = None if frame.span is None else frame.span.below(frame.path)
-        self._dialect = Dialect()
+        self._ordinal = 0 if at else frame.next_call()
+        self._span = None if frame.span is None else frame.span.below((*frame.path, *at))
+        self._payers: Payers = frame.account.payers
+        self._dialect = PLAIN
         self._attempts = 0
         self._retries = 0
         self._cost: TokenUsage = NO_USAGE
@@ -113,126 +116,137 @@ class Completion:
             DeadlineExceededError: The run's time is over.
             LLMError: The last attempt failed.
         """
-        if self._span is None:
-            return await self._answer()
-        self._send_started(self._span)
+        member = self._member(None)
+        if self._span is not None:
+            return await self._traced(self._span, member)
+        if member.memory.has_proven(self._request):
+            return await self._attempt_until_answered(member)
+        return await self._prove(member)
+
+    async def _traced(self, span: Span, member: Endpoint) -> Answered:
+        self._send_started(span)
         try:
-            answered = await self._answer()
+            answered = await self._prove(member)
         except BaseException as error:
-            self._send_finished(self._span, None, type(error).__name__)
+            self._send_finished(span, None, type(error).__name__)
             raise
-        self._send_finished(self._span, answered.response, None)
+        self._send_finished(span, answered.response, None)
         return answered
 
-    async def _answer(self) -> Answered:
-        memory = memory_of(self._member(None))
+    async def _prove(self, member: Endpoint) -> Answered:
+        """Have one call of the run find out which of its fields the server takes, before the others go."""
+        memory, proofs = member.memory, self._frame.account.proofs
         if memory.has_proven(self._request):
-            return await self._attempt_until_answered()
-        # One call finds out which of its fields the server takes; the others wait for that.
-        proofs = self._frame.account.root.proofs
+            return await self._attempt_until_answered(member)
         proof = proofs.get(memory)
         if proof is not None:
             await proof.wait()
-            return await self._attempt_until_answered()
+            return await self._attempt_until_answered(member)
         proof = proofs[memory] = anyio.Event()
         try:
-            return await self._attempt_until_answered()
+            return await self._attempt_until_answered(member)
         finally:
             proof.set()
 
-    async def _attempt_until_answered(self) -> Answered:
+    async def _attempt_until_answered(self, member: Endpoint) -> Answered:
         failure: ExecutionKitError | None = None
         left_out: Dialect | None = None
         while True:
-            provider = self._member(failure)
-            memory = memory_of(provider)
+            if failure is not None:
+                member = self._member(failure)
+            memory = member.memory
             self._dialect = left_out or memory.dialect
-            reservation = await self._reserve(failure)
-            outcome = await self._attempt(provider, reservation, memory)
+            reservation = self._try_to_reserve(failure)
+            if not isinstance(reservation, Reservation):
+                reservation = await self._wait_to_reserve(reservation, failure)
+            outcome = await self._attempt(member, reservation)
             if isinstance(outcome, LLMResponse):
                 if left_out is None:
                     memory.note_taken(self._request, self._dialect)
-                if (quota := _quota_of(provider)) is not None and not self._is_carried:
-                    quota.refund()
+                if member.retry_quota is not None and not self._is_carried:
+                    member.retry_quota.refund()
                 return Answered(outcome, asked_as(self._request, self._dialect))
             failure = outcome
             if self._has_learned:
                 continue  # ask in the other way at once
-            refusal = _refusal_in(failure)
-            if refusal is not None and not self._has_left_out and not names_another_cause(refusal):
-                self._has_left_out = True
-                left_out = without_last_option(self._dialect, self._request)
-                if left_out is not None:
-                    continue
+            left_out = self._without_an_option(failure)
+            if left_out is not None:
+                continue
             self._retries += 1
-            await self._back_off(provider, failure)
+            await self._back_off(member, failure)
             if self._request.n > 1 and not memory.has_proven_n and "status" in failure.metadata:
                 # Some servers refuse `n` with a 5xx; what they do not send is asked for one by one.
                 left_out = replace(self._dialect, takes_n=False)
 
-    def _member(self, failure: ExecutionKitError | None) -> LLMProvider:
-        """Return whom to ask: the provider, or the one that it chooses for this attempt."""
-        choose = attribute(self._frame.provider, "choose")
-        return choose(failure) if callable(choose) else self._frame.provider
+    def _without_an_option(self, failure: ExecutionKitError) -> Dialect | None:
+        """Return the dialect for one more try where a refusal names nothing, once a call."""
+        refusal = _refusal_in(failure)
+        if refusal is None or self._has_left_out or names_another_cause(refusal):
+            return None
+        self._has_left_out = True
+        return without_last_option(self._dialect, self._request)
 
-    async def _reserve(self, failure: ExecutionKitError | None) -> Reservation:
+    def _member(self, failure: ExecutionKitError | None) -> Endpoint:
+        """Return whom to ask: the provider, or the one that it chooses for this attempt."""
+        endpoint = endpoint_of(self._frame.provider, self._frame.account)
+        if endpoint.choose is None:
+            return endpoint
+        return endpoint_of(endpoint.choose(failure), self._frame.account)
+
+    def _try_to_reserve(self, failure: ExecutionKitError | None) -> Reservation | Refused | Account:
+        """Reserve the next attempt where that is possible at once; else return why it is not."""
         if self._is_too_late(0):
             raise DeadlineExceededError("not sent: the run's deadline has passed") from failure
-        if self._frame.account.root.is_closed:
-            raise PermanentError("not sent: the run that this provider belongs to is over")
-        reservation = await self._reserved(self._payers())
-        if isinstance(reservation, Reservation):
-            return reservation
-        if reservation.is_halted and failure is not None:
-            raise failure
-        if reservation.is_halted:
-            raise BudgetExhaustedError("not sent: a call beside it has failed")
-        raise BudgetExhaustedError(
-            f"the budget does not allow another call: {reservation.reason}; raise max_cost or ask for less"
-        ) from failure
-
-    def _payers(self) -> Payers:
-        """Return who pays; where this is the call that a reservation was made for, it takes that one over."""
         account, under_way = self._frame.account, call_under_way.get()
-        if under_way is None or under_way.reservation.payers.all[-1] is not account.root:
-            return account.payers
-        lent = under_way.take_over()
-        if lent is None:
-            return account.payers
-        self._is_carried = True
-        lent.cancel()
-        return account.payers.joined(lent.payers)
+        self._payers = account.payers
+        if self._payers.all[-1].is_closed:
+            raise PermanentError("not sent: the run that this provider belongs to is over")
+        if under_way is not None and under_way.reservation.payers.all[-1] is self._payers.all[-1]:
+            lent = under_way.take_over()
+            if lent is not None:  # this is the call that it was made for
+                self._is_carried = True
+                lent.cancel()
+                self._payers = self._payers.joined(lent.payers)
+        return try_to_reserve(self._payers, self._request)
 
-    async def _reserved(self, payers: Payers) -> Reservation | Refused:
-        """Reserve the next attempt, and tell the trace where it has to wait for that."""
-        wait: Span | None = None
+    async def _wait_to_reserve(
+        self, first: Refused | Account, failure: ExecutionKitError | None
+    ) -> Reservation:
+        """Reserve the next attempt as soon as calls in flight have made room.
 
-        def on_wait() -> None:
-            nonlocal wait
-            if self._span is not None:
-                wait = self._span.below()
-                wait.send(WaitStarted, reason="budget")
-
+        Raises:
+            BudgetExhaustedError: They will not make enough.
+        """
+        wait = None if self._span is None or isinstance(first, Refused) else self._span.below()
+        if wait is not None:
+            wait.send(WaitStarted, reason="budget")
         try:
-            return await reserve(payers, self._request, on_wait)
+            decision = await reserve(self._payers, self._request)
         finally:
             if wait is not None:
                 wait.send(WaitFinished, reason="budget", duration=wait.duration)
+        if isinstance(decision, Reservation):
+            return decision
+        if decision.is_halted and failure is not None:
+            raise failure
+        if decision.is_halted:
+            raise BudgetExhaustedError("not sent: a call beside it has failed")
+        raise BudgetExhaustedError(
+            f"the budget does not allow another call: {decision.reason}; raise max_cost or ask for less"
+        ) from failure
 
-    async def _attempt(
-        self, provider: LLMProvider, reservation: Reservation, memory: Memory
-    ) -> LLMResponse | ExecutionKitError:
+    async def _attempt(self, member: Endpoint, reservation: Reservation) -> LLMResponse | ExecutionKitError:
         self._attempts += 1
         self._has_learned = False
-        span = self._send_attempt(provider, reservation)
-        attempt = Attempt(provider, partial(_send_delta, self._span) if self._stream else None)
+        span = None if self._span is None else self._send_attempt(self._span.below(), member, reservation)
+        attempt = Attempt(member.provider, partial(_send_delta, self._span) if self._stream else None)
         under_way = OpenCall(reservation, self._frame.settings.ends_at, span)
         token = call_under_way.set(under_way)
         try:
             response = await attempt.answer(spell(self._request, self._dialect, reservation.max_tokens))
         except Exception as error:
-            failure = _as_failure(error, self._retry(provider), attempt)
-            learned = self._learn(memory, failure)
+            failure = _as_failure(error, self._retry(member), attempt)
+            learned = self._learn(member.memory, failure)
             self._settled(span, reservation.abandon(failure.cost), failure=failure, learned=learned)
             return failure
         except BaseException as cancelled:
@@ -241,8 +255,9 @@ class Completion:
         finally:
             under_way.end()
             call_under_way.reset(token)
-        cost = reservation.settle(response.usage, shown_in(response))
-        self._settled(span, cost, finish_reason=response.finish_reason)
+        cost = reservation.settle(response.usage, response)
+        if span is not None:
+            self._settled(span, cost, finish_reason=response.finish_reason)
         return response
 
     def _learn(self, memory: Memory, failure: ExecutionKitError) -> tuple[str, ...]:
@@ -256,9 +271,9 @@ class Completion:
         self._lessons.extend(changed)
         return changed
 
-    async def _back_off(self, provider: LLMProvider, failure: ExecutionKitError) -> None:
-        delay = retry_delay(self._retry(provider), self._retries, failure)
-        if delay is None or self._is_carried or self._is_too_late(delay) or not _may_retry(provider, failure):
+    async def _back_off(self, member: Endpoint, failure: ExecutionKitError) -> None:
+        delay = retry_delay(self._retry(member), self._retries, failure)
+        if delay is None or self._is_carried or self._is_too_late(delay) or not _may_retry(member, failure):
             raise failure.stamped(failure.cost, {"attempts": self._attempts})
         if self._span is None:
             return await anyio.sleep(delay)
@@ -270,20 +285,21 @@ class Completion:
         finally:
             wait.send(WaitFinished, reason="back_off", duration=wait.duration)
 
-    def _retry(self, provider: LLMProvider) -> RetryConfig:
+    def _retry(self, member: Endpoint) -> RetryConfig:
         """Return the run's policy, or else the provider's own."""
-        own = attribute(provider, "retry")
-        return self._frame.settings.retry or (own if isinstance(own, RetryConfig) else DEFAULT_RETRY)
+        return self._frame.settings.retry or member.retry
 
     def _is_too_late(self, delay: float) -> bool:
         ends_at = self._frame.settings.ends_at
         return ends_at is not None and anyio.current_time() + delay >= ends_at
 
     def _send_started(self, span: Span) -> None:
+        endpoint = endpoint_of(self._frame.provider, self._frame.account)
         span.send(
             CallStarted,
             ordinal=self._ordinal,
-            **_named(self._frame.provider),
+            model=endpoint.model,
+            server=endpoint.server,
             max_tokens=self._request.max_tokens,
             choices=self._request.n,
             prompt=json_text(self._request.messages) if span.content else None,
@@ -301,15 +317,13 @@ class Completion:
             text=response.content if response is not None and span.content else None,
         )
 
-    def _send_attempt(self, provider: LLMProvider, reservation: Reservation) -> Span | None:
-        if self._span is None:
-            return None
-        span = self._span.below()
+    def _send_attempt(self, span: Span, member: Endpoint, reservation: Reservation) -> Span:
         span.send(
             AttemptStarted,
             attempt=self._attempts,
             max_tokens=reservation.max_tokens,
-            **_named(provider),
+            model=member.model,
+            server=member.server,
         )
         return span
 
@@ -352,23 +366,9 @@ def _refusal_in(failure: ExecutionKitError) -> Refusal | None:
     )
 
 
-def _quota_of(provider: object) -> RetryQuota | None:
-    quota = attribute(provider, "retry_quota")
-    return quota if isinstance(quota, RetryQuota) else None
-
-
-def _may_retry(provider: object, failure: ExecutionKitError) -> bool:
-    quota = _quota_of(provider)
+def _may_retry(member: Endpoint, failure: ExecutionKitError) -> bool:
+    quota = member.retry_quota
     return quota is None or quota.try_spend(throttled=isinstance(failure, RateLimitError))
-
-
-def _named(provider: object) -> dict[str, str | None]:
-    """Return the model and the host of a provider, where it names them."""
-    model, server = attribute(provider, "model"), attribute(provider, "server")
-    return {
-        "model": model if isinstance(model, str) else None,
-        "server": server if isinstance(server, str) else None,
-    }
 
 
 def _as_failure(error: Exception, retry: RetryConfig, attempt: Attempt) -> ExecutionKitError:

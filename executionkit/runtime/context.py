@@ -16,7 +16,7 @@ from executionkit.core.checks import check_count
 from executionkit.core.dialect import JsonForm, Request, limited
 from executionkit.core.usage import NO_USAGE, TokenUsage, sane_usage
 from executionkit.errors import ExecutionKitError, StageError, described
-from executionkit.events import StageFinished, StageStarted
+from executionkit.events import Path, StageFinished, StageStarted
 from executionkit.outcome import Outcome, PatternResult
 from executionkit.provider import LLMProvider, LLMResponse, Message, ToolSpec, supports_tools
 from executionkit.runtime.completion import Answered, Completion
@@ -171,11 +171,12 @@ class Context:
         await checkpoint_if_cancelled()
         return Failure(frame.stamped(failure))
 
-    async def answer(self, request: Request, *, stream: bool = False) -> Answered:
+    async def answer(self, request: Request, *, at: Path = (), stream: bool = False) -> Answered:
         """Ask the model: within every budget above, with the run's retries, on the ledger.
 
         Args:
             request: What to ask for, in neutral words; the server's dialect says how it is said.
+            at: Where the call is below this stage, such as the number of a sample; with none it is the next.
             stream: Have the answer streamed where the provider can, its pieces sent to a trace that asked for
                 content. Once text was sent, a failure is not retried.
 
@@ -184,10 +185,7 @@ class Context:
             DeadlineExceededError: The run's time is over.
             LLMError: The last attempt failed.
         """
-        if request.max_tokens is not None:
-            check_count("max_tokens", request.max_tokens)
-        check_count("n", request.n)
-        return await Completion(self._frame, request, stream=stream).answer()
+        return await Completion(self._frame, request, at=at, stream=stream).answer()
 
     async def complete(
         self,
@@ -224,6 +222,9 @@ class Context:
         limit_name = ""
         if options:
             max_tokens, limit_name, options = limited(options, max_tokens)
+        if max_tokens is not None:
+            check_count("max_tokens", max_tokens)
+        check_count("n", n)
         request = Request(messages, temperature, max_tokens, tools, n, form, logprobs, options, limit_name)
         return (await self.answer(request, stream=stream)).response
 

@@ -1,15 +1,21 @@
 """What is remembered of each server: its dialect, and which optional fields it is known to take."""
 
+from collections.abc import Callable
 from typing import Final
 from weakref import WeakKeyDictionary
 
 from msgspec.structs import asdict, replace
 
-from executionkit.core.dialect import Dialect, Request, ResponseFormat
+from executionkit.core.dialect import PLAIN, Dialect, Request, ResponseFormat
 from executionkit.core.learning import optional_fields
+from executionkit.core.retry_quota import RetryQuota
+from executionkit.errors import ExecutionKitError
+from executionkit.provider import LLMProvider
+from executionkit.retry import DEFAULT_RETRY, RetryConfig
 from executionkit.runtime.frame import attribute
+from executionkit.runtime.ledger import Account
 
-__all__ = ["Memory", "memory_of"]
+__all__ = ["Endpoint", "Memory", "endpoint_of", "memory_of"]
 
 _FORMATS: Final[tuple[ResponseFormat, ...]] = ("json_schema", "json_object")
 _COLLECTIONS: Final = (tuple, list, frozenset, set)
@@ -72,6 +78,38 @@ def memory_of(provider: object) -> Memory:
     return memory
 
 
+class Endpoint:
+    """What a run knows of a provider; read once, for a look-up on a foreign object may be dear, or raise.
+
+    Args:
+        provider: The provider.
+    """
+
+    __slots__ = ("choose", "memory", "model", "provider", "retry", "retry_quota", "server")
+
+    def __init__(self, provider: LLMProvider) -> None:
+        self.provider: LLMProvider = provider
+        self.memory: Memory = memory_of(provider)
+        choose = attribute(provider, "choose")
+        self.choose: Callable[[ExecutionKitError | None], LLMProvider] | None = (
+            choose if callable(choose) else None
+        )
+        retry, quota = attribute(provider, "retry"), attribute(provider, "retry_quota")
+        self.retry: RetryConfig = retry if isinstance(retry, RetryConfig) else DEFAULT_RETRY
+        self.retry_quota: RetryQuota | None = quota if isinstance(quota, RetryQuota) else None
+        model, server = attribute(provider, "model"), attribute(provider, "server")
+        self.model: str | None = model if isinstance(model, str) else None
+        self.server: str | None = server if isinstance(server, str) else None
+
+
+def endpoint_of(provider: LLMProvider, account: Account) -> Endpoint:
+    """Return what the run that an account belongs to knows of a provider."""
+    found: Endpoint | None = account.endpoints.get(id(provider))
+    if found is None:
+        found = account.endpoints[id(provider)] = Endpoint(provider)
+    return found
+
+
 def _first_memory(provider: object) -> Memory:
     known = attribute(provider, "known_dialect")
     if isinstance(known, Dialect):
@@ -80,4 +118,4 @@ def _first_memory(provider: object) -> Memory:
     if isinstance(said, _COLLECTIONS):
         formats = tuple([form for form in _FORMATS if form in said])
         return Memory(Dialect(response_formats=formats), is_certain=True)
-    return Memory(Dialect(), is_certain=False)
+    return Memory(PLAIN, is_certain=False)

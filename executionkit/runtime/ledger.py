@@ -5,19 +5,19 @@ from its own up to the run's, with no `await` between asking and reserving; that
 under concurrency.
 """
 
-from collections.abc import Callable, Collection
-from typing import Final
+from typing import Any, Final
 
 import anyio
 import msgspec
 from anyio.lowlevel import checkpoint
+from msgspec.structs import replace
 
 from executionkit.core.budget import Ask, Refused, Wait, admit, estimate_input, left_of, tighter
 from executionkit.core.dialect import Request
-from executionkit.core.usage import NO_USAGE, Shown, TokenUsage, least_output, plausible, read_usage
-from executionkit.provider import DEFAULT_MAX_TOKENS, LLMResponse
+from executionkit.core.usage import NO_USAGE, TokenUsage, least_output, plausible, read_usage
+from executionkit.provider import DEFAULT_MAX_TOKENS, LLMResponse, shown_in
 
-__all__ = ["Account", "CostTracker", "Payers", "Reservation", "reserve"]
+__all__ = ["Account", "CostTracker", "Payers", "Reservation", "reserve", "try_to_reserve"]
 
 _SHORT_PROMPT: Final = 256
 """Estimated tokens below which a server's own overhead outweighs the error of the estimate."""
@@ -33,50 +33,62 @@ class CostTracker:
     TokenUsage(input_tokens=7, output_tokens=2, llm_calls=1)
     """
 
-    __slots__ = ("_spent",)
+    __slots__ = ("_calls", "_input", "_more", "_output")
 
     def __init__(self) -> None:
-        self._spent = NO_USAGE
+        self._calls = self._input = self._output = 0
+        self._more = NO_USAGE
+        """Parts of the tokens, and money: few calls have them."""
 
     def reserve_call(self) -> None:
         """Count a call that is about to be sent."""
-        self._spent += _ONE_CALL
+        self._calls += 1
 
     def record_without_call(self, response: LLMResponse) -> None:
         """Count the tokens of a call that `reserve_call` has counted already."""
-        self._spent += read_usage(response.usage).or_else(0, 0) - _ONE_CALL
+        self.settle_call(read_usage(response.usage).or_else(0, 0))
 
     def record(self, response: LLMResponse) -> None:
         """Count a call and its tokens."""
-        self.reserve_call()
-        self.record_without_call(response)
+        self.add_usage(read_usage(response.usage).or_else(0, 0))
 
     def add_tokens(self, input_tokens: int, output_tokens: int) -> None:
         """Count tokens."""
-        self._spent += TokenUsage(input_tokens, output_tokens)
+        self._input += input_tokens
+        self._output += output_tokens
 
     def add_usage(self, usage: TokenUsage) -> None:
         """Count calls, tokens and money that were added up elsewhere."""
-        self._spent += usage
+        self._calls += usage.llm_calls
+        self._input += usage.input_tokens
+        self._output += usage.output_tokens
+        if usage.has_more:
+            self._more += usage
+
+    def settle_call(self, cost: TokenUsage) -> None:
+        """Count what a call cost that `reserve_call` has counted already; no call where it was not sent."""
+        self.add_usage(cost)
+        self._calls -= 1
 
     def to_usage(self) -> TokenUsage:
         """Return what has been counted."""
-        return self._spent
+        if self._more is NO_USAGE:
+            return TokenUsage(self._input, self._output, self._calls)
+        return replace(
+            self._more, input_tokens=self._input, output_tokens=self._output, llm_calls=self._calls
+        )
 
     snapshot = to_usage
 
     @property
     def call_count(self) -> int:
         """Calls counted."""
-        return self._spent.llm_calls
+        return self._calls
 
     @property
     def total_tokens(self) -> int:
         """Tokens counted, both ways."""
-        return self._spent.total_tokens
-
-
-_ONE_CALL: Final = TokenUsage(llm_calls=1)
+        return self._input + self._output
 
 
 class Account:
@@ -94,6 +106,7 @@ class Account:
         "_input_overhead",
         "_input_scale",
         "_limit",
+        "endpoints",
         "halts",
         "is_closed",
         "payers",
@@ -119,6 +132,8 @@ class Account:
         """How many groups of parallel calls below this account have failed and not ended yet."""
         self.is_closed: bool = False
         """Whether the run is over: nothing is bought any more."""
+        self.endpoints: dict[int, Any] = {} if parent is None else parent.endpoints
+        """What the run knows of each provider that it asks, by the provider's id."""
         self.proofs: dict[object, anyio.Event] = {} if parent is None else parent.proofs
         """For each server of the run, the end of the call that finds out which fields it takes."""
         self.unreported: int = 0
@@ -216,38 +231,24 @@ class Payers(msgspec.Struct, frozen=True):
         return Payers(tuple(every), tuple(dict.fromkeys([*self.limited, *others.limited])))
 
 
-async def reserve(
-    payers: Payers, request: Request, on_wait: Callable[[], None] | None = None
-) -> "Reservation | Refused":
-    """Reserve a call with everybody who pays, waiting while a call in flight may make room.
+def try_to_reserve(payers: Payers, request: Request) -> "Reservation | Refused | Account":
+    """Reserve a call with everybody who pays.
 
     Args:
         payers: Who pays.
         request: What is to be sent.
-        on_wait: Called once, before the first wait.
+
+    Returns:
+        The reservation, why there is none, or the account whose next settlement may change that.
     """
-    estimate = estimate_input(request.messages, request.tools) if payers.limited else 0
-    while True:
-        decision = _try_to_reserve(payers, request, estimate)
-        if isinstance(decision, Reservation):
-            return decision
-        if isinstance(decision, Refused):
-            await checkpoint()  # who asks again and again gives others a turn, and deadlines theirs
-            return decision
-        if on_wait is not None:
-            on_wait()
-            on_wait = None
-        await decision.settlement()
-
-
-def _try_to_reserve(payers: Payers, request: Request, estimate: int) -> "Reservation | Refused | Account":
-    """Return the reservation, why there is none, or the account whose next settlement may change that."""
+    run = payers.all[-1]
     for account in payers.all:
         if account.halts:
             return Refused("a call beside it has failed", is_halted=True)
     if not payers.limited:
         return Reservation(payers, request)
-    input_tokens = payers.all[-1].expected_input(estimate)
+    estimate = estimate_input(request.messages, request.tools)
+    input_tokens = run.expected_input(estimate)
     bounds = [bound for account in payers.limited if (bound := account.output_limit)]
     output_tokens = min([_most_output(request), *bounds])
     busy: Account | None = None
@@ -265,6 +266,18 @@ def _try_to_reserve(payers: Payers, request: Request, estimate: int) -> "Reserva
     if bounds:
         reservation.max_tokens = max(1, output_tokens // request.n)
     return reservation
+
+
+async def reserve(payers: Payers, request: Request) -> "Reservation | Refused":
+    """Reserve a call, waiting while a call in flight may make room; see `try_to_reserve`."""
+    while True:
+        decision = try_to_reserve(payers, request)
+        if isinstance(decision, Reservation):
+            return decision
+        if isinstance(decision, Refused):
+            await checkpoint()  # who asks again and again gives others a turn, and deadlines theirs
+            return decision
+        await decision.settlement()
 
 
 def _most_output(request: Request) -> int:
@@ -298,27 +311,30 @@ class Reservation:
         for account in payers.limited:
             account.hold(held_input, held_output)
 
-    def settle(self, reported: object, answers: Collection[Shown] = ()) -> TokenUsage:
+    def settle(self, reported: object, response: LLMResponse | None = None) -> TokenUsage:
         """Replace the reservation by the reported usage; a figure missing or absurd stays as reserved.
 
         Args:
             reported: The usage as it was reported, or a `TokenUsage`.
-            answers: What came back, where something did: a figure below what it proves is absurd too.
+            response: What came back, where something did: a figure below what it proves is absurd too.
 
         Returns:
             What the call is charged; nothing where it was settled before.
         """
         if not self._is_open:
             return NO_USAGE
-        reading = plausible(read_usage(reported), least_output(answers, self.max_tokens))
-        if not reading.is_complete:
-            for account in self.payers.all:
-                account.unreported += 1
+        reading = read_usage(reported)
+        # One answer proves one token at most, so that only a report of none has to be held against it.
+        if response is not None and (not reading.output_tokens or self._request.n > 1):
+            reading = plausible(reading, least_output(shown_in(response), self.max_tokens))
         if reading.input_tokens is not None and self._estimate:
             self.payers.all[-1].learn_input(self._estimate, reading.input_tokens)
+        if reading.is_complete:
+            return self._close(reading.or_else(0, 0))
+        for account in self.payers.all:
+            account.unreported += 1
         worst_input = self._held_input or estimate_input(self._request.messages, self._request.tools)
-        worst_output = self._held_output or _most_output(self._request)
-        return self._close(reading.or_else(worst_input, worst_output))
+        return self._close(reading.or_else(worst_input, self._held_output or _most_output(self._request)))
 
     def abandon(self, billed: object = NO_USAGE) -> TokenUsage:
         """Settle a call that gave no answer; `billed` is what the failure says it cost.
@@ -326,7 +342,7 @@ class Reservation:
         A figure that is absurd stays as reserved, as with an answer.
         """
         if billed == NO_USAGE or not isinstance(billed, TokenUsage):
-            return self._close(_ONE_CALL)
+            return self._close(TokenUsage(llm_calls=1))
         return self.settle(billed)
 
     def cancel(self) -> None:
@@ -338,9 +354,8 @@ class Reservation:
         if not self._is_open:
             return NO_USAGE
         self._is_open = False
-        beyond_the_call = cost - _ONE_CALL
         for account in self.payers.all:
-            account.spent.add_usage(beyond_the_call)
+            account.spent.settle_call(cost)
         for account in self.payers.limited:
             account.release(self._held_input, self._held_output)
         return cost

@@ -15,7 +15,7 @@ from typing_extensions import override
 from executionkit import compat
 from executionkit.core.budget import Refused, estimate_input
 from executionkit.core.dialect import Request
-from executionkit.core.usage import NO_USAGE, Shown, TokenUsage
+from executionkit.core.usage import NO_USAGE, TokenUsage
 from executionkit.errors import (
     BudgetExhaustedError,
     ExecutionKitError,
@@ -610,10 +610,12 @@ async def test_usage_that_cannot_be_settles_at_the_reservation(limit: TokenUsage
     account = Account(None, limit)
     nothing = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
     call = reserved(await reserve(account.payers, Request([user("x" * 40)], max_tokens=9)))
-    assert call.settle(nothing, [Shown(True, False)]) == account.cost == TokenUsage(15, 9, 1)
+    assert call.settle(nothing, LLMResponse("x")) == account.cost == TokenUsage(15, 9, 1)
     call = reserved(await reserve(account.payers, Request([user("x" * 40)], max_tokens=8, n=4)))
     one_of_four = {"prompt_tokens": 7, "completion_tokens": 8}
-    assert call.settle(one_of_four, [Shown(True, True)] * 4) == TokenUsage(7, 32, 1)
+    cut = {"message": {"content": "x"}, "finish_reason": "length"}
+    four = LLMResponse("x", finish_reason="length", raw={"choices": [cut] * 4})
+    assert call.settle(one_of_four, four) == TokenUsage(7, 32, 1)
     assert account.unreported == 2
 
 

@@ -178,11 +178,11 @@ class Sampler:
     async def _draw_surely(self, index: int) -> None:
         self._sent.add(index)
         try:
-            response = await self._ask(self._sources[self.source_of(index)].part(index), 1)
+            answered = await self._sources[self.source_of(index)].answer(self._request, at=(index,))
         except BudgetExhaustedError as error:
             self._note_unsent(index, error)
             raise
-        self._keep([index], response)
+        self._keep([index], answered.response)
 
     async def _draw_if_possible(self, index: int) -> None:
         if self.is_over:
