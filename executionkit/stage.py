@@ -5,13 +5,13 @@ make its settings fields, check them in `__post_init__` and implement `perform`.
 """
 
 from abc import ABCMeta, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, Generic, TypeVar, cast, final
+from typing import Any, Generic, Self, TypeVar, cast, final
 
 import msgspec
 from returns.result import Failure, Success
-from typing_extensions import override
+from typing_extensions import TypeIs, override
 
 from executionkit.core.usage import NO_USAGE, TokenUsage, checked_budget
 from executionkit.errors import ExecutionKitError, described
@@ -60,6 +60,46 @@ class Stage(
     def name(self) -> str:
         """What traces and messages call this stage."""
         return type(self).__name__
+
+    def parts(self) -> "dict[str, Stage[Any, Any]]":
+        """Return the stages within this one by name: a field that holds one, or `field.0`, `field.1`, ...
+
+        >>> from executionkit import complete, consensus
+        >>> list((complete() >> consensus(3)).parts())
+        ['stages.0', 'stages.1']
+        """
+        found: dict[str, Stage[Any, Any]] = {}
+        for field in self.__struct_fields__:
+            held: object = getattr(self, field)
+            if isinstance(held, Stage):
+                found[field] = held
+            elif _are_stages(held):
+                found.update((f"{field}.{index}", stage) for index, stage in enumerate(held))
+        return found
+
+    def settings(self) -> dict[str, Any]:
+        """Return the fields that hold no stage, by name. With `parts` they tell all of it; see `rebuilt`."""
+        fields = {field: getattr(self, field) for field in self.__struct_fields__}
+        return {
+            field: held
+            for field, held in fields.items()
+            if not (isinstance(held, Stage) or _are_stages(held))
+        }
+
+    @classmethod
+    def rebuilt(cls, settings: Mapping[str, Any], parts: "Mapping[str, Stage[Any, Any]]") -> Self:
+        """Return a stage of this class from what `settings` and `parts` of one return.
+
+        >>> from executionkit import complete
+        >>> stage = complete() & complete(max_tokens=9)
+        >>> type(stage).rebuilt(stage.settings(), stage.parts()) == stage
+        True
+        """
+        fields: dict[str, Any] = dict(settings)
+        for name, part in parts.items():
+            field, dot, _ = name.partition(".")
+            fields[field] = (*fields.get(field, ()), part) if dot else part
+        return cls(**fields)
 
     @final
     async def run(
@@ -333,6 +373,14 @@ def identity(_of: type[T], /) -> Stage[T, T]:
     True
     """
     return Pipeline(())
+
+
+def _are_stages(held: object) -> "TypeIs[tuple[Stage[Any, Any], ...]]":
+    return (
+        isinstance(held, tuple)
+        and bool(held)
+        and all(isinstance(item, Stage) for item in cast("tuple[object, ...]", held))
+    )
 
 
 def _is_stage(operand: object) -> bool:

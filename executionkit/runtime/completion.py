@@ -85,6 +85,7 @@ class Completion:
         "_is_carried",
         "_lessons",
         "_ordinal",
+        "_path",
         "_payers",
         "_request",
         "_retries",
@@ -97,7 +98,8 @@ class Completion:
         self._request = request
         self._stream = stream
         self._ordinal = 0 if at else frame.next_call()
-        self._span = None if frame.span is None else frame.span.below((*frame.path, *at))
+        self._path: Path = (*frame.path, *at) if at else frame.path
+        self._span = None if frame.span is None else frame.span.below(self._path)
         self._payers: Payers = frame.account.payers
         self._dialect = PLAIN
         self._attempts = 0
@@ -240,7 +242,8 @@ class Completion:
         self._has_learned = False
         span = None if self._span is None else self._send_attempt(self._span.below(), member, reservation)
         attempt = Attempt(member.provider, partial(_send_delta, self._span) if self._stream else None)
-        under_way = OpenCall(reservation, self._frame.settings.ends_at, span)
+        place = (self._path, self._ordinal)
+        under_way = OpenCall(reservation, place, self._frame.settings.ends_at, span)
         token = call_under_way.set(under_way)
         try:
             response = await attempt.answer(spell(self._request, self._dialect, reservation.max_tokens))

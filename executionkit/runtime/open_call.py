@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Final
 
-from executionkit.events import WaitFinished, WaitReason, WaitStarted
+from executionkit.events import Path, WaitFinished, WaitReason, WaitStarted
 from executionkit.runtime.ledger import Reservation
 from executionkit.runtime.tracing import Span
 
@@ -21,14 +21,18 @@ class OpenCall:
 
     Args:
         reservation: What the attempt holds.
+        place: The path and the ordinal of the logical call.
         ends_at: The event loop's time at which the run is over; None where it has no deadline.
         span: The attempt in the trace; None where nobody traces.
     """
 
-    __slots__ = ("_ends_at", "_is_over", "_is_taken", "_span", "reservation")
+    __slots__ = ("_ends_at", "_is_over", "_is_taken", "_span", "place", "reservation")
 
-    def __init__(self, reservation: Reservation, ends_at: float | None, span: Span | None) -> None:
+    def __init__(
+        self, reservation: Reservation, place: tuple[Path, int], ends_at: float | None, span: Span | None
+    ) -> None:
         self.reservation: Reservation = reservation
+        self.place: tuple[Path, int] = place
         self._ends_at = ends_at
         self._span = span
         self._is_over = False
