@@ -1,0 +1,344 @@
+"""Who pays where foreign code sits between a run and its model: each attempt once, and none for nothing."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import anyio
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from executionkit import (
+    BudgetExhaustedError,
+    LLMResponse,
+    PatternResult,
+    PermanentError,
+    ProviderError,
+    RetryConfig,
+    Stage,
+    TokenUsage,
+    complete,
+    consensus,
+    refine,
+    step,
+)
+from executionkit.core.retry_quota import RetryQuota
+from executionkit.core.usage import NO_USAGE
+from executionkit.provider import LLMProvider, Message, user
+from executionkit.runtime.context import Context
+from tests.doubles import AT_ONCE, Asked, Model, error_of, reply, result_of, soon
+
+pytestmark = pytest.mark.anyio
+
+Wrap = Callable[[LLMProvider, list[Message], dict[str, Any]], Awaitable[LLMResponse]]
+
+
+class Wrapper:
+    """A provider made of another one and a function of it."""
+
+    supports_tools = True
+
+    def __init__(self, wrapped: LLMProvider, work: Wrap) -> None:
+        self.wrapped = wrapped
+        self.work = work
+
+    async def complete(self, messages: list[Message], **kwargs: Any) -> LLMResponse:
+        return await self.work(self.wrapped, messages, kwargs)
+
+
+class Within(Stage[str, str], frozen=True):
+    """Runs a stage with a wrapper of the run's own provider."""
+
+    work: Wrap
+    stage: Stage[str, str] = complete(max_tokens=100)
+
+    async def perform(self, value: str, context: Context) -> PatternResult[str]:
+        return await context.run(self.stage.using(Wrapper(context.provider, self.work)), value)
+
+
+async def hedged(wrapped: LLMProvider, messages: list[Message], kwargs: dict[str, Any]) -> LLMResponse:
+    """Ask three times at once and take the first answer."""
+    answers: list[LLMResponse] = []
+
+    async def ask() -> None:
+        try:
+            answers.append(await wrapped.complete(messages, **kwargs))
+        except BudgetExhaustedError:
+            return
+
+    async with anyio.create_task_group() as group:
+        for _ in range(3):
+            group.start_soon(ask)
+    return answers[0]
+
+
+async def twice(wrapped: LLMProvider, messages: list[Message], kwargs: dict[str, Any]) -> LLMResponse:
+    await wrapped.complete(messages, **kwargs)
+    return await wrapped.complete(messages, **kwargs)
+
+
+@pytest.mark.parametrize("calls", [1, 2, 3, 5])
+async def test_a_hedge_buys_no_more_than_the_budget_has(calls: int) -> None:
+    model = Model(ticks=lambda asked: 3)
+    result = result_of(await Within(hedged).run(model, "?", max_cost=TokenUsage(llm_calls=calls)))
+    assert model.calls == result.cost.llm_calls == min(calls, 3)
+
+
+@pytest.mark.parametrize("n", [2, 5])
+async def test_a_vote_over_hedges_holds_its_budget(n: int) -> None:
+    model = Model(ticks=lambda asked: 2)
+    budget = TokenUsage(llm_calls=n + 1)
+    outcome = await Within(hedged, consensus(n)).run(model, "?", max_cost=budget)
+    assert model.calls <= n + 1
+    spent = outcome.unwrap().cost if type(outcome).__name__ == "Success" else outcome.failure().cost
+    assert spent.llm_calls == model.calls
+
+
+async def test_a_wrapper_that_asks_twice_does_not_wait_for_itself() -> None:
+    model = Model(lambda asked: reply("x", 1, 100))
+    outcome = await soon(Within(twice).run(model, "?", max_cost=TokenUsage(output_tokens=300)))
+    assert (result_of(outcome).cost, model.calls) == (TokenUsage(2, 200, 2), 2)
+    tight = await soon(Within(twice).run(Model(lambda asked: reply("x", 1, 100)), "?",
+                                         max_cost=TokenUsage(output_tokens=100)))  # fmt: skip
+    assert isinstance(error_of(tight), BudgetExhaustedError)
+    assert error_of(tight).cost == TokenUsage(1, 100, 1)
+
+
+async def test_a_task_left_behind_pays_for_itself_and_nothing_once_the_run_is_over() -> None:
+    model = Model(ticks=lambda asked: 1)
+    caught: list[BaseException] = []
+    over = anyio.Event()
+
+    async with anyio.create_task_group() as group:
+
+        async def later(wrapped: LLMProvider, messages: list[Message], kwargs: dict[str, Any]) -> None:
+            await over.wait()
+            try:
+                await wrapped.complete(messages, **kwargs)
+            except PermanentError as error:
+                caught.append(error)
+
+        async def leaving(
+            wrapped: LLMProvider, messages: list[Message], kwargs: dict[str, Any]
+        ) -> LLMResponse:
+            group.start_soon(later, wrapped, messages, kwargs)
+            return await wrapped.complete(messages, **kwargs)
+
+        result = result_of(await Within(leaving).run(model, "?"))
+        over.set()
+    assert (result.cost.llm_calls, model.calls) == (1, 1)
+    assert "the run that this provider belongs to is over" in str(caught[0])
+
+
+async def test_each_attempt_of_a_stage_bound_to_the_metered_provider_is_billed_once() -> None:
+    quota = RetryQuota()
+
+    class Failing(Model):
+        retry_quota = quota
+
+    failure = ProviderError("busy", cost=TokenUsage(100, 25, 1))
+    model = Failing(lambda asked: failure)
+
+    class Bound(Stage[str, str], frozen=True):
+        async def perform(self, value: str, context: Context) -> PatternResult[str]:
+            return await context.run(complete().using(context.provider), value)
+
+    retry = RetryConfig(max_retries=3, base_delay=0.0)
+    error = error_of(await Bound().run(model, "?", retry=retry))
+    assert (model.calls, error.cost) == (4, TokenUsage(400, 100, 4))
+    assert error.metadata["attempts"] == 4
+    assert quota.tokens < 500
+
+
+@pytest.mark.parametrize(
+    "spelled",
+    [
+        {"max_completion_tokens": 50_000},
+        {"max_tokens": 50_000},
+        {"max_output_tokens": 50_000},
+        {"max_new_tokens": 50_000},
+        {"num_predict": 50_000},
+        {"max_tokens": 5, "max_completion_tokens": 50_000},
+        {},
+    ],
+    ids=str,
+)
+async def test_every_spelling_of_the_output_limit_is_held_to_the_budget(spelled: dict[str, int]) -> None:
+    async def evaluate(text: str, provider: LLMProvider) -> float:
+        await provider.complete([user("rate")], **spelled)  # type: ignore[arg-type]  # whatever callers write
+        return 1.0
+
+    async def raising(wrapped: LLMProvider, messages: list[Message], kwargs: dict[str, Any]) -> LLMResponse:
+        return await wrapped.complete(messages, **{**kwargs, **spelled})
+
+    model = Model(lambda asked: reply("x", 1, 1))
+    budget = TokenUsage(output_tokens=100)
+    result_of(await refine(evaluate, max_tokens=40).run(model, "?", max_cost=budget))
+    result_of(await Within(raising).run(model, "?", max_cost=budget))
+    assert model.calls == 3
+    for asked in model.asked:
+        limits = [asked.max_tokens, *[value for name, value in asked.options.items() if name in {
+            "max_completion_tokens", "max_output_tokens", "max_new_tokens", "num_predict"}]]  # fmt: skip
+        assert any(limit is not None for limit in limits)
+        assert all(limit <= 100 for limit in limits if limit is not None)
+
+
+class Nasty(dict[str, int]):
+    def get(self, *_: object) -> Any:
+        raise RuntimeError("no")
+
+    def keys(self) -> Any:
+        raise RuntimeError("no")
+
+
+async def test_usage_that_cannot_be_read_settles_at_the_reservation() -> None:
+    model = Model(lambda asked: LLMResponse("x", usage=Nasty(prompt_tokens=1)))
+    vote = consensus(3, max_tokens=50, max_concurrency=1)
+    result = result_of(await soon(vote.run(model, "?", max_cost=TokenUsage(output_tokens=200))))
+    assert (result.cost.output_tokens, result.metadata["usage_estimated"]) == (150, 3)
+
+
+async def test_no_attribute_of_a_provider_can_lose_an_answer() -> None:
+    class Odd:
+        async def complete(self, messages: list[Message], **kwargs: Any) -> LLMResponse:
+            return reply("paid")
+
+        def __getattr__(self, name: str) -> Any:
+            raise KeyError(name)
+
+    assert result_of(await complete(stream=True).run(Odd(), "?")).value == "paid"
+    assert result_of(await consensus(2).run(Odd(), "?")).value == "paid"
+
+
+async def test_a_metered_provider_is_refused_once_its_run_is_over() -> None:
+    kept: list[LLMProvider] = []
+
+    async def keep(provider: LLMProvider, prompt: str) -> PatternResult[str]:
+        kept.append(provider)
+        return PatternResult(prompt)
+
+    model = Model()
+    result_of(await step(keep).run(model, "?"))
+    with pytest.raises(PermanentError, match="is over"):
+        await kept[0].complete([user("more")])
+    assert error_of(await complete().run(kept[0], "more")).cost == NO_USAGE
+    assert model.calls == 0
+
+
+async def test_a_metered_provider_is_refused_in_another_event_loop() -> None:
+    found: list[BaseException] = []
+
+    async def elsewhere(provider: LLMProvider) -> None:
+        try:
+            await provider.complete([user("x")])
+        except RuntimeError as error:
+            found.append(error)
+
+    async def take(provider: LLMProvider, prompt: str) -> PatternResult[str]:
+        await anyio.to_thread.run_sync(lambda: anyio.run(elsewhere, provider))
+        return PatternResult(prompt)
+
+    model = Model()
+    result_of(await step(take).run(model, "?", max_cost=TokenUsage(llm_calls=1)))
+    assert "another event loop" in str(found[0])
+    assert model.calls == 0
+
+
+async def test_an_inner_gather_does_not_lift_the_halt_of_the_outer_one() -> None:
+    model = Model(lambda asked: ProviderError("down", retryable=False))
+    failed = anyio.Event()
+
+    class Nested(Stage[str, str], frozen=True):
+        async def perform(self, value: str, context: Context) -> PatternResult[str]:
+            async def work(index: int) -> None:
+                if index == 0:
+                    try:
+                        await context.complete([user("fails")])
+                    finally:
+                        failed.set()
+                with anyio.CancelScope(shield=True):
+                    await failed.wait()
+                    await anyio.sleep(0)
+                    await context.gather(lambda _: anyio.sleep(0), 2, 2)
+                    await context.complete([user("after the failure")])
+
+            await context.gather(work, 2, 2)
+            return PatternResult(value)
+
+    error_of(await Nested().run(model, "?"))
+    assert model.calls == 1
+
+
+async def test_a_refusal_gives_others_a_turn() -> None:
+    model = Model()
+    with anyio.move_on_after(0.2) as scope:
+
+        class Loop(Stage[str, str], frozen=True):
+            async def perform(self, value: str, context: Context) -> PatternResult[str]:
+                while True:
+                    await complete().run(context.provider, value)
+
+        await Loop().run(model, "?", max_cost=TokenUsage(llm_calls=1))
+    assert scope.cancelled_caught
+    assert model.calls == 1
+
+
+async def test_a_provider_that_edits_what_it_is_handed_edits_a_copy() -> None:
+    class Editor(Model):
+        async def complete(self, messages: list[Message], **kwargs: Any) -> LLMResponse:
+            response = await super().complete(messages, **kwargs)
+            for message in messages:
+                message["content"] = "edited"
+            messages.append({"role": "user", "content": "more"})
+            for held in kwargs.values():
+                if isinstance(held, dict):
+                    held.clear()
+                elif isinstance(held, list):
+                    held[0]["function"].clear()
+            return response
+
+    seen: list[object] = []
+
+    def answer(asked: Asked) -> object:
+        seen.append((str(asked.messages), str(asked.options), str(asked.tools)))
+        return ProviderError("again") if asked.number % 2 else reply('{"a": 1}')
+
+    result_of(await consensus(1, output_type=dict[str, int]).run(Editor(answer), "?", retry=AT_ONCE))
+    assert seen[0] == seen[1]
+
+
+FATES = st.lists(st.sampled_from(["pass", "twice", "hedge", "fail", "raise limit"]), min_size=1, max_size=4)
+
+
+@given(fates=FATES, calls=st.integers(1, 8), tokens=st.sampled_from([0, 120, 300, 700]), n=st.integers(1, 5))
+async def test_whatever_wrappers_do_the_budget_holds_and_the_cost_is_what_was_sent(
+    fates: list[str], calls: int, tokens: int, n: int
+) -> None:
+    async def work(wrapped: LLMProvider, messages: list[Message], kwargs: dict[str, Any]) -> LLMResponse:
+        fate = fates[model.calls % len(fates)]
+        if fate == "twice":
+            return await twice(wrapped, messages, kwargs)
+        if fate == "hedge":
+            return await hedged(wrapped, messages, kwargs)
+        if fate == "fail":
+            await wrapped.complete(messages, **kwargs)
+            raise OSError("after it was paid")
+        if fate == "raise limit":
+            return await wrapped.complete(messages, **{**kwargs, "max_tokens": 10_000})
+        return await wrapped.complete(messages, **kwargs)
+
+    spent = [0]
+
+    def answer(asked: Asked) -> object:
+        used = min(asked.max_tokens or 4096, 60)
+        spent[0] += used
+        return reply("x", 1, used)
+
+    model = Model(answer, ticks=lambda asked: asked.number % 3)
+    budget = TokenUsage(llm_calls=calls, output_tokens=tokens)
+    stage = Within(work, consensus(n, max_tokens=100, max_concurrency=3))
+    outcome = await soon(stage.run(model, "?", max_cost=budget, retry=AT_ONCE))
+    cost = outcome.unwrap().cost if type(outcome).__name__ == "Success" else outcome.failure().cost
+    assert cost == TokenUsage(model.calls, spent[0], model.calls)
+    assert model.calls <= calls
+    assert not tokens or spent[0] <= tokens
