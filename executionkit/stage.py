@@ -7,11 +7,11 @@ make its settings fields, check them in `__post_init__` and implement `perform`.
 from abc import ABCMeta, abstractmethod
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Generic, TypeVar, cast, final
+from typing import Any, Generic, TypeVar, cast, final, overload
 
 import msgspec
 from returns.result import Failure, Success
-from typing_extensions import override
+from typing_extensions import TypeForm, override
 
 from executionkit.core.usage import NO_USAGE, TokenUsage, checked_budget
 from executionkit.errors import ExecutionKitError, described
@@ -326,7 +326,11 @@ class Using(Stage[A, B], frozen=True):
         return await self.stage.perform(value, context.using(self.provider))
 
 
-def identity(_of: type[T], /) -> Stage[T, T]:
+@overload
+def identity(_of: type[T], /) -> Stage[T, T]: ...
+@overload
+def identity(_of: TypeForm[T], /) -> Stage[T, T]: ...
+def identity(_of: TypeForm[Any], /) -> Stage[Any, Any]:
     """Return the stage that hands its input on: the neutral element of `>>`.
 
     >>> identity(str) >> identity(str) == identity(str)

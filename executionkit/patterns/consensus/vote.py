@@ -4,7 +4,7 @@ from collections.abc import Callable, Hashable, Sequence
 from inspect import iscoroutinefunction
 from typing import Any, Generic, Literal, TypeAlias, TypeVar, overload
 
-from typing_extensions import override
+from typing_extensions import TypeForm, override
 
 from executionkit.asking import form_of
 from executionkit.core.checks import check_completion, check_count, check_flag
@@ -220,10 +220,30 @@ def consensus(
 ) -> Consensus[T]: ...
 
 
+@overload
 def consensus(
     n: int = 5,
     *,
-    output_type: type[Any] | None = None,
+    output_type: TypeForm[T],
+    by_field: bool = False,
+    strategy: Strategy = VotingStrategy.MAJORITY,
+    temperature: float | None = 0.9,
+    max_tokens: int = DEFAULT_MAX_TOKENS,
+    max_concurrency: int = 5,
+    stop: StoppingRule | None = None,
+    key: Key[T] | None = None,
+    weigh: Weigh[T] | None = None,
+    judge: bool = False,
+    quorum: int | None = None,
+    providers: Sequence[LLMProvider] = (),
+    one_request: bool = False,
+) -> Consensus[T]: ...
+
+
+def consensus(
+    n: int = 5,
+    *,
+    output_type: TypeForm[Any] | None = None,
     by_field: bool = False,
     strategy: Strategy = VotingStrategy.MAJORITY,
     temperature: float | None = 0.9,
@@ -317,7 +337,7 @@ def consensus(
     )
 
 
-def _ballot(output_type: type[Any] | None, by_field: bool, key: Key[Any] | None) -> Ballot[Any]:
+def _ballot(output_type: TypeForm[Any] | None, by_field: bool, key: Key[Any] | None) -> Ballot[Any]:
     check_flag("by_field", by_field)
     _check_function("key", key)
     if by_field and (output_type is None or key is not None):
