@@ -10,7 +10,6 @@ import pytest
 
 from executionkit import (
     DeadlineExceededError,
-    Event,
     LLMResponse,
     Message,
     PermanentError,
@@ -20,10 +19,9 @@ from executionkit import (
     Stage,
     TokenUsage,
     complete,
-    with_content,
 )
 from executionkit.core.retry_quota import RetryQuota
-from executionkit.events import CallFinished, CallStarted, RetryScheduled, TextDelta
+from executionkit.events import CallFinished, CallStarted, Event, RetryScheduled, TextDelta, with_content
 from executionkit.outcome import PatternResult
 from executionkit.runtime.context import Context
 from tests.doubles import error_of, result_of

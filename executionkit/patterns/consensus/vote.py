@@ -8,6 +8,7 @@ from typing_extensions import TypeForm, override
 
 from executionkit.asking import form_of
 from executionkit.core.checks import check_completion, check_count, check_flag
+from executionkit.core.facade import makes_stage
 from executionkit.core.judging import why_no_verdict
 from executionkit.core.refusals import noted_refusal
 from executionkit.core.voting.ballots import Ballot, Cast, FieldBallot, TextBallot, ValueBallot
@@ -240,6 +241,7 @@ def consensus(
 ) -> Consensus[T]: ...
 
 
+@makes_stage
 def consensus(
     n: int = 5,
     *,
@@ -278,7 +280,7 @@ def consensus(
             `StoppingRule`. A unanimous vote takes `certain()`, which then ends at the first difference; a
             weighted one takes no rule that counts whole votes (`beta()`, `forecast()`).
         key: What a sample says, for the vote: a function of the text, or of the value with `output_type`; see
-            `executionkit.core.voting.keys`. A sample abstains where it raises or returns None.
+            `executionkit.voting`. A sample abstains where it raises or returns None.
         weigh: How much a sample counts, from 0 to 1, 0 for not at all: a function of a `Sample`.
             `ByProbability()` weighs by the endpoint's log-probabilities; a server that refuses to send them
             is asked without, and all samples weigh 1.
