@@ -3,7 +3,8 @@
 Runs without a model: the provider is scripted, and does not fall for it.
 """
 
-from executionkit import Event, ScriptedProvider, ToolCall, react
+from executionkit import ScriptedProvider, ToolCall, react
+from executionkit.events import Event
 from executionkit.tools import ToolError, tool
 
 PAGES = {

@@ -6,9 +6,7 @@ Runs without a model: the provider is scripted.
 import msgspec
 from returns.result import Failure, Success
 
-from executionkit import ScriptedProvider, ToolCall, react
-from executionkit.patterns.structured import structured
-from executionkit.tools import tool
+from executionkit import ScriptedProvider, ToolCall, react, structured, tool
 
 
 class Invoice(msgspec.Struct):

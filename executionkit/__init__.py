@@ -7,7 +7,8 @@ cost, or the error and its cost. The specification's own functions, which raise,
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from executionkit.approval import Approve, Deny, Edit, Proposal, Stop
+    from returns.result import Failure, Success
+
     from executionkit.compat import (
         consensus_sync,
         pipe_sync,
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from executionkit.core.rate_limit import RateLimit
     from executionkit.core.transcript import Transcript
     from executionkit.core.usage import TokenUsage
-    from executionkit.core.voting.stopping import StoppingRule, beta, certain, forecast, unanimous_window
     from executionkit.core.voting.tally import VotingStrategy
     from executionkit.errors import (
         BudgetExhaustedError,
@@ -32,14 +32,12 @@ if TYPE_CHECKING:
         MaxIterationsError,
         PatternError,
         PermanentError,
-        ProviderClosedError,
         ProviderError,
         RateLimitError,
         StageError,
         StoppedError,
     )
-    from executionkit.events import Event, Trace, with_content
-    from executionkit.outcome import Outcome, PatternResult, as_outcome, is_failure, is_success
+    from executionkit.outcome import Outcome, PatternResult, as_outcome, as_result, is_failure, is_success
     from executionkit.patterns.complete import complete
     from executionkit.patterns.consensus import consensus, select
     from executionkit.patterns.react import react
@@ -64,21 +62,20 @@ if TYPE_CHECKING:
     from executionkit.stage import Stage, identity
     from executionkit.tools import Tool, ToolError, tool
 
+    __version__: str
+
 __all__ = [
     "DEFAULT_RETRY",
-    "Approve",
     "BudgetExhaustedError",
     "ConsensusFailedError",
     "Context",
     "CostTracker",
     "DeadlineExceededError",
-    "Deny",
-    "Edit",
     "Evaluation",
     "EvaluationError",
     "Evaluator",
-    "Event",
     "ExecutionKitError",
+    "Failure",
     "InvalidOutputError",
     "InvalidPromptError",
     "LLMError",
@@ -92,9 +89,7 @@ __all__ = [
     "PatternError",
     "PatternResult",
     "PermanentError",
-    "Proposal",
     "Provider",
-    "ProviderClosedError",
     "ProviderError",
     "RateLimit",
     "RateLimitError",
@@ -103,25 +98,21 @@ __all__ = [
     "Secret",
     "Stage",
     "StageError",
-    "Stop",
     "StoppedError",
-    "StoppingRule",
+    "Success",
     "TokenUsage",
     "Tool",
     "ToolCall",
     "ToolCallingProvider",
     "ToolError",
     "ToolSpec",
-    "Trace",
     "Transcript",
     "VotingStrategy",
     "as_outcome",
-    "beta",
-    "certain",
+    "as_result",
     "complete",
     "consensus",
     "consensus_sync",
-    "forecast",
     "identity",
     "is_failure",
     "is_success",
@@ -135,16 +126,12 @@ __all__ = [
     "structured",
     "structured_sync",
     "tool",
-    "unanimous_window",
-    "with_content",
 ]
 
 _HOMES = {
-    "approval": ("Approve", "Deny", "Edit", "Proposal", "Stop"),
     "compat": ("consensus_sync", "pipe_sync", "react_loop_sync", "refine_loop_sync", "structured_sync"),
     "runtime.context": ("Context", "MeteredProvider"),
     "core.rate_limit": ("RateLimit",),
-    "core.voting.stopping": ("StoppingRule", "beta", "certain", "forecast", "unanimous_window"),
     "core.transcript": ("Transcript",),
     "core.usage": ("TokenUsage",),
     "core.voting.tally": ("VotingStrategy",),
@@ -160,22 +147,27 @@ _HOMES = {
         "MaxIterationsError",
         "PatternError",
         "PermanentError",
-        "ProviderClosedError",
         "ProviderError",
         "RateLimitError",
         "StageError",
         "StoppedError",
     ),
-    "events": ("Event", "Trace", "with_content"),
     "runtime.ledger": ("CostTracker",),
-    "outcome": ("Outcome", "PatternResult", "as_outcome", "is_failure", "is_success"),
+    "outcome": ("Outcome", "PatternResult", "as_outcome", "as_result", "is_failure", "is_success"),
     "patterns.complete": ("complete",),
     "patterns.consensus": ("consensus", "select"),
     "patterns.react": ("react",),
     "patterns.refine": ("Evaluation", "Evaluator", "refine"),
     "patterns.step": ("step",),
     "patterns.structured": ("structured",),
-    "provider": ("LLMProvider", "LLMResponse", "Message", "ToolCall", "ToolCallingProvider", "ToolSpec"),
+    "provider": (
+        "LLMProvider",
+        "LLMResponse",
+        "Message",
+        "ToolCall",
+        "ToolCallingProvider",
+        "ToolSpec",
+    ),
     "providers.local": ("LocalProvider",),
     "providers.openai": ("Provider",),
     "providers.scripted": ("ScriptedProvider",),
@@ -186,19 +178,48 @@ _HOMES = {
 }
 """Which module each public name comes from."""
 
+_ELSEWHERE = {
+    "compat": ("pipe", "react_loop", "refine_loop"),
+    "approval": ("Approve", "Deny", "Edit", "Proposal", "Stop"),
+    "errors": ("ProviderClosedError",),
+    "events": ("Event", "Trace", "with_content"),
+    "voting": ("StoppingRule", "beta", "certain", "forecast", "unanimous_window"),
+}
+"""Names that one may well look for here, and the module that has them."""
+
 if not TYPE_CHECKING:  # the checkers see the imports above, and refuse names that are not there
 
     def __getattr__(name: str) -> object:
         """Load a public name when it is asked for: the import stays light whatever the library grows by."""
-        for home, names in _HOMES.items():
-            if name in names:
-                from importlib import import_module
+        from importlib import import_module
 
-                value = getattr(import_module(f"executionkit.{home}"), name)
-                globals()[name] = value
-                return value
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        if name == "__version__":
+            from importlib.metadata import version
+
+            value = version("executionkit")
+        elif name in ("Failure", "Success"):
+            value = getattr(import_module("returns.result"), name)
+        elif (home := _home_of(name, _HOMES)) is not None:
+            value = getattr(import_module(f"executionkit.{home}"), name)
+        elif (home := _home_of(name, _ELSEWHERE)) is not None:
+            # No AttributeError: `from executionkit import ...` would put a text of its own in its place.
+            raise ImportError(_direction(name, home), name=__name__)
+        else:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        globals()[name] = value
+        return value
 
     def __dir__() -> list[str]:
         """List the public names, loaded or not."""
         return sorted({*globals(), *__all__})
+
+
+def _home_of(name: str, homes: dict[str, tuple[str, ...]]) -> str | None:
+    return next((home for home, names in homes.items() if name in names), None)
+
+
+def _direction(name: str, home: str) -> str:
+    where = f"`{name}` is in executionkit.{home}: from executionkit.{home} import {name}"
+    return (
+        f"{where} (the package root has stages: consensus, refine, react, >>)" if home == "compat" else where
+    )

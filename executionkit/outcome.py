@@ -11,7 +11,7 @@ from executionkit.core.frozen import EMPTY, Metadata, freeze_mapping, hash_froze
 from executionkit.core.usage import NO_USAGE, TokenUsage
 from executionkit.errors import ExecutionKitError
 
-__all__ = ["Outcome", "PatternResult", "as_outcome", "is_failure", "is_success"]
+__all__ = ["Outcome", "PatternResult", "as_outcome", "as_result", "is_failure", "is_success"]
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -117,3 +117,12 @@ def as_outcome(result: Result[PatternResult[T], ExecutionKitError]) -> Outcome[T
             return Failure(error)
         case _:
             raise TypeError(f"expected a Success or a Failure, not {type(result).__name__}")
+
+
+def as_result(outcome: Outcome[T]) -> Result[PatternResult[T], ExecutionKitError]:
+    """Widen an outcome to the plain `Result` that it is, so that `.map`, `.alt` and `.value_or` are typed.
+
+    >>> as_result(Success(PatternResult("Paris"))).map(str).value_or("no answer")
+    'Paris'
+    """
+    return outcome

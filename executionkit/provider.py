@@ -1,8 +1,9 @@
 """What a provider is: one coroutine that takes messages and returns an `LLMResponse`. No effects here."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping
 from decimal import Decimal
-from typing import Any, Literal, Protocol, TypeAlias, cast, runtime_checkable
+from types import TracebackType
+from typing import Any, Literal, Protocol, Self, TypeAlias, cast, runtime_checkable
 
 import msgspec
 
@@ -18,6 +19,9 @@ __all__ = [
     "LLMProvider",
     "LLMResponse",
     "Message",
+    "Piece",
+    "Pieces",
+    "StreamingProvider",
     "ToolCall",
     "ToolCallingProvider",
     "ToolSpec",
@@ -161,7 +165,7 @@ class LLMResponse(msgspec.Struct, frozen=True):
 class LLMProvider(Protocol):
     """Anything that completes a chat. No inheritance is needed, only this shape."""
 
-    async def complete(
+    def complete(
         self,
         messages: list[Message],
         *,
@@ -169,7 +173,7 @@ class LLMProvider(Protocol):
         max_tokens: int | None = None,
         tools: list[ToolSpec] | None = None,
         **kwargs: Any,
-    ) -> LLMResponse:
+    ) -> Awaitable[LLMResponse]:
         """Return the model's answer to `messages`.
 
         Args:
@@ -190,7 +194,61 @@ class LLMProvider(Protocol):
 class ToolCallingProvider(LLMProvider, Protocol):
     """A provider whose models can call tools."""
 
-    supports_tools: Literal[True]
+    @property
+    def supports_tools(self) -> Literal[True]:
+        """True; an attribute, a class variable or a property."""
+        ...
+
+
+class Piece(Protocol):
+    """A piece of a streamed answer."""
+
+    @property
+    def text(self) -> str:
+        """What it adds to the text."""
+        ...
+
+
+class Pieces(Protocol):
+    """A streamed answer, as it comes in: an async context manager to iterate over."""
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None: ...
+
+    def __aiter__(self) -> AsyncIterator[Piece]: ...
+
+    @property
+    def cost(self) -> TokenUsage:
+        """What it has cost so far."""
+        ...
+
+    @property
+    def response(self) -> LLMResponse:
+        """The whole, once all pieces are there."""
+        ...
+
+
+@runtime_checkable
+class StreamingProvider(Protocol):
+    """A provider that can answer piece by piece; one that streams has `complete` as well.
+
+    `complete(stream=True)` asks such a provider in pieces, any other in one piece.
+    """
+
+    def stream(
+        self,
+        messages: list[Message],
+        *,
+        temperature: float | None = None,
+        max_tokens: int | None = None,
+        tools: list[ToolSpec] | None = None,
+        **kwargs: Any,
+    ) -> Pieces:
+        """Start an answer; the errors are those of `LLMProvider.complete`, raised by the iteration."""
+        ...
 
 
 def shown_in(response: LLMResponse) -> tuple[Shown, ...]:

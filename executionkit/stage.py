@@ -7,11 +7,11 @@ make its settings fields, check them in `__post_init__` and implement `perform`.
 from abc import ABCMeta, abstractmethod
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, Generic, Self, TypeVar, cast, final
+from typing import Any, Generic, Self, TypeVar, cast, final, overload
 
 import msgspec
 from returns.result import Failure, Success
-from typing_extensions import TypeIs, override
+from typing_extensions import TypeForm, TypeIs, override
 
 from executionkit.core.usage import NO_USAGE, TokenUsage, checked_budget
 from executionkit.errors import ExecutionKitError, described
@@ -366,7 +366,11 @@ class Using(Stage[A, B], frozen=True):
         return await self.stage.perform(value, using(context, self.provider))
 
 
-def identity(_of: type[T], /) -> Stage[T, T]:
+@overload
+def identity(_of: type[T], /) -> Stage[T, T]: ...
+@overload
+def identity(_of: TypeForm[T], /) -> Stage[T, T]: ...
+def identity(_of: TypeForm[Any], /) -> Stage[Any, Any]:
     """Return the stage that hands its input on: the neutral element of `>>`.
 
     >>> identity(str) >> identity(str) == identity(str)

@@ -77,6 +77,16 @@ def blocks(page: Path) -> Iterator[Block]:
         yield Block(page, line, found["language"], found["mark"] or "", dedent(found["text"]))
 
 
+_INNER = re.compile(r"\b(?:from|import) executionkit\.(?:core|runtime|patterns|providers|asking)\b")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_a_page_imports_what_is_public(page: Path) -> None:
+    # A file of the package itself, as the walk-through writes one, is held to import-linter instead.
+    shown = [block for block in blocks(page) if block.mark != "file"]
+    assert [block.line for block in shown if _INNER.search(block.text)] == []
+
+
 def code(block: Block) -> Any:
     """Compile a block so that a traceback shows the page and its line."""
     text = "\n" * (block.line - 1) + block.text

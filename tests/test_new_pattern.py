@@ -42,7 +42,7 @@ def export(path: Path) -> None:
     source = path.read_text(encoding="utf-8")
     for anchor, line in (
         (ANCHOR, f"    {FILES[EXPORTS]}"),
-        ('    "beta",\n', '    "best_of",\n'),
+        ('    "complete",\n', '    "best_of",\n'),
         ('    "patterns.complete": ("complete",),\n', '    "patterns.best_of": ("best_of",),\n'),
     ):
         assert source.count(anchor) == 1, anchor

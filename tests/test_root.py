@@ -4,9 +4,11 @@ import ast
 import subprocess
 import sys
 from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from returns.result import Failure, Success
 
 import executionkit
 
@@ -17,7 +19,7 @@ HEAVY = ["httpx", "h11", "httptools", "ssl", "rich", "jsonschema_rs", "xllamacpp
 def _seen_by_checkers() -> dict[str, str]:
     nodes = [node for node in ast.walk(ast.parse(ROOT.read_text())) if isinstance(node, ast.ImportFrom)]
     pairs = [(alias.name, node.module or "") for node in nodes for alias in node.names]
-    return {name: module for name, module in pairs if module.startswith("executionkit.")}
+    return {name: module for name, module in pairs if module.startswith(("executionkit.", "returns."))}
 
 
 def _loaded_after(statement: str) -> set[str]:
@@ -44,6 +46,44 @@ def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
         getattr(executionkit, "consensuss")  # noqa: B009
     with pytest.raises(AttributeError, match="no attribute 'refines'"):
         getattr(import_module("executionkit.compat"), "refines")  # noqa: B009
+
+
+@pytest.mark.parametrize("name", ["pipe", "refine_loop", "react_loop"])
+def test_a_function_of_the_facade_is_an_import_error_that_says_where_it_is(name: str) -> None:
+    with pytest.raises(ImportError) as caught:
+        exec(f"from executionkit import {name}")
+    message = str(caught.value)
+    assert "\n" not in message
+    assert f"from executionkit.compat import {name}" in message
+    exec(f"from executionkit.compat import {name}")
+
+
+MOVED = {
+    "approval": ["Approve", "Deny", "Edit", "Proposal", "Stop"],
+    "errors": ["ProviderClosedError"],
+    "events": ["Event", "Trace", "with_content"],
+    "voting": ["StoppingRule", "beta", "certain", "forecast", "unanimous_window"],
+}
+
+
+@pytest.mark.parametrize(("module", "name"), [(module, name) for module in MOVED for name in MOVED[module]])
+def test_a_name_that_has_a_module_of_its_topic_is_there_and_not_here(module: str, name: str) -> None:
+    assert name not in executionkit.__all__
+    with pytest.raises(ImportError, match=f"from executionkit.{module} import {name}"):
+        exec(f"from executionkit import {name}")
+    exec(f"from executionkit.{module} import {name}")
+
+
+def test_the_root_has_what_a_first_program_imports_and_little_more() -> None:
+    assert len(executionkit.__all__) <= 60
+    assert {"Failure", "Success", "as_outcome", "as_result"} <= set(executionkit.__all__)
+    assert executionkit.Success is Success
+    assert executionkit.Failure is Failure
+
+
+def test_the_version_is_that_of_the_distribution_and_is_read_when_it_is_asked_for() -> None:
+    assert executionkit.__version__ == version("executionkit")
+    assert "importlib.metadata" not in _loaded_after("import executionkit")
 
 
 def test_a_star_import_brings_every_name() -> None:

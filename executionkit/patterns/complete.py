@@ -3,6 +3,7 @@
 from typing_extensions import override
 
 from executionkit.core.checks import check_completion, check_flag
+from executionkit.core.facade import makes_stage
 from executionkit.core.refusals import noted_refusal
 from executionkit.outcome import PatternResult
 from executionkit.provider import DEFAULT_MAX_TOKENS, opening
@@ -35,6 +36,7 @@ class Complete(Stage[str, str], frozen=True):
         return PatternResult(response.content, metadata=metadata)
 
 
+@makes_stage
 def complete(
     *, temperature: float | None = None, max_tokens: int = DEFAULT_MAX_TOKENS, stream: bool = False
 ) -> Complete:

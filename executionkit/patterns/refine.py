@@ -9,6 +9,7 @@ from typing_extensions import override
 
 from executionkit.core.checks import check_completion, check_count, check_number
 from executionkit.core.convergence import Convergence, Refinement
+from executionkit.core.facade import makes_stage
 from executionkit.core.judging import improvement_prompt, judge_prompt, parse_rating, why_no_verdict
 from executionkit.core.refusals import noted_refusal
 from executionkit.errors import EvaluationError, wrapping
@@ -113,6 +114,7 @@ class Refine(Stage[str, str], frozen=True):
         return Evaluation(rating, response.content)
 
 
+@makes_stage
 def refine(
     evaluator: Evaluator | None = None,
     *,

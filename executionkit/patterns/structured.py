@@ -6,6 +6,7 @@ from typing_extensions import TypeForm, override
 
 from executionkit.core.checks import check_completion, check_count
 from executionkit.core.dialect import Request
+from executionkit.core.facade import makes_stage
 from executionkit.core.refusals import noted_refusal
 from executionkit.core.schema.answer import AnswerType, Decoded, answer_type, asking, complaint
 from executionkit.errors import InvalidOutputError
@@ -118,6 +119,7 @@ def structured(
     temperature: float | None = 0.0,
     max_tokens: int = DEFAULT_MAX_TOKENS,
 ) -> Structured[T]: ...
+@makes_stage
 def structured(
     output_type: object,
     *,

@@ -1,63 +1,14 @@
 """One attempt at a completion: in one piece, or streamed where that was asked for and the provider can."""
 
-from collections.abc import AsyncIterator, Callable
-from types import TracebackType
-from typing import Any, Protocol, Self, cast, runtime_checkable
+from collections.abc import Callable
+from typing import Any, cast
 
 from executionkit.core.dialect import Spelled
 from executionkit.core.usage import NO_USAGE, TokenUsage
-from executionkit.provider import LLMProvider, LLMResponse, Message, ToolSpec, checked_response
+from executionkit.provider import LLMProvider, LLMResponse, Pieces, checked_response
 from executionkit.runtime.frame import attribute
 
-__all__ = ["Attempt", "Piece", "Pieces", "StreamingProvider"]
-
-
-class Piece(Protocol):
-    """A piece of a streamed answer."""
-
-    @property
-    def text(self) -> str:
-        """What it adds to the text."""
-        ...
-
-
-class Pieces(Protocol):
-    """A streamed answer, as it comes in."""
-
-    async def __aenter__(self) -> Self: ...
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None: ...
-
-    def __aiter__(self) -> AsyncIterator[Piece]: ...
-
-    @property
-    def cost(self) -> TokenUsage:
-        """What it has cost so far."""
-        ...
-
-    @property
-    def response(self) -> LLMResponse:
-        """The whole, once all pieces are there."""
-        ...
-
-
-@runtime_checkable
-class StreamingProvider(Protocol):
-    """A provider that can answer piece by piece."""
-
-    def stream(
-        self,
-        messages: list[Message],
-        *,
-        temperature: float | None = None,
-        max_tokens: int | None = None,
-        tools: list[ToolSpec] | None = None,
-        **kwargs: Any,
-    ) -> Pieces:
-        """Start an answer; the errors are those of `LLMProvider.complete`, raised by the iteration."""
-        ...
+__all__ = ["Attempt"]
 
 
 class Attempt:

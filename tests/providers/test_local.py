@@ -7,7 +7,8 @@ from pathlib import Path
 import anyio
 import pytest
 
-from executionkit import PermanentError, ProviderClosedError, complete
+from executionkit import PermanentError, complete
+from executionkit.errors import ProviderClosedError
 from executionkit.provider import user
 from executionkit.providers import engine, local
 from executionkit.providers.local import LocalProvider

@@ -19,7 +19,6 @@ from executionkit import (
     Stage,
     TokenUsage,
     complete,
-    with_content,
 )
 from executionkit.core.retry_quota import RetryQuota
 from executionkit.events import (
@@ -31,6 +30,7 @@ from executionkit.events import (
     TextDelta,
     WaitFinished,
     WaitStarted,
+    with_content,
 )
 from executionkit.outcome import PatternResult
 from executionkit.runtime.context import Context

@@ -1,12 +1,13 @@
 """What `consensus` gives, by its `output_type`, `key`, `weigh` and `providers`. Read by both checkers, never run."""
 
 from collections.abc import Hashable, Sequence
-from typing import assert_type
+from typing import Any, Literal, TypeVar, assert_type
 
 import msgspec
 from returns.result import Failure, Success
+from typing_extensions import TypeForm
 
-from executionkit import ExecutionKitError, LLMProvider, Stage, complete, consensus
+from executionkit import ExecutionKitError, LLMProvider, Stage, complete, consensus, identity
 from executionkit.core.voting.keys import Choice, FinalAnswer, Key, LastNumber, json_value
 from executionkit.core.voting.samples import ByProbability, Sample
 from executionkit.core.voting.stopping import (
@@ -21,6 +22,9 @@ from executionkit.core.voting.stopping import (
 )
 from executionkit.core.voting.tally import Tally, Verdict, fold, tally_of
 from executionkit.patterns.consensus import Consensus
+from executionkit.patterns.structured import Structured, structured
+
+T = TypeVar("T")
 
 
 class Invoice(msgspec.Struct):
@@ -66,12 +70,36 @@ async def votes(provider: LLMProvider, others: Sequence[LLMProvider]) -> None:
     stage: Stage[str, Invoice] = consensus(output_type=Invoice)
     assert_type(stage.map(number_of), Stage[str, str | None])
     assert_type(complete() >> consensus(output_type=Invoice), Stage[str, Invoice])
+    assert_type(
+        consensus(output_type=Invoice | int, key=lambda answer: str(answer)), Consensus[Invoice | int]
+    )
+    assert_type(consensus(output_type=Literal["a", "b"]), Consensus[Literal["a", "b"]])
+    assert_type(
+        consensus(output_type=Literal["a", "b"] | Invoice | None),
+        Consensus[Literal["a", "b"] | Invoice | None],
+    )
+    assert_type(consensus(output_type=Invoice, key=lambda invoice: invoice.number), Consensus[Invoice])
+    assert_type(
+        consensus(output_type=list[Invoice], weigh=lambda sample: len(sample.value)), Consensus[list[Invoice]]
+    )
+    assert_type(complete() >> consensus(output_type=Invoice | None), Stage[str, Invoice | None])
     outcome = await consensus(output_type=Invoice).run(provider, "?")
     match outcome:
         case Success(result):
             assert_type(result.value, Invoice)
         case Failure(error):
             assert_type(error, ExecutionKitError)
+
+
+def of_any_type(kind: type[T], form: TypeForm[T], unknown: type[Any]) -> None:
+    """Hand a type on."""
+    assert_type(consensus(output_type=kind), Consensus[T])
+    assert_type(consensus(output_type=form), Consensus[T])
+    assert_type(structured(kind), Structured[T])
+    assert_type(structured(form), Structured[T])
+    assert_type(consensus(output_type=unknown), Consensus[Any])
+    assert_type(identity(kind), Stage[T, T])
+    assert_type(identity(form), Stage[T, T])
 
 
 def keys() -> list[Key]:

@@ -272,8 +272,8 @@ def wrong_votes(provider: LLMProvider) -> None:
     """Votes that make no sense."""
     consensus(stop="beta")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
     consensus(stop=certain)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
-    consensus(output_type="Invoice")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
-    consensus(output_type=int, key=str.casefold)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    consensus(output_type="Invoice")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    consensus(output_type=int, key=str.casefold)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType, reportCallIssue]
     consensus(by_field=True)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
     consensus(weigh=len)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     consensus(providers=provider)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]

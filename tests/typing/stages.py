@@ -81,6 +81,8 @@ def pipelines(provider: LLMProvider) -> None:
     assert_type(identity(str) >> Count(), Stage[str, int])
     assert_type(Count() >> identity(int), Stage[str, int])
     assert_type(identity(str), Stage[str, str])
+    assert_type(identity(City | int), Stage[City | int, City | int])
+    assert_type(structured(City | int) >> identity(City | int), Stage[str, City | int])
 
 
 def branches(provider: LLMProvider) -> None:

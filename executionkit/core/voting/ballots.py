@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import Any, Generic, TypeVar, cast
 
 import msgspec
-from typing_extensions import override
+from typing_extensions import TypeForm, override
 
 from executionkit.core.schema.answer import AnswerType, Decoded, answer_type, asking
 from executionkit.core.schema.signature import inline_root
@@ -119,7 +119,7 @@ class ValueBallot(Ballot[T], frozen=True):
     (None, Cast(value=7, keys=('7',)))
     """
 
-    output_type: type[T]
+    output_type: TypeForm[T]
     key: Callable[[T], Hashable | None] | None = None
 
     def __post_init__(self) -> None:
@@ -156,7 +156,7 @@ class FieldBallot(Ballot[T], frozen=True):
         output_type: A type with fields: a struct, dataclass, `TypedDict`, `NamedTuple` or attrs class.
     """
 
-    output_type: type[T]
+    output_type: TypeForm[T]
 
     def __post_init__(self) -> None:
         if not _fields_of(self.output_type):
@@ -191,16 +191,18 @@ class FieldBallot(Ballot[T], frozen=True):
         for name, winner in zip(self.questions, map(_plain_fields, winners), strict=True):
             if name in winner:
                 parts[name] = winner[name]
-        return msgspec.convert(parts, self.output_type)
+        answer: T = msgspec.convert(parts, self.output_type)
+        return answer
 
 
-def _decoded(text: str, output_type: type[T]) -> T:
+def _decoded(text: str, output_type: TypeForm[T]) -> T:
     """Decode the JSON in a text; a text that holds none may still be a number, or the value of an enum."""
     kind: AnswerType[T] = _kind_of(output_type)
     found = kind.read(text)
     if isinstance(found, Decoded):
         return found.value
-    return msgspec.convert(text.strip(), output_type, strict=False)
+    value: T = msgspec.convert(text.strip(), output_type, strict=False)
+    return value
 
 
 def _kind_of(output_type: object) -> AnswerType[Any]:

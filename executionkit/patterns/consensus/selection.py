@@ -11,6 +11,7 @@ from returns.result import Failure, Success
 from typing_extensions import override
 
 from executionkit.core.dialect import Request
+from executionkit.core.facade import makes_stage
 from executionkit.core.judging import why_no_verdict
 from executionkit.core.refusals import noted_refusal
 from executionkit.core.voting.ballots import TextBallot
@@ -124,6 +125,7 @@ def _nothing_picked(response: LLMResponse) -> EvaluationError:
     )
 
 
+@makes_stage
 def select(
     n: int = 5,
     *,

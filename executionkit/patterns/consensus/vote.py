@@ -4,9 +4,10 @@ from collections.abc import Callable, Hashable, Sequence
 from inspect import iscoroutinefunction
 from typing import Any, Generic, Literal, TypeAlias, TypeVar, overload
 
-from typing_extensions import override
+from typing_extensions import TypeForm, override
 
 from executionkit.core.checks import check_flag
+from executionkit.core.facade import makes_stage
 from executionkit.core.voting.ballots import Ballot, Cast, FieldBallot, TextBallot, ValueBallot
 from executionkit.core.voting.polls import Poll
 from executionkit.core.voting.samples import ByProbability, Choice, Sample, checked_weight
@@ -167,10 +168,30 @@ def consensus(
 ) -> Consensus[T]: ...
 
 
+@overload
 def consensus(
     n: int = 5,
     *,
-    output_type: type[Any] | None = None,
+    output_type: TypeForm[T],
+    by_field: bool = False,
+    strategy: Strategy = VotingStrategy.MAJORITY,
+    temperature: float | None = 0.9,
+    max_tokens: int = DEFAULT_MAX_TOKENS,
+    max_concurrency: int = 5,
+    stop: StoppingRule | None = None,
+    key: Key[T] | None = None,
+    weigh: Weigh[T] | None = None,
+    quorum: int | None = None,
+    providers: Sequence[LLMProvider] = (),
+    one_request: bool = False,
+) -> Consensus[T]: ...
+
+
+@makes_stage
+def consensus(
+    n: int = 5,
+    *,
+    output_type: TypeForm[Any] | None = None,
     by_field: bool = False,
     strategy: Strategy = VotingStrategy.MAJORITY,
     temperature: float | None = 0.9,
@@ -204,7 +225,7 @@ def consensus(
             `StoppingRule`. A unanimous vote takes `certain()`, which then ends at the first difference; a
             weighted one takes no rule that counts whole votes (`beta()`, `forecast()`).
         key: What a sample says, for the vote: a function of the text, or of the value with `output_type`; see
-            `executionkit.core.voting.keys`. A sample abstains where it raises or returns None.
+            `executionkit.voting`. A sample abstains where it raises or returns None.
         weigh: How much a sample counts, from 0 to 1, 0 for not at all: a function of a `Sample`.
             `ByProbability()` weighs by the endpoint's log-probabilities; a server that refuses to send them
             is asked without, and all samples weigh 1.

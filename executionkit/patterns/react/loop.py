@@ -9,6 +9,7 @@ from typing_extensions import TypeForm, Unpack, override
 from executionkit.approval import Approval
 from executionkit.core.checks import check_completion, check_count
 from executionkit.core.encoding import json_text
+from executionkit.core.facade import makes_stage
 from executionkit.core.history import trim_rounds
 from executionkit.core.limits import is_last_call
 from executionkit.core.refusals import noted_refusal
@@ -322,6 +323,7 @@ def react(
     transcript: Sequence[Mapping[str, Any]] = (),
     **options: Unpack[ReactOptions],
 ) -> React[T]: ...
+@makes_stage
 def react(
     tools: Sequence[Tool],
     *,

@@ -517,7 +517,6 @@ WRONG: list[tuple[Callable[[], object], type[Exception]]] = [
     (lambda: consensus(output_type=object), TypeError),
     (lambda: untyped(output_type=Invoice, by_field=1), TypeError),
     (lambda: untyped(weigh=3), TypeError),
-    (lambda: untyped(judge="x"), TypeError),
     (lambda: untyped(one_request="yes"), TypeError),
     (lambda: untyped(key=async_key), TypeError),
     (lambda: untyped(key=AsyncKey()), TypeError),
