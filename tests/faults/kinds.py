@@ -122,7 +122,6 @@ def _not_completions() -> Iterator[Fault]:
         ("raw-surrogate", GOOD.replace(b"Paris", b"\xed\xa0\x80")),
         ("utf16", GOOD.decode().encode("utf-16")),
         ("utf32", GOOD.decode().encode("utf-32")),
-        ("lone-surrogate", GOOD.replace(b"Paris", b"\\ud800")),
         ("control-character", GOOD.replace(b"Paris", b"\x00")),
         ("nan", b'{"choices": NaN}'),
         ("single-quotes", b"{'choices': []}"),
@@ -204,6 +203,8 @@ def _odd_but_right() -> Iterator[Fault]:
         ("error-null", completion(error=None), BILLED, True),
     ):
         yield Fault(f"good-{name}", (reply(body),), None, text="Paris", usage=usage, reports=reports)
+    lone = GOOD.replace(b"Paris", b"\\ud83d!")
+    yield Fault("good-lone-surrogate", (reply(lone),), None, text="\ufffd!", usage=BILLED)
     yield Fault("good-empty-text", (reply(completion({"content": None})),), None, usage=BILLED)
     filtered = completion({"content": None, "refusal": "I will not"}, finish_reason="content_filter")
     yield Fault("good-refusal", (reply(filtered),), None, usage=BILLED)
