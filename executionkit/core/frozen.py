@@ -146,16 +146,17 @@ def frozen_json(value: object) -> object:
 def _frozen_json(value: object, seen: dict[int, object]) -> object:
     if type(value) in _ATOMS or type(value) in _FROZEN:
         return value
-    if id(value) in seen:
-        return seen[id(value)]
-    seen[id(value)] = value  # for what is inside itself
+    place = id(value)
+    if place in seen:
+        return seen[place]
+    seen[place] = value  # for what is inside itself
     if isinstance(value, Mapping):
         items = cast("Mapping[str, object]", value).items()
-        seen[id(value)] = frozen = FrozenDict({key: _frozen_json(item, seen) for key, item in items})
+        seen[place] = frozen = FrozenDict({key: _frozen_json(item, seen) for key, item in items})
         return frozen
     if isinstance(value, (list, tuple)):
         listed = FrozenList([_frozen_json(item, seen) for item in cast("list[object]", value)])
-        seen[id(value)] = listed
+        seen[place] = listed
         return listed
     return value
 

@@ -93,7 +93,13 @@ def read_complaint(body: object) -> Complaint:
     if not waits and (stated := _AGAIN.search(words[:_LONGEST])):
         waits = [sum(float(number) * _seconds(unit) for number, unit in _AMOUNT.findall(stated[1]))]
     ids = [found for each in objects for name in _IDS if isinstance(found := each.get(name), str) and found]
-    return Complaint(words, tuple(codes), (statuses or [None])[0], (waits or [None])[0], (ids or [""])[0])
+    return Complaint(
+        words,
+        tuple(codes),
+        statuses[0] if statuses else None,
+        waits[0] if waits else None,
+        ids[0] if ids else "",
+    )
 
 
 def complaint_in_answer(raw: Mapping[str, object]) -> Mapping[str, object] | None:
@@ -132,7 +138,7 @@ def _is_bad(error: object) -> bool:
     given = cast("dict[str, object]", error) if isinstance(error, dict) else {}
     code = given.get("code")
     is_fine = "code" in given and code is not None and isinstance(code, str | int) and code in _FINE
-    return not is_fine and bool(_words(error))
+    return not is_fine and bool(_words(cast("object", error)))
 
 
 def _as_words(error: object) -> str:
@@ -146,7 +152,7 @@ def _words(value: object, depth: int = 0) -> str:
     if isinstance(value, str):
         text = value.strip()
         inner = decode_json(text) if text[:1] in {"{", "["} and len(text) <= _LONGEST else None
-        return (_words(inner, depth + 1) if isinstance(inner, dict | list) else "") or text
+        return _words(inner, depth + 1) or text
     if isinstance(value, list):
         return _joined(cast("list[object]", value), depth)
     return _words_of_object(cast("dict[str, object]", value), depth) if isinstance(value, dict) else ""
