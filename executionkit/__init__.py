@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     from executionkit.providers.scripted import ScriptedProvider
     from executionkit.providers.secret import Secret
     from executionkit.retry import DEFAULT_RETRY, RetryConfig
-    from executionkit.runtime.context import Context, MeteredProvider
+    from executionkit.runtime.context import Context
     from executionkit.runtime.ledger import CostTracker
     from executionkit.stage import Stage, identity
     from executionkit.tools import Tool, ToolError, tool
@@ -84,7 +84,6 @@ __all__ = [
     "LocalProvider",
     "MaxIterationsError",
     "Message",
-    "MeteredProvider",
     "Outcome",
     "PatternError",
     "PatternResult",
@@ -130,7 +129,7 @@ __all__ = [
 
 _HOMES = {
     "compat": ("consensus_sync", "pipe_sync", "react_loop_sync", "refine_loop_sync", "structured_sync"),
-    "runtime.context": ("Context", "MeteredProvider"),
+    "runtime.context": ("Context",),
     "core.rate_limit": ("RateLimit",),
     "core.transcript": ("Transcript",),
     "core.usage": ("TokenUsage",),

@@ -1,16 +1,19 @@
 """What a provider is: one coroutine that takes messages and returns an `LLMResponse`. No effects here."""
 
 from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping
+from contextlib import suppress
 from decimal import Decimal
 from types import TracebackType
-from typing import Any, Literal, Protocol, Self, TypeAlias, cast, runtime_checkable
+from typing import Any, Final, Literal, Protocol, Self, TypeAlias, cast, runtime_checkable
 
 import msgspec
 
-from executionkit.core.endings import is_cut
+from executionkit.core.content import split_thoughts
+from executionkit.core.endings import is_cut, is_failed
+from executionkit.core.frozen import FrozenDict, frozen_json
 from executionkit.core.json import MAX_DEPTH, is_deeper_than
 from executionkit.core.prompt import prompt_problem
-from executionkit.core.refusals import refusal_in
+from executionkit.core.refusals import refusal_in, why_refused
 from executionkit.core.usage import Shown, TokenUsage, read_usage
 from executionkit.errors import InvalidPromptError, ProviderError
 
@@ -38,6 +41,8 @@ DEFAULT_MAX_TOKENS = 4096
 
 Message: TypeAlias = dict[str, Any]
 """One chat message in OpenAI's format: `{"role": "user", "content": "..."}`."""
+
+_EMPTY: Final = FrozenDict[Any]()
 
 ToolSpec: TypeAlias = dict[str, Any]
 """One tool in OpenAI's format: `{"type": "function", "function": {"name": ..., "parameters": ...}}`."""
@@ -70,7 +75,7 @@ class ToolCall(msgspec.Struct, frozen=True, repr_omit_defaults=True):
     Args:
         id: What the result must refer to.
         name: The tool's name.
-        arguments: The arguments by name; the text as it came where it was not a JSON object.
+        arguments: The arguments by name, read-only; the text as it came where it was not a JSON object.
         extra: Fields of the call that ExecutionKit does not know (`extra_content`, ...); they are sent back
             with it.
     """
@@ -78,28 +83,54 @@ class ToolCall(msgspec.Struct, frozen=True, repr_omit_defaults=True):
     id: str
     name: str
     arguments: Mapping[str, Any] | str
-    extra: Mapping[str, Any] = {}
+    extra: Mapping[str, Any] = _EMPTY
+
+    def __post_init__(self) -> None:
+        _freeze(self, "arguments", self.arguments)
+        _freeze(self, "extra", self.extra)
+
+    def __hash__(self) -> int:
+        return hash((self.id, self.name, self.arguments))
+
+
+def _freeze(owner: msgspec.Struct, name: str, value: object) -> None:
+    """Let a value keep a read-only copy of its own; what is no mapping is told of where it is checked."""
+    if type(value) is FrozenDict or not isinstance(value, Mapping):
+        return
+    with suppress(Exception):  # a mapping of somebody else's may raise whatever it likes
+        msgspec.structs.force_setattr(owner, name, frozen_json(cast("object", value)) if value else _EMPTY)
 
 
 class LLMResponse(msgspec.Struct, frozen=True):
     """One completion.
 
     Args:
-        content: The text; empty where the model only calls tools.
+        content: The text; empty where the model only calls tools. Thoughts that it began with (`<think>`) are
+            moved to `reasoning` once a run or a `Provider` has read it.
         tool_calls: Calls the model asks for.
         finish_reason: Why it stopped: `"stop"`, `"length"`, `"tool_calls"`, `"content_filter"`, ...
-        usage: The token counts as reported, in the OpenAI or the Anthropic key dialect.
+        usage: The token counts as reported, in the OpenAI or the Anthropic key dialect; a read-only copy.
         raw: The provider's own answer, whatever its type.
         extra: Fields of the assistant's message that ExecutionKit does not know (`reasoning_content`, ...);
             they are sent back with the message where the conversation goes on.
+        reasoning: What the model thought, where the server tells: it does not vote, and is read neither as
+            JSON nor as a score.
     """
 
     content: str
     tool_calls: tuple[ToolCall, ...] = ()
     finish_reason: str = "stop"
-    usage: Mapping[str, Any] = {}
+    usage: Mapping[str, Any] = _EMPTY
     raw: object = None
-    extra: Mapping[str, Any] = {}
+    extra: Mapping[str, Any] = _EMPTY
+    reasoning: str = ""
+
+    def __post_init__(self) -> None:
+        _freeze(self, "usage", self.usage)
+        _freeze(self, "extra", self.extra)
+
+    def __hash__(self) -> int:
+        return hash((self.content, self.tool_calls, self.finish_reason, self.reasoning))
 
     @property
     def input_tokens(self) -> int:
@@ -159,6 +190,24 @@ class LLMResponse(msgspec.Struct, frozen=True):
     def refusal(self) -> str | None:
         """The text of the model's refusal, or `"content_filter"`; None where this is an answer."""
         return refusal_in(self.finish_reason, (self.extra or {}).get("refusal"))
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it has neither a text nor a call; then it is no answer, and `why_empty` says why."""
+        return not (self.tool_calls or self.content.strip())
+
+    @property
+    def why_empty(self) -> str | None:
+        """Why there is no answer in it, a clause; None where there is a text or a call."""
+        if not self.is_empty:
+            return None
+        if self.refusal is not None:
+            return why_refused(self.refusal)
+        if is_failed(self.finish_reason):
+            return f"the server broke it off ({self.finish_reason})"
+        if self.was_truncated:
+            return "it was cut at the limit of its length before it said anything"
+        return "it holds thoughts only" if self.reasoning.strip() else "it is empty"
 
 
 @runtime_checkable
@@ -253,7 +302,7 @@ class StreamingProvider(Protocol):
 
 def shown_in(response: LLMResponse) -> tuple[Shown, ...]:
     """Return what each answer of a completion shows of its length; of the first, what was read out of it."""
-    says_something = bool(response.content or response.tool_calls)
+    says_something = bool(response.content or response.tool_calls or response.reasoning)
     return Shown(says_something, response.was_truncated), *_shown_beside(response.raw)
 
 
@@ -303,13 +352,28 @@ def checked_response(response: object) -> LLMResponse:
         )
     if response.extra and not _is_sound(response.extra):
         raise _unusable(response, f"extra fields that are no dict, or more than {MAX_DEPTH} levels deep")
+    if is_failed(response.finish_reason):
+        raise ProviderError(
+            f"the provider broke off its answer (finish reason {response.finish_reason!r})",
+            cost=read_usage(response.usage).or_else(0, 0),
+        )
     if response.tool_calls == () and _is_a(response.content, str) and _is_a(response.finish_reason, str):
-        return response
+        return _without_thoughts(response)
     content, calls = response.content or "", response.tool_calls or ()
     reason = "stop" if _is_a(response.finish_reason, type(None)) else response.finish_reason
     if not (_is_a(content, str) and _is_a(reason, str) and _are_calls(calls)):
         raise _unusable(response, "content, tool calls or a finish reason of the wrong type")
-    return msgspec.structs.replace(response, content=content, tool_calls=tuple(calls), finish_reason=reason)
+    return _without_thoughts(
+        msgspec.structs.replace(response, content=content, tool_calls=tuple(calls), finish_reason=reason)
+    )
+
+
+def _without_thoughts(response: LLMResponse) -> LLMResponse:
+    thoughts, text = split_thoughts(response.content)
+    if text == response.content:
+        return response
+    known = response.reasoning if _is_a(response.reasoning, str) else ""
+    return msgspec.structs.replace(response, content=text, reasoning=known or thoughts)
 
 
 def _unusable(response: LLMResponse, what: str) -> ProviderError:

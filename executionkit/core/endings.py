@@ -25,7 +25,16 @@ _FILTERED: Final = frozenset(
     }
 )
 _FAILED: Final = frozenset(
-    {"error", "network_error", "server_error", "internal_error", "malformed_function_call"}
+    {
+        "error",
+        "network_error",
+        "server_error",
+        "internal_error",
+        "malformed_function_call",
+        "abort",
+        "aborted",
+    }
+    | {"insufficient_system_resource"}
 )
 
 

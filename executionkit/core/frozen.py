@@ -1,12 +1,23 @@
 """Read-only copies of plain data."""
 
 from collections.abc import Mapping
+from copy import deepcopy
 from types import MappingProxyType
-from typing import Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Never, TypeAlias, TypeVar, cast
 
 from executionkit.core.usage import TokenUsage
 
-__all__ = ["EMPTY", "Metadata", "freeze", "freeze_mapping", "hash_frozen", "thaw"]
+__all__ = [
+    "EMPTY",
+    "FrozenDict",
+    "FrozenList",
+    "Metadata",
+    "freeze",
+    "freeze_mapping",
+    "frozen_json",
+    "hash_frozen",
+    "thaw",
+]
 
 Metadata: TypeAlias = MappingProxyType[str, Any]
 
@@ -50,6 +61,8 @@ def thaw(value: object) -> object:
         return {key: thaw(item) for key, item in cast("Mapping[str, object]", value).items()}
     if type(value) is tuple:
         return tuple([thaw(item) for item in cast("tuple[object, ...]", value)])
+    if type(value) is FrozenList:
+        return [thaw(item) for item in cast("list[object]", value)]
     return value
 
 
@@ -61,3 +74,91 @@ def hash_frozen(value: object) -> int:
     if type(value) is tuple:
         return hash(tuple([hash_frozen(item) for item in cast("tuple[object, ...]", value)]))
     return hash(value)
+
+
+T = TypeVar("T")
+
+
+def _read_only(*_: object, **__: object) -> Never:
+    raise TypeError("it is read-only; take a copy to change")
+
+
+class FrozenDict(dict[str, T]):
+    """A dict that nobody changes. It compares, prints and encodes as a dict, hashes, copies and pickles.
+
+    >>> given = FrozenDict({"city": "Bonn"})
+    >>> given == {"city": "Bonn"}, {**given, "at": 3}
+    (True, {'city': 'Bonn', 'at': 3})
+    """
+
+    __slots__ = ()
+
+    if not TYPE_CHECKING:  # a dict says that it has these; whoever is checked sees a `Mapping`
+        __setitem__ = __delitem__ = __ior__ = _read_only
+        clear = pop = popitem = setdefault = update = _read_only
+
+        def __hash__(self) -> int:
+            return hash_frozen(self)
+
+    def __copy__(self) -> "FrozenDict[T]":
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "FrozenDict[T]":
+        return FrozenDict({key: deepcopy(item, memo) for key, item in self.items()})
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return FrozenDict, (dict(self),)
+
+
+class FrozenList(list[T]):
+    """A list that nobody changes, as `FrozenDict` is a dict."""
+
+    __slots__ = ()
+
+    if not TYPE_CHECKING:
+        __setitem__ = __delitem__ = __iadd__ = __imul__ = _read_only
+        append = clear = extend = insert = pop = remove = reverse = sort = _read_only
+
+        def __hash__(self) -> int:
+            return hash_frozen(tuple(self))
+
+    def __copy__(self) -> "FrozenList[T]":
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "FrozenList[T]":
+        return FrozenList([deepcopy(item, memo) for item in self])
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return FrozenList, ([*self],)
+
+
+def frozen_json(value: object) -> object:
+    """Return a read-only copy of JSON that still is JSON: dicts are `FrozenDict`, lists `FrozenList`.
+
+    What is nested too deep to be copied, or inside itself, stays as it is.
+    """
+    try:
+        return _frozen_json(value, {})
+    except RecursionError:
+        return value
+
+
+def _frozen_json(value: object, seen: dict[int, object]) -> object:
+    if type(value) in _ATOMS or type(value) in _FROZEN:
+        return value
+    place = id(value)
+    if place in seen:
+        return seen[place]
+    seen[place] = value  # for what is inside itself
+    if isinstance(value, Mapping):
+        items = cast("Mapping[str, object]", value).items()
+        seen[place] = frozen = FrozenDict({key: _frozen_json(item, seen) for key, item in items})
+        return frozen
+    if isinstance(value, (list, tuple)):
+        listed = FrozenList([_frozen_json(item, seen) for item in cast("list[object]", value)])
+        seen[place] = listed
+        return listed
+    return value
+
+
+_FROZEN = frozenset({FrozenDict, FrozenList})

@@ -3,10 +3,10 @@
 from typing import Final
 
 from executionkit.core.encoding import json_text
+from executionkit.core.endings import FILTERED, is_filtered
 
 __all__ = ["noted_refusal", "refusal_in", "why_refused"]
 
-_FILTERED: Final = "content_filter"
 _LONGEST_QUOTE: Final = 200
 
 
@@ -14,7 +14,7 @@ def refusal_in(finish_reason: object, said: object) -> str | None:
     """Return what a model or its content filter says in place of an answer; None where there is an answer.
 
     Args:
-        finish_reason: Why the model stopped.
+        finish_reason: Why the model stopped, under whatever name.
         said: The `refusal` of its message, as it came.
 
     Returns:
@@ -26,7 +26,7 @@ def refusal_in(finish_reason: object, said: object) -> str | None:
     """
     if said:
         return said if isinstance(said, str) else json_text(said)
-    return _FILTERED if finish_reason == _FILTERED else None
+    return FILTERED if is_filtered(finish_reason) else None
 
 
 def noted_refusal(refusal: str | None, key: str = "refusal") -> dict[str, str]:
@@ -44,6 +44,6 @@ def why_refused(refusal: str) -> str:
     >>> why_refused("I cannot help with that."), why_refused("content_filter")
     ("it is a refusal ('I cannot help with that.')", 'a content filter cut it off')
     """
-    if refusal == _FILTERED:
+    if refusal == FILTERED:
         return "a content filter cut it off"
     return f"it is a refusal ({refusal[:_LONGEST_QUOTE]!r})"

@@ -138,8 +138,9 @@ def checked_budget(budget: object) -> TokenUsage | None:
         return None
     if not isinstance(budget, TokenUsage):
         raise TypeError(f"a budget must be a TokenUsage, not {type(budget).__name__}")
+    given = msgspec.structs.asdict(budget)
     for name in (*_Counts.__struct_fields__, *_PARTS):
-        count: object = getattr(budget, name)
+        count = given[name]
         if type(count) is not int:
             raise TypeError(f"budget {name} must be an int, not {type(count).__name__}")
         if count and name in _PARTS:
@@ -148,7 +149,7 @@ def checked_budget(budget: object) -> TokenUsage | None:
             )
         if count < 0:
             raise ValueError(f"budget {name} must be 0 (no limit) or positive, not {count}")
-    usd: object = budget.usd
+    usd = given["usd"]
     if not isinstance(usd, Decimal | None):
         raise TypeError(f"budget usd must be a Decimal or None, not {type(usd).__name__}")
     if usd:

@@ -203,7 +203,7 @@ class Provider(_Endpoint, frozen=True, kw_only=True, dict=True, weakref=True):
                 finally:
                     await exchange.finish()
             except BROKEN as error:
-                failure = broken_exchange(error, redactor)
+                failure = broken_exchange(error, redactor, head)
         raise failure or timed_out(self.timeout, head, redactor)
 
     def _payload(

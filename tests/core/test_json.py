@@ -6,7 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from executionkit.core.json import MAX_DEPTH, Unreadable, decode_json, is_deeper_than
+from executionkit.core.json import (
+    MAX_DEPTH,
+    Unreadable,
+    decode_json,
+    decode_piece,
+    is_deeper_than,
+    whole_text,
+)
 from executionkit.core.json_text import find_json
 
 TOO_DEEP = Unreadable("it is nested more than 100 levels deep")
@@ -91,3 +98,46 @@ def test_whatever_is_found_stands_in_the_text(text: str) -> None:
     assert all(piece in text for piece in found)
     assert len(set(found)) == len(found)
     assert all(found)
+
+
+@pytest.mark.parametrize(
+    ("body", "decoded"),
+    [
+        (r'"\ud83d"', "\ufffd"),
+        (r'"\ud83d\ude00\uDE00"', "\U0001f600\ufffd"),
+        (r'"\\ud83d"', r"\ud83d"),
+        (r'{"\ud83d": "\n\ud83dx"}', {"\ufffd": "\n\ufffdx"}),
+        (r'"\ud83d', Unreadable("Input data was truncated")),
+        (r'"\ud8"', None),
+    ],
+)
+def test_an_escaped_half_of_a_pair_becomes_a_replacement(body: str, decoded: object) -> None:
+    assert decoded is None or decode_json(body) == decoded
+    assert decode_json(body) == decode_json(body.encode())
+
+
+def test_a_half_does_not_hide_broken_utf8() -> None:
+    assert isinstance(decode_json(b'["\\ud83d", "\xff"]'), Unreadable)
+
+
+@pytest.mark.parametrize(
+    ("data", "decoded"),
+    [
+        (r'"a\ud83d"', "a\ud83d"),
+        (r'"\ud83d\ude00"', "\U0001f600"),
+        ('"a"', "a"),
+        (r'["\ud83d", NaN]', None),
+        (r'["\ud83d"', None),
+        (r'["\ud83d", ' + "[" * 200 + "]" * 200 + "]", TOO_DEEP),
+    ],
+)
+def test_a_piece_keeps_half_a_pair(data: str, decoded: object) -> None:
+    found = decode_piece(data)
+    assert isinstance(found, Unreadable) if decoded is None else found == decoded
+
+
+@given(st.text(st.sampled_from("a\ud83d\ude00\U0001f600é"), max_size=8))
+def test_a_whole_text_has_no_halves(text: str) -> None:
+    whole = whole_text(text)
+    whole.encode()
+    assert whole_text(whole) == whole

@@ -73,6 +73,16 @@ def _waits() -> Iterator[Fault]:
     yield Fault("503-after-seconds", (reply(b"{}", 503, "Retry-After: 0.5"),), retry_after=0.5)
     quota = b'{"error":{"message":"You exceeded your quota","code":"insufficient_quota"}}'
     yield Fault("429-no-quota", (reply(quota, 429),), RateLimitError, retryable=False, retry_after=1.0)
+    for name, kind in (("moonshot", b"exceeded_current_quota_error"), ("litellm", b"budget_exceeded")):
+        spent = quota.replace(b"insufficient_quota", kind)
+        yield Fault(f"429-{name}", (reply(spent, 429),), RateLimitError, retryable=False, retry_after=1.0)
+    reset = ("X-RateLimit-Remaining-Tokens: 0", "X-RateLimit-Reset-Tokens: 1m2s")
+    for name, body, *headers in (
+        ("reset", b"{}", *reset),
+        ("gateway", b"{}", "Llm_provider-Retry-After: 62"),
+        ("body", b'{"error": {"message": "Please try again in 1m2s."}}'),
+    ):
+        yield Fault(f"429-in-{name}", (reply(body, 429, *headers),), RateLimitError, retry_after=62.0)
     listed = b"[" + quota.replace(b"insufficient_quota", b"Insufficient_Quota") + b"]"
     yield Fault("429-no-quota-list", (reply(listed, 429),), RateLimitError, retryable=False, retry_after=1.0)
     for status, error in ((429, RateLimitError), (500, ProviderError)):
@@ -122,7 +132,6 @@ def _not_completions() -> Iterator[Fault]:
         ("raw-surrogate", GOOD.replace(b"Paris", b"\xed\xa0\x80")),
         ("utf16", GOOD.decode().encode("utf-16")),
         ("utf32", GOOD.decode().encode("utf-32")),
-        ("lone-surrogate", GOOD.replace(b"Paris", b"\\ud800")),
         ("control-character", GOOD.replace(b"Paris", b"\x00")),
         ("nan", b'{"choices": NaN}'),
         ("single-quotes", b"{'choices': []}"),
@@ -170,6 +179,14 @@ def _billed_but_unusable() -> Iterator[Fault]:
     yield Fault("200-error-401", (reply(completion(**denied)),), retryable=False, usage=BILLED)
     busy = {"choices": None, "error": {"message": "slow down", "code": 429}}
     yield Fault("200-error-429", (reply(completion(**busy)),), RateLimitError, usage=BILLED, retry_after=1.0)
+    half = {"message": {"content": "half"}, "finish_reason": "error", "error": {"message": "no", "code": 502}}
+    yield Fault("200-finish-error", (reply(completion(choices=[half])),), usage=BILLED)
+    yield Fault("200-finish-error-bare", (reply(completion(finish_reason="error")),), usage=BILLED)
+    no_key = {"choices": None, "base_resp": {"status_code": 2049, "status_msg": "invalid api key"}}
+    yield Fault("200-base-resp", (reply(completion(**no_key)),), retryable=False, usage=BILLED)
+    yield Fault(
+        "200-detail", (reply(completion(choices=None, detail={"error": {"message": "no"}})),), usage=BILLED
+    )
     deep = b"[" * 5000 + b"]" * 5000
     yield Fault("200-deep-field", (reply(GOOD[:-1] + b', "x": ' + deep + b"}"),))
 
@@ -204,6 +221,8 @@ def _odd_but_right() -> Iterator[Fault]:
         ("error-null", completion(error=None), BILLED, True),
     ):
         yield Fault(f"good-{name}", (reply(body),), None, text="Paris", usage=usage, reports=reports)
+    lone = GOOD.replace(b"Paris", b"\\ud83d!")
+    yield Fault("good-lone-surrogate", (reply(lone),), None, text="\ufffd!", usage=BILLED)
     yield Fault("good-empty-text", (reply(completion({"content": None})),), None, usage=BILLED)
     filtered = completion({"content": None, "refusal": "I will not"}, finish_reason="content_filter")
     yield Fault("good-refusal", (reply(filtered),), None, usage=BILLED)

@@ -40,6 +40,10 @@ def delta(finish: str | None = None, **fields: object) -> bytes:
 
 
 PARIS: Final = (delta(role="assistant", content=""), delta(content="Par"), delta(content="is"))
+THINKING: Final = [delta(content=text) for text in ("<th", "ink>hm", "</think", ">\n\nPar", "is")]
+WHOLE: Final = {"index": 0, "message": {"content": "Paris"}, "finish_reason": "stop"}
+ERRED: Final = {"index": 0, "delta": {"content": ""}, "error": {"message": "full", "code": 502}}
+UNKNOWN: Final = {"status_code": 1000, "status_msg": "full"}
 SECOND: Final = event(choices=[{"index": 1, "delta": {"content": "Rome"}, "finish_reason": None}])
 STOP: Final = delta("stop")
 OPEN: Final = (HEAD.replace(b"Transfer-Encoding: chunked\r\n", b""),)
@@ -95,6 +99,25 @@ STREAMS: Final = (
     _good("parts", *stream(delta(content=[{"type": "text", "text": "Paris"}]), STOP, BILL, DONE)),
     _good("pauses", *stream(*(step for piece in (*PARIS, STOP, BILL) for step in (piece, Pause(0.01))))),
     _good("not-a-stream", reply(GOOD)),
+    _good("labelled-json", HEAD.replace(b"text/event-stream", b"application/json"), chunk(SOUND), END),
+    _good("whole-labelled-stream", reply(GOOD).replace(b"application/json", b"text/event-stream")),
+    _good("whole-in-one-piece", *stream(event(choices=[WHOLE]), BILL, DONE)),
+    _good("usage-in-x-groq", *stream(*PARIS, STOP, event(choices=[], x_groq={"usage": USAGE}), DONE)),
+    _good(
+        "usage-in-a-choice", *stream(*PARIS, event(choices=[{"finish_reason": "stop", "usage": USAGE}]), DONE)
+    ),
+    _good("first-chunk-without-choices", *stream(event(choices=[], prompt_filter_results=[]), SOUND)),
+    _good("choices-null", *stream(event(choices=None, id="c1"), SOUND)),
+    _good("ping", *stream(b'event: ping\ndata: {"type": "ping"}\n\n', SOUND)),
+    _good("thoughts", *stream(*THINKING, STOP, BILL, DONE)),
+    _good(
+        "reasoning", *stream(delta(reasoning_content="hm"), delta(reasoning="hm"), *PARIS, STOP, BILL, DONE)
+    ),
+    _good(
+        "half-pairs",
+        *stream(delta(content="\ud83d"), delta(content="\ude00 \ud83d"), STOP, BILL, DONE),
+        text="\U0001f600 \ufffd",
+    ),
     _good("no-usage", *stream(*PARIS, STOP, DONE), usage=TokenUsage()),
     _good("null-fields", *stream(delta(content="Paris", tool_calls=None, refusal=None), STOP, BILL, DONE)),
     _good("done-with-a-space", *stream(*PARIS, STOP, BILL, b"data: [DONE] \n\n")),
@@ -138,6 +161,18 @@ STREAMS: Final = (
     _bad("comments-only", *stream(b": ping\n\n" * 10), text="", usage=TokenUsage()),
     _bad("error-first", *stream(event(error={"message": "overloaded"})), text="", usage=TokenUsage()),
     _bad("error-later", *stream(*PARIS, event(error={"message": "overloaded"})), usage=TokenUsage(9, 2)),
+    _bad(
+        "error-event", *stream(*PARIS, b'event: error\ndata: {"message": "full"}\n\n'), usage=TokenUsage(9, 2)
+    ),
+    _bad("error-event-text", *stream(*PARIS, b"event: error\ndata: full\n\n"), usage=TokenUsage(9, 2)),
+    _bad("error-detail", *stream(*PARIS, event(detail="full")), usage=TokenUsage(9, 2)),
+    _bad("error-in-a-choice", *stream(*PARIS, event(choices=[ERRED])), usage=TokenUsage(9, 2)),
+    _bad("error-in-x-groq", *stream(*PARIS, event(x_groq={"error": "full"})), usage=TokenUsage(9, 2)),
+    _bad("error-as-finish", *stream(*PARIS, delta("error")), usage=TokenUsage(9, 2)),
+    _bad("base-resp", *stream(event(base_resp=UNKNOWN)), text="", usage=TokenUsage()),
+    _bad(
+        "whole-error", reply(json.dumps({"error": {"message": "full"}}).encode()), text="", usage=TokenUsage()
+    ),
     _bad("error-text", *stream(*PARIS, event(error="overloaded")), usage=TokenUsage(9, 2)),
     _bad("error-billed", *stream(*PARIS, event(error="overloaded", usage=USAGE))),
     _bad("not-json", *stream(*PARIS, b"data: {oops\n\n"), usage=TokenUsage(9, 2)),

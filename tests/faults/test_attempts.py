@@ -56,6 +56,31 @@ def check_error(error: LLMError, fault: Fault) -> None:
     assert KEY not in repr(error.metadata)
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "close-in-body",
+        "reset-in-body",
+        "gzip-cut",
+        "gzip-broken",
+        "stall-in-body",
+        "brotli",
+        "stall-after-headers",
+    ],
+)
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_what_breaks_behind_its_head_keeps_its_name(
+    name: str, streamed: bool, server: FaultServer
+) -> None:
+    async with Provider(server.url(name), "m", KEY, timeout=0.3) as provider:
+        with pytest.raises(LLMError) as caught:
+            if streamed:
+                [piece async for piece in provider.stream(PROMPT)]
+            else:
+                await provider.complete(PROMPT)
+    assert (caught.value.metadata["status"], caught.value.metadata["request_id"]) == (200, "req-1")
+
+
 async def test_the_next_call_on_the_same_provider_is_sound(server: FaultServer) -> None:
     """A broken exchange leaves nothing behind that a later one could read."""
     await play_twice(server)

@@ -16,7 +16,6 @@ from executionkit import (
     InvalidPromptError,
     LLMProvider,
     LLMResponse,
-    MeteredProvider,
     PatternResult,
     PermanentError,
     ProviderError,
@@ -27,6 +26,7 @@ from executionkit import (
     refine,
 )
 from executionkit.outcome import Outcome
+from executionkit.runtime.context import MeteredProvider
 from tests.doubles import shown
 from tests.talking import filtered, refuses
 

@@ -9,7 +9,6 @@ import pytest
 from executionkit import (
     BudgetExhaustedError,
     LLMProvider,
-    MeteredProvider,
     PatternResult,
     PermanentError,
     ScriptedProvider,

@@ -6,6 +6,8 @@ from typing import Any, Final, Generic, TypeVar, cast
 
 import msgspec
 
+from executionkit.core.content import read_content, split_thoughts
+from executionkit.core.endings import is_failed
 from executionkit.core.refusals import refusal_in
 
 __all__ = ["ByProbability", "Choice", "Sample", "checked_weight", "read_choices"]
@@ -71,7 +73,7 @@ class Choice(msgspec.Struct, frozen=True):
     """One of the answers in a completion.
 
     Args:
-        text: What it says.
+        text: What it says, without its thoughts; empty where the server broke it off.
         logprobs: The log-probability of each token, or empty.
         was_refused: Whether the model refused, or a content filter cut in: it costs a call and does not vote.
     """
@@ -90,7 +92,7 @@ class _Logprobs(msgspec.Struct):
 
 
 class _Message(msgspec.Struct):
-    content: str | None = None
+    content: str | list[dict[str, Any]] | None = None
     refusal: Any = None
 
 
@@ -100,8 +102,10 @@ class _Choice(msgspec.Struct):
     finish_reason: str | None = None
 
     def read(self) -> Choice:
-        refusal = refusal_in(self.finish_reason, self.message.refusal)
-        return Choice(self.message.content or "", _logprobs_of(self), refusal is not None)
+        said = read_content(self.message.content)
+        refusal = refusal_in(self.finish_reason, self.message.refusal or said.refusal)
+        text = "" if is_failed(self.finish_reason) else split_thoughts(said.text)[1]
+        return Choice(text, _logprobs_of(self), refusal is not None)
 
 
 class _Completion(msgspec.Struct):

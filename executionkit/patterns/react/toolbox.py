@@ -111,7 +111,7 @@ class Toolbox:
         if tool is None:
             names = ", ".join(self._tools) or "none"
             return _Refused("UnknownTool", f"there is no tool named {call.name[:80]!r}; there are: {names}")
-        given = parse_arguments(call.arguments)
+        given = parse_arguments(cast("Mapping[str, Any] | str", thaw(call.arguments)))
         ready = _checked(tool, given)
         return self._counted(ready) if isinstance(ready, _Ready) else ready
 

@@ -1,14 +1,19 @@
 """A streamed completion, put together piece by piece."""
 
+import json
 from collections.abc import Mapping
 from itertools import chain
 from operator import attrgetter
-from typing import Any, Final, cast
+from typing import Any, Final, TypeVar, cast
 
 import msgspec
 
-from executionkit.core.json import MAX_DEPTH, Unreadable, decode_json
+from executionkit.core.content import Said, ThoughtFilter, read_content, read_reasoning
+from executionkit.core.endings import is_failed
+from executionkit.core.json import MAX_DEPTH, Unreadable, decode_json, decode_piece, whole_text
+from executionkit.core.usage import TokenUsage
 from executionkit.provider import LLMResponse, ToolCall
+from executionkit.providers.chat.complaints import complaint_in_answer
 from executionkit.providers.chat.redaction import MASK, SHORTEST_STUMP, Redactor
 from executionkit.providers.chat.wire import (
     CALL_FIELDS,
@@ -16,16 +21,18 @@ from executionkit.providers.chat.wire import (
     ONE_CALL,
     Content,
     Unusable,
-    error_object,
+    broken_off,
     mapping,
     read_arguments,
     reported_usage,
-    text_of,
     unique_calls,
     unknown_fields,
+    with_refusal,
 )
 
 __all__ = ["Assembly", "StreamChunk"]
+
+T = TypeVar("T")
 
 _COINCIDENCE: Final = 12
 """Characters of the key's beginning that a sound text ends in by no chance; keys share their first ones."""
@@ -38,11 +45,13 @@ class StreamChunk(msgspec.Struct, frozen=True):
         text: What it adds to the text; `""` where it adds none.
         finish_reason: Why the model stopped, in the piece that says so.
         usage: Token counts as reported, in the piece that has them; usually the last one.
+        reasoning: What it adds to the model's thoughts, which are no part of the text.
     """
 
     text: str = ""
     finish_reason: str | None = None
     usage: Mapping[str, Any] = {}
+    reasoning: str = ""
 
 
 class _Function(msgspec.Struct):
@@ -60,12 +69,22 @@ class _Choice(msgspec.Struct):
     delta: dict[str, Any] | None = None
     finish_reason: str | None = None
     index: Any = None
+    message: Any = None
+    usage: Any = None
+    error: Any = None
 
 
 class _Event(msgspec.Struct):
     choices: list[_Choice] | None = None
     usage: Any = None
     error: Any = None
+    x_groq: Any = None
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is a piece of an answer, and no complaint."""
+        is_told = self.error or self.x_groq or any(choice.error for choice in self.choices or ())
+        return not is_told and bool(self.choices or self.usage)
 
 
 _decoder: Final = msgspec.json.Decoder(_Event)
@@ -91,13 +110,19 @@ class _Call:
         if delta.id not in (None, "") and self.id:
             return str(delta.id) == self.id
         begins = delta.index is None and delta.function is not None and delta.function.name
-        return not (begins and self.name)
+        return not (begins and self.name) or (begins == self.name and not self._is_whole)
+
+    @property
+    def _is_whole(self) -> bool:
+        """Whether its arguments are all there, so that its name said again begins another call."""
+        return self._whole is not None or isinstance(decode_json("".join(self._arguments)), dict)
 
     def add(self, delta: _CallDelta, sent: dict[str, Any]) -> None:
         """Take in a piece of it, and the same as it was sent."""
         function = delta.function or _Function()
         self.id = self.id or ("" if delta.id is None else str(delta.id))
-        self.name += function.name or ""
+        if function.name and function.name != self.name:  # some servers name it in every piece
+            self.name += function.name
         if isinstance(function.arguments, dict):
             self._whole = function.arguments
         else:
@@ -106,9 +131,14 @@ class _Call:
 
     def finished(self, redactor: Redactor) -> ToolCall:
         """Return the whole of it."""
-        arguments = read_arguments("".join(self._arguments) if self._whole is None else self._whole)
+        given = whole_text("".join(self._arguments)) if self._whole is None else _repaired(self._whole)
         answer = redactor.answer
-        return ToolCall(answer(self.id), answer(self.name), answer(arguments), answer(self._extra))
+        return ToolCall(
+            whole_text(answer(self.id)),
+            whole_text(answer(self.name)),
+            answer(read_arguments(given)),
+            answer(_repaired(self._extra)),
+        )
 
 
 class Assembly:
@@ -120,8 +150,10 @@ class Assembly:
 
     def __init__(self, redactor: Redactor) -> None:
         self._redactor = redactor
-        self._held = ""
-        self._texts: list[str] = []
+        self._thoughts = ThoughtFilter()
+        self._text = _Channel(redactor)
+        self._reasoning = _Channel(redactor)
+        self._refusals: list[str] = []
         self._index: object = None
         self._calls: list[_Call] = []
         self._calls_by_index: dict[int, _Call] = {}
@@ -133,22 +165,44 @@ class Assembly:
     @property
     def text(self) -> str:
         """The text so far."""
-        return "".join(self._texts)
+        return self._text.so_far
 
-    def take(self, data: str) -> StreamChunk | Unusable:
-        """Take the data of one event; total: whatever it is, the answer says what became of it."""
+    @property
+    def reasoning(self) -> str:
+        """The thoughts so far."""
+        return self._reasoning.so_far
+
+    def take(self, data: str, kind: str = "message") -> StreamChunk | Unusable:
+        """Take the data of one event; total: whatever it is, the answer says what became of it.
+
+        Args:
+            data: The event's data.
+            kind: The event's type; one of type `"error"` is one, whatever its data is.
+        """
         event = _parsed(data)
-        return event if isinstance(event, Unusable) else self._read(event)
+        if isinstance(event, Unusable):
+            return _error_event(data, ONE_CALL) if kind == "error" else event
+        usage = self._usage_of(event)
+        if kind == "error" or not event.is_plain:
+            error = complaint_in_answer(mapping(decode_json(data)))
+            if error is not None:
+                return Unusable("the server broke off with an error", reported_usage(usage), error)
+            if kind == "error":
+                return _error_event(data, reported_usage(usage))
+        return self._read(event, usage)
 
-    def _read(self, event: _Event) -> StreamChunk | Unusable:
-        usage: dict[str, Any] = {}
-        if event.usage:  # in one piece out of many
-            usage = self._redactor.answer(mapping(event.usage))
-            self.usage = usage or self.usage
-        if event.error:
-            return Unusable(
-                "the server broke off with an error", reported_usage(usage), error_object(event.error)
-            )
+    def _usage_of(self, event: _Event) -> dict[str, Any]:
+        """Return the usage that a piece holds, in one piece out of many."""
+        stated = event.usage or mapping(event.x_groq).get("usage")
+        if not stated and event.choices:
+            stated = event.choices[0].usage
+        if not stated:
+            return {}
+        usage = _repaired(self._redactor.answer(mapping(stated)))
+        self.usage = usage or self.usage
+        return usage
+
+    def _read(self, event: _Event, usage: dict[str, Any]) -> StreamChunk | Unusable:
         piece: StreamChunk | Unusable | None = None
         for choice in event.choices or ():
             if piece is None and self._is_followed(choice):
@@ -166,18 +220,26 @@ class Assembly:
 
     def _add(self, choice: _Choice, usage: dict[str, Any]) -> StreamChunk | Unusable:
         delta = choice.delta or {}
+        if not delta and not self.pieces:  # a whole answer in one piece
+            delta = mapping(choice.message)
+        if is_failed(choice.finish_reason):
+            return broken_off(choice.finish_reason, reported_usage(usage))
         try:
-            content, calls = _text_in(delta), _calls_in(delta)
+            said, calls = _said_in(delta), _calls_in(delta)
         except (msgspec.ValidationError, RecursionError) as problem:
             return Unusable(f"a piece of the answer is not a completion: {problem}", ONE_CALL)
         for call, sent in zip(calls, delta.get("tool_calls") or (), strict=True):
             self._call_of(call).add(call, sent)
         has_more = not delta.keys() <= MESSAGE_FIELDS and self._add_extra(delta)
-        self.pieces += bool(content or calls or has_more)
+        self.pieces += bool(said.text or said.reasoning or said.refusal or calls or has_more)
+        if said.refusal:
+            self._refusals.append(said.refusal)
+        thoughts, text = self._thoughts.feed(said.text)
+        text, thoughts = self._text.released(text), self._reasoning.released(said.reasoning + thoughts)
         if choice.finish_reason:
-            self.finish_reason = self._redactor.answer(choice.finish_reason)
-            return StreamChunk(self._released(content), self.finish_reason, usage)
-        return StreamChunk(self._released(content), None, usage)
+            self.finish_reason = whole_text(self._redactor.answer(choice.finish_reason))
+            return StreamChunk(text, self.finish_reason, usage, thoughts)
+        return StreamChunk(text, None, usage, thoughts)
 
     def _call_of(self, delta: _CallDelta) -> _Call:
         """Return the call that a piece belongs to: that of its index, else the last, unless it begins one."""
@@ -189,22 +251,18 @@ class Assembly:
             self._calls_by_index[known.place] = known
         return known
 
-    def _released(self, text: str) -> str:
-        """Return what can be handed out: not what may be the beginning of the key."""
-        released, self._held = self._redactor.released(self._held + text)
-        self._texts.append(released)
-        return released
-
     def flush(self, *, is_sound: bool) -> str:
-        """Return what is held back, once nothing more comes; what is most of a key stays hidden.
+        """Return the text that is held back, once nothing more comes; what is most of a key stays hidden.
+
+        Thoughts that are held back join `reasoning`.
 
         Args:
             is_sound: Whether the text has come to its end; that of one that was cut is more likely a key's.
         """
-        held, self._held = self._held, ""
-        text = held if len(held) < (_COINCIDENCE if is_sound else SHORTEST_STUMP) else MASK
-        self._texts.append(text)
-        return text
+        thoughts, text = self._thoughts.flush()
+        self._reasoning.released(thoughts)
+        self._reasoning.flush(is_sound=is_sound)
+        return self._text.released(text) + self._text.flush(is_sound=is_sound)
 
     def _add_extra(self, delta: dict[str, Any]) -> bool:
         """Take in the fields that this package does not know, and say whether they hold anything."""
@@ -219,14 +277,54 @@ class Assembly:
         return any(more.values())
 
     def _joined_extra(self) -> dict[str, Any]:
-        return self._redactor.answer({name: _joined(parts) for name, parts in self._extra.items()})
+        joined = {name: _joined(parts) for name, parts in self._extra.items()}
+        return _repaired(self._redactor.answer(with_refusal(joined, "".join(self._refusals))))
 
     def finished(self) -> LLMResponse:
         """Return the whole completion."""
         in_order = sorted(self._calls, key=attrgetter("place"))
         calls = unique_calls(call.finished(self._redactor) for call in in_order)
         reason = self.finish_reason or "stop"
-        return LLMResponse(self.text, calls, reason, self.usage, extra=self._joined_extra())
+        extra, thoughts = self._joined_extra(), self.reasoning
+        return LLMResponse(self.text, calls, reason, self.usage, extra=extra, reasoning=thoughts)
+
+
+class _Channel:
+    """A text that comes in pieces, handed out as far as no key can begin in it.
+
+    Args:
+        redactor: Keeps the key out.
+    """
+
+    def __init__(self, redactor: Redactor) -> None:
+        self._redactor = redactor
+        self._held = ""
+        self._half = ""
+        self._texts: list[str] = []
+
+    @property
+    def so_far(self) -> str:
+        return "".join(self._texts)
+
+    def released(self, text: str) -> str:
+        """Take a piece and return what can be handed out: not what may be the beginning of the key."""
+        if not text:
+            return ""
+        text, self._half = self._half + text, ""
+        if "\ud800" <= text[-1] <= "\udbff":  # half a pair, whose other half may follow
+            text, self._half = text[:-1], text[-1]
+        released, self._held = self._redactor.released(self._held + whole_text(text))
+        self._texts.append(released)
+        return released
+
+    def flush(self, *, is_sound: bool) -> str:
+        """Return what is held back, once nothing more comes."""
+        held, self._held = self._held, ""
+        text = held if len(held) < (_COINCIDENCE if is_sound else SHORTEST_STUMP) else MASK
+        text += whole_text(self._half)
+        self._half = ""
+        self._texts.append(text)
+        return text
 
 
 def _parsed(data: str) -> _Event | Unusable:
@@ -236,32 +334,67 @@ def _parsed(data: str) -> _Event | Unusable:
             return _decoder.decode(data)
         except msgspec.DecodeError:
             pass
-    raw = decode_json(data)
+    raw = decode_piece(data)
     if isinstance(raw, Unreadable):
         return Unusable(f"a piece of the answer is not JSON: {raw.reason}")
     if not isinstance(raw, dict):
         return Unusable(f"a piece of the answer is not a JSON object but a {type(raw).__name__}")
     try:
-        return msgspec.convert(cast("dict[str, object]", raw), _Event)
+        return _as_event(cast("dict[str, object]", raw))
     except (msgspec.ValidationError, RecursionError) as problem:
         return Unusable(f"a piece of the answer is not a completion: {problem}", ONE_CALL)
 
 
-def _text_in(delta: dict[str, Any]) -> str:
+def _as_event(raw: dict[str, object]) -> _Event:
+    try:
+        return msgspec.convert(raw, _Event)
+    except UnicodeEncodeError:  # half a surrogate pair where no text belongs
+        return msgspec.convert(_repaired(raw), _Event)
+
+
+def _error_event(data: str, usage: TokenUsage) -> Unusable:
+    """Return what an event says that is an error by its type."""
+    decoded = decode_json(data)
+    error = mapping(decoded) or {"message": data if isinstance(decoded, Unreadable) else str(decoded)}
+    return Unusable("the server broke off with an error", usage, error)
+
+
+def _said_in(delta: dict[str, Any]) -> Said:
     content = delta.get("content")
-    return content if isinstance(content, str) else text_of(msgspec.convert(content, Content))
+    if len(delta) <= _FEW and delta.keys() <= MESSAGE_FIELDS and isinstance(content, str):
+        return Said(content)  # nearly all pieces
+    said = read_content(content if isinstance(content, str) else msgspec.convert(_repaired(content), Content))
+    return msgspec.structs.replace(said, reasoning=read_reasoning(delta) or said.reasoning)
+
+
+_FEW: Final = 3
+
+
+def _repaired(value: T) -> T:
+    """Return a part of an answer without halves of surrogate pairs."""
+    try:
+        msgspec.json.encode(value)
+    except UnicodeEncodeError:
+        text = json.dumps(value)
+        return cast("T", decode_json(text))
+    return value
 
 
 def _calls_in(delta: dict[str, Any]) -> list[_CallDelta]:
     calls = delta.get("tool_calls")
-    return msgspec.convert(calls, list[_CallDelta]) if calls else []
+    if not calls:
+        return []
+    try:
+        return msgspec.convert(calls, list[_CallDelta])
+    except UnicodeEncodeError:  # half a surrogate pair where no text belongs
+        return msgspec.convert(_repaired(calls), list[_CallDelta])
 
 
 def _joined(parts: list[Any]) -> object:
     """Join texts and lists; of anything else there is one."""
     match parts[0]:
         case str():
-            return "".join(parts)
+            return whole_text("".join(parts))
         case list():
             return [*chain.from_iterable(parts)]
         case value:

@@ -4,39 +4,68 @@ import time
 from collections.abc import Mapping
 from typing import Final, cast
 
-from executionkit.core.json import decode_json
-from executionkit.core.usage import TokenUsage
+from executionkit.core.json import Unreadable, decode_json
 from executionkit.errors import LLMError, PermanentError, ProviderError, RateLimitError
+from executionkit.providers.chat.complaints import Complaint, read_complaint
+from executionkit.providers.chat.credentials import hide_credentials
+from executionkit.providers.chat.pages import is_page, page_words
 from executionkit.providers.chat.redaction import Redactor
-from executionkit.providers.chat.retry_after import read_retry_after
-from executionkit.providers.chat.status import FailureKind, judge_status
-from executionkit.providers.chat.wire import ONE_CALL, Unusable, reported_usage
+from executionkit.providers.chat.retry_after import read_reset, read_retry_after
+from executionkit.providers.chat.status import FailureKind, is_spent, judge_status, status_of
+from executionkit.providers.chat.wire import ONE_CALL, Unusable, mapping, reported_usage
 from executionkit.providers.http.http1 import ExchangeError, Head
 from executionkit.providers.http.transport import is_tls_failure
 
 __all__ = ["broken_exchange", "refused", "timed_out", "unusable"]
 
 _SHOWN: Final = 500
-_REQUEST_IDS: Final = ("x-request-id", "request-id", "apim-request-id", "x-amzn-requestid", "cf-ray")
+_QUOTED: Final = 200
+_READ: Final = 8_192
+_REQUEST_IDS: Final = (
+    *("x-request-id", "request-id", "x-litellm-call-id", "apim-request-id", "x-ms-request-id"),
+    *("x-amzn-requestid", "x-amzn-request-id", "x-goog-request-id", "x-correlation-id", "cf-ray"),
+    *("llm_provider-x-request-id", "llm_provider-request-id"),
+)
 _CLASSES: Final[Mapping[FailureKind, type[LLMError]]] = {
     "permanent": PermanentError,
     "rate_limit": RateLimitError,
     "provider": ProviderError,
 }
+_PROXY: Final = "the proxy"
+"""Who answers in the place of a server: its statuses say nothing of the key or the model."""
 
 
 def refused(head: Head, body: bytes, redactor: Redactor, who: str = "the server") -> LLMError:
-    """Return the error for a status that is not a success."""
-    text, codes, usage = _explanation(body, redactor)
-    verdict = judge_status(head.status, codes=codes, should_retry=head.headers.get("x-should-retry", ""))
-    hint = f"; {_ADVICE[head.status]}" if head.status in _ADVICE else ""
+    """Return the error for a status that is not a success.
+
+    Args:
+        head: The answer's status and headers.
+        body: As much of its body as was read.
+        redactor: Keeps the key out of the error.
+        who: Who refused; `"the proxy"` where a request to connect did not get through.
+    """
+    decoded = _unlisted(decode_json(body))
+    complaint = Complaint() if isinstance(decoded, Unreadable) else read_complaint(decoded)
+    codes = (*complaint.codes, head.headers.get("x-amzn-errortype", "").partition(":")[0])
+    said = complaint.words or body.decode("utf-8", "replace")
+    words = said[:_READ] if complaint.wait is None else ""  # who says when to come back has closed no account
+    should_retry = head.headers.get("x-should-retry", "")
+    verdict = judge_status(head.status, codes=codes, words=words, should_retry=should_retry)
+    advice = _advice(head.status, who, spent=is_spent(codes, words))
+    text = _shown(said, redactor)
     return _CLASSES[verdict.kind](
-        f"{who} answered {head.status}{hint}{': ' if text else ''}{text}",
-        cost=usage,
-        metadata=describe(head, redactor),
-        retry_after=read_retry_after(head.headers, time.time()),
+        f"{who} answered {head.status}{'; ' if advice else ''}{advice}{': ' if text else ''}{text}",
+        cost=reported_usage(mapping(decoded).get("usage")),
+        metadata=describe(head, redactor, complaint.request_id),
+        retry_after=_pause(head, complaint, verdict.kind),
         retryable=verdict.retryable,
     )
+
+
+def _advice(status: int, who: str, *, spent: bool) -> str:
+    if who == _PROXY:
+        return _PROXY_ADVICE.get(status, "check the proxy, or go around it with NO_PROXY")
+    return _SPENT_ADVICE if spent and status != 402 else _ADVICE.get(status, "")
 
 
 _ADVICE: Final = {
@@ -49,6 +78,11 @@ _ADVICE: Final = {
     407: "check the user name and password of the proxy",
     413: "the prompt is too long",
 }
+_PROXY_ADVICE: Final = {
+    **dict.fromkeys((401, 407), "check the user name and password of the proxy"),
+    403: "the proxy may not connect to this server, check its rules or go around it with NO_PROXY",
+}
+_SPENT_ADVICE: Final = "the quota or the balance is used up, check the account"
 
 
 def unusable(head: Head, answer: Unusable, redactor: Redactor) -> LLMError:
@@ -56,24 +90,55 @@ def unusable(head: Head, answer: Unusable, redactor: Redactor) -> LLMError:
 
     A rate limit that comes in a success is a `RateLimitError`, all else a `ProviderError`.
     """
-    status, codes, text = _inner_error(answer.error, redactor)
-    verdict = judge_status(status, codes=codes, should_retry=head.headers.get("x-should-retry", ""))
+    complaint = Complaint() if answer.error is None else read_complaint(answer.error)
+    status = status_of(complaint.codes) if complaint.status is None else complaint.status
+    words = complaint.words[:_READ] if complaint.wait is None else ""
+    should_retry = head.headers.get("x-should-retry", "")
+    verdict = judge_status(status, codes=complaint.codes, words=words, should_retry=should_retry)
+    text = _shown(complaint.words, redactor)
+    about = _about_page(head, answer, redactor) if answer.begins else _shown(answer.reason, redactor)
     return (RateLimitError if verdict.kind == "rate_limit" else ProviderError)(
-        redactor.text(f"{answer.reason}{': ' if text else ''}{text}"),
+        f"{about}{': ' if text else ''}{text}",
         cost=answer.usage,
-        metadata=describe(head, redactor),
-        retry_after=read_retry_after(head.headers, time.time()),
+        metadata=describe(head, redactor, complaint.request_id),
+        retry_after=_pause(head, complaint, verdict.kind),
         retryable=verdict.retryable,
     )
 
 
-def broken_exchange(error: Exception, redactor: Redactor) -> ProviderError:
-    """Return the error for a connection that failed, or did not speak HTTP; TLS failures are not retried."""
+def _about_page(head: Head, answer: Unusable, redactor: Redactor) -> str:
+    """Say what a body is that is not JSON: what its label says, how it begins, and what that suggests."""
+    begins = _shown(answer.begins, redactor, _QUOTED)
+    label = _shown(head.headers.get("content-type", ""), redactor, _QUOTED) or "without a content type"
+    if is_page(answer.begins):
+        return f"the answer is a page ({label}) that begins {begins!r}, and not JSON; check base_url"
+    return f"{_shown(answer.reason, redactor)} ({label}); it begins {begins!r}"
+
+
+def _pause(head: Head, complaint: Complaint, kind: FailureKind) -> float | None:
+    """Return the seconds that the server asks to wait: its headers say it, else its words, else a reset."""
+    asked = read_retry_after(head.headers, time.time())
+    if asked is None:
+        asked = complaint.wait
+    if asked is None and (kind == "rate_limit" or head.status in {503, 529}):
+        asked = read_reset(head.headers, time.time())
+    return asked
+
+
+def broken_exchange(error: Exception, redactor: Redactor, head: Head | None = None) -> ProviderError:
+    """Return the error for a connection that failed, or did not speak HTTP; TLS failures are not retried.
+
+    Args:
+        error: What went wrong.
+        redactor: Keeps the key out of the error.
+        head: The head of the answer, where the exchange broke after that.
+    """
     is_tls = is_tls_failure(error) or (isinstance(error, ExchangeError) and error.is_tls)
     what = "TLS failed" if is_tls else "the exchange with the server failed"
     failure = ProviderError(
         f"{what}: {_shown(str(error) or type(error).__name__, redactor)}",
         cost=ONE_CALL,
+        metadata={} if head is None else describe(head, redactor),
         retryable=not is_tls,
     )
     failure.__cause__ = _presentable(error, redactor)
@@ -96,19 +161,18 @@ def timed_out(seconds: float, head: Head | None, redactor: Redactor) -> LLMError
     return ProviderError(f"no complete answer within {seconds:g} s", cost=ONE_CALL, metadata=metadata)
 
 
-def describe(head: Head, redactor: Redactor) -> dict[str, object]:
-    """Return `status` (int) and, where the server sent one, `request_id` (str)."""
+def describe(head: Head, redactor: Redactor, stated_id: str = "") -> dict[str, object]:
+    """Return `status` (int) and, where the server sent one, `request_id` (str).
+
+    Args:
+        head: The answer's status and headers.
+        redactor: Keeps the key out.
+        stated_id: What the body calls the request; the headers go first.
+    """
     known = [head.headers[name] for name in _REQUEST_IDS if head.headers.get(name)]
-    return {"status": head.status, **({"request_id": redactor.text(known[0])[:_SHOWN]} if known else {})}
-
-
-def _explanation(body: bytes, redactor: Redactor) -> tuple[str, frozenset[str], TokenUsage]:
-    decoded = _unlisted(decode_json(body))
-    given = cast("dict[str, object]", decoded) if isinstance(decoded, dict) else {}
-    error = _unlisted(given.get("error", given))
-    _, codes, text = _inner_error(error, redactor)
-    shown = text or _shown(body.decode("utf-8", "replace"), redactor)
-    return shown, codes, reported_usage(given.get("usage"))
+    identity = (known or [stated_id])[0]
+    shown = hide_credentials(redactor.text(identity))[:_SHOWN]
+    return {"status": head.status, **({"request_id": shown} if shown else {})}
 
 
 def _unlisted(value: object) -> object:
@@ -120,20 +184,11 @@ def _unlisted(value: object) -> object:
     return items[0] if holds_objects else items
 
 
-def _inner_error(error: object, redactor: Redactor) -> tuple[int, frozenset[str], str]:
-    """Read the status (500 where it has none), the codes and the message of an error object."""
-    if not isinstance(error, dict):
-        return 500, frozenset(), "" if error is None else _shown(str(error), redactor)
-    given = cast("dict[str, object]", error)
-    codes = [given.get("code"), given.get("type"), given.get("status")]
-    statuses = [int(str(code)) for code in codes if str(code).isdecimal() and len(str(code)) == 3]
-    text = given.get("message", given.get("detail", ""))
-    shown = _shown(text if isinstance(text, str) else str(text), redactor)
-    return (statuses or [500])[0], frozenset(code for code in codes if isinstance(code, str)), shown
-
-
-def _shown(text: str, redactor: Redactor) -> str:
-    """Return the beginning of what a server wrote, on one line, without the key."""
-    cleaned = " ".join(redactor.text(text, was_cut=True).split())
-    printable = "".join(character if character.isprintable() else "?" for character in cleaned[: _SHOWN + 1])
-    return printable if len(printable) <= _SHOWN else f"{printable[:_SHOWN]}..."
+def _shown(text: str, redactor: Redactor, most: int = _SHOWN) -> str:
+    """Return the beginning of what a server wrote, on one line: the words of a page, without credentials."""
+    cleaned = redactor.text(text, was_cut=True)
+    if is_page(cleaned):
+        cleaned = redactor.text(page_words(cleaned), was_cut=True)
+    line = hide_credentials(" ".join(cleaned[:_READ].split()))
+    printable = "".join(character if character.isprintable() else "?" for character in line[: most + 1])
+    return printable if len(printable) <= most else f"{printable[:most]}..."

@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Literal, Self
 
 import anyio
 from anyio.lowlevel import checkpoint_if_cancelled
@@ -17,7 +17,7 @@ from executionkit.providers.chat.failures import broken_exchange, describe, refu
 from executionkit.providers.chat.redaction import Redactor
 from executionkit.providers.chat.sse import EventParser
 from executionkit.providers.chat.wire import ONE_CALL, Unusable, decode_completion, reported_usage
-from executionkit.providers.http.body import BODY_LIMIT, BodyReader, read_body, read_error_body
+from executionkit.providers.http.body import BODY_LIMIT, BodyReader, read_error_body
 from executionkit.providers.http.http1 import Head, Request
 from executionkit.providers.http.transport import BROKEN, Exchange, Transport
 from executionkit.providers.pacing import Turn
@@ -25,6 +25,11 @@ from executionkit.providers.pacing import Turn
 __all__ = ["Stream"]
 
 _DONE: Final = "[DONE]"
+_NO_STREAM: Final = (b"{", b"[", b"<", b'"')
+"""How JSON and pages begin, and no event does."""
+
+_BEGINNING: Final = 4_096
+
 _DRAIN_TIMEOUT: Final = 0.05
 """Seconds that the end of a finished stream may take, so that its connection can be used again."""
 
@@ -71,6 +76,8 @@ class Stream:
         self._parser = EventParser()
         self._assembly = Assembly(redactor)
         self._ready: deque[StreamChunk] = deque()
+        self._form: Literal["events", "whole"] | None = None
+        self._body = bytearray()
         self._whole: LLMResponse | None = None
         self._failure: LLMError | None = None
         self._ended = False
@@ -92,7 +99,7 @@ class Stream:
     @property
     def _bill(self) -> tuple[TokenUsage, bool]:
         """The cost, and whether some of it is an estimate."""
-        if self._whole is not None and self._reader is None:  # the server did not stream
+        if self._whole is not None and self._form == "whole":  # the server did not stream
             return reported_usage(self._whole.usage), False
         pieces, is_final = self._assembly.pieces, self._assembly.finish_reason is not None
         if not (pieces or self._assembly.usage):
@@ -140,14 +147,18 @@ class Stream:
             raise
 
     async def _fail(self, error: LLMError) -> None:
-        self._hand_out(self._assembly.flush(is_sound=False))
+        self._flush(is_sound=False)
         # Its frames hold what the server sent.
         self._failure = self._broken_off(error).with_traceback(None)
         await self.aclose()
 
-    def _hand_out(self, held: str) -> None:
-        if held:
-            self._ready.append(StreamChunk(held))
+    def _flush(self, *, is_sound: bool) -> None:
+        """Hand out what was held back."""
+        known = len(self._assembly.reasoning)
+        held = self._assembly.flush(is_sound=is_sound)
+        thoughts = self._assembly.reasoning[known:]
+        if held or thoughts:
+            self._ready.append(StreamChunk(held, reasoning=thoughts))
 
     async def __aenter__(self) -> Self:
         return self
@@ -178,7 +189,7 @@ class Stream:
                 self._seconds_left -= anyio.current_time() - began
                 return
             except BROKEN as error:
-                failure = broken_exchange(error, self._redactor)
+                failure = broken_exchange(error, self._redactor, self._head)
         if self._assembly.finish_reason is None:
             raise failure or timed_out(self._timeout, self._head, self._redactor)
         await self._end()  # all of the text is there
@@ -204,38 +215,53 @@ class Stream:
     async def _begin(self, exchange: Exchange) -> None:
         if not exchange.head.is_success:
             raise refused(exchange.head, await read_error_body(exchange), self._redactor)
-        if exchange.head.headers.get("content-type", "").strip().lower().startswith("application/json"):
-            await self._read_whole(exchange)
-        else:
-            self._reader = BodyReader(exchange, BODY_LIMIT)
-
-    async def _read_whole(self, exchange: Exchange) -> None:
-        """Take an answer in one piece from a server that does not stream."""
-        answer = decode_completion(await read_body(exchange), self._redactor)
-        if isinstance(answer, Unusable):
-            raise unusable(exchange.head, answer, self._redactor)
-        self._ready.append(StreamChunk(answer.content, answer.finish_reason, answer.usage))
-        self._whole = answer
-        await self.aclose()
+        self._reader = BodyReader(exchange, BODY_LIMIT)
 
     async def _read_piece(self, exchange: Exchange, reader: BodyReader) -> None:
         data = await reader.read()
+        if self._form is None:
+            data = self._begun(data)
+        if self._form == "whole":
+            self._body += data
+            if not data:
+                await self._end_whole(exchange.head)
+            return None
         for event in self._parser.feed(data):
             text = event.data.strip()
             if text == _DONE:
                 await self._drain(reader)
                 return await self._end()
             if text:
-                self._take(text, exchange.head)
+                self._take(text, event.event, exchange.head)
         if not data:
             await self._end()
         return None
 
-    def _take(self, data: str, head: Head) -> None:
-        piece = self._assembly.take(data)
+    def _begun(self, data: bytes) -> bytes:
+        """Find out by its first bytes, not by its label, whether an answer comes in pieces; return them."""
+        self._body += data
+        begins = bytes(self._body[:_BEGINNING]).removeprefix(b"\xef\xbb\xbf").lstrip()
+        if not begins and data:
+            return b""
+        self._form = "whole" if begins[:1] in _NO_STREAM else "events"
+        data, self._body = bytes(self._body), bytearray()
+        return data
+
+    async def _end_whole(self, head: Head) -> None:
+        """Take an answer in one piece from a server that does not stream."""
+        answer = decode_completion(bytes(self._body), self._redactor)
+        if isinstance(answer, Unusable):
+            raise unusable(head, answer, self._redactor)
+        usage, thoughts = answer.usage, answer.reasoning
+        self._ready.append(StreamChunk(answer.content, answer.finish_reason, usage, thoughts))
+        self._whole = answer
+        await self.aclose()
+
+    def _take(self, data: str, kind: str, head: Head) -> None:
+        piece = self._assembly.take(data, kind)
         if isinstance(piece, Unusable):
             raise unusable(head, piece, self._redactor)
-        if piece.text or piece.finish_reason or piece.usage:
+        if piece.text or piece.finish_reason or piece.usage or piece.reasoning:
             self._ready.append(piece)
 
     async def _drain(self, reader: BodyReader) -> None:
@@ -250,7 +276,7 @@ class Stream:
                 cost=ONE_CALL,
                 metadata={} if self._head is None else describe(self._head, self._redactor),
             )
-        self._hand_out(self._assembly.flush(is_sound=True))
+        self._flush(is_sound=True)
         self._whole = self._assembly.finished()
         await self.aclose()
 

@@ -8,10 +8,13 @@ from typing import Any, Final, TypeAlias, TypeVar, cast
 
 import msgspec
 
+from executionkit.core.content import read_content, read_reasoning, split_thoughts
+from executionkit.core.endings import is_failed
 from executionkit.core.json import Unreadable, decode_json
 from executionkit.core.usage import TokenUsage, read_usage
 from executionkit.errors import PermanentError
 from executionkit.provider import LLMResponse, ToolCall
+from executionkit.providers.chat.complaints import complaint_in_answer
 from executionkit.providers.chat.redaction import Redactor
 
 __all__ = [
@@ -20,15 +23,17 @@ __all__ = [
     "ONE_CALL",
     "Content",
     "Unusable",
+    "broken_off",
     "decode_completion",
     "encode_request",
     "error_object",
     "mapping",
     "read_arguments",
     "reported_usage",
-    "text_of",
     "unique_calls",
     "unknown_fields",
+    "usage_in",
+    "with_refusal",
 ]
 
 T = TypeVar("T")
@@ -73,11 +78,13 @@ class Unusable(msgspec.Struct, frozen=True):
         reason: What is wrong with it, a clause.
         usage: What the server reported to have charged for it all the same.
         error: The error object in it, where it has one.
+        begins: How it begins, where it is not JSON.
     """
 
     reason: str
     usage: TokenUsage = ONE_CALL
     error: Mapping[str, object] | None = None
+    begins: str = ""
 
 
 class _Function(msgspec.Struct):
@@ -116,7 +123,8 @@ def decode_completion(body: bytes, redactor: Redactor) -> LLMResponse | Unusable
     """Read a completion; total: whatever the bytes are, the answer says what became of them."""
     raw = decode_json(body)
     if isinstance(raw, Unreadable):
-        return Unusable(f"the answer is not JSON: {raw.reason}")
+        begins = body[:_BEGINNING].decode("utf-8", "replace").strip()
+        return Unusable(f"the answer is not JSON: {raw.reason}", begins=begins)
     if not isinstance(raw, dict):
         return Unusable(f"the answer is not a JSON object but a {type(raw).__name__}")
     if redactor.may_touch(body):
@@ -124,10 +132,16 @@ def decode_completion(body: bytes, redactor: Redactor) -> LLMResponse | Unusable
     return _read_completion(cast("dict[str, Any]", raw), redactor)
 
 
+_BEGINNING: Final = 16_384
+"""Bytes of what is not JSON that are kept to show how it begins; a page has its words behind its styles."""
+
+
 def _read_completion(raw: dict[str, Any], redactor: Redactor) -> LLMResponse | Unusable:
-    usage = reported_usage(raw.get("usage"))
-    if raw.get("error") and not raw.get("choices"):
-        return Unusable("the server answered with an error", usage, error_object(raw["error"]))
+    stated_usage = usage_in(raw)
+    usage = reported_usage(stated_usage)
+    complaint = complaint_in_answer(raw)
+    if complaint is not None:
+        return Unusable("the server answered with an error", usage, complaint)
     try:
         completion = msgspec.convert(raw, _Completion)
     except (msgspec.ValidationError, RecursionError) as error:
@@ -135,18 +149,40 @@ def _read_completion(raw: dict[str, Any], redactor: Redactor) -> LLMResponse | U
     if not completion.choices:
         return Unusable("the answer has no choices", usage)
     choice = completion.choices[0]
+    if is_failed(choice.finish_reason):
+        return broken_off(choice.finish_reason, usage)
     if choice.message is None:
         return Unusable("the answer's first choice has no message", usage)
     message = raw["choices"][0]["message"]
     calls = unique_calls(_read_calls(choice.message.tool_calls, message.get("tool_calls"), redactor))
+    said = read_content(choice.message.content)
+    thoughts, text = split_thoughts(said.text)
     return LLMResponse(
-        content=text_of(choice.message.content),
+        content=text,
         tool_calls=calls,
         finish_reason=choice.finish_reason or ("tool_calls" if calls else "stop"),
-        usage=mapping(raw.get("usage")),
+        usage=mapping(stated_usage),
         raw=raw,
-        extra=unknown_fields(message, MESSAGE_FIELDS),
+        extra=with_refusal(unknown_fields(message, MESSAGE_FIELDS), said.refusal),
+        reasoning=read_reasoning(message) or said.reasoning or thoughts,
     )
+
+
+def broken_off(finish_reason: object, usage: TokenUsage) -> Unusable:
+    """Return why an answer is none that ends with an error: what there is of it is a fragment."""
+    return Unusable(f"the server broke off with an error (finish reason {finish_reason!r})", usage)
+
+
+def with_refusal(extra: dict[str, Any], refusal: str) -> dict[str, Any]:
+    """Return the fields with the refusal that stood among the parts of the content, if one did."""
+    return {"refusal": refusal, **extra} if refusal else extra
+
+
+def usage_in(raw: Mapping[str, Any]) -> object:
+    """Return the usage, wherever it stands: Groq sends it in `x_groq`, Moonshot in the last choice."""
+    choices = raw.get("choices")
+    first = mapping(cast("list[object]", choices)[0]) if isinstance(choices, list) and choices else {}
+    return raw.get("usage") or mapping(raw.get("x_groq")).get("usage") or first.get("usage")
 
 
 def reported_usage(usage: object) -> TokenUsage:
@@ -167,14 +203,6 @@ def mapping(value: object) -> dict[str, Any]:
 def unknown_fields(given: Mapping[str, Any], known: AbstractSet[str]) -> dict[str, Any]:
     """Return what a server sent beside the fields that this package reads."""
     return {name: value for name, value in given.items() if name not in known and value is not None}
-
-
-def text_of(content: Content) -> str:
-    """Return the text of a message's content; of a list of parts, what the text parts hold."""
-    if isinstance(content, list):
-        texts = [part.get("text") for part in content if part.get("type", "text") in {"text", "output_text"}]
-        return "".join([text for text in texts if isinstance(text, str)])
-    return content or ""
 
 
 def _read_calls(

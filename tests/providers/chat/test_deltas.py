@@ -303,3 +303,147 @@ def test_several_choices_in_one_event_are_all_paid_for() -> None:
     assembly, chunks = assembled(json.dumps({"choices": choices}))
     assert chunks == [StreamChunk("a")]
     assert assembly.pieces == 3
+
+
+def test_thoughts_come_apart_from_the_text() -> None:
+    assembly, chunks = assembled(
+        piece({"content": "<think>3 of"}),
+        piece({"content": " 10</think>\n\nSco"}),
+        piece({"content": "re: 9"}, finish="stop"),
+    )
+    assert chunks == [
+        StreamChunk(reasoning="3 of"),
+        StreamChunk("Sco", reasoning=" 10"),
+        StreamChunk("re: 9", "stop"),
+    ]
+    assert (assembly.flush(is_sound=True), assembly.text, assembly.reasoning) == ("", "Score: 9", "3 of 10")
+    assert assembly.finished() == LLMResponse("Score: 9", reasoning="3 of 10")
+
+
+def test_thoughts_in_fields_and_parts_are_joined() -> None:
+    part = {"type": "thinking", "thinking": [{"type": "text", "text": "well"}]}
+    assembly, chunks = assembled(
+        piece({"reasoning_content": "hm, ", "reasoning": "hm, "}),
+        piece({"content": [part]}),
+        piece({"content": "9"}),
+    )
+    assert chunks == [StreamChunk(reasoning="hm, "), StreamChunk(reasoning="well"), StreamChunk("9")]
+    assert assembly.finished().reasoning == "hm, well"
+    assert assembly.pieces == 3
+
+
+def test_thoughts_that_were_cut_are_no_text() -> None:
+    assembly, _ = assembled(piece({"content": "<think>3 of</"}, finish="length"))
+    assert assembly.flush(is_sound=True) == ""
+    response = assembly.finished()
+    assert (response.content, response.reasoning, response.why_empty is not None) == ("", "3 of</", True)
+
+
+def test_the_key_is_kept_out_of_thoughts_in_pieces() -> None:
+    first, last = KEY[:9], KEY[9:]
+    assembly, chunks = assembled(
+        piece({"reasoning_content": f"use {first}"}),
+        piece({"reasoning_content": f"{last}."}),
+        redactor=Redactor(KEY),
+    )
+    assert chunks == [StreamChunk(reasoning="use "), StreamChunk(reasoning="***.")]
+    assembly, _ = assembled(piece({"content": f"<think>use {KEY[:-2]}"}), redactor=Redactor(KEY))
+    assembly.flush(is_sound=False)
+    assert assembly.finished().reasoning == "use ***"
+
+
+def test_a_refusal_among_the_parts_is_one() -> None:
+    assembly, _ = assembled(
+        piece({"content": [{"type": "refusal", "refusal": "I can"}]}),
+        piece({"content": [{"type": "refusal", "refusal": "not."}]}, finish="stop"),
+    )
+    assert assembly.finished().refusal == "I cannot."
+
+
+@pytest.mark.parametrize("beside", [{}, {"index": 0}, {"id": "a"}, {"index": 0, "id": "a"}])
+def test_a_name_in_every_piece_is_said_once(beside: dict[str, Any]) -> None:
+    pieces = [call(**beside, **function("read_file", part)) for part in ("", '{"path"', ': "a"}')]
+    assembly, _ = assembled(*pieces)
+    (found,) = assembly.finished().tool_calls
+    assert (found.name, found.arguments) == ("read_file", {"path": "a"})
+
+
+def test_a_name_said_again_behind_whole_arguments_is_another_call() -> None:
+    assembly, _ = assembled(call(**function("f", '{"a": 1}')), call(**function("f", '{"a": 2}')))
+    assert [each.arguments for each in assembly.finished().tool_calls] == [{"a": 1}, {"a": 2}]
+
+
+def test_halves_of_a_pair_are_joined_wherever_they_are() -> None:
+    assembly, chunks = assembled(
+        '{"choices": [{"delta": {"content": "a\\ud83d", "reasoning_content": "\\ud83d", "x": "\\ud83d"}}]}',
+        '{"choices": [{"delta": {"content": "\\ude00b", "reasoning_content": "\\ude00", "x": "\\ude00"}}]}',
+        call(index=0, id="\ud83d", **function("f", '{"a": "\ud83d')),
+        call(index=0, **function(None, '\ude00\ud83d"}')),
+        '{"choices": [{"delta": {"content": "\\ud83d"}, "finish_reason": "stop"}]}',
+    )
+    assert chunks[:2] == [StreamChunk("a"), StreamChunk("\U0001f600b", reasoning="\U0001f600")]
+    assert assembly.flush(is_sound=True) == "\ufffd"
+    whole = assembly.finished()
+    assert (whole.content, whole.reasoning) == ("a\U0001f600b\ufffd", "\U0001f600")
+    assert whole.extra == {"reasoning_content": "\U0001f600", "x": "\U0001f600"}
+    assert whole.tool_calls == (ToolCall("\ufffd", "f", {"a": "\U0001f600\ufffd"}),)
+
+
+@pytest.mark.parametrize(
+    ("data", "kind", "error"),
+    [
+        ('{"message": "full"}', "error", {"message": "full"}),
+        ("full", "error", {"message": "full"}),
+        ("[1]", "error", {"message": "[1]"}),
+        ('{"error": {"message": "full"}}', "error", {"message": "full"}),
+        ('{"detail": "full"}', "message", {"detail": "full"}),
+        ('{"choices": [], "error": "full"}', "message", {"message": "full"}),
+        ('{"choices": [{"delta": {}, "error": {"message": "full"}}]}', "message", {"message": "full"}),
+        ('{"x_groq": {"error": "full"}}', "message", {"message": "full"}),
+        (
+            '{"base_resp": {"status_code": 1, "status_msg": "full"}}',
+            "message",
+            {"status_code": 1, "status_msg": "full"},
+        ),
+    ],
+)
+def test_an_error_in_a_stream_is_heard(data: str, kind: str, error: dict[str, Any]) -> None:
+    unusable = Assembly(NOTHING_SECRET).take(data, kind)
+    assert unusable == Unusable("the server broke off with an error", error=error)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        "{}",
+        '{"choices": []}',
+        '{"type": "ping"}',
+        '{"x_groq": {"id": "x"}}',
+        '{"choices": null, "usage": null}',
+    ],
+)
+def test_a_piece_that_says_nothing_is_no_error(data: str) -> None:
+    assert Assembly(NOTHING_SECRET).take(data) == StreamChunk()
+
+
+@pytest.mark.parametrize(
+    "fields", [{"usage": USAGE}, {"x_groq": {"usage": USAGE}}, {"choices": [{"delta": None, "usage": USAGE}]}]
+)
+def test_usage_is_found_wherever_it_stands(fields: dict[str, Any]) -> None:
+    assembly = Assembly(NOTHING_SECRET)
+    assert assembly.take(json.dumps(fields)) == StreamChunk(usage=USAGE)
+    assert assembly.usage == USAGE
+
+
+def test_an_answer_that_ends_in_an_error_is_none() -> None:
+    _, chunks = assembled(piece({"content": "half"}), piece({}, finish="error", usage=USAGE))
+    assert chunks[1] == Unusable(
+        "the server broke off with an error (finish reason 'error')", TokenUsage(3, 2, 1)
+    )
+
+
+def test_a_whole_message_in_one_piece_is_read() -> None:
+    assembly, chunks = assembled('{"choices": [{"message": {"content": "Paris"}, "finish_reason": "stop"}]}')
+    assert chunks == [StreamChunk("Paris", "stop")]
+    again, _ = assembled(piece({"content": "Paris"}), '{"choices": [{"message": {"content": "Paris"}}]}')
+    assert (assembly.text, again.text) == ("Paris", "Paris")

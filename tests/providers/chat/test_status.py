@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from executionkit.providers.chat.retry_after import read_retry_after
-from executionkit.providers.chat.status import FailureKind, Verdict, judge_status
+from executionkit.providers.chat.retry_after import read_reset, read_retry_after
+from executionkit.providers.chat.status import FailureKind, Verdict, judge_status, status_of
 
 PERMANENT = {400, 401, 403, 404, 405, 413, 422}
 
@@ -97,3 +97,86 @@ def test_a_date_that_names_no_zone_is_in_utc(monkeypatch: pytest.MonkeyPatch) ->
     finally:
         monkeypatch.undo()
         time.tzset()
+
+
+@pytest.mark.parametrize(
+    ("headers", "now", "wait"),
+    [
+        ({}, 0.0, None),
+        ({"x-ratelimit-reset": "7"}, 0.0, 7.0),
+        ({"x-ratelimit-reset": "1741305600000"}, 1741305590.0, 10.0),
+        ({"x-ratelimit-reset": "1741305600"}, 1741305590.0, 10.0),
+        ({"x-ratelimit-reset": "1741305600"}, 1741305700.0, None),
+        ({"x-ratelimit-reset-requests": "2m59.56s"}, 0.0, 179.56),
+        ({"x-ratelimit-reset-requests": "9s", "x-ratelimit-remaining-requests": "3"}, 0.0, None),
+        ({"x-ratelimit-reset-requests": "9s", "x-ratelimit-remaining-requests": "0"}, 0.0, 9.0),
+        (
+            {
+                "x-ratelimit-reset-requests": "9s",
+                "x-ratelimit-remaining-requests": "0",
+                "x-ratelimit-reset-tokens": "20s",
+                "x-ratelimit-remaining-tokens": "0",
+            },
+            0.0,
+            20.0,
+        ),
+        ({"anthropic-ratelimit-requests-reset": "1970-01-01T00:00:10Z"}, 4.0, 6.0),
+        (
+            {
+                "anthropic-ratelimit-requests-reset": "1970-01-01T00:00:10Z",
+                "anthropic-ratelimit-requests-remaining": "5",
+            },
+            4.0,
+            None,
+        ),
+        ({"ratelimit-reset": "5"}, 0.0, 5.0),
+        ({"llm_provider-x-ratelimit-reset-tokens": "5s"}, 0.0, 5.0),
+        ({"x-ratelimit-reset": TEN_PAST}, 4.0, 6.0),
+        ({"x-ratelimit-reset": "soon"}, 0.0, None),
+        ({"x-ratelimit-reset": "-5"}, 0.0, None),
+        ({"x-ratelimit-reset": "inf"}, 0.0, None),
+        ({"x-ratelimit-limit": "5"}, 0.0, None),
+    ],
+)
+def test_a_reset_by_hand(headers: dict[str, str], now: float, wait: float | None) -> None:
+    assert read_reset(headers, now) == pytest.approx(wait)
+
+
+@pytest.mark.parametrize(
+    ("headers", "wait"),
+    [
+        ({"llm_provider-retry-after": "7"}, 7.0),
+        ({"llm_provider-retry-after-ms": "250"}, 0.25),
+        ({"x-ms-retry-after-ms": "250"}, 0.25),
+        ({"retry-after": "3", "llm_provider-retry-after": "7"}, 3.0),
+        ({"retry-after": "soon", "llm_provider-retry-after": "7"}, 7.0),
+    ],
+)
+def test_a_wait_that_a_gateway_passes_on(headers: dict[str, str], wait: float) -> None:
+    assert read_retry_after(headers, 0.0) == wait
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["x-ratelimit-reset", "x-ratelimit-remaining", "ratelimit-reset"]), st.text()
+    )
+)
+def test_a_reset_is_finite_and_not_negative(headers: dict[str, str]) -> None:
+    wait = read_reset(headers, 0.0)
+    assert wait is None or (math.isfinite(wait) and wait >= 0)
+
+
+@pytest.mark.parametrize(
+    ("codes", "status"),
+    [
+        ([], 500),
+        (["odd"], 500),
+        (["rate_limit_error"], 429),
+        (["odd", " Invalid_API_Key "], 401),
+        (["2049"], 401),
+        (["1002"], 429),
+        (["overloaded_error"], 503),
+    ],
+)
+def test_a_name_stands_for_a_status(codes: list[str], status: int) -> None:
+    assert status_of(codes) == status

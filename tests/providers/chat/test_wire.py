@@ -378,3 +378,55 @@ def test_a_key_escaped_in_arguments_is_kept_out_of_them() -> None:
     answer = decode_completion(body, Redactor(key))
     assert isinstance(answer, LLMResponse)
     assert answer.tool_calls == (ToolCall("1", "f", {"key": "***"}),)
+
+
+def test_thoughts_are_kept_apart() -> None:
+    message = {"content": "<think>3 of 10?</think>\n\nScore: 9", "role": "assistant"}
+    assert (answer(**message).content, answer(**message).reasoning) == ("Score: 9", "3 of 10?")
+    parts = [
+        {"type": "thinking", "thinking": "hm"},
+        {"type": "text", "text": "9"},
+        {"type": "refusal", "refusal": "no"},
+    ]
+    said = answer(content=parts)
+    assert (said.content, said.reasoning, said.refusal) == ("9", "hm", "no")
+    field = answer(content="9", reasoning_content="hm")
+    assert (field.reasoning, field.extra) == ("hm", {"reasoning_content": "hm"})
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        (r"\ud83d", "\ufffd"),
+        (r"\ud83d\ude00", "\U0001f600"),
+        (r"\\ud83d", r"\ud83d"),
+        (r"\ude00\ud83d!", "\ufffd\ufffd!"),
+    ],
+)
+def test_half_a_surrogate_pair_is_no_reason_to_refuse(text: str, shown: str) -> None:
+    body = json.dumps({**choice(content="@"), "usage": USAGE}).replace("@", text)
+    response = decoded(body.encode())
+    assert isinstance(response, LLMResponse)
+    assert (response.content, response.total_tokens) == (shown, 5)
+    broken = decoded(body.encode().replace(b"prompt", b"\xff"))
+    assert isinstance(broken, LLMResponse | Unusable)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {**choice(content="hi"), "x_groq": {"usage": USAGE}},
+        {"choices": [{"message": {"content": "hi"}, "usage": USAGE}]},
+    ],
+)
+def test_usage_is_found_wherever_it_stands(body: dict[str, Any]) -> None:
+    response = decoded(body)
+    assert isinstance(response, LLMResponse)
+    assert response.total_tokens == 5
+
+
+@pytest.mark.parametrize("identity", ["", None])
+def test_calls_without_ids_have_unique_ones(identity: Any) -> None:
+    response = decoded(choice(tool_calls=[{**CALL, "id": identity}, {**CALL, "id": identity}, CALL, CALL]))
+    assert isinstance(response, LLMResponse)
+    assert len({call.id for call in response.tool_calls} - {""}) == 4
