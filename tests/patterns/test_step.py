@@ -20,6 +20,7 @@ from executionkit import (
     is_failure,
     step,
 )
+from executionkit.runtime.context import MeteredProvider
 
 pytestmark = pytest.mark.anyio
 
