@@ -1,7 +1,6 @@
-"""Print the figures of the house: how many modules, lines, names, short functions, casts, and how long things are.
+"""Print the figures of the house: modules, lines, names, short functions, casts.
 
-`python scripts/figures.py [FOLDER]` counts the checkout in FOLDER, so that two commits can be held beside each
-other.
+`python scripts/figures.py [FOLDER]` counts the checkout in FOLDER, so that two commits can be compared.
 """
 
 import ast
