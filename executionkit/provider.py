@@ -95,10 +95,12 @@ class ToolCall(msgspec.Struct, frozen=True, repr_omit_defaults=True):
 
 def _freeze(owner: msgspec.Struct, name: str, value: object) -> None:
     """Let a value keep a read-only copy of its own; what is no mapping is told of where it is checked."""
-    if type(value) is FrozenDict or not isinstance(value, Mapping):
-        return
-    with suppress(Exception):  # a mapping of somebody else's may raise whatever it likes
-        msgspec.structs.force_setattr(owner, name, frozen_json(cast("object", value)) if value else _EMPTY)
+    kind = type(value)
+    if kind is dict:
+        msgspec.structs.force_setattr(owner, name, frozen_json(value) if value else _EMPTY)
+    elif kind is not FrozenDict and isinstance(value, Mapping):
+        with suppress(Exception):  # a mapping of somebody else's may raise whatever it likes
+            msgspec.structs.force_setattr(owner, name, frozen_json(cast("object", value)))
 
 
 class LLMResponse(msgspec.Struct, frozen=True):
@@ -303,12 +305,13 @@ class StreamingProvider(Protocol):
 def shown_in(response: LLMResponse) -> tuple[Shown, ...]:
     """Return what each answer of a completion shows of its length; of the first, what was read out of it."""
     says_something = bool(response.content or response.tool_calls or response.reasoning)
-    return Shown(says_something, response.was_truncated), *_shown_beside(response.raw)
+    first, raw = Shown(says_something, response.was_truncated), response.raw
+    return (first, *_shown_beside(cast("dict[str, object]", raw))) if isinstance(raw, dict) else (first,)
 
 
-def _shown_beside(raw: object) -> Iterator[Shown]:
+def _shown_beside(raw: Mapping[str, object]) -> Iterator[Shown]:
     """Yield what the further answers of a completion in OpenAI's format show."""
-    choices: object = cast("dict[str, object]", raw).get("choices") if isinstance(raw, dict) else None
+    choices = raw.get("choices")
     for choice in cast("list[object]", choices)[1:] if isinstance(choices, list) else ():
         if isinstance(choice, dict):
             given = cast("dict[str, object]", choice)

@@ -114,6 +114,8 @@ def split_thoughts(text: str) -> tuple[str, str]:
     >>> split_thoughts("<think>so 4 is cut o"), split_thoughts('{"tag": "<think>"}')
     (('so 4 is cut o', ''), ('', '{"tag": "<think>"}'))
     """
+    if "<" not in text and "[" not in text:
+        return "", text
     opening = _OPENING.match(text)
     if opening is None:
         end = _LONE_CLOSING.search(text) if "/THINK]" in text or "</" in text else None

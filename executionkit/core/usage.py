@@ -247,10 +247,10 @@ def read_usage(usage: object) -> Reading:
     Reading(input_tokens=112, cache_read_tokens=100)
     """
     try:
+        if isinstance(usage, (dict, Mapping)):
+            return _read(cast("Mapping[str, object]", usage))
         if isinstance(usage, TokenUsage):
             return _read(msgspec.structs.asdict(usage))
-        if type(usage) is dict or isinstance(usage, Mapping):
-            return _read(cast("Mapping[str, object]", usage))
     except Exception:  # noqa: BLE001 - a mapping of somebody else's may raise whatever it likes
         return _NOTHING_READ
     return _NOTHING_READ

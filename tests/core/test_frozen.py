@@ -1,14 +1,27 @@
 """Freezing copies deeply, and nothing that is frozen can be changed."""
 
+import copy
+import json
 import pickle
+from collections.abc import Callable
 from types import MappingProxyType
 from typing import Any, cast
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from executionkit.core.frozen import EMPTY, freeze, freeze_mapping, hash_frozen, thaw
+from executionkit.core.frozen import (
+    EMPTY,
+    FrozenDict,
+    FrozenList,
+    freeze,
+    freeze_mapping,
+    frozen_json,
+    hash_frozen,
+    thaw,
+)
 
 LEAVES = (
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.sampled_from(["", "x", b"y"])
@@ -81,3 +94,40 @@ def test_what_is_not_plain_is_kept_and_the_empty_mapping_shared() -> None:
     assert freeze_mapping({}) is EMPTY
     with pytest.raises(TypeError, match="unhashable"):
         hash_frozen(freeze_mapping({"a": bytearray(b"x")}))
+
+
+def test_frozen_json_is_json_that_nobody_changes() -> None:
+    given = {"a": [1, {"b": (2, [3])}], "c": MappingProxyType({"d": None})}
+    frozen: Any = frozen_json(given)
+    assert frozen == {"a": [1, {"b": [2, [3]]}], "c": {"d": None}}
+    assert json.dumps(frozen) == msgspec.json.encode(frozen).decode().replace(":", ": ").replace(",", ", ")
+    assert frozen_json(frozen) is frozen
+    assert hash(frozen) == hash(frozen_json(given))
+    changes: list[Callable[[], object]] = [
+        *(getattr(frozen, name) for name in ("clear", "popitem", "update")),
+        *(getattr(frozen["a"], name) for name in ("clear", "pop", "reverse", "sort")),
+        lambda: frozen.__ior__({"x": 1}),
+        lambda: frozen["a"].__iadd__([1]),
+        lambda: frozen["a"].__imul__(2),
+        lambda: frozen["a"][1]["b"].append(1),
+    ]
+    for change in changes:
+        with pytest.raises(TypeError, match="read-only"):
+            change()
+    for twin in (copy.copy(frozen), copy.deepcopy(frozen), pickle.loads(pickle.dumps(frozen))):
+        assert twin == frozen
+        assert type(twin) is FrozenDict
+        assert type(twin["a"]) is FrozenList
+    thawed: Any = thaw(frozen)
+    assert thawed == frozen
+    assert (type(thawed), type(thawed["a"][1]["b"])) == (dict, list)
+
+
+def test_what_is_too_deep_or_inside_itself_stays_as_it_is() -> None:
+    inside: list[Any] = []
+    inside.append(inside)
+    assert isinstance(frozen_json({"x": inside}), FrozenDict)
+    deep: Any = 1
+    for _ in range(50_000):
+        deep = [deep]
+    assert frozen_json(deep) is deep

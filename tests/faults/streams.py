@@ -162,6 +162,12 @@ STREAMS: Final = (
     _bad("error-first", *stream(event(error={"message": "overloaded"})), text="", usage=TokenUsage()),
     _bad("error-later", *stream(*PARIS, event(error={"message": "overloaded"})), usage=TokenUsage(9, 2)),
     _bad(
+        "plain-text",
+        reply(b"upstream connect error").replace(b"application/json", b"text/plain"),
+        text="",
+        usage=TokenUsage(),
+    ),
+    _bad(
         "error-event", *stream(*PARIS, b'event: error\ndata: {"message": "full"}\n\n'), usage=TokenUsage(9, 2)
     ),
     _bad("error-event-text", *stream(*PARIS, b"event: error\ndata: full\n\n"), usage=TokenUsage(9, 2)),

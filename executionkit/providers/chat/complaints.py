@@ -112,14 +112,12 @@ def complaint_in_answer(raw: Mapping[str, object]) -> Mapping[str, object] | Non
     choices = raw.get("choices")
     first = cast("list[object]", choices)[0] if isinstance(choices, list) and choices else None
     for holder in (raw, first, raw.get("x_groq")):
-        error = cast("dict[str, object]", holder).get("error") if isinstance(holder, dict) else None
+        error = _fields(holder).get("error")
         if error and (not choices or _is_bad(error)):
-            return (
-                cast("dict[str, object]", error) if isinstance(error, dict) else {"message": _as_words(error)}
-            )
-    base = raw.get("base_resp")
-    if isinstance(base, dict) and cast("dict[str, object]", base).get("status_code") not in _FINE:
-        return cast("dict[str, object]", base)
+            return _fields(error) or {"message": _as_words(error)}
+    base = _fields(raw.get("base_resp"))
+    if base and not _is_fine(base.get("status_code")):
+        return base
     if choices:
         return None
     rest = {
@@ -130,15 +128,22 @@ def complaint_in_answer(raw: Mapping[str, object]) -> Mapping[str, object] | Non
     return rest if _words(rest) else None
 
 
-_FINE: Final = frozenset({None, 0, "0", 200, "200", "success", "ok", ""})
+def _is_fine(code: object) -> bool:
+    return code is None or (isinstance(code, str | int) and code in _FINE)
+
+
+_FINE: Final = frozenset({0, "0", 200, "200", "success", "ok", ""})
 
 
 def _is_bad(error: object) -> bool:
     """Whether an error beside an answer says something, and not that all is well."""
-    given = cast("dict[str, object]", error) if isinstance(error, dict) else {}
-    code = given.get("code")
-    is_fine = "code" in given and code is not None and isinstance(code, str | int) and code in _FINE
-    return not is_fine and bool(_words(cast("object", error)))  # type: ignore[redundant-cast]  # pyright narrows it to an unknown dict
+    code = _fields(error).get("code")
+    return (code is None or not _is_fine(code)) and bool(_words(error))
+
+
+def _fields(value: object) -> dict[str, object]:
+    """Return an object's fields; none where it is no object."""
+    return cast("dict[str, object]", value) if isinstance(value, dict) else {}
 
 
 def _as_words(error: object) -> str:
@@ -185,9 +190,7 @@ def _joined(items: list[object], depth: int) -> str:
 
 def _upstream(given: Mapping[str, object], found: str, depth: int) -> str:
     """Return what the server behind a gateway said (OpenRouter's `metadata.raw`), where that says more."""
-    metadata = given.get("metadata")
-    raw = cast("dict[str, object]", metadata).get("raw") if isinstance(metadata, dict) else None
-    words = _words(raw, depth + 1)
+    words = _words(_fields(given.get("metadata")).get("raw"), depth + 1)
     return f": {words}" if words and words not in found else ""
 
 

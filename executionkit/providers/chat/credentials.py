@@ -11,8 +11,9 @@ _NO_WORD: Final = r"""(?=[^\s"'<>]*[0-9=+/~%]|[^\s"'<>]+(?-i:[A-Z])|[^\s"'<>]{24
 
 _SCHEMES: Final = re.compile(rf"\b(bearer|basic)((?:\s|%20|\+)+){_NO_WORD}[\w.~+/=%-]{{6,}}", re.IGNORECASE)
 _NAMES: Final = (
-    r"(?:[a-z]{1,30}[-_]){0,4}(?:api|access|secret|auth|private|client|refresh|session|subscription|account|id)"
-    r"[-_ ]?(?:key|token|secret)|(?:[a-z]{1,30}[-_]){0,4}(?:password|passwd|pwd|secret|credential|authorization)"
+    r"(?:[a-z]{1,20}[-_]){0,3}(?:api|access|secret|auth|private|client|refresh|session|subscription|account|id)"
+    r"[-_ ]?(?:key|token|secret)"
+    r"|(?:[a-z]{1,20}[-_]){0,3}(?:password|passwd|pwd|secret|credential|authorization)"
 )
 _SETTINGS: Final = re.compile(
     rf"""\b({_NAMES})(["']?\s*(?:=|:|%3d)\s*["']?)(?!\*){_NO_WORD}[^\s"'&,;<>(){{}}\[\]]{{6,}}""",

@@ -338,7 +338,11 @@ def _parsed(data: str) -> _Event | Unusable:
     if isinstance(raw, Unreadable):
         return Unusable(f"a piece of the answer is not JSON: {raw.reason}")
     if not isinstance(raw, dict):
-        return Unusable(f"a piece of the answer is not a JSON object but a {type(raw).__name__}")
+        begins = raw if isinstance(raw, str) else ""
+        return Unusable(
+            f"a piece of the answer is not a JSON object but a {type(raw).__name__}",
+            begins=whole_text(begins),
+        )
     try:
         return _as_event(cast("dict[str, object]", raw))
     except (msgspec.ValidationError, RecursionError) as problem:

@@ -148,7 +148,11 @@ def broken_exchange(error: Exception, redactor: Redactor, head: Head | None = No
 def _presentable(error: Exception, redactor: Redactor) -> Exception:
     """Return a cause that shows nothing secret: frames hold what was sent, texts what the server said."""
     text = str(error)
-    if redactor.text(text) == text and error.__cause__ is None and error.__context__ is None:
+    if (
+        hide_credentials(redactor.text(text)) == text
+        and error.__cause__ is None
+        and error.__context__ is None
+    ):
         return error.with_traceback(None)
     return ExchangeError(f"{type(error).__name__}: {_shown(text, redactor)}")
 

@@ -31,7 +31,7 @@ _SPENT_CODES: Final = frozenset(
 )
 _SPENT_WORDS: Final = re.compile(
     r"exceeded your current quota|credit balance is too low|out of credits?\b|billing hard limit"
-    r"|(?:insufficient|not enough|requires? more|no) (?:account )?(?:balance|credits?|funds)\b"
+    r"|(?:insufficient|not enough|requires? more) (?:account )?(?:balance|credits?|funds)\b"
     r"|insufficient quota"
     r"|(?:budget|quota) (?:has been |was |is )?(?:exceeded|exhausted|used up)|exceeded ?budget|over budget"
     r"|exceed(?:ed|s) (?:[\w']+ ){0,4}(?:budget|spend(?:ing)? limit|monthly limit)"

@@ -1,5 +1,6 @@
 """A completion that arrives in pieces."""
 
+import re
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -27,6 +28,8 @@ __all__ = ["Stream"]
 _DONE: Final = "[DONE]"
 _NO_STREAM: Final = (b"{", b"[", b"<", b'"')
 """How JSON and pages begin, and no event does."""
+
+_EVENT_LINE: Final = re.compile(rb"(?:data|event|id|retry)?[ \t]*:")
 
 _BEGINNING: Final = 4_096
 
@@ -78,6 +81,7 @@ class Stream:
         self._ready: deque[StreamChunk] = deque()
         self._form: Literal["events", "whole"] | None = None
         self._body = bytearray()
+        self._begins = ""
         self._whole: LLMResponse | None = None
         self._failure: LLMError | None = None
         self._ended = False
@@ -232,6 +236,7 @@ class Stream:
                 await self._drain(reader)
                 return await self._end()
             if text:
+                self._begins = ""
                 self._take(text, event.event, exchange.head)
         if not data:
             await self._end()
@@ -245,6 +250,8 @@ class Stream:
             return b""
         self._form = "whole" if begins[:1] in _NO_STREAM else "events"
         data, self._body = bytes(self._body), bytearray()
+        if not _EVENT_LINE.match(begins):
+            self._begins = begins.decode("utf-8", "replace")
         return data
 
     async def _end_whole(self, head: Head) -> None:
@@ -270,6 +277,9 @@ class Stream:
                 pass
 
     async def _end(self) -> None:
+        if self._begins and self._head is not None:
+            answer = Unusable("the answer is neither a stream nor JSON", begins=self._begins)
+            raise unusable(self._head, answer, self._redactor)
         if self._assembly.finish_reason is None:
             raise ProviderError(
                 "the stream ended without a finish reason",

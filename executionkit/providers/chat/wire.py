@@ -126,7 +126,8 @@ def decode_completion(body: bytes, redactor: Redactor) -> LLMResponse | Unusable
         begins = body[:_BEGINNING].decode("utf-8", "replace").strip()
         return Unusable(f"the answer is not JSON: {raw.reason}", begins=begins)
     if not isinstance(raw, dict):
-        return Unusable(f"the answer is not a JSON object but a {type(raw).__name__}")
+        begins = raw if isinstance(raw, str) else ""
+        return Unusable(f"the answer is not a JSON object but a {type(raw).__name__}", begins=begins)
     if redactor.may_touch(body):
         raw = redactor.tree(cast("object", raw))
     return _read_completion(cast("dict[str, Any]", raw), redactor)
@@ -220,11 +221,13 @@ def _read_calls(
 
 def read_arguments(arguments: str | dict[str, Any] | None) -> dict[str, Any] | str:
     """Return the arguments; the text as it came where it is not a JSON object, for the model to see."""
-    if arguments is None or arguments == "":
-        return {}
     if isinstance(arguments, dict):
         return arguments
+    if arguments is None or not arguments.strip():
+        return {}
     decoded = decode_json(arguments)
+    if decoded is None:  # "null": none
+        return {}
     return cast("dict[str, Any]", decoded) if isinstance(decoded, dict) else arguments
 
 

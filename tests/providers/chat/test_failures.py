@@ -107,7 +107,11 @@ def test_an_exhausted_quota_is_not_asked_again(field: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["x-request-id", "request-id", "apim-request-id", "x-amzn-requestid", "cf-ray"]
+    "name",
+    [
+        *("x-request-id", "request-id", "apim-request-id", "x-amzn-requestid", "cf-ray", "x-goog-request-id"),
+        *("x-litellm-call-id", "x-ms-request-id", "llm_provider-x-request-id"),
+    ],
 )
 def test_the_request_has_a_name(name: str) -> None:
     assert refused(Head(500, {name: "r1"}), b"", NOTHING_SECRET).metadata == {
@@ -195,6 +199,18 @@ def test_a_cause_shows_nothing_secret() -> None:
     assert str(failure) == "the exchange with the server failed: sent ***"
     assert type(failure.__cause__) is ExchangeError
     assert str(failure.__cause__) == "OSError: sent ***"
+
+
+def test_a_cause_shows_no_credential_of_others() -> None:
+    failure = broken_exchange(OSError("no route by http://bob:pa55word@proxy.local"), NOTHING_SECRET)
+    assert "pa55word" not in f"{failure} {failure.__cause__}"
+
+
+def test_a_break_behind_the_head_keeps_its_name() -> None:
+    failure = broken_exchange(OSError("reset"), NOTHING_SECRET, Head(200, {"x-litellm-call-id": "r1"}))
+    assert failure.metadata == {"status": 200, "request_id": "r1"}
+    named = refused(Head(500, {}), b'{"error": {"message": "x"}, "request_id": "r2"}', NOTHING_SECRET)
+    assert named.metadata == {"status": 500, "request_id": "r2"}
 
 
 @pytest.mark.parametrize("link", ["__cause__", "__context__"])
