@@ -48,6 +48,10 @@ soak *args: (install "dev")
 fuzz *args: (install "dev,fuzz")
     python scripts/fuzz.py {{ args }}
 
+# Run a campaign of the suite in its long form: `just long wire`
+long *args: (install "dev")
+    python scripts/long.py {{ args }}
+
 # Change ledger, retries and decoding in every small way, and print which changes no test notices
 mutate *args: (install "dev,mutation")
     python scripts/mutate.py {{ args }}

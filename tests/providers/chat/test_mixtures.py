@@ -89,17 +89,16 @@ def a_message(chance: random.Random) -> tuple[dict[str, Any], str, str]:
             ('{"a": "<think>"}',) * 2,
         ]
     )
-    message, thoughts = chance.choice(
-        [
-            ({"content": sent}, ""),
-            ({"content": f"<think>hm</think>\n\n{sent}"}, "hm"),
-            ({"content": f"<thinking>hm</thinking>{sent}", "reasoning": None}, "hm"),
-            ({"content": sent, "reasoning_content": "hm", "reasoning": "hm"}, "hm"),
-            ({"content": sent, "reasoning": "hm"}, "hm"),
-            ({"content": [{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": sent}]}, "hm"),
-            ({"content": [{"type": "text", "text": sent}], "tool_calls": None}, ""),
-        ]
-    )
+    messages: list[tuple[dict[str, Any], str]] = [
+        ({"content": sent}, ""),
+        ({"content": f"<think>hm</think>\n\n{sent}"}, "hm"),
+        ({"content": f"<thinking>hm</thinking>{sent}", "reasoning": None}, "hm"),
+        ({"content": sent, "reasoning_content": "hm", "reasoning": "hm"}, "hm"),
+        ({"content": sent, "reasoning": "hm"}, "hm"),
+        ({"content": [{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": sent}]}, "hm"),
+        ({"content": [{"type": "text", "text": sent}], "tool_calls": None}, ""),
+    ]
+    message, thoughts = chance.choice(messages)
     return {"role": "assistant", **message}, text, thoughts
 
 
@@ -107,26 +106,25 @@ def a_complaint(chance: random.Random) -> dict[str, Any]:
     """Draw an object in which a server says what went wrong."""
     words = chance.choice([WORDS, f"{WORDS}, you sent Bearer {OTHER_KEY}", f"{WORDS}: {KEY}"])
     code = chance.choice([None, 400, 429, 502, "insufficient_quota", "server_error"])
-    return chance.choice(
-        [
-            {"error": {"message": words, "code": code}},
-            {"error": words},
-            {"detail": words},
-            {"detail": {"error": {"message": words, "type": code}}},
-            {"detail": [{"loc": ["body", "n"], "msg": words, "type": "x"}]},
-            {"errors": [{"message": words, "code": code}]},
-            {"base_resp": {"status_code": 2049, "status_msg": words}},
-            {"message": words, "code": code},
-            {"error_msg": words, "error_code": 17},
-            {"fault": {"faultstring": words}},
-            {
-                "error": {
-                    "message": "Provider returned error",
-                    "metadata": {"raw": json.dumps({"error": words})},
-                }
-            },
-        ]
-    )
+    complaints: list[dict[str, Any]] = [
+        {"error": {"message": words, "code": code}},
+        {"error": words},
+        {"detail": words},
+        {"detail": {"error": {"message": words, "type": code}}},
+        {"detail": [{"loc": ["body", "n"], "msg": words, "type": "x"}]},
+        {"errors": [{"message": words, "code": code}]},
+        {"base_resp": {"status_code": 2049, "status_msg": words}},
+        {"message": words, "code": code},
+        {"error_msg": words, "error_code": 17},
+        {"fault": {"faultstring": words}},
+        {
+            "error": {
+                "message": "Provider returned error",
+                "metadata": {"raw": json.dumps({"error": words})},
+            }
+        },
+    ]
+    return chance.choice(complaints)
 
 
 def a_refusal(chance: random.Random) -> tuple[Sent, Expected]:
@@ -194,8 +192,10 @@ def a_stream(chance: random.Random, label: dict[str, str], *, failed: bool) -> t
         kind = chance.choice(["", "event: error\n"])
         events = [*events[:cut], complaint]
     else:
-        last = {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}
-        billed = chance.choice([{"choices": [], "usage": usage}, {"choices": [], "x_groq": {"usage": usage}}])
+        empty: dict[str, Any] = {}
+        last = {"choices": [{"index": 0, "delta": empty, "finish_reason": "stop"}]}
+        bills: list[Any] = [{"choices": [], "usage": usage}, {"choices": [], "x_groq": {"usage": usage}}]
+        billed = chance.choice(bills)
         events += [last, billed] if usage else [last]
     lines = [f"data: {json.dumps(each)}\n\n" for each in events]
     lines[-1] = kind + lines[-1]

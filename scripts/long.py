@@ -1,0 +1,26 @@
+"""Run a campaign of the suite in its long form: `python scripts/long.py wire`; without a name, list them."""
+
+import os
+import subprocess
+import sys
+from typing import Final
+
+CAMPAIGNS: Final[dict[str, tuple[dict[str, str], list[str]]]] = {
+    "wire": ({"EXECUTIONKIT_MIXTURES": "10000"}, ["tests/providers/chat/test_mixtures.py"]),
+}
+"""For each campaign the environment that makes it long, and the tests it runs."""
+
+
+def main() -> int:
+    """Run the campaign that is named first; what follows goes to pytest."""
+    name, *more = sys.argv[1:] or [""]
+    if name not in CAMPAIGNS:
+        print(f"there is no campaign {name!r}; there are: {', '.join(sorted(CAMPAIGNS))}")
+        return 2
+    environment, tests = CAMPAIGNS[name]
+    command = [sys.executable, "-m", "pytest", "-q", "--timeout=3600", *tests, *more]
+    return subprocess.run(command, env={**os.environ, **environment}, check=False).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())
