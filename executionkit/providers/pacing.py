@@ -6,9 +6,9 @@ from typing import Final
 from anyio import current_time, sleep
 
 from executionkit.core.rate_limit import Pace
-from executionkit.core.until import call_ends_at
 from executionkit.errors import RateLimitError
 from executionkit.providers.http.http1 import Head
+from executionkit.runtime.open_call import call_under_way
 
 __all__ = ["Turn"]
 
@@ -37,7 +37,7 @@ class Turn:
         try:
             while delay > 0:
                 _check_deadline(delay)
-                await sleep(delay)
+                await _waited(delay)
                 delay = self._pace.closed_for(monotonic())  # an answer may have said so meanwhile
         except BaseException:
             self._is_held = False
@@ -56,9 +56,19 @@ class Turn:
 
 
 def _check_deadline(delay: float) -> None:
-    ends_at = call_ends_at.get()
+    call = call_under_way.get()
+    ends_at = None if call is None else call.ends_at
     if ends_at is not None and current_time() + delay >= ends_at:
         raise RateLimitError(
             f"not sent: the rate limit allows it in {delay:.3g} s only, after the run's deadline",
             retry_after=delay,
         )
+
+
+async def _waited(delay: float) -> None:
+    """Sleep, and tell the trace of the run that asks, where one does."""
+    call = call_under_way.get()
+    if call is None:
+        return await sleep(delay)
+    with call.waiting("rate_limit", delay):
+        await sleep(delay)
