@@ -1,5 +1,6 @@
 """A request's turn under a rate limit: waited for before it is sent, settled once its cost is known."""
 
+from contextlib import nullcontext
 from time import monotonic
 from typing import Final
 
@@ -68,7 +69,5 @@ def _check_deadline(delay: float) -> None:
 async def _waited(delay: float) -> None:
     """Sleep, and tell the trace of the run that asks, where one does."""
     call = call_under_way.get()
-    if call is None:
-        return await sleep(delay)
-    with call.waiting("rate_limit", delay):
+    with nullcontext() if call is None else call.waiting("rate_limit", delay):
         await sleep(delay)
