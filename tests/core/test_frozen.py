@@ -2,7 +2,7 @@
 
 import pickle
 from types import MappingProxyType
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import pytest
 from hypothesis import given
@@ -81,3 +81,26 @@ def test_what_is_not_plain_is_kept_and_the_empty_mapping_shared() -> None:
     assert freeze_mapping({}) is EMPTY
     with pytest.raises(TypeError, match="unhashable"):
         hash_frozen(freeze_mapping({"a": bytearray(b"x")}))
+
+
+class Pair(NamedTuple):
+    names: Any
+    figures: Any
+
+
+class Empty(NamedTuple):
+    pass
+
+
+def test_named_tuples_freeze_inside_and_stay_what_they_are() -> None:
+    given_pair = Pair(["a"], {"b": [1]})
+    frozen = freeze_mapping({"pair": given_pair, "whole": Pair("a", 1), "none": Empty()})
+    given_pair.names.append("more")
+    assert frozen["pair"] == Pair(("a",), {"b": (1,)})
+    assert type(frozen["pair"]) is Pair
+    with pytest.raises(TypeError):
+        frozen["pair"].figures["b"] = ()
+    assert hash_frozen(frozen) == hash_frozen(freeze_mapping(dict(frozen)))
+    assert pickle.loads(pickle.dumps(thaw(frozen))) == thaw(frozen)
+    whole = Pair("a", 1)
+    assert freeze(whole) is whole
