@@ -43,7 +43,7 @@ def main() -> None:
             '{"paid": 40, "refused": 1}',
         ]
     )
-    outcome = react([pay], answer=Receipt, approve=approve).run_sync(provider, "Pay Ann and Bob.")
+    outcome = react([pay], output_type=Receipt, approve=approve).run_sync(provider, "Pay Ann and Bob.")
     match outcome:
         case Success(result):
             for message in result.metadata["transcript"]:

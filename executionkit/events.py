@@ -258,7 +258,7 @@ class ToolFinished(EventBase, frozen=True, kw_only=True):
         tool: Its name.
         duration: Seconds it took.
         error: What became of the call where it gave no result: the class of an exception, `"TimeoutError"`,
-            `"InvalidArguments"`, `"UnknownTool"`, ...
+            `"InvalidArguments"`, `"UnknownTool"`, `"Cancelled"` where the run ended before it, ...
         text: What the model gets to see, where content was asked for.
     """
 

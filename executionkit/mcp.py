@@ -5,9 +5,10 @@ stages as the tools of a server.
 """
 
 import re
-from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
+import warnings
+from collections.abc import AsyncGenerator, Callable, Collection, Container, Coroutine, Mapping
 from contextlib import asynccontextmanager
-from math import inf
+from hashlib import sha256
 from typing import Any, Final, TypeAlias, cast
 
 import anyio
@@ -48,14 +49,26 @@ _NOT_IN_NAMES: Final = re.compile(r"[^a-zA-Z0-9_-]")
 _MOST_PAGES: Final = 100
 
 
+_LONGEST_NAME: Final = 64
+_GONE: Final = "the MCP server went away"
+
+
 @asynccontextmanager
 async def mcp_tools(
-    server: Server, *, timeout: float = DEFAULT_TIMEOUT, prefix: str = ""
+    server: Server,
+    *,
+    timeout: float = DEFAULT_TIMEOUT,
+    prefix: str = "",
+    only: Collection[str] | None = None,
+    without: Collection[str] = (),
 ) -> AsyncGenerator[tuple[Tool, ...]]:
     """Connect to a server and hand out its tools; they work until the block ends.
 
     Descriptions and schemas come from the server: connect only to one you trust to speak to your model. What
     a tool returns is data like any other result; one that the server calls an error is a `ToolError`.
+
+    A server that goes away while the block runs ends neither it nor a tool loop in it: its calls fail. A tool
+    whose schema is none, refers elsewhere, or takes too long to check is left out, with a `UserWarning`.
 
     Args:
         server: Address of a streamable HTTP server, `StdioServerParameters(command=..., args=[...])`, or an
@@ -63,37 +76,110 @@ async def mcp_tools(
         timeout: Seconds a call may take, and connecting until all tools are listed. A process that does not
             end by itself then takes a few more to be ended.
         prefix: Put before each tool's name, so that the tools of two servers do not collide. Characters that
-            OpenAI does not allow in a name become `_`.
+            OpenAI does not allow in a name become `_`; a name that is too long then, or taken, is cut and
+            ends in a hash of the whole.
+        only: Names of the tools to take, as the server has them; None for all.
+        without: Names of tools to leave out.
 
     What the block raises leaves it as it is, not in the groups that the SDK's tasks would wrap it in.
 
     Raises:
-        ExecutionKitError: The server cannot be reached, does not answer in time, or went away.
-        TypeError: `timeout` is no number.
-        ValueError: `timeout` is not positive; the server describes a tool with a schema that is none, refers
-            elsewhere, or takes too long.
+        ExecutionKitError: The server cannot be reached, does not answer in time, or goes away while it lists
+            its tools.
+        TypeError: `timeout` is no number, or `only` or `without` is a text.
+        ValueError: `timeout` is not positive; the server has no tool of a name in `only` or `without`.
     """
     check_timeout("timeout", timeout)
-    raised: list[Exception] = []
+    for setting, names in (("only", only), ("without", without)):
+        if isinstance(names, str):
+            raise TypeError(f"{setting} takes a list of names, not a text; write [{names!r}]")
+    connection = _Connection(server, timeout)
+    raised: list[BaseException] = []
     try:
-        with anyio.move_on_after(timeout) as connecting:
-            async with Client(server, read_timeout_seconds=timeout) as client:
-                listed = await _listed(client)
-                connecting.deadline = inf
-                try:
-                    yield tuple([_as_tool(client, described, timeout, prefix) for described in listed])
-                except Exception as error:
+        async with anyio.create_task_group() as group:
+            group.start_soon(connection.serve)
+            try:
+                listed = _chosen(await connection.tools(), only, without)
+                yield _as_tools(connection, listed, timeout, prefix)
+            except BaseException as error:
+                if not isinstance(error, (anyio.get_cancelled_exc_class(), GeneratorExit)):
                     raised.append(error)
-                    raise
-    except Exception as error:
+                raise
+            finally:
+                connection.stop()
+    except BaseExceptionGroup:
         if raised:
             raise raised[0] from raised[0].__cause__
-        cause = _first_of(error)
-        raise ExecutionKitError(f"the connection to the MCP server failed: {type(cause).__name__}") from cause
-    if connecting.cancelled_caught:
+        raise
+
+
+class _Connection:
+    """The SDK's client, in a task of its own: what cancels it does not cancel the block that uses it."""
+
+    def __init__(self, server: Server, timeout: float) -> None:
+        self._client = Client(server, read_timeout_seconds=timeout)
+        self._timeout = timeout
+        self._listed: list[Described] | None = None
+        self._failure: Exception | None = None
+        self._ready = anyio.Event()
+        self._over = anyio.Event()
+        self._connecting = anyio.CancelScope()
+        self._is_gone = False
+        self._calls: set[anyio.CancelScope] = set()
+
+    async def serve(self) -> None:
+        """Keep the connection up until it is stopped or breaks; never raises, but for cancellation."""
+        try:
+            with self._connecting:
+                async with self._client as client:
+                    self._listed = await _listed(client)
+                    self._ready.set()
+                    await self._over.wait()
+        except Exception as error:
+            self._failure = _first_of(error)
+        finally:
+            self._is_gone = True
+            self._ready.set()
+            for call in self._calls:
+                call.cancel()
+
+    async def tools(self) -> list[Described]:
+        """Return the server's tools once they are listed.
+
+        Raises:
+            ExecutionKitError: It cannot be reached, or does not answer in time.
+        """
+        with anyio.move_on_after(self._timeout):
+            await self._ready.wait()
+        if self._listed is not None:
+            return self._listed
+        if self._failure is not None:
+            kind = type(self._failure).__name__
+            raise ExecutionKitError(f"the connection to the MCP server failed: {kind}") from self._failure
+        self._connecting.cancel()
         raise ExecutionKitError(
-            f"the MCP server did not answer within {timeout} s; start it, or raise timeout"
+            f"the MCP server did not answer within {self._timeout} s; start it, or raise timeout"
         )
+
+    def stop(self) -> None:
+        """Let the connection end."""
+        self._over.set()
+
+    async def call(self, name: str, arguments: Mapping[str, Any]) -> CallToolResult:
+        """Call a tool.
+
+        Raises:
+            ToolError: The server went away.
+        """
+        if self._is_gone:
+            raise ToolError(_GONE)
+        with anyio.CancelScope() as scope:
+            self._calls.add(scope)
+            try:
+                return await self._client.call_tool(name, dict(arguments), read_timeout_seconds=A_LIFETIME)
+            finally:
+                self._calls.discard(scope)
+        raise ToolError(_GONE)
 
 
 def _first_of(error: Exception) -> Exception:
@@ -114,18 +200,44 @@ async def _listed(client: Client) -> list[Described]:
     return found
 
 
-def _as_tool(client: Client, described: Described, timeout: float, prefix: str) -> Tool:
-    name = _NOT_IN_NAMES.sub("_", prefix + described.name)[:64]
-    execute = _calling(client, described.name)
-    try:
-        return Tool(name, described.description or "", described.input_schema, execute, timeout)
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"the server's tool {described.name!r} cannot be used: {error}") from error
+def _chosen(
+    listed: list[Described], only: Collection[str] | None, without: Collection[str]
+) -> list[Described]:
+    known = {each.name for each in listed}
+    unknown = {*(only or ()), *without} - known
+    if unknown:
+        raise ValueError(
+            f"the server has no tool {min(unknown)!r}; it has: {', '.join(sorted(known)) or 'none'}"
+        )
+    return [each for each in listed if (only is None or each.name in only) and each.name not in without]
 
 
-def _calling(client: Client, name: str) -> Callable[..., Coroutine[Any, Any, str]]:
+def _as_tools(
+    connection: _Connection, listed: list[Described], timeout: float, prefix: str
+) -> tuple[Tool, ...]:
+    tools: dict[str, Tool] = {}
+    for described in listed:
+        name = _fitting(prefix + described.name, tools)
+        execute = _calling(connection, described.name)
+        try:
+            tools[name] = Tool(name, described.description or "", described.input_schema, execute, timeout)
+        except (ValueError, TypeError) as error:
+            warnings.warn(f"the server's tool {described.name!r} is left out: {error}", stacklevel=2)
+    return tuple(tools.values())
+
+
+def _fitting(name: str, taken: Container[str]) -> str:
+    """Return a name that OpenAI takes; one that would be cut, or is taken, ends in a hash of the whole."""
+    fitting = _NOT_IN_NAMES.sub("_", name) or "_"
+    if len(fitting) <= _LONGEST_NAME and fitting not in taken:
+        return fitting
+    mark = sha256(name.encode(errors="replace")).hexdigest()[:8]
+    return f"{fitting[: _LONGEST_NAME - 9]}_{mark}"
+
+
+def _calling(connection: _Connection, name: str) -> Callable[..., Coroutine[Any, Any, str]]:
     async def execute(**arguments: Any) -> str:
-        result = await client.call_tool(name, arguments, read_timeout_seconds=A_LIFETIME)
+        result = await connection.call(name, arguments)
         text = _text_of(result)
         if result.is_error:
             raise ToolError(text)
@@ -186,7 +298,10 @@ def _running(
         outcome = await stage.run(provider, prompt, max_cost=max_cost)
         match outcome:
             case Success(result):
-                return as_text(result.value)
+                try:
+                    return as_text(result.value)
+                except ToolError as error:
+                    raise ServedToolError(str(error)) from None
             case Failure(error):
                 raise ServedToolError(f"{type(error).__name__}: {error}")
 

@@ -13,6 +13,7 @@ import msgspec
 from returns.result import Failure, Success
 from typing_extensions import TypeForm, TypeIs, override
 
+from executionkit.core.checks import check_function
 from executionkit.core.usage import NO_USAGE, TokenUsage, checked_budget
 from executionkit.errors import ExecutionKitError, described
 from executionkit.events import Trace
@@ -310,8 +311,7 @@ class Mapped(Stage[A, B], Generic[A, T, B], frozen=True):
     function: Callable[[T], B]
 
     def __post_init__(self) -> None:
-        if not callable(self.function):
-            raise TypeError(f"map takes a function, not {type(self.function).__name__}")
+        check_function("map", self.function)
 
     @property
     @override

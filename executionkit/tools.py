@@ -13,7 +13,6 @@ import anyio.to_thread
 import msgspec
 
 from executionkit.core.checks import check_count, check_number
-from executionkit.core.encoding import json_text
 from executionkit.core.schema.signature import Signature, read_signature
 from executionkit.core.schema.validation import Rejected, SchemaText, compile_schema, schema_text
 from executionkit.provider import ToolSpec
@@ -21,6 +20,7 @@ from executionkit.runtime.context import Context
 
 __all__ = ["Tool", "ToolError", "TypedExecute", "tool"]
 
+_ADDRESS: Final = re.compile(r" at 0x[0-9a-fA-F]+>")
 _NAME: Final = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 DEFAULT_TIMEOUT: Final = 30.0
 
@@ -95,13 +95,15 @@ class Tool(msgspec.Struct, frozen=True, dict=True):
             raise TypeError(f"a tool's execute must be callable, not {type(self.execute).__name__}")
         text = schema_text(self.parameters)
         msgspec.structs.force_setattr(self, "parameters", MappingProxyType(msgspec.json.decode(text)))
+        self._text  # noqa: B018  # read before anyone can change what stands in `parameters`
         if self._typed is None:
             compile_schema(text)
 
     @property
     def spec(self) -> ToolSpec:
-        """The tool as an OpenAI function schema, a new dict each time."""
-        function = {"name": self.name, "description": self.description, "parameters": dict(self.parameters)}
+        """The tool as an OpenAI function schema, a new one each time, all the way down."""
+        parameters = msgspec.json.decode(self._text)
+        function = {"name": self.name, "description": self.description, "parameters": parameters}
         return {"type": "function", "function": function}
 
     def prepare(self, arguments: Mapping[str, Any]) -> Mapping[str, Any] | Rejected:
@@ -145,8 +147,36 @@ class Tool(msgspec.Struct, frozen=True, dict=True):
 
 
 def as_text(result: object) -> str:
-    """Return what a tool returned as the text a model gets to see."""
-    return result if isinstance(result, str) else json_text(result)
+    """Return what a tool returned as the text a model gets to see.
+
+    What JSON has no form for is shown as its `str`, such as a path.
+
+    Raises:
+        ToolError: It has no JSON form, and its `str` says only where it lies in memory.
+    """
+    if isinstance(result, str):
+        return result
+    try:
+        return msgspec.json.encode(result, enc_hook=_stable_text).decode()
+    except (UnicodeEncodeError, TypeError, ValueError, RecursionError):
+        return _lenient_text(result)
+
+
+def _lenient_text(result: object) -> str:
+    """Encode what msgspec refuses: lone surrogates, keys that are not text."""
+    import json
+
+    try:
+        return json.dumps(result, default=_stable_text, skipkeys=True)
+    except (TypeError, ValueError, RecursionError):
+        raise ToolError(f"the tool's result, of type {type(result).__name__}, has no JSON form") from None
+
+
+def _stable_text(value: object) -> str:
+    text = str(value)
+    if _ADDRESS.search(text):
+        raise ToolError(f"the tool's result holds a {type(value).__name__}, which has no JSON form")
+    return text
 
 
 class _Function(msgspec.Struct, frozen=True, dict=True):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -25,6 +26,7 @@ from executionkit.errors import ExecutionKitError
 from executionkit.mcp import Server, StdioServerParameters, mcp_server, mcp_tools
 from executionkit.patterns.complete import complete
 from executionkit.patterns.react import react
+from executionkit.tools import ToolError
 from tests.foreign.processes import node, served
 from tests.talking import Talking, calls, results
 
@@ -273,10 +275,12 @@ async def test_whatever_a_call_comes_to_is_an_observation(called: object, observ
         {"type": "object", "properties": {"a": {"$ref": "other.json"}}},
     ],
 )
-async def test_a_tool_that_cannot_be_used_is_a_value_error(schema: object) -> None:
-    with pytest.raises(ValueError, match="'odd' cannot be used"):
-        async with mcp_tools(odd(None, schema=schema)):
-            pytest.fail("connected")
+async def test_a_tool_that_cannot_be_used_is_left_out(schema: object) -> None:
+    fine = {"name": "fine", "inputSchema": {"type": "object"}}
+    listed = {"result": {"tools": [{"name": "odd", "inputSchema": schema}, fine]}}
+    with pytest.warns(UserWarning, match="'odd' is left out"):
+        async with mcp_tools(odd(None, listed=listed)) as tools:
+            assert [tool.name for tool in tools] == ["fine"]
 
 
 @pytest.mark.parametrize("timeout", [0, -1, float("inf"), float("nan")])
@@ -298,3 +302,84 @@ async def test_names_are_made_to_fit_and_schemas_checked() -> None:
         assert tool.name == "a_b"
         assert isinstance(tool.prepare({"text": 3}), Rejected)
         assert await tool.execute(text="x") == "X"
+
+
+def named(*names: str) -> StdioServerParameters:
+    return odd(
+        None, listed={"result": {"tools": [{"name": n, "inputSchema": {"type": "object"}} for n in names]}}
+    )
+
+
+async def test_long_names_stay_apart() -> None:
+    long = ["x" * 60 + "_first", "x" * 60 + "_second", "a.b", "a_b"]
+    async with mcp_tools(named(*long), prefix="server_") as tools:
+        names = [tool.name for tool in tools]
+    assert len(set(names)) == 4
+    assert all(len(name) <= 64 for name in names)
+    async with mcp_tools(named(*long), prefix="server_") as tools:
+        assert [tool.name for tool in tools] == names
+    assert names[2] == "server_a_b"
+
+
+async def test_tools_are_chosen_by_name() -> None:
+    server = named("read", "write", "drop")
+    async with mcp_tools(server, only=["read", "write"], without=["write"], prefix="db_") as tools:
+        assert [tool.name for tool in tools] == ["db_read"]
+    async with mcp_tools(server, without={"drop"}) as tools:
+        assert [tool.name for tool in tools] == ["read", "write"]
+
+
+@pytest.mark.parametrize(
+    ("chosen", "kind"),
+    [({"only": ["raed"]}, ValueError), ({"without": ["dorp"]}, ValueError), ({"only": "read"}, TypeError)],
+)
+async def test_a_name_that_the_server_lacks_is_refused(chosen: dict[str, Any], kind: type[Exception]) -> None:
+    with pytest.raises(kind, match=r"raed|dorp|read"):
+        async with mcp_tools(named("read"), **chosen):
+            pytest.fail("connected")
+
+
+DYING = """
+import os, sys
+from mcp.server.mcpserver import MCPServer
+server = MCPServer("dying")
+@server.tool()
+def add(a: int, b: int) -> int:
+    if a < 0:
+        os._exit(1)
+    return a + b
+server.run(sys.argv[1], **({"port": int(sys.argv[2])} if len(sys.argv) > 2 else {}))
+"""
+
+
+async def _outlives(server: Server) -> None:
+    async with mcp_tools(server, timeout=10) as tools:
+        provider = Talking(
+            calls(("add", {"a": 1, "b": 2})),
+            calls(("add", {"a": -1, "b": 2}), ("add", {"a": -1, "b": 3})),
+            calls(("add", {"a": 3, "b": 4})),
+            "done without it",
+        )
+        with anyio.fail_after(60):
+            result = (await react(tools, tool_timeout=10).run(provider, "go")).unwrap()
+        await anyio.sleep(0.05)
+        entered = True
+    assert entered
+    assert result.value == "done without it"
+    told = results(provider.asked[3])
+    assert told[0] == "3"
+    assert all(text.startswith("Error: ") for text in told[1:])
+    assert len(told) == 4
+    assert tools[0].name == "add"
+    with pytest.raises(ToolError):
+        await tools[0].execute(a=1, b=2)
+
+
+@pytest.mark.filterwarnings("ignore:Async generator 'http:ResourceWarning")  # the SDK's, on trio
+async def test_a_server_that_goes_away_over_http_ends_neither_loop_nor_block() -> None:
+    with served(sys.executable, "-c", DYING, "streamable-http") as port:
+        await _outlives(f"http://127.0.0.1:{port}/mcp")
+
+
+async def test_a_server_that_goes_away_over_stdio_ends_neither_loop_nor_block() -> None:
+    await _outlives(StdioServerParameters(command=sys.executable, args=["-c", DYING, "stdio"]))

@@ -350,3 +350,86 @@ def test_no_arguments_raise(arguments: dict[str, Any]) -> None:
         assert prepared.reasons
     else:
         assert set(prepared) == {"number"}
+
+
+class Amount(msgspec.Struct):
+    euros: int
+
+    def __post_init__(self) -> None:
+        if self.euros == 1:
+            raise ValueError("sk-secret")
+        assert self.euros != 2, "sk-secret"
+
+
+def pay(amount: Amount, times: int = 1) -> int:
+    return amount.euros * times
+
+
+@pytest.mark.parametrize(("euros", "name"), [(1, "ValueError"), (2, "AssertionError")])
+def test_of_a_check_of_the_types_only_the_class_is_told(euros: int, name: str) -> None:
+    refused = tool(pay).prepare({"amount": {"euros": euros}})
+    assert isinstance(refused, Rejected)
+    assert name in str(refused)
+    assert "secret" not in str(refused)
+    assert ("$.amount" in str(refused)) is (name == "ValueError")
+
+
+def test_a_whole_number_may_come_as_a_float() -> None:
+    prepared = tool(pay).prepare({"amount": {"euros": 5.0}, "times": 2.0})
+    assert prepared == {"amount": Amount(5), "times": 2}
+    assert isinstance(prepared, dict)
+    assert type(prepared["times"]) is int
+    assert isinstance(tool(pay).prepare({"amount": {"euros": 5.5}}), Rejected)
+
+
+class Opaque:
+    pass
+
+
+def _none() -> Iterator[int]:
+    yield from ()
+
+
+class Named:
+    def __str__(self) -> str:
+        return "named"
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("returned", "text"),
+    [
+        (Opaque(), "Error: ToolError: the tool's result holds a Opaque, which has no JSON form"),
+        ({"a": [Opaque()]}, "Error: ToolError: the tool's result holds a Opaque, which has no JSON form"),
+        (len, '"<built-in function len>"'),
+        (_none(), "Error: ToolError: the tool's result holds a generator, which has no JSON form"),
+        (
+            {1: Opaque(), (1, 2): "\ud800"},
+            "Error: ToolError: the tool's result holds a Opaque, which has no JSON form",
+        ),
+        (Named(), '"named"'),
+    ],
+)
+async def test_a_result_without_a_json_form_is_told_and_no_address_is(returned: object, text: str) -> None:
+    async def give() -> object:
+        return returned
+
+    assert await call(tool(give)) == text
+
+
+@pytest.mark.anyio
+async def test_a_result_that_holds_itself_has_no_json_form() -> None:
+    async def give() -> object:
+        found: list[object] = []
+        found.append(found)
+        return found
+
+    assert await call(tool(give)) == "Error: ToolError: the tool's result, of type list, has no JSON form"
+
+
+def test_a_spec_is_a_copy_all_the_way_down() -> None:
+    double.spec["function"]["parameters"]["properties"].clear()
+    assert double.spec["function"]["parameters"]["properties"] == {"number": {"type": "integer"}}
+    by_hand = Tool("w", "", SCHEMA, weather)
+    by_hand.parameters["properties"].clear()
+    assert isinstance(by_hand.prepare({"city": 7}), Rejected)

@@ -2,9 +2,12 @@
 
 import math
 from decimal import Decimal
+from functools import partial
+from inspect import isasyncgenfunction, iscoroutinefunction
 from numbers import Real
+from typing import cast
 
-__all__ = ["as_float", "check_completion", "check_count", "check_flag", "check_number"]
+__all__ = ["as_float", "check_completion", "check_count", "check_flag", "check_function", "check_number"]
 
 
 def check_count(name: str, count: object, least: int = 1) -> None:
@@ -64,6 +67,32 @@ def check_flag(name: str, flag: object) -> None:
     """
     if type(flag) is not bool:
         raise TypeError(f"{name} must be True or False, not {flag!r}")
+
+
+def check_function(name: str, function: object) -> None:
+    """Check a plain function: what an async one returns would have to be awaited.
+
+    Raises:
+        TypeError: It cannot be called, or it is async.
+
+    >>> async def load(text): ...
+    >>> check_function("map", load)
+    Traceback (most recent call last):
+    TypeError: map takes a plain function, and load is async; make it a stage with step(...), joined by >>
+    """
+    if not callable(function):
+        raise TypeError(f"{name} takes a function, not {type(function).__name__}")
+    inner: object = function
+    while isinstance(inner, partial):
+        inner = cast("partial[object]", inner).func
+    called: object = getattr(type(inner), "__call__", None)  # noqa: B004
+    if any(
+        is_async(each) for is_async in (iscoroutinefunction, isasyncgenfunction) for each in (inner, called)
+    ):
+        who = getattr(inner, "__name__", type(inner).__name__)
+        raise TypeError(
+            f"{name} takes a plain function, and {who} is async; make it a stage with step(...), joined by >>"
+        )
 
 
 def check_completion(temperature: object, max_tokens: object) -> None:

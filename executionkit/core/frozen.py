@@ -1,9 +1,12 @@
 """Read-only copies of plain data."""
 
-from collections.abc import Mapping
+import operator
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Never, TypeAlias, TypeVar, cast
+
+from typing_extensions import TypeIs
 
 from executionkit.core.usage import TokenUsage
 
@@ -16,6 +19,7 @@ __all__ = [
     "freeze_mapping",
     "frozen_json",
     "hash_frozen",
+    "plain_copy",
     "thaw",
 ]
 
@@ -29,8 +33,8 @@ _ATOMS = frozenset({str, int, float, bool, type(None), bytes, TokenUsage})
 def freeze(value: object) -> object:
     """Return `value` with every nested mapping, list and set replaced by a read-only copy.
 
-    Lists become tuples, sets become frozensets, mappings become `MappingProxyType`; anything else is
-    kept as it is.
+    Lists become tuples, sets become frozensets, mappings become `MappingProxyType`, also in named tuples;
+    anything else is kept as it is.
     """
     if type(value) in _ATOMS:
         return value
@@ -41,7 +45,19 @@ def freeze(value: object) -> object:
         return freeze_mapping(cast("Mapping[str, object]", value))
     if isinstance(value, set):
         return frozenset(cast("set[object]", value))
-    return value
+    return _remade(value, freeze) if _is_named_tuple(value) else value
+
+
+def _is_named_tuple(value: object) -> TypeIs[tuple[object, ...]]:
+    return isinstance(value, tuple) and hasattr(cast("object", value), "_fields")
+
+
+def _remade(value: tuple[object, ...], change: Callable[[object], object]) -> object:
+    """Return a named tuple of the same type with its items changed; the same one where nothing changes."""
+    items = [change(item) for item in value]
+    if all(map(operator.is_, items, value)):
+        return value
+    return tuple.__new__(type(value), items)
 
 
 def freeze_mapping(given: Mapping[str, object]) -> Metadata:
@@ -63,6 +79,19 @@ def thaw(value: object) -> object:
         return tuple([thaw(item) for item in cast("tuple[object, ...]", value)])
     if type(value) is FrozenList:
         return [thaw(item) for item in cast("list[object]", value)]
+    return _remade(value, thaw) if _is_named_tuple(value) else value
+
+
+def plain_copy(value: object) -> object:
+    """Copy dicts, lists and tuples, all the way down; anything else is kept as it is."""
+    if type(value) in _ATOMS:
+        return value
+    if isinstance(value, Mapping):
+        return {key: plain_copy(item) for key, item in cast("Mapping[str, object]", value).items()}
+    if isinstance(value, list):
+        return [plain_copy(item) for item in cast("list[object]", value)]
+    if type(value) is tuple:
+        return tuple([plain_copy(item) for item in cast("tuple[object, ...]", value)])
     return value
 
 
@@ -71,7 +100,7 @@ def hash_frozen(value: object) -> int:
     if isinstance(value, Mapping):
         items = cast("Mapping[str, object]", value).items()
         return hash(frozenset((key, hash_frozen(item)) for key, item in items))
-    if type(value) is tuple:
+    if type(value) is tuple or _is_named_tuple(value):
         return hash(tuple([hash_frozen(item) for item in cast("tuple[object, ...]", value)]))
     return hash(value)
 

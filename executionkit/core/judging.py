@@ -1,8 +1,11 @@
 """The built-in judge: what it is asked, and how its answer is read."""
 
 import re
-from typing import Final
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Final, TypeAlias
 
+from executionkit.core.json_text import without_thoughts
 from executionkit.core.refusals import why_refused
 
 __all__ = ["improvement_prompt", "judge_prompt", "neutralised", "parse_rating", "why_no_verdict"]
@@ -10,16 +13,34 @@ __all__ = ["improvement_prompt", "judge_prompt", "neutralised", "parse_rating", 
 _TAG: Final = re.compile(r"<[\s/]*response_to_rate(?:[^<>]*>)?", re.IGNORECASE)
 _MOST_PASSES: Final = 8
 # Possessive, and only from the first digit on: an answer of a million digits takes linear time.
-_NUMBER: Final = r"(?<!\d)(-?\d++(?:\.\d++)?)"
-_NO_OTHER_SCALE: Final = r"(?!\s*(?:-|\u2013|to\b)\s*\d|\s*(?:/|out\s+of)\s*(?!10(?![\d.]*\d))\d)"
+_NUMBER: Final = re.compile(
+    r"(?<![\d.,])(-?\d++(?:\.\d++|,\d{1,2}+(?!\d))?+)(?![^\W_])"
+    r"(?:[*_`]{0,3}\s{0,3}(?:/|out\s+of\b|of\b)[*_`\s]{0,5}(?P<scale>\d++(?:\.\d++)?+))?+"
+    r"(?P<other>\s?%|[*_`]{0,3}\s{0,3}(?:-|\u2013|~|to\b|or\b)\s{0,3}(?=\d))?",
+    re.IGNORECASE,
+)
+"""A number, the scale that it says it is on, and what makes it no rating: per cent, or the end of a range."""
 _SCALE: Final = re.compile(r"[(\[]\s*0\s*(?:-|\u2013|to)\s*10\s*[)\]]")
 """The scale in brackets, as some models repeat it: "Score (0-10): 7"."""
-_RATINGS: Final = (
-    re.compile(rf"(?:score|rating)\W{{0,6}}?(?:is\W{{1,4}}?)?{_NUMBER}{_NO_OTHER_SCALE}", re.IGNORECASE),
-    re.compile(rf"{_NUMBER}\s*(?:/|out\s+of)\s*10(?![\d.])", re.IGNORECASE),
-    re.compile(rf"\A\W*?{_NUMBER}(?![\d.]*\w){_NO_OTHER_SCALE}"),
+_LABEL: Final = r"(?:score|rating|grade|mark)\b"
+_WORDS: Final = (
+    r"(?:\W{1,4}(?:score|rating|grade|mark|is|of|i|would|d|ll|give|rate|it|a|an|the|this|answer|at)\b)"
 )
-_ANY_NUMBER: Final = re.compile(rf"(?<![\w.]){_NUMBER}(?!\w)")
+_THEN: Final = r"\W{0,6}?(?:(?:is|of)\b\W{1,4}?)?(?=-?\d)"
+_OVERALL: Final = re.compile(
+    rf"\boverall\b{_WORDS}{{0,8}}\W{{0,6}}?(?=-?\d)|\b(?:final|total)(?:\W{{1,3}}{_LABEL}|(?=\W{{0,3}}:)){_THEN}",
+    re.IGNORECASE,
+)
+_THEN_OVERALL: Final = re.compile(r"[ \t*_`,(]{1,4}overall\b(?=[*_`]{0,3}(?:\Z|[\n.)!;,]))", re.IGNORECASE)
+_AT_LINE_START: Final = re.compile(
+    rf"^[^\w\n]{{0,8}}(?:(?:my|the|your)\s{{1,3}})?{_LABEL}\W{{0,6}}?(?:is\b\W{{1,4}}?)?(?=-?\d)",
+    re.IGNORECASE | re.MULTILINE,
+)
+_ANYWHERE: Final = re.compile(rf"\b{_LABEL}{_THEN}", re.IGNORECASE)
+_BARE_LINE: Final = re.compile(
+    rf"\W{{0,8}}(?:{_LABEL}\W{{0,6}})?(?={_NUMBER.pattern}\W{{0,8}}\Z)", re.IGNORECASE
+)
+_LISTED: Final = re.compile(r"^\W{0,8}\d{1,3}[.)]\s", re.MULTILINE)
 
 
 def neutralised(text: str) -> str:
@@ -54,23 +75,90 @@ def judge_prompt(task: str, text: str, max_eval_chars: int) -> str:
     )
 
 
-def parse_rating(reply: str) -> float | None:
+def parse_rating(reply: str, *, was_cut: bool = False) -> float | None:
     r"""Read a rating from 0 to 10 and return it from 0 to 1; None where there is none, or no single one.
+
+    Looked for in this order: an overall or final score, a score at the start of a line, a score anywhere, a
+    number "/10" or "out of 10" (of several the one that is the last line), a number that begins the reply,
+    and the only number. Several that differ are none, and so is one on another scale, a range, a percentage,
+    and one in the model's thoughts.
+
+    Args:
+        reply: What the judge wrote.
+        was_cut: Whether its end is missing: a number that ends there may have gone on.
 
     >>> parse_rating("Score: 7.5\nIt lacks a date."), parse_rating("**8**/10"), parse_rating("12")
     (0.75, 0.8, None)
-    >>> parse_rating("Between 3 and 8.")
+    >>> parse_rating("Clarity: 3/10, depth: 9/10. Overall: 8/10"), parse_rating("Between 3 and 8.")
+    (0.8, None)
     """
-    reply = _SCALE.sub("", reply)
-    for pattern in _RATINGS:
-        found = pattern.search(reply)
+    reply = _SCALE.sub("", without_thoughts(reply)).rstrip()
+    numbers = {found.start(): found for found in _NUMBER.finditer(reply)}
+    for looked_for in _TIERS:
+        found = looked_for(reply, numbers)
         if found:
-            return _scaled(float(found[1]))
-    numbers = set(_ANY_NUMBER.findall(reply))
-    return _scaled(float(numbers.pop())) if len(numbers) == 1 else None
+            ratings = {_rated(number, was_cut and number.end() == len(reply)) for number in found}
+            return ratings.pop() if len(ratings) == 1 else None
+    return None
 
 
-def _scaled(rating: float) -> float | None:
+_Numbers: TypeAlias = Mapping[int, re.Match[str]]
+
+
+def _labelled(label: re.Pattern[str], reply: str, numbers: _Numbers) -> list[re.Match[str]]:
+    return [numbers[found.end()] for found in label.finditer(reply) if found.end() in numbers]
+
+
+def _overall(reply: str, numbers: _Numbers) -> list[re.Match[str]]:
+    said_after = [number for number in numbers.values() if _THEN_OVERALL.match(reply, number.end())]
+    return _labelled(_OVERALL, reply, numbers) + said_after
+
+
+def _anywhere(reply: str, numbers: _Numbers) -> list[re.Match[str]]:
+    return _singled_out(_labelled(_ANYWHERE, reply, numbers), reply, numbers)
+
+
+def _of_ten(reply: str, numbers: _Numbers) -> list[re.Match[str]]:
+    found = [number for number in numbers.values() if number["scale"] and float(number["scale"]) == 10]
+    return _singled_out(found, reply, numbers)
+
+
+def _singled_out(found: list[re.Match[str]], reply: str, numbers: _Numbers) -> list[re.Match[str]]:
+    """Of several numbers, return the one that is the last line, where one is."""
+    if len(found) > 1:
+        last_line = reply.rfind("\n") + 1
+        bare = _BARE_LINE.match(reply, last_line) if last_line and len(reply) - last_line < 80 else None
+        if bare and bare.end() in numbers:
+            return [numbers[bare.end()]]
+    return found
+
+
+def _leading(reply: str, numbers: _Numbers) -> list[re.Match[str]]:
+    first = next(iter(numbers.values()), None)
+    if first is None or first.start() > 8 or any(map(str.isalnum, reply[: first.start()])):
+        return []
+    is_listed = _LISTED.match(reply) and _LISTED.search(reply, first.end())
+    return [] if is_listed else [first]
+
+
+def _only(_reply: str, numbers: _Numbers) -> list[re.Match[str]]:
+    return list(numbers.values()) if len({number[1] for number in numbers.values()}) == 1 else []
+
+
+_TIERS: Final[tuple[Callable[[str, _Numbers], list[re.Match[str]]], ...]] = (
+    _overall,
+    partial(_labelled, _AT_LINE_START),
+    _anywhere,
+    _of_ten,
+    _leading,
+    _only,
+)
+
+
+def _rated(number: re.Match[str], may_go_on: bool) -> float | None:
+    if may_go_on or number["other"] or (number["scale"] and float(number["scale"]) != 10):
+        return None
+    rating = float(number[1].replace(",", "."))
     return rating / 10 if 0 <= rating <= 10 else None
 
 

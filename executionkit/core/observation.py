@@ -19,15 +19,26 @@ def failed(kind: str, hint: str = "") -> str:
 
 
 def shortened(text: str, most: int) -> str:
-    r"""Cut a text at `most` characters, with a marker that says how much is missing.
+    r"""Cut a text to at most `most` characters, with a note among them that says how much is missing.
 
-    Lone surrogates, as in the name of a file that is no UTF-8, become `?`: no request can hold them.
+    Where the note alone would take them all, there is none. Lone surrogates, as in the name of a file that is
+    no UTF-8, become `?`: no request can hold them.
 
-    >>> shortened("abcdefgh", 4), shortened("abc", 4)
-    ('abcd\n[4 more characters cut]', 'abc')
+    >>> shortened("abcdefgh" * 9, 40), shortened("abc", 4), shortened("abcdefgh", 4)
+    ('abcdefghabcdef\n[58 more characters cut]', 'abc', 'abcd')
     """
-    kept = text[:most].encode(errors="replace").decode()
-    return kept if len(text) <= most else f"{kept}\n[{len(text) - most} more characters cut]"
+    sound = text.encode(errors="replace").decode()
+    if len(text) <= most:
+        return sound
+    kept = most - len(_note(len(text)))
+    if kept <= 0:
+        return sound[:most]
+    kept += len(_note(len(text))) - len(_note(len(text) - kept))
+    return sound[:kept] + _note(len(text) - kept)
+
+
+def _note(missing: int) -> str:
+    return f"\n[{missing} more characters cut]"
 
 
 def delimited(text: str) -> str:

@@ -1,17 +1,18 @@
 """A conversation with tools: what goes back to the model, what is dropped first, what a run hands on."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from copy import deepcopy
 from itertools import takewhile
-from typing import Any, TypeAlias, cast, overload
+from typing import Any, Final, TypeAlias, cast, overload
 
 from typing_extensions import override
 
 from executionkit.core.encoding import json_text
-from executionkit.core.frozen import thaw
+from executionkit.core.frozen import plain_copy, thaw
 from executionkit.core.json import MAX_DEPTH, is_deeper_than
 
-__all__ = ["Rounds", "Transcript", "in_rounds", "parted", "transcript_of"]
+__all__ = ["Rounds", "Transcript", "call_ids", "in_rounds", "parted", "transcript_of"]
+
+_ROLES: Final = ("system", "developer", "user", "assistant", "tool", "function")
 
 Message: TypeAlias = dict[str, Any]
 Rounds: TypeAlias = list[list[Message]]
@@ -31,7 +32,7 @@ class Transcript(Sequence[Message]):
     __slots__ = ("_messages",)
 
     def __init__(self, messages: Iterable[Mapping[str, Any]] = ()) -> None:
-        self._messages = tuple([dict(message) for message in messages])
+        self._messages = tuple([cast("Message", plain_copy(message)) for message in messages])
 
     @overload
     def __getitem__(self, index: int) -> Message: ...
@@ -39,7 +40,7 @@ class Transcript(Sequence[Message]):
     def __getitem__(self, index: slice) -> Sequence[Message]: ...
     @override
     def __getitem__(self, index: int | slice) -> Message | Sequence[Message]:
-        return deepcopy(self._messages[index])
+        return cast("Message | Sequence[Message]", plain_copy(self._messages[index]))
 
     @override
     def __len__(self) -> int:
@@ -68,23 +69,48 @@ def transcript_of(messages: Sequence[Mapping[str, Any]]) -> Transcript:
 
     Raises:
         TypeError: They are not a sequence of mappings that each have a `role`.
-        ValueError: A request for tools stands there without its results, or a result without its request; or
-            a message is nested too deeply.
+        ValueError: No server could be sent them: a request for tools stands there without its results, or a
+            result without its request; two calls have the same id, or one has none; a role is unknown; or a
+            message is nested too deeply.
     """
-    if isinstance(messages, Transcript):
-        return messages
     given: object = messages
-    if not isinstance(given, (list, tuple)):
+    if not isinstance(given, (list, tuple, Transcript)):
         raise TypeError(f"a transcript must be a sequence of messages, not {type(messages).__name__}")
     for message in cast("Sequence[object]", given):
         if not (isinstance(message, Mapping) and isinstance(cast("Message", message).get("role"), str)):
             raise TypeError('each message of a transcript must be a mapping with a "role"')
         if not _are_calls(cast("Message", message).get("tool_calls") or ()):
             raise TypeError('the "tool_calls" of a message must be a list of mappings')
-    transcript = Transcript(_copied(messages))
-    if not all(map(_is_whole, in_rounds(transcript))):
-        raise ValueError("each tool call of a transcript needs its result after it, and each result its call")
+    transcript = messages if isinstance(messages, Transcript) else Transcript(_copied(messages))
+    _check_can_be_sent(transcript)
     return transcript
+
+
+def _check_can_be_sent(transcript: Transcript) -> None:
+    known: set[str] = set()
+    for messages in in_rounds(transcript):
+        first = messages[0]
+        if first["role"] not in _ROLES:
+            raise ValueError(
+                f"a transcript has no role {first['role'][:40]!r}; there are: {', '.join(_ROLES)}"
+            )
+        asked = [call.get("id") for call in first.get("tool_calls") or ()]
+        answered = [message.get("tool_call_id") for message in messages[1:]]
+        is_whole = sorted(map(str, asked)) == sorted(map(str, answered))
+        if first["role"] == "tool" or not is_whole:
+            raise ValueError(
+                "each tool call of a transcript needs its result after it, and each result its call"
+            )
+        if asked and first["role"] != "assistant":
+            raise ValueError(
+                f"only an assistant's message can hold tool calls, not one of role {first['role']!r}"
+            )
+        for identity in asked:
+            if not (isinstance(identity, str) and identity) or identity in known:
+                raise ValueError(
+                    f"each tool call of a transcript needs an id of its own, not {identity!r:.80}"
+                )
+            known.add(identity)
 
 
 def _copied(messages: Sequence[Mapping[str, Any]]) -> list[Message]:
@@ -112,6 +138,13 @@ def in_rounds(messages: Iterable[Message]) -> Rounds:
     return rounds
 
 
+def call_ids(transcript: Transcript) -> frozenset[str]:
+    """Return the ids of the tool calls of a transcript."""
+    return frozenset(
+        str(call.get("id")) for message in transcript for call in message.get("tool_calls") or ()
+    )
+
+
 def parted(transcript: Transcript) -> tuple[list[Message], Rounds]:
     """Part a transcript into the system messages it begins with, which always stay, and its rounds.
 
@@ -128,9 +161,3 @@ def _are_calls(calls: object) -> bool:
     if not isinstance(calls, (list, tuple)):
         return False
     return all(isinstance(call, Mapping) for call in cast("Sequence[object]", calls))
-
-
-def _is_whole(messages: list[Message]) -> bool:
-    asked = [call.get("id") for call in messages[0].get("tool_calls") or ()]
-    answered = [message.get("tool_call_id") for message in messages[1:]]
-    return messages[0].get("role") != "tool" and sorted(map(str, asked)) == sorted(map(str, answered))

@@ -101,7 +101,9 @@ class Refine(Stage[str, str], frozen=True):
             temperature=_JUDGE_TEMPERATURE,
             max_tokens=self.max_tokens,
         )
-        rating = None if response.was_refused else parse_rating(response.content)
+        rating = (
+            None if response.was_refused else parse_rating(response.content, was_cut=response.was_truncated)
+        )
         if rating is None:
             problem = "the judge gave no single rating from 0 to 10; use a stronger judge or an evaluator"
             raise EvaluationError(

@@ -82,7 +82,9 @@ class Structured(Stage[str, T], Generic[T], frozen=True):
         while len(answers) <= self.output_retries:
             asked = await context.answer(Request(talk, self.temperature, self.max_tokens, form=kind.form))
             answers.append(asked.response)
-            answer = kind.read(asked.response.content, asked.response.refusal)
+            answer = kind.read(
+                asked.response.content, asked.response.refusal, was_cut=asked.response.was_truncated
+            )
             if isinstance(answer, Decoded):
                 metadata = {**_noted(answers, reasons), "response_format": asked.response_format}
                 return PatternResult(answer.value, metadata=metadata)

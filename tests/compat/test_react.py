@@ -177,7 +177,8 @@ async def test_observations_are_cut_and_counted() -> None:
     provider = ScriptedProvider([call("talk", {}), call("talk", {}), "done"])
     result = await react_loop(provider, "?", [Tool("talk", "Talks.", {}, talk)], max_observation_chars=100)
     assert result.metadata["truncated_observations"] == 2
-    assert all(text.startswith("x" * 100) and "END" not in text for text in observations(provider))
+    assert all(text.startswith("xxx") and "END" not in text for text in observations(provider))
+    assert all(len(text) == 100 and "more characters cut" in text for text in observations(provider))
 
 
 async def test_responses_that_were_cut_are_counted() -> None:

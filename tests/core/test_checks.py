@@ -1,13 +1,16 @@
 """Settings out of range are refused with a ValueError, of the wrong type with a TypeError; nothing else."""
 
 import math
+from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from executionkit.core.checks import check_completion, check_count, check_number
+from executionkit.core.checks import check_completion, check_count, check_function, check_number
+from executionkit.patterns.complete import complete
 
 JUNK: st.SearchStrategy[Any] = st.none() | st.text() | st.booleans() | st.complex_numbers() | st.binary()
 NUMBERS = st.integers() | st.floats() | st.sampled_from([10**400, -(10**400)])
@@ -57,3 +60,36 @@ def test_completions() -> None:
         check_completion(None, 0)
     with pytest.raises(TypeError, match="max_tokens"):
         check_completion(None, 100.0)
+
+
+async def _loads(text: str) -> str:
+    return text
+
+
+async def _streams(text: str) -> AsyncIterator[str]:
+    yield text
+
+
+class _Loader:
+    async def __call__(self, text: str) -> str:
+        return text
+
+
+@pytest.mark.parametrize(
+    "function", [_loads, _streams, _Loader(), partial(_loads), partial(partial(_Loader()))]
+)
+def test_an_async_function_is_refused_where_nobody_awaits(function: Any) -> None:
+    with pytest.raises(TypeError, match="is async; make it a stage"):
+        check_function("map", function)
+    with pytest.raises(TypeError, match="is async"):
+        complete().map(function)
+
+
+@pytest.mark.parametrize("function", [str.upper, len, partial(int, base=2), lambda text: text, _Loader])
+def test_a_plain_function_is_taken(function: Any) -> None:
+    check_function("map", function)
+
+
+def test_what_is_no_function_is_refused() -> None:
+    with pytest.raises(TypeError, match="map takes a function, not int"):
+        check_function("map", 3)

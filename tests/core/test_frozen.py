@@ -5,7 +5,7 @@ import json
 import pickle
 from collections.abc import Callable
 from types import MappingProxyType
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import msgspec
 import pytest
@@ -130,3 +130,26 @@ def test_what_is_too_deep_or_inside_itself_stays_as_it_is() -> None:
     for _ in range(50_000):
         deep = [deep]
     assert frozen_json(deep) is deep
+
+
+class Pair(NamedTuple):
+    names: Any
+    figures: Any
+
+
+class Empty(NamedTuple):
+    pass
+
+
+def test_named_tuples_freeze_inside_and_stay_what_they_are() -> None:
+    given_pair = Pair(["a"], {"b": [1]})
+    frozen = freeze_mapping({"pair": given_pair, "whole": Pair("a", 1), "none": Empty()})
+    given_pair.names.append("more")
+    assert frozen["pair"] == Pair(("a",), {"b": (1,)})
+    assert type(frozen["pair"]) is Pair
+    with pytest.raises(TypeError):
+        frozen["pair"].figures["b"] = ()
+    assert hash_frozen(frozen) == hash_frozen(freeze_mapping(dict(frozen)))
+    assert pickle.loads(pickle.dumps(thaw(frozen))) == thaw(frozen)
+    whole = Pair("a", 1)
+    assert freeze(whole) is whole

@@ -1,6 +1,4 @@
-"""Decoding JSON from strangers: a value or a reason, bounded in depth; and finding it in what a model wrote."""
-
-from itertools import islice
+"""Decoding JSON from strangers: a value or a reason, bounded in depth."""
 
 import pytest
 from hypothesis import given
@@ -14,7 +12,6 @@ from executionkit.core.json import (
     is_deeper_than,
     whole_text,
 )
-from executionkit.core.json_text import find_json
 
 TOO_DEEP = Unreadable("it is nested more than 100 levels deep")
 
@@ -60,44 +57,6 @@ def test_depth_counts_lists_and_dicts_alike(levels: int, allowed: int, kind: str
     for level in range(levels):
         value = [value] if kind == "list" or (kind == "both" and level % 2) else {"a": value, "b": 2}
     assert is_deeper_than(value, allowed) is (levels > allowed)
-
-
-@pytest.mark.parametrize(
-    ("text", "found"),
-    [
-        ("", []),
-        (" 7 ", ["7"]),
-        ("no JSON", ["no JSON"]),
-        ("<think>{1}</think>\n[1]", ["[1]"]),
-        ("</think></think>x", ["x"]),
-        ("a [1] b {2} c [3]", ["a [1] b {2} c [3]", "[1]", "[3]"]),
-        ("[1] [1]", ["[1] [1]", "[1]"]),
-        ('{{"a": [1]}', ['{{"a": [1]}', '{"a": [1]}']),
-        ("```json\n [1] \n```", ["```json\n [1] \n```", "[1]"]),
-        ("```\n1\n```\n```c++ \n2\n```", ["```\n1\n```\n```c++ \n2\n```", "1", "2"]),
-    ],
-)
-def test_json_is_found_best_guess_first(text: str, found: list[str]) -> None:
-    assert list(find_json(text)) == found
-
-
-def test_no_text_takes_long() -> None:
-    fences = "".join(f"```\nf{index}\n```\n" for index in range(20))
-    assert list(find_json(fences))[1:] == [f"f{index}" for index in range(16)]
-    values = " ".join(f"[{index}]" for index in range(70))
-    assert list(find_json(values))[1:] == [f"[{index}]" for index in range(64)]
-    assert list(find_json("{" * 64 + "[1]"))[1:] == []
-    assert list(find_json("{" * 63 + "[1]"))[1:] == ["[1]"]
-    assert list(find_json("x" * 999_999 + "[1]")) == ["x" * 999_999 + "["]
-    assert len(next(find_json("x" * 2_000_000))) == 1_000_000
-
-
-@given(st.text('[]{}",:1a `\n</think>', max_size=60))
-def test_whatever_is_found_stands_in_the_text(text: str) -> None:
-    found = list(islice(find_json(text), 100))
-    assert all(piece in text for piece in found)
-    assert len(set(found)) == len(found)
-    assert all(found)
 
 
 @pytest.mark.parametrize(

@@ -137,3 +137,50 @@ def test_the_next_draft_has_task_best_and_critique_in_view(task: str, best: str,
     assert best in prompt
     assert critique in prompt
     assert "0.25" in prompt
+
+
+@pytest.mark.parametrize(
+    ("reply", "rating"),
+    [
+        ("<think>First I took the score: 3 out of 10. But no.</think>\nScore: 9", 0.9),
+        ("3 out of 10? No.</think>\n9", 0.9),
+        ("<think>Score: 3", None),
+        ("Clarity: 3/10. Overall: 8/10", 0.8),
+        ("Final score: 8\nscore: 3", 0.8),
+        ("I first thought a score of 3, but overall 8", 0.8),
+        ("Overall, I'd give it 8/10; style is 3/10", 0.8),
+        ("8/10 overall, style 3/10", 0.8),
+        ("Overall score: 8/10 (clarity 3/10)", 0.8),
+        ("Overall: 8. Final score: 3", None),
+        ("Total: 25/30", None),
+        ("The final answer is 42. Score: 8", 0.8),
+        ("Score: 8\nClarity score: 3", 0.8),
+        ("Clarity score: 3\nDepth score: 7", None),
+        ("Score: 8\n\nA score of 10 would need a date.", 0.8),
+        ("Score: 8/10\nScore: 3/10", None),
+        ("Clarity: 7/10\nDepth: 9/10\n8/10", 0.8),
+        ("Clarity: 7/10\nDepth: 9/10", None),
+        ("Score: 80/100\nClarity: 7/10", None),
+        ("Score: 80%", None),
+        ("Score: 7 to 8", None),
+        ("Score: 7 or 8", None),
+        ("7-8", None),
+        ("Score: 7,5", 0.75),
+        ("0,5", 0.05),
+        ("Score: 8, 9 for style", 0.8),
+        ("Rating: 9 / 10", 0.9),
+        ("_8_/10", 0.8),
+        ("**8.5**/10 overall", 0.85),
+        ('{"score": 8}', 0.8),
+        ("4/5", None),
+        ("1. Clarity is good\n2. Depth is bad", None),
+        ("8. It has flaws", 0.8),
+    ],
+)
+def test_of_several_scores_the_overall_one_or_none(reply: str, rating: float | None) -> None:
+    assert parse_rating(reply) == rating
+
+
+@pytest.mark.parametrize(("reply", "rating"), [("Score: 1", None), ("Score: 8\nIt lac", 0.8), ("8/1", None)])
+def test_a_number_that_may_go_on_is_no_rating(reply: str, rating: float | None) -> None:
+    assert parse_rating(reply, was_cut=True) == rating

@@ -15,7 +15,7 @@ from executionkit.core.usage import TokenUsage
 from executionkit.errors import BudgetExhaustedError, InvalidOutputError, PermanentError
 from executionkit.patterns.structured import structured
 from tests.doubles import error_of
-from tests.talking import Talking, filtered, refuses
+from tests.talking import Talking, filtered, refuses, says
 
 pytestmark = pytest.mark.anyio
 
@@ -243,3 +243,95 @@ async def test_only_the_last_answer_is_told_as_a_refusal() -> None:
     error = error_of(await structured(Point).run(Talking(refuses("No.")), "go", max_cost=limit))
     assert isinstance(error, BudgetExhaustedError)
     assert error.metadata["refusal"] == "No."
+
+
+# Only what is whole
+
+
+class Tree(msgspec.Struct):
+    name: str
+    children: "list[Tree]" = []
+
+
+class User(msgspec.Struct):
+    id: int
+
+
+PARTS: list[tuple[Any, str]] = [
+    (Tree, '{"name":"root","children":[{"name":"kid"},{"na'),
+    (dict, '{"user":{"id":1},"ok":true,}'),
+    (User, '```json\n{"user":{"id":1},"ok"'),
+    (User, 'Here: {"user": {"id": 1}, "ok": tru'),
+    (list[User], '[{"id": 1}], {"id'),
+]
+
+
+@pytest.mark.parametrize(("kind", "part"), PARTS)
+@pytest.mark.parametrize("finish_reason", ["length", "stop"])
+async def test_a_fragment_is_no_answer(kind: Any, part: str, finish_reason: str) -> None:
+    provider = Talking(says(part, finish_reason=finish_reason))
+    error = error_of(await structured(kind, output_retries=0).run(provider, "go"))
+    assert isinstance(error, InvalidOutputError)
+    assert error.metadata["last_text"] == part
+
+
+async def test_a_fragment_is_sent_back_and_repaired() -> None:
+    provider = Talking(
+        says('{"name":"root","children":[{"name":"kid"},{"na', finish_reason="length"), '{"name": "root"}'
+    )
+    result = (await structured(Tree).run(provider, "go")).unwrap()
+    assert result.value == Tree("root")
+    assert "be shorter" in provider.asked[1][-1]["content"]
+
+
+async def test_the_last_value_of_the_type_wins() -> None:
+    text = 'First {"x": 1}, then {"y": 2}, and in the end {"x": 3}, see [1].'
+    assert (await structured(Point).run(Talking(text), "go")).unwrap().value == Point(3)
+
+
+class Checked(msgspec.Struct):
+    x: int
+
+    def __post_init__(self) -> None:
+        assert self.x != 1, "sk-secret"
+        if self.x == 2:
+            raise ValueError("2 is taken")
+        if self.x == 3:
+            raise KeyError("sk-secret")
+
+
+async def test_whatever_a_types_own_check_raises_is_repaired() -> None:
+    provider = Talking('{"x": 1}', '{"x": 2}', '{"x": 3}', '{"x": 4}')
+    result = (await structured(Checked, output_retries=3).run(provider, "go")).unwrap()
+    assert result.value == Checked(4)
+    first, second, third = result.metadata["reasons"]
+    assert ("AssertionError" in first, "2 is taken" in second, "KeyError" in third) == (True, True, True)
+    assert "secret" not in str(provider.asked)
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "value"),
+    [
+        (Point, '{"x": 3.0}', Point(3)),
+        (list[int], '{"answer": [1.0, 2]}', [1, 2]),
+        (list[int], "[1e2]", [100]),
+        (Literal[1, 2], '{"answer": 2.0}', 2),
+        (int, "7.0", 7),
+        (Item, '{"name": "tea", "price": 2.0}', Item("tea", 2.0)),
+    ],
+)
+async def test_a_whole_number_may_be_written_as_a_float(kind: Any, text: str, value: object) -> None:
+    result = (await structured(kind, output_retries=0).run(Talking(text), "go")).unwrap()
+    assert (result.value, type(result.value)) == (value, type(value))
+
+
+@pytest.mark.parametrize("text", ['{"x": 3.5}', '{"x": "3"}', '{"x": true}', '{"x": 1e400}'])
+async def test_what_is_no_whole_number_is_none(text: str) -> None:
+    assert isinstance(
+        error_of(await structured(Point, output_retries=0).run(Talking(text), "go")), InvalidOutputError
+    )
+
+
+def test_a_schema_that_is_handed_out_is_a_copy() -> None:
+    answer_type(Point).schema["properties"].clear()
+    assert answer_type(Point).schema["properties"] == {"x": {"type": "integer"}}

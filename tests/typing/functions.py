@@ -137,7 +137,7 @@ async def tools(provider: LLMProvider) -> None:
     assert_type(tool.spec, ToolSpec)
     assert_type(react([tool]), React[str])
     assert_type(react((tool,), max_history_messages=4), React[str])
-    assert_type(react([tool], answer=City), React[City])
+    assert_type(react([tool], output_type=City), React[City])
     assert_type(tool.execute, Callable[..., Awaitable[Any]])
 
 

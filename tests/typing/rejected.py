@@ -90,7 +90,7 @@ def joins(budget: TokenUsage) -> None:
     wrong: Stage[str, int] = complete() >> Count() >> Spell()  # type: ignore[operator]  # pyright: ignore[reportAssignmentType]
     consensus(output_type=City) >> refine()  # type: ignore[operator]  # pyright: ignore[reportOperatorIssue]
     structured(City) >> complete()  # type: ignore[operator]  # pyright: ignore[reportOperatorIssue]
-    react([], answer=City).map(str.upper)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    react([], output_type=City).map(str.upper)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     narrower: Stage[object, str] = complete()  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
 
 
@@ -304,6 +304,6 @@ def tools_and_typed_answers(add: Tool, first: Structured[bytes], second: Structu
     react([add], on_limit="stop")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
     structured(int, output_retries="2")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
     structured(3)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
-    react([], answer=3)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    react([], output_type=3)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
     first >> second  # type: ignore[operator]  # pyright: ignore[reportOperatorIssue]
     add(1, 2)  # type: ignore[operator]  # pyright: ignore[reportCallIssue]

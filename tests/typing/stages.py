@@ -127,7 +127,7 @@ def typed_answers() -> None:
     assert_type(structured(City), Structured[City])
     assert_type(complete() >> structured(City), Stage[str, City])
     assert_type(structured(list[City]).map(len), Stage[str, int])
-    assert_type(react([], answer=City) & complete(), Stage[str, tuple[City, str]])
+    assert_type(react([], output_type=City) & complete(), Stage[str, tuple[City, str]])
 
 
 def variance(counts: Stage[str, bool], takes_all: Stage[object, str]) -> None:

@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from functools import lru_cache
-from itertools import islice
 from typing import Any, Final, Generic, TypeVar, cast
 
 import msgspec
@@ -11,6 +10,7 @@ import msgspec
 from executionkit.core.dialect import JsonForm
 from executionkit.core.json_text import find_json
 from executionkit.core.refusals import why_refused
+from executionkit.core.schema.reading import JsonDecoder, why_rejected
 from executionkit.core.schema.signature import inline_root
 from executionkit.core.schema.validation import Rejected
 
@@ -19,7 +19,7 @@ __all__ = ["AnswerType", "Decoded", "answer_type", "asking", "complaint"]
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
-_MOST_CANDIDATES: Final = 32
+_MOST_VALUES: Final = 32
 
 
 class Decoded(msgspec.Struct, Generic[T_co], frozen=True):
@@ -38,63 +38,67 @@ class AnswerType(Generic[T]):
     Servers take only an object at the root, so any other type travels as `{"answer": ...}`.
 
     Attributes:
-        schema: The JSON Schema (draft 2020-12) to show to the model; objects in it are closed.
-        text: The same as JSON text.
+        text: The JSON Schema (draft 2020-12) to show to the model, as JSON text.
         is_strict: Whether it keeps OpenAI's rules for `strict`: every object closed, every key required.
         name: What to call it in a request, within OpenAI's alphabet.
     """
 
-    __slots__ = ("_bare", "_wrapped", "is_strict", "name", "schema", "text")
+    __slots__ = ("_bare", "_wrapped", "is_strict", "name", "text")
 
     def __init__(self, kind: object) -> None:
         schema = inline_root(msgspec.json.schema(kind))
         is_object = schema.get("type") == "object"
-        self.schema: dict[str, Any] = _closed(schema if is_object else _wrapped(schema))
-        self.text: str = msgspec.json.encode(self.schema).decode()
-        self.is_strict: bool = _is_strict(self.schema)
+        schema = _closed(schema if is_object else _wrapped(schema))
+        self.text: str = msgspec.json.encode(schema).decode()
+        self.is_strict: bool = _is_strict(schema)
         self.name: str = _name(kind)
-        # msgspec takes any type form here, its stubs know classes only
-        self._bare: msgspec.json.Decoder[Any] = msgspec.json.Decoder(cast("type[Any]", kind))
-        self._wrapped = None if is_object else msgspec.json.Decoder(_envelope(kind))
+        self._bare = JsonDecoder(kind)
+        self._wrapped = None if is_object else JsonDecoder(_envelope(kind))
 
     @property
     def form(self) -> JsonForm:
         """The form that answers of this type have."""
         return JsonForm(self.name, self.schema, self.is_strict)
 
-    def read(self, text: str, refusal: str | None = None) -> Decoded[T] | Rejected:
-        """Return the first value of this type in `text`, or why there is none. Never raises.
+    @property
+    def schema(self) -> dict[str, Any]:
+        """The JSON Schema (draft 2020-12) to show to the model, a new dict each time; objects are closed."""
+        schema: dict[str, Any] = msgspec.json.decode(self.text)
+        return schema
 
-        What was refused or filtered holds none, whatever the text says: its end may be missing.
+    def read(self, text: str, refusal: str | None = None, *, was_cut: bool = False) -> Decoded[T] | Rejected:
+        """Return the value of this type in `text`, or why there is none. Never raises.
+
+        Of several JSON values the one that `find_json` puts first and that is of this type. What was refused
+        or filtered holds none, whatever the text says, nor does a value that is a fragment of another.
+
+        Args:
+            text: What the model wrote.
+            refusal: What it or its content filter said in place of an answer.
+            was_cut: Whether its end is missing.
         """
         if refusal is not None:
             return Rejected((why_refused(refusal),))
-        reason, is_telling = "the answer holds no JSON", False
-        for candidate in islice(find_json(text), _MOST_CANDIDATES):
+        found = find_json(text, was_cut=was_cut)
+        reasons: list[str] = []
+        for value in found.values[:_MOST_VALUES]:
             try:
-                return Decoded(self._decode(candidate))
-            except msgspec.ValidationError as error:
-                if not is_telling:
-                    reason, is_telling = str(error), True
-            except (msgspec.DecodeError, ValueError, RecursionError) as error:
-                if not is_telling and candidate[:1] in "{[":
-                    reason = f"the JSON is malformed: {error}"
-        return Rejected((reason,))
+                return Decoded(self._decode(value))
+            except Exception as error:  # noqa: BLE001 - a type's own checks may raise anything
+                reasons.append(why_rejected(error))
+        return Rejected((reasons[0] if reasons else found.problem,))
 
     def _decode(self, text: str) -> T:
         if self._wrapped is None or not text.startswith("{"):
             bare: T = self._bare.decode(text)
             return bare
-        return self._decode_wrapped(self._wrapped, text)
-
-    def _decode_wrapped(self, wrapped: msgspec.json.Decoder[Any], text: str) -> T:
         try:
-            inner: T = wrapped.decode(text).answer
-        except msgspec.ValidationError as error:
+            inner: T = self._wrapped.decode(text).answer
+        except msgspec.ValidationError:
             with suppress(msgspec.ValidationError):
-                bare: T = self._bare.decode(text)
-                return bare
-            raise error from None
+                unframed: T = self._bare.decode(text)
+                return unframed
+            raise
         return inner
 
 

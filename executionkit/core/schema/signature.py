@@ -10,6 +10,7 @@ import msgspec
 from msgspec import UNSET
 
 from executionkit.core.schema.docstring import parse_docstring
+from executionkit.core.schema.reading import as_kind, why_refused_argument
 from executionkit.core.schema.validation import Rejected
 
 __all__ = ["Signature", "inline_root", "read_signature"]
@@ -38,9 +39,9 @@ class Signature(msgspec.Struct, frozen=True):
     def decode(self, arguments: Mapping[str, Any]) -> dict[str, Any] | Rejected:
         """Return the arguments as the annotated types, without those left out; or why they are refused."""
         try:
-            decoded = msgspec.convert(arguments, self.arguments, str_keys=True)
-        except (msgspec.ValidationError, RecursionError, ValueError, TypeError, OverflowError) as error:
-            return Rejected((str(error) or type(error).__name__,))
+            decoded = as_kind(arguments, self.arguments)
+        except Exception as error:  # noqa: BLE001 - the types' own checks may raise anything
+            return Rejected((why_refused_argument(error),))
         found = msgspec.structs.asdict(decoded)
         return {name: value for name, value in found.items() if value is not UNSET}
 

@@ -13,6 +13,7 @@ from typing import Any, Generic, TypeVar, cast
 import msgspec
 from typing_extensions import TypeForm, override
 
+from executionkit.core.json_text import find_json, without_thoughts
 from executionkit.core.schema.answer import AnswerType, Decoded, answer_type, asking
 from executionkit.core.schema.signature import inline_root
 from executionkit.core.voting.keys import Grouping
@@ -57,17 +58,24 @@ class Ballot(msgspec.Struct, Generic[T], frozen=True, repr_omit_defaults=True):
         """What lets votes count together without being equal, if anything does."""
         return None
 
-    def cast(self, text: str) -> Cast[T] | None:
-        """Read a sample; None where it cannot be read, its key fails, or it says nothing."""
+    def cast(self, text: str, *, was_cut: bool = False) -> Cast[T] | None:
+        """Read a sample; None where it cannot be read, its key fails, or it says nothing but thoughts.
+
+        Args:
+            text: What the model wrote.
+            was_cut: Whether its end is missing: then no value is read that might go on.
+        """
         with suppress(Exception):
-            value = self.read(text)
+            if not without_thoughts(text).strip():
+                return None
+            value = self.read(text, was_cut=was_cut)
             keys = self.keys(value)
             hash(keys)
             return None if all(key is None for key in keys) else Cast(value, keys)
         return None
 
     @abstractmethod
-    def read(self, text: str) -> T:
+    def read(self, text: str, *, was_cut: bool = False) -> T:
         """Return the value of a text; raise where it has none."""
         raise NotImplementedError
 
@@ -82,7 +90,7 @@ class Ballot(msgspec.Struct, Generic[T], frozen=True, repr_omit_defaults=True):
 
 
 class TextBallot(Ballot[str], frozen=True):
-    """Votes with a key of the text; the answer is the original text.
+    """Votes with a key of the text, thoughts left out; the answer is the original text.
 
     Args:
         key: What a text says.
@@ -100,12 +108,12 @@ class TextBallot(Ballot[str], frozen=True):
         return key if isinstance(key, Grouping) else None
 
     @override
-    def read(self, text: str) -> str:
+    def read(self, text: str, *, was_cut: bool = False) -> str:
         return text
 
     @override
     def keys(self, value: str) -> tuple[Hashable | None, ...]:
-        return (self.key(value),)
+        return (self.key(without_thoughts(value)),)
 
 
 class ValueBallot(Ballot[T], frozen=True):
@@ -141,8 +149,8 @@ class ValueBallot(Ballot[T], frozen=True):
         return key if isinstance(key, Grouping) else None
 
     @override
-    def read(self, text: str) -> T:
-        return _decoded(text, self.output_type)
+    def read(self, text: str, *, was_cut: bool = False) -> T:
+        return _decoded(text, self.output_type, was_cut)
 
     @override
     def keys(self, value: T) -> tuple[Hashable | None, ...]:
@@ -177,8 +185,8 @@ class FieldBallot(Ballot[T], frozen=True):
         return asking(prompt, self.kind)
 
     @override
-    def read(self, text: str) -> T:
-        return _decoded(text, self.output_type)
+    def read(self, text: str, *, was_cut: bool = False) -> T:
+        return _decoded(text, self.output_type, was_cut)
 
     @override
     def keys(self, value: T) -> tuple[Hashable | None, ...]:
@@ -195,13 +203,19 @@ class FieldBallot(Ballot[T], frozen=True):
         return answer
 
 
-def _decoded(text: str, output_type: TypeForm[T]) -> T:
-    """Decode the JSON in a text; a text that holds none may still be a number, or the value of an enum."""
+def _decoded(text: str, output_type: TypeForm[T], was_cut: bool) -> T:
+    """Decode the JSON in a text; a text that holds none may still be a number, or the value of an enum.
+
+    Raises:
+        ValueError: It holds no such value, or JSON that is broken or cut off.
+    """
     kind: AnswerType[T] = _kind_of(output_type)
-    found = kind.read(text)
+    found = kind.read(text, was_cut=was_cut)
     if isinstance(found, Decoded):
         return found.value
-    value: T = msgspec.convert(text.strip(), output_type, strict=False)
+    if was_cut or find_json(text).was_begun:
+        raise ValueError(str(found))
+    value: T = msgspec.convert(without_thoughts(text).strip(), output_type, strict=False)
     return value
 
 

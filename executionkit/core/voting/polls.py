@@ -3,7 +3,9 @@
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from contextlib import suppress
-from typing import Generic, TypeVar
+from decimal import Decimal
+from fractions import Fraction
+from typing import Final, Generic, TypeVar
 
 from executionkit.core.voting.ballots import Ballot, Cast
 from executionkit.core.voting.stopping import Standing, standing_of
@@ -12,6 +14,9 @@ from executionkit.core.voting.tally import Tally, Verdict, VotingStrategy
 __all__ = ["Poll"]
 
 T = TypeVar("T")
+
+_PLAIN: Final = frozenset({str, int, float, bool, bytes, Decimal, Fraction, type(None)})
+"""Types of votes that compare, hash and have a text, whatever they are compared with."""
 
 
 class Poll(Generic[T]):
@@ -47,6 +52,8 @@ class Poll(Generic[T]):
     def add(self, cast: Cast[T] | None, weight: float = 1) -> None:
         """Count one sample; a weight of 0 abstains."""
         cast = self._grouped(cast)
+        if cast is not None and not self._are_sound(cast.keys):
+            cast = None
         if cast is None or not weight:
             self.weightless += cast is not None
             self.casts.append(None)
@@ -57,6 +64,22 @@ class Poll(Generic[T]):
         self.answers.add(cast.keys)
         for tally, key in zip(self.tallies, cast.keys, strict=True):
             tally.add(key, weight)
+
+    def _are_sound(self, keys: tuple[Hashable | None, ...]) -> bool:
+        """Tell whether votes can be counted: foreign ones may raise where they are compared or named.
+
+        They are tried against all that they will be compared with, each way round.
+        """
+        with suppress(Exception):
+            for tally, key in zip(self.tallies, keys, strict=True):
+                if type(key) in _PLAIN:
+                    continue
+                others = [None, key, *tally.votes]
+                for other in others:
+                    bool(key == other), bool(other == key)
+                hash(key), str(key), repr(key)
+            return True
+        return False
 
     def _grouped(self, cast: Cast[T] | None) -> Cast[T] | None:
         """Return the sample with the vote that it counts for; it abstains where its key fails at that."""

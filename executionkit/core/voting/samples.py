@@ -7,7 +7,7 @@ from typing import Any, Final, Generic, TypeVar, cast
 import msgspec
 
 from executionkit.core.content import read_content, split_thoughts
-from executionkit.core.endings import is_failed
+from executionkit.core.endings import is_cut, is_failed
 from executionkit.core.refusals import refusal_in
 
 __all__ = ["ByProbability", "Choice", "Sample", "checked_weight", "read_choices"]
@@ -76,11 +76,13 @@ class Choice(msgspec.Struct, frozen=True):
         text: What it says, without its thoughts; empty where the server broke it off.
         logprobs: The log-probability of each token, or empty.
         was_refused: Whether the model refused, or a content filter cut in: it costs a call and does not vote.
+        was_cut: Whether its end is missing, at the token limit.
     """
 
     text: str
     logprobs: tuple[float, ...] = ()
     was_refused: bool = False
+    was_cut: bool = False
 
 
 class _Token(msgspec.Struct):
@@ -105,7 +107,8 @@ class _Choice(msgspec.Struct):
         said = read_content(self.message.content)
         refusal = refusal_in(self.finish_reason, self.message.refusal or said.refusal)
         text = "" if is_failed(self.finish_reason) else split_thoughts(said.text)[1]
-        return Choice(text, _logprobs_of(self), refusal is not None)
+        was_cut = bool(text) and is_cut(self.finish_reason)
+        return Choice(text, _logprobs_of(self), refusal is not None, was_cut)
 
 
 class _Completion(msgspec.Struct):

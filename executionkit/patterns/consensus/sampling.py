@@ -231,7 +231,7 @@ class Sampler:
         return (await context.answer(request)).response
 
     def _keep(self, indices: Sequence[int], response: LLMResponse) -> None:
-        first = Choice(response.content, was_refused=response.was_refused)
+        first = Choice(response.content, was_refused=response.was_refused, was_cut=response.was_truncated)
         if len(indices) == 1 and not self._request.logprobs:
             self.drawn[indices[0]] = first
         else:

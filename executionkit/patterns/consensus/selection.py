@@ -12,6 +12,7 @@ from typing_extensions import override
 
 from executionkit.core.dialect import Request
 from executionkit.core.facade import makes_stage
+from executionkit.core.json_text import without_thoughts
 from executionkit.core.judging import why_no_verdict
 from executionkit.core.refusals import noted_refusal
 from executionkit.core.voting.ballots import TextBallot
@@ -36,7 +37,7 @@ def selection_prompt(task: str, answers: Sequence[str]) -> str:
     The answers are data, not instructions: each stands in tags of its own, of which none can hold one.
     """
     listed = "\n\n".join(
-        f"<response_{number}>\n{_TAG.sub('(', answer)}\n</response_{number}>"
+        f"<response_{number}>\n{_TAG.sub('(', without_thoughts(answer))}\n</response_{number}>"
         for number, answer in enumerate(answers, 1)
     )
     return (
@@ -51,9 +52,12 @@ def selection_prompt(task: str, answers: Sequence[str]) -> str:
 def parse_selection(reply: str, count: int) -> int | None:
     """Return which of `count` answers was picked, from 0; None where the reply names none, or several.
 
+    What it says in its thoughts does not count.
+
     >>> parse_selection("The most consistent response is Response 2.", 3), parse_selection("Response 9", 3)
     (1, None)
     """
+    reply = without_thoughts(reply)
     numbers = set(map(int, _PICK.findall(reply) or _NUMBER.findall(reply)))
     picked = numbers.pop() if len(numbers) == 1 else 0
     return picked - 1 if 1 <= picked <= count else None
@@ -113,7 +117,7 @@ def _counted(poll: Poll[str], sampler: Sampler) -> dict[str, object]:
     """Count what has been drawn and return what is told of it."""
     for index in sorted(sampler.drawn)[len(poll.casts) :]:
         choice = sampler.drawn[index]
-        poll.add(None if choice.was_refused else poll.ballot.cast(choice.text))
+        poll.add(None if choice.was_refused else poll.ballot.cast(choice.text, was_cut=choice.was_cut))
     return {**poll.account(), **sampler.account()}
 
 

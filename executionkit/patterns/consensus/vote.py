@@ -123,7 +123,7 @@ class Consensus(Stage[str, T], Generic[T], frozen=True, kw_only=True):
         poll.add(read, weight)
 
     def _read(self, choice: Choice) -> Cast[T] | None:
-        return None if choice.was_refused else self.ballot.cast(choice.text)
+        return None if choice.was_refused else self.ballot.cast(choice.text, was_cut=choice.was_cut)
 
     def _so_far(self, poll: Poll[T], sampler: Sampler) -> dict[str, object]:
         """Return what an error shall carry, counting also the samples of the round that failed."""

@@ -14,13 +14,13 @@ from executionkit.core.history import trim_rounds
 from executionkit.core.limits import is_last_call
 from executionkit.core.refusals import noted_refusal
 from executionkit.core.schema.answer import AnswerType, Decoded, answer_type, asking, complaint
-from executionkit.core.transcript import Rounds, Transcript, parted, transcript_of
+from executionkit.core.transcript import Rounds, Transcript, call_ids, parted, transcript_of
 from executionkit.core.usage import NO_USAGE
 from executionkit.errors import BudgetExhaustedError, InvalidOutputError, MaxIterationsError, StoppedError
 from executionkit.outcome import PatternResult
-from executionkit.patterns.react.protocols import Manner, Turn, dialect_of
+from executionkit.patterns.react.protocols import Reply, ReplySettings, choose_protocol
 from executionkit.patterns.react.toolbox import CallRules, Toolbox
-from executionkit.provider import DEFAULT_MAX_TOKENS, Message, opening, user
+from executionkit.provider import DEFAULT_MAX_TOKENS, Message, ToolCall, opening, user
 from executionkit.runtime.context import Context
 from executionkit.stage import Stage
 from executionkit.tools import Tool, check_timeout
@@ -48,8 +48,8 @@ class React(Stage[str, T], Generic[T], frozen=True):
     temperature: float | None = 0.3
     max_tokens: int = DEFAULT_MAX_TOKENS
     max_history_messages: int | None = None
-    answer: Any = None
-    answer_retries: int = 2
+    output_type: Any = None
+    output_retries: int = 2
     on_limit: OnLimit = "fail"
     approve: Approval | None = None
     max_concurrency: int = 16
@@ -63,7 +63,7 @@ class React(Stage[str, T], Generic[T], frozen=True):
         check_count("max_rounds", self.max_rounds)
         check_count("max_observation_chars", self.max_observation_chars)
         check_count("max_concurrency", self.max_concurrency)
-        check_count("answer_retries", self.answer_retries, 0)
+        check_count("output_retries", self.output_retries, 0)
         check_completion(self.temperature, self.max_tokens)
         if self.tool_timeout is not None:
             check_timeout("tool_timeout", self.tool_timeout)
@@ -71,8 +71,8 @@ class React(Stage[str, T], Generic[T], frozen=True):
             check_count("max_history_messages", self.max_history_messages)
         if self.max_tool_calls is not None:
             check_count("max_tool_calls", self.max_tool_calls, 0)
-        if self.answer is not None:
-            answer_type(self.answer)
+        if self.output_type is not None:
+            answer_type(self.output_type)
         _check_choices(self.on_limit, self.approve, self.summarise)
 
     @override
@@ -80,12 +80,14 @@ class React(Stage[str, T], Generic[T], frozen=True):
         loop = _Loop(self, opening(value)[0]["content"], context)
         context.report(loop.metadata)
         for _ in range(self.max_rounds):
-            turn = await loop.next_turn()
-            if turn is None:
+            reply = await loop.next_reply()
+            if reply is None:
                 return await loop.conclude("budget")
-            if turn.calls:
-                await loop.observe(turn)
-            elif (answer := loop.read(turn)) is not None:
+            if reply.calls:
+                await loop.observe(reply)
+            elif reply.complaint is not None:
+                loop.add([user(reply.complaint)])
+            elif (answer := loop.read(reply)) is not None:
                 return PatternResult(cast("T", answer.value), metadata=loop.metadata())
         if self.on_limit == "answer":
             return await loop.conclude("rounds")
@@ -100,17 +102,24 @@ class _Loop(Generic[T]):
     def __init__(self, settings: "React[T]", prompt: str, context: Context) -> None:
         self.settings = settings
         self.context = context
-        self.kind: AnswerType[T] | None = None if settings.answer is None else answer_type(settings.answer)
-        answer = self.kind.schema if self.kind else _TEXT
-        manner = Manner(settings.temperature, settings.max_tokens, settings.delimit_results, answer)
-        self.dialect = dialect_of(context, settings.tools, manner)
+        output_type = settings.output_type
+        self.kind: AnswerType[T] | None = None if output_type is None else answer_type(output_type)
+        how = ReplySettings(
+            settings.temperature,
+            settings.max_tokens,
+            settings.delimit_results,
+            self.kind.schema if self.kind else _TEXT,
+            self.kind is not None,
+            call_ids(settings.transcript),
+        )
+        self.protocol = choose_protocol(context, settings.tools, how)
         self.toolbox = Toolbox(settings.tools, _rules(settings))
-        # A dialect with a head has said there what an answer looks like.
-        is_told = self.kind is None or bool(self.dialect.head)
+        # A protocol with a head has said there what an answer looks like.
+        is_told = self.kind is None or bool(self.protocol.head)
         self.prompt = user(prompt if is_told or self.kind is None else asking(prompt, self.kind))
         system, earlier = parted(settings.transcript)
-        self.earlier = list(map(self.dialect.earlier, earlier))
-        self.head = [*self.dialect.head, *system]
+        self.earlier = list(map(self.protocol.earlier, earlier))
+        self.head = [*self.protocol.head, *system]
         self.later: Rounds = []
         self.talk: list[Message] = [*settings.transcript, self.prompt]
         self.summary: list[Message] = []
@@ -119,6 +128,7 @@ class _Loop(Generic[T]):
         self.truncated_responses = 0
         self.messages_trimmed = 0
         self.last_cost = NO_USAGE
+        self.calls: tuple[ToolCall, ...] = ()
         self.limit: str | None = None
         self.refusal: str | None = None
 
@@ -129,7 +139,7 @@ class _Loop(Generic[T]):
             "truncated_responses": self.truncated_responses,
             "truncated_observations": self.toolbox.truncated,
             "messages_trimmed": self.messages_trimmed,
-            "transcript": Transcript(self.talk),
+            "transcript": Transcript([*self.talk, *self.unfinished()]),
             **noted_refusal(self.refusal),
         }
         if self.reasons:
@@ -138,56 +148,63 @@ class _Loop(Generic[T]):
             found["limit"] = self.limit
         return found
 
-    async def next_turn(self) -> Turn | None:
+    def unfinished(self) -> list[Message]:
+        """Return the results of the calls under way, so that a conversation that ends here can be sent."""
+        calls = self.calls
+        return self.protocol.results(calls, self.toolbox.texts(len(calls))) if calls else []
+
+    async def next_reply(self) -> Reply | None:
         """Ask the model to go on; None where the budget leaves room for the last call only."""
         if self.settings.on_limit == "fail":
-            return self.noted(await self.dialect.ask(self.context, await self.messages()))
+            return self.noted(await self.protocol.ask(self.context, await self.messages()))
         if self.rounds and is_last_call(self.context.left, self.last_cost):
             return None
         before = self.context.cost
         messages = await self.messages()
-        outcome = await self.context.attempt(lambda below: self.dialect.ask(below, messages))
+        outcome = await self.context.attempt(lambda below: self.protocol.ask(below, messages))
         match outcome:
-            case Success(turn):
+            case Success(reply):
                 self.last_cost = self.context.cost - before
-                return self.noted(turn)
+                return self.noted(reply)
             case Failure(error):
                 if self.rounds and isinstance(error, BudgetExhaustedError):
                     return None
                 raise error
 
-    def noted(self, turn: Turn) -> Turn:
+    def noted(self, reply: Reply) -> Reply:
         self.rounds += 1
-        self.truncated_responses += turn.was_truncated
-        self.refusal = turn.refusal
-        self.add([turn.message])
-        return turn
+        self.truncated_responses += reply.was_truncated
+        self.refusal = reply.refusal
+        self.add([reply.message])
+        return reply
 
     def add(self, messages: list[Message]) -> None:
         self.later.append(messages)
         self.talk.extend(messages)
 
-    async def observe(self, turn: Turn) -> None:
-        """Make the calls of a turn; their results join its message, so that they are dropped together."""
-        texts = await self.toolbox.observe(turn.calls, self.context)
-        results = self.dialect.results(turn.calls, texts)
+    async def observe(self, reply: Reply) -> None:
+        """Make the calls of a reply; their results join its message, so that they are dropped together."""
+        self.calls = reply.calls
+        await self.toolbox.observe(reply.calls, self.context)
+        results = self.unfinished()
+        self.calls = ()
         self.later[-1].extend(results)
         self.talk.extend(results)
         if self.toolbox.stopped is not None:
             raise StoppedError(self.toolbox.stopped)
 
-    def read(self, turn: Turn) -> Decoded[Any] | None:
+    def read(self, reply: Reply) -> Decoded[Any] | None:
         """Return the answer, or None where the model has to try again."""
         if self.kind is None:
-            return Decoded(turn.text)
-        answer = self.kind.read(turn.text, turn.refusal)
+            return Decoded(reply.text)
+        answer = self.kind.read(reply.text, reply.refusal, was_cut=reply.was_truncated)
         if isinstance(answer, Decoded):
             return answer
-        self.reasons.append(complaint(answer, was_truncated=turn.was_truncated))
-        if len(self.reasons) > self.settings.answer_retries:
+        self.reasons.append(complaint(answer, was_truncated=reply.was_truncated))
+        if len(self.reasons) > self.settings.output_retries:
             raise InvalidOutputError(
                 f"no {self.kind.name} in {len(self.reasons)} answers: {self.reasons[-1]}",
-                metadata={"last_text": turn.text},
+                metadata={"last_text": reply.text},
             )
         self.add([user(f"{self.reasons[-1]}\nSend it again, corrected.")])
         return None
@@ -196,30 +213,38 @@ class _Loop(Generic[T]):
         """Ask once more, without tools, and take that for the answer."""
         self.limit = limit
         self.add([user(_LAST_WORDS)])
-        turn = self.noted(await self.last_turn())
-        answer = self.read(turn)
-        if answer is None:
-            raise InvalidOutputError(self.reasons[-1], metadata={"last_text": turn.text})
-        if not turn.text:
+        reply = self.noted(await self.last_reply())
+        if reply.complaint is not None and self.kind is not None:
+            raise InvalidOutputError(reply.complaint, metadata={"last_text": reply.text})
+        if reply.complaint is not None or not (reply.text or self.kind):
             raise MaxIterationsError(f"no answer when the {limit} ran out, nor in a last call without tools")
+        answer = self.read(reply)
+        if answer is None:
+            raise InvalidOutputError(self.reasons[-1], metadata={"last_text": reply.text})
         return PatternResult(cast("T", answer.value), metadata=self.metadata())
 
-    async def last_turn(self) -> Turn:
-        """Ask without tools; where the budget has no room for all the messages, with the last round only."""
-        messages = await self.messages()
-        outcome = await self.context.attempt(
-            lambda below: self.dialect.ask(below, messages, with_tools=False)
-        )
-        match outcome:
-            case Success(turn):
-                return turn
-            case Failure(BudgetExhaustedError()):
-                last = [message for messages in self.later[-2:] for message in messages]
-                return await self.dialect.ask(
-                    self.context, [*self.head, self.prompt, *last], with_tools=False
-                )
-            case Failure(error):
-                raise error
+    async def last_reply(self) -> Reply:
+        """Ask without tools; where the budget has no room for all the messages, without the oldest rounds."""
+        while True:
+            outcome = await self.context.attempt(self.ask_for_last_words)
+            match outcome:
+                case Success(reply):
+                    return reply
+                case Failure(BudgetExhaustedError()) if self.drop_oldest():
+                    continue
+                case Failure(error):
+                    raise error
+
+    async def ask_for_last_words(self, context: Context) -> Reply:
+        return await self.protocol.ask(context, await self.messages(), with_tools=False)
+
+    def drop_oldest(self) -> bool:
+        """Drop the oldest round that is left; the last one stays, and the request for last words."""
+        rounds, keep = (self.earlier, 0) if self.earlier else (self.later, 2)
+        if len(rounds) <= keep:
+            return False
+        self.messages_trimmed += len(rounds.pop(0))
+        return True
 
     async def messages(self) -> list[Message]:
         """Return what to send, the oldest rounds dropped where there are too many."""
@@ -290,7 +315,7 @@ class ReactOptions(TypedDict, total=False):
     temperature: float | None
     max_tokens: int
     max_history_messages: int | None
-    answer_retries: int
+    output_retries: int
     on_limit: OnLimit
     approve: Approval | None
     max_concurrency: int
@@ -303,7 +328,7 @@ class ReactOptions(TypedDict, total=False):
 def react(
     tools: Sequence[Tool],
     *,
-    answer: None = None,
+    output_type: None = None,
     transcript: Sequence[Mapping[str, Any]] = (),
     **options: Unpack[ReactOptions],
 ) -> React[str]: ...
@@ -311,7 +336,7 @@ def react(
 def react(
     tools: Sequence[Tool],
     *,
-    answer: type[T],
+    output_type: type[T],
     transcript: Sequence[Mapping[str, Any]] = (),
     **options: Unpack[ReactOptions],
 ) -> React[T]: ...
@@ -319,7 +344,7 @@ def react(
 def react(
     tools: Sequence[Tool],
     *,
-    answer: TypeForm[T],
+    output_type: TypeForm[T],
     transcript: Sequence[Mapping[str, Any]] = (),
     **options: Unpack[ReactOptions],
 ) -> React[T]: ...
@@ -327,31 +352,35 @@ def react(
 def react(
     tools: Sequence[Tool],
     *,
-    answer: object = None,
+    output_type: object = None,
     transcript: Sequence[Mapping[str, Any]] = (),
     **options: Unpack[ReactOptions],
 ) -> React[Any]:
     """Let the model call tools until it answers (Yao et al. 2022, "ReAct", section 2).
 
-    The value is the final text, or a value of the type `answer`; the score is None. The calls of one round
-    run at once, their results stand in the order of the requests. What goes wrong in a call, be it an unknown
-    tool, arguments that do not fit the schema, a time-out or an exception, is told to the model, and the loop
-    goes on; of an exception only the class, unless it is a `ToolError`. A model whose provider has no tool
-    calls (`supports_tools` is not True) is told in JSON, under one schema of calls and answer.
+    The value is the final text, or a value of the type `output_type`; the score is None. The calls of one
+    round run at once, their results stand in the order of the requests. What goes wrong in a call, be it an
+    unknown tool, arguments that do not fit the schema, a time-out or an exception, is told to the model, and
+    the loop goes on; of an exception only the class, unless it is a `ToolError`. A model whose provider has
+    no tool calls (`supports_tools` is not True) is told in JSON, under one schema of calls and answer; there
+    a call counts only where the whole reply is one, and what is neither a call nor an answer is sent back.
 
     Args:
         tools: What the model may call; names must differ.
-        answer: The type of the final answer, any that msgspec decodes; None for text.
+        output_type: The type of the final answer, any that msgspec decodes; None for text.
         max_rounds: Completions at most (default 8).
-        max_observation_chars: Characters of a result that the model gets to see (default 12000).
+        max_observation_chars: Characters of a result that the model gets to see, the note that more was cut
+            included (default 12000).
         tool_timeout: Seconds a call may take, in place of each tool's own (default None: each tool's own).
         temperature: Sampling temperature, 0 to 2 (default 0.3); None leaves it to the provider.
         max_tokens: Output tokens at most, a completion (default 4096).
         max_history_messages: Messages of the conversation to send at most; the oldest rounds are dropped
             whole, the prompt, leading system messages and the last round stay. None (the default) sends all.
-        answer_retries: Answers that do not decode to `answer` and are sent back with the reason (default 2).
+        output_retries: Answers that do not decode to `output_type` and are sent back with the reason
+            (default 2).
         on_limit: `"answer"` makes one last call without tools at `max_rounds`, or when the budget has hardly
-            room for more than one; `"fail"` (the default) does not.
+            room for more than one; where it has no room for all results either, the oldest rounds are left
+            out. `"fail"` (the default) does not.
         approve: Async hook asked before each call, one after the other: `Approve`, `Deny`, `Edit` or `Stop`.
             If it raises or answers anything else the call is denied.
         max_concurrency: Calls of one round under way at once (default 16).
@@ -369,7 +398,8 @@ def react(
         truncated_responses (int): Completions cut at `max_tokens`.
         truncated_observations (int): Results cut at `max_observation_chars`.
         messages_trimmed (int): Messages dropped from the conversation.
-        transcript (Transcript): The whole conversation, to go on from.
+        transcript (Transcript): The whole conversation, to go on from. A call that had not ended when the run
+            did has a result that says so.
         reasons (tuple of str): Why typed answers did not decode, or were refused or filtered, where any were.
         limit (str): `"rounds"` or `"budget"`, where `on_limit` made the last call.
         refusal (str): Where the model refused in its last completion, or a content filter cut in: the text of
@@ -377,13 +407,15 @@ def react(
 
     Returns (on `run`):
         MaxIterationsError: No answer after `max_rounds`.
-        InvalidOutputError: No answer of the type `answer`; `last_text` (str) in the metadata.
+        InvalidOutputError: No answer of the type `output_type`; `last_text` (str) in the metadata.
         StoppedError: `approve` answered `Stop`.
 
     Raises:
         TypeError: A setting is of the wrong type.
-        ValueError: A setting is out of range, two tools share a name, or a transcript parts a call from its
-            result or nests more than 100 levels deep.
+        ValueError: A setting is out of range, two tools share a name, or a transcript is one that no server
+            could be sent (see `executionkit.core.transcript`).
     """
-    stage: React[Any] = React(tuple(tools), answer=answer, transcript=transcript_of(transcript), **options)
+    stage: React[Any] = React(
+        tuple(tools), output_type=output_type, transcript=transcript_of(transcript), **options
+    )
     return stage

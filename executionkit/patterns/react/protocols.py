@@ -1,15 +1,20 @@
 """How a tool loop speaks with a model: by the provider's tool calls, or in JSON where it has none."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import count
+from typing import Any, Final, Protocol, cast
 
 import msgspec
 
 from executionkit.core.dialect import JsonForm
 from executionkit.core.encoding import json_text
+from executionkit.core.json_text import without_thoughts
 from executionkit.core.observation import delimited
+from executionkit.core.schema.validation import Rejected, parse_arguments
 from executionkit.patterns.react.text_protocol import (
     TextCall,
+    WrongForm,
     instructions,
     read_reply,
     reply_schema,
@@ -20,26 +25,33 @@ from executionkit.provider import LLMResponse, Message, ToolCall
 from executionkit.runtime.context import Context
 from executionkit.tools import Tool
 
-__all__ = ["Dialect", "Manner", "Turn", "dialect_of"]
+__all__ = ["NativeTools", "Reply", "ReplySettings", "TextTools", "ToolProtocol", "choose_protocol"]
+
+_NOT_IN_NAMES: Final = re.compile(r"[^a-zA-Z0-9_-]")
+_LONGEST_NAME: Final = 64
 
 
-class Manner(msgspec.Struct, frozen=True):
+class ReplySettings(msgspec.Struct, frozen=True):
     """How every completion of a loop is asked for.
 
     Args:
         temperature: Sampling temperature.
         max_tokens: Output tokens at most.
-        delimit: Whether results stand between tags where they have a role of their own.
+        delimit_results: Whether results stand between tags where they have a role of their own.
         answer: The JSON Schema of the final answer, for a model that is told in JSON.
+        is_typed: Whether the final answer is of a type, not text.
+        ids: Ids of the tool calls that the conversation begins with.
     """
 
     temperature: float | None
     max_tokens: int
-    delimit: bool
+    delimit_results: bool
     answer: Mapping[str, Any]
+    is_typed: bool = False
+    ids: frozenset[str] = frozenset()
 
 
-class Turn(msgspec.Struct, frozen=True):
+class Reply(msgspec.Struct, frozen=True):
     """What the model said.
 
     Args:
@@ -48,6 +60,7 @@ class Turn(msgspec.Struct, frozen=True):
         calls: The tools it calls.
         was_truncated: Whether it was cut at the token limit.
         refusal: What the model or its content filter says in place of an answer; None where it answers.
+        complaint: What to tell the model of a reply that is neither a call nor an answer; None of another.
     """
 
     message: Message
@@ -55,15 +68,16 @@ class Turn(msgspec.Struct, frozen=True):
     calls: tuple[ToolCall, ...]
     was_truncated: bool
     refusal: str | None = None
+    complaint: str | None = None
 
 
-class Dialect(Protocol):
-    """One way of speaking."""
+class ToolProtocol(Protocol):
+    """One way of calling tools."""
 
     head: list[Message]
     """Messages that open every request."""
 
-    async def ask(self, context: Context, messages: list[Message], *, with_tools: bool = True) -> Turn:
+    async def ask(self, context: Context, messages: list[Message], *, with_tools: bool = True) -> Reply:
         """Ask the model to go on."""
         ...
 
@@ -72,87 +86,154 @@ class Dialect(Protocol):
         ...
 
     def earlier(self, messages: list[Message]) -> list[Message]:
-        """Return a round of a given transcript as this dialect has it."""
+        """Return a round of a given transcript as this protocol has it."""
         ...
 
 
-def dialect_of(context: Context, tools: Sequence[Tool], manner: Manner) -> Dialect:
-    """Return the way to speak with the provider of `context`."""
+def choose_protocol(context: Context, tools: Sequence[Tool], settings: ReplySettings) -> ToolProtocol:
+    """Return the way to call tools that the provider of `context` knows."""
     if context.provider.supports_tools:
-        return _ByToolCalls(tools, manner)
-    return _InJson(tools, manner)
+        return NativeTools(tools, settings)
+    return TextTools(tools, settings)
 
 
-class _ByToolCalls:
-    def __init__(self, tools: Sequence[Tool], manner: Manner) -> None:
+class NativeTools:
+    """Tool calls as the provider has them.
+
+    What goes back to the server is legal whatever the model made of it: names as servers take them, arguments
+    that are a JSON object, ids that no other call of the conversation has.
+    """
+
+    def __init__(self, tools: Sequence[Tool], settings: ReplySettings) -> None:
         self.head: list[Message] = []
-        self._specs = [tool.spec for tool in tools]
-        self._delimit = manner.delimit
-        self._manner = manner
+        self._tools = tools
+        self._settings = settings
+        self._ids = _Ids(settings.ids)
 
-    async def ask(self, context: Context, messages: list[Message], *, with_tools: bool = True) -> Turn:
+    async def ask(self, context: Context, messages: list[Message], *, with_tools: bool = True) -> Reply:
+        """Ask the model to go on."""
         response = await context.complete(
             messages,
-            temperature=self._manner.temperature,
-            max_tokens=self._manner.max_tokens,
-            tools=self._specs if with_tools and self._specs else None,
+            temperature=self._settings.temperature,
+            max_tokens=self._settings.max_tokens,
+            tools=[tool.spec for tool in self._tools] if with_tools and self._tools else None,
         )
-        calls = response.tool_calls if with_tools else ()
-        message = _as_message(response, calls)
-        return Turn(message, response.content, calls, response.was_truncated, response.refusal)
+        calls = tuple(self._ids.renamed(response.tool_calls)) if with_tools else ()
+        message = _as_message(response)
+        if calls:
+            message["tool_calls"] = list(map(_as_request, calls))
+        complaint = None
+        says_something = calls or response.refusal or without_thoughts(response.content).strip()
+        if response.was_truncated and not says_something:
+            complaint = "Your reply was cut off at the token limit before it said anything. Be shorter."
+        return Reply(message, response.content, calls, response.was_truncated, response.refusal, complaint)
 
     def results(self, calls: Sequence[ToolCall], texts: Sequence[str]) -> list[Message]:
+        """Return the messages that bring the results."""
+        shown = map(delimited, texts) if self._settings.delimit_results else texts
         return [
-            {"role": "tool", "tool_call_id": call.id, "content": delimited(text) if self._delimit else text}
-            for call, text in zip(calls, texts, strict=True)
+            {"role": "tool", "tool_call_id": call.id, "content": text}
+            for call, text in zip(calls, shown, strict=True)
         ]
 
     def earlier(self, messages: list[Message]) -> list[Message]:
-        return messages
+        """Return a round of a given transcript, its calls made legal."""
+        first, *rest = messages
+        if not first.get("tool_calls"):
+            return messages
+        return [{**first, "tool_calls": [_made_legal(call) for call in first["tool_calls"]]}, *rest]
 
 
-def _as_message(response: LLMResponse, calls: Sequence[ToolCall]) -> Message:
-    message = {**response.extra, "role": "assistant", "content": response.content}
-    if calls:
-        message["tool_calls"] = [_as_request(call) for call in calls]
-    return message
+class _Ids:
+    """The ids of the calls of a conversation: a call that has none, or one that is taken, gets a new one."""
+
+    def __init__(self, taken: Iterable[str]) -> None:
+        self._taken = set(taken)
+        self._numbers: Iterator[int] = count(1)
+
+    def renamed(self, calls: Iterable[ToolCall]) -> Iterator[ToolCall]:
+        for call in calls:
+            identity = call.id
+            while not identity or identity in self._taken:
+                identity = f"call_{next(self._numbers)}"
+            self._taken.add(identity)
+            yield call if identity == call.id else msgspec.structs.replace(call, id=identity)
+
+
+def _as_message(response: LLMResponse) -> Message:
+    """Return a completion as a message of the conversation; fields that say nothing stay out of it."""
+    extra = {name: value for name, value in response.extra.items() if value not in (None, [], {}, "")}
+    return {**extra, "role": "assistant", "content": response.content}
 
 
 def _as_request(call: ToolCall) -> Message:
-    arguments = call.arguments if isinstance(call.arguments, str) else json_text(call.arguments)
-    function = {"name": call.name, "arguments": arguments}
+    function = {"name": _legal_name(call.name), "arguments": _legal_arguments(call.arguments)}
     return {**call.extra, "id": call.id, "type": "function", "function": function}
 
 
-class _InJson:
-    def __init__(self, tools: Sequence[Tool], manner: Manner) -> None:
-        specs = [tool.spec for tool in tools]
-        self.head: list[Message] = [{"role": "system", "content": instructions(specs, manner.answer)}]
-        self._manner = manner
-        self._form = JsonForm("reply", reply_schema(specs, manner.answer))
-        self._last_form = JsonForm("reply", reply_schema([], manner.answer))
-        self._calls = 0
+def _made_legal(call: Message) -> Message:
+    function = call.get("function")
+    if not isinstance(function, dict):
+        return call
+    given = cast("Message", function)
+    legal = {
+        "name": _legal_name(str(given.get("name") or "")),
+        "arguments": _legal_arguments(given.get("arguments") or ""),
+    }
+    return {"type": "function", **call, "function": {**given, **legal}}
 
-    async def ask(self, context: Context, messages: list[Message], *, with_tools: bool = True) -> Turn:
+
+def _legal_name(name: str) -> str:
+    return _NOT_IN_NAMES.sub("_", name)[:_LONGEST_NAME] or "unnamed"
+
+
+def _legal_arguments(arguments: Mapping[str, Any] | str) -> str:
+    """Return arguments as the JSON text of an object: some servers read it, and refuse anything else."""
+    if isinstance(parse_arguments(arguments), Rejected):
+        return "{}"
+    text = arguments if isinstance(arguments, str) else json_text(arguments)
+    return text if text.strip() else "{}"
+
+
+class TextTools:
+    """Tool calls as JSON in the text, for providers without any."""
+
+    def __init__(self, tools: Sequence[Tool], settings: ReplySettings) -> None:
+        specs = [tool.spec for tool in tools]
+        self.head: list[Message] = [{"role": "system", "content": instructions(specs, settings.answer)}]
+        self._settings = settings
+        self._form = msgspec.json.encode(reply_schema(specs, settings.answer))
+        self._last_form = msgspec.json.encode(reply_schema([], settings.answer))
+        self._ids = _Ids(settings.ids)
+
+    async def ask(self, context: Context, messages: list[Message], *, with_tools: bool = True) -> Reply:
+        """Ask the model to go on."""
         response = await context.complete(
             messages,
-            temperature=self._manner.temperature,
-            max_tokens=self._manner.max_tokens,
-            form=self._form if with_tools else self._last_form,
+            temperature=self._settings.temperature,
+            max_tokens=self._settings.max_tokens,
+            form=JsonForm("reply", msgspec.json.decode(self._form if with_tools else self._last_form)),
         )
-        message = {**response.extra, "role": "assistant", "content": response.content}
-        reply = read_reply(response.content)
-        if isinstance(reply, str):
-            return Turn(message, reply, (), response.was_truncated, response.refusal)
-        calls = (self._call(reply),) if with_tools else ()
-        return Turn(message, "", calls, response.was_truncated, response.refusal)
-
-    def _call(self, reply: TextCall) -> ToolCall:
-        self._calls += 1
-        return ToolCall(f"call_{self._calls}", reply.name, reply.arguments)
+        message, text = _as_message(response), response.content
+        calls: tuple[ToolCall, ...] = ()
+        complaint = None
+        reply = read_reply(text, was_cut=response.was_truncated, is_typed=self._settings.is_typed)
+        match reply:
+            case str():
+                text = reply
+            case _ if response.refusal is not None:
+                pass  # whatever it holds, its end may be missing
+            case TextCall(name, arguments):
+                text = ""
+                calls = tuple(self._ids.renamed([ToolCall("", name, arguments)])) if with_tools else ()
+            case WrongForm():
+                complaint = str(reply)
+        return Reply(message, text, calls, response.was_truncated, response.refusal, complaint)
 
     def results(self, calls: Sequence[ToolCall], texts: Sequence[str]) -> list[Message]:
+        """Return the messages that bring the results."""
         return [result_message(call.name, text) for call, text in zip(calls, texts, strict=True)]
 
     def earlier(self, messages: list[Message]) -> list[Message]:
+        """Return a round of a given transcript, its calls told in JSON."""
         return retold(messages)

@@ -1,10 +1,10 @@
 """Tools for models that cannot call any: the same loop, spoken in JSON under one schema.
 
-A reply is either `{"tool": name, "arguments": {...}}` or `{"answer": ...}`.
+A reply is either `{"tool": name, "arguments": {...}}` or `{"answer": ...}`, and nothing else.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import islice
 from typing import Any, Final, cast
 
 import msgspec
@@ -12,12 +12,10 @@ from typing_extensions import TypeIs
 
 from executionkit.core.encoding import json_text
 from executionkit.core.json import decode_json
-from executionkit.core.json_text import find_json
+from executionkit.core.json_text import find_json, whole_json, without_thoughts
 from executionkit.core.observation import delimited
 
-__all__ = ["TextCall", "instructions", "read_reply", "reply_schema", "result_message", "retold"]
-
-_MOST_CANDIDATES: Final = 32
+__all__ = ["TextCall", "WrongForm", "instructions", "read_reply", "reply_schema", "result_message", "retold"]
 
 
 class TextCall(msgspec.Struct, frozen=True):
@@ -30,6 +28,22 @@ class TextCall(msgspec.Struct, frozen=True):
 
     name: str
     arguments: Mapping[str, Any] | str
+
+
+class WrongForm(msgspec.Struct, frozen=True):
+    """A reply that is neither a call nor an answer; `str` is what to tell the model.
+
+    Args:
+        why: What is wrong with it, a clause.
+    """
+
+    why: str
+
+    def __str__(self) -> str:
+        return (
+            f"Nothing was done: {self.why}. Reply with one JSON object and nothing else: "
+            '{"tool": "<name>", "arguments": {...}} to use a tool, or {"answer": ...} to answer.'
+        )
 
 
 def instructions(specs: Sequence[Mapping[str, Any]], answer: Mapping[str, Any]) -> str:
@@ -96,33 +110,58 @@ def _target(key: str, value: Any, root: str) -> Any:
     return root + value.removeprefix("#") if is_pointer else _repointed(value, root)
 
 
-def read_reply(text: str) -> TextCall | str:
-    """Return the call that a reply asks for, or the text of its answer: the whole reply where it has no form.
+_CALL_WORDS: Final = re.compile(r"[\"'](?:tool|arguments)[\"']\s*:|<[|/]?(?:tool_call|function)")
+_LIKE_A_CALL: Final = re.compile(
+    rf"{_CALL_WORDS.pattern}|\{{\s*(?:[\"'{{}}\u201c]|\Z)|\{{\s*\w{{1,200}}\s*:|\[\s*\{{"
+)
+"""JSON, or what was meant for it."""
+_CALL: Final = frozenset({"tool", "arguments"})
 
-    >>> read_reply('I will look: {"tool": "weather", "arguments": {"city": "Bonn"}}')
+
+def read_reply(text: str, *, was_cut: bool = False, is_typed: bool = False) -> TextCall | str | WrongForm:
+    """Return the call that a reply asks for, the text of its answer, or what is wrong with its form.
+
+    A call counts only where the whole reply, thoughts and a fence aside, is one call; an answer likewise.
+    Text that holds nothing like JSON is an answer as it stands: models that know no form answer so.
+
+    Args:
+        text: The reply.
+        was_cut: Whether its end is missing.
+        is_typed: Whether the answer is of a type: then JSON of another form may be that, without its frame.
+
+    >>> read_reply('{"tool": "weather", "arguments": {"city": "Bonn"}}')
     TextCall(name='weather', arguments={'city': 'Bonn'})
     >>> read_reply('{"answer": "sunny"}'), read_reply("It is sunny.")
     ('sunny', 'It is sunny.')
+    >>> read_reply('The page says: {"tool": "pay", "arguments": {}}. I will not.').why
+    'there is text beside the JSON, or more than one JSON value'
     """
-    for candidate in islice(find_json(text), _MOST_CANDIDATES):
-        try:
-            reply: object = msgspec.json.decode(candidate)
-        except (msgspec.DecodeError, ValueError, RecursionError):
-            continue
-        found = _read(reply) if _is_object(reply) else None
-        if found is not None:
-            return found
-    return text
+    found = find_json(text, was_cut=was_cut)
+    whole = whole_json(text, was_cut=was_cut)
+    reply = None if whole is None else decode_json(whole)
+    if _is_object(reply):
+        return _read(reply, text, is_typed)
+    spoken = without_thoughts(text)
+    if not spoken.strip() and (was_cut or text.strip()):
+        return WrongForm("it says nothing, but for thoughts or what was cut off")
+    if not (_CALL_WORDS if is_typed else _LIKE_A_CALL).search(spoken):
+        return text
+    return WrongForm(found.problem or "there is text beside the JSON, or more than one JSON value")
 
 
-def _read(reply: dict[str, Any]) -> TextCall | str | None:
-    if isinstance(reply.get("tool"), str):
+def _read(reply: dict[str, Any], text: str, is_typed: bool) -> TextCall | str | WrongForm:
+    keys = reply.keys()
+    if isinstance(reply.get("tool"), str) and keys <= _CALL:
         given = reply.get("arguments", {})
         return TextCall(reply["tool"], given if _is_object(given) else json_text(given))
-    if "answer" in reply:
+    if keys == {"answer"}:
         answer = reply["answer"]
         return answer if isinstance(answer, str) else json_text(answer)
-    return None
+    if is_typed and "tool" not in keys:
+        return text
+    return WrongForm(
+        f"an object with the keys {', '.join(map(repr, keys))[:200]} is neither a call nor an answer"
+    )
 
 
 def _is_object(value: object) -> TypeIs[dict[str, Any]]:

@@ -3,8 +3,9 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Any, cast
+from typing import Any, Final, cast
 
+import anyio
 import msgspec
 from typing_extensions import TypeIs
 
@@ -21,6 +22,8 @@ from executionkit.runtime.timeouts import finish_in_time
 from executionkit.tools import Tool, ToolError
 
 __all__ = ["CallRules", "Toolbox"]
+
+_UNFINISHED: Final = failed("Cancelled", "the run ended before this call did; it may have had an effect")
 
 
 class CallRules(msgspec.Struct, frozen=True):
@@ -60,6 +63,7 @@ class Toolbox:
         "_per_tool",
         "_rounds",
         "_rules",
+        "_shown_texts",
         "_tools",
         "calls_made",
         "stopped",
@@ -72,26 +76,34 @@ class Toolbox:
         self._per_tool: Counter[str] = Counter()
         self._admitted = 0
         self._rounds = 0
+        self._shown_texts: dict[int, str] = {}
         self.calls_made: int = 0
         self.stopped: str | None = None
         self.truncated: int = 0
 
-    async def observe(self, calls: Sequence[ToolCall], context: Context) -> list[str]:
-        """Make the calls of one round and return what the model gets to see, in their order.
+    async def observe(self, calls: Sequence[ToolCall], context: Context) -> None:
+        """Make the calls of one round; `texts` then has what the model gets to see.
 
         Where the approval hook ends the loop no call of the round is made, and `stopped` says why.
         """
+        self._shown_texts = {}
         self.calls_made += len(calls)
         self._rounds += 1
         number = self._rounds
         admitted = [self._admit(call) for call in calls]
         if self._rules.approve is not None:
             admitted = await self._all_approved(self._rules.approve, admitted, context)
-        return await context.gather(
-            lambda index: self._observed(calls[index], admitted[index], context.part(number, index)),
-            len(calls),
-            self._rules.max_concurrency,
-        )
+
+        async def make(index: int) -> None:
+            self._shown_texts[index] = await self._observed(
+                calls[index], admitted[index], context.part(number, index)
+            )
+
+        await context.gather(make, len(calls), self._rules.max_concurrency)
+
+    def texts(self, count: int) -> list[str]:
+        """Return what the model gets to see of the round's calls, in order; of those not ended, that."""
+        return [self._shown_texts.get(index, _UNFINISHED) for index in range(count)]
 
     async def _all_approved(
         self, approve: Approval, admitted: list[_Ready | _Refused], context: Context
@@ -146,7 +158,11 @@ class Toolbox:
             return self._shown((await self._result(admitted, context))[0])
         arguments = json_text(call.arguments) if span.content else None
         span.send(ToolStarted, tool=call.name, arguments=arguments)
-        text, error = await self._result(admitted, context)
+        try:
+            text, error = await self._result(admitted, context)
+        except BaseException as ended:
+            span.send(ToolFinished, tool=call.name, duration=span.duration, error=_name_of_end(ended))
+            raise
         span.send(
             ToolFinished,
             tool=call.name,
@@ -183,6 +199,11 @@ def _checked(tool: Tool, given: dict[str, Any] | Rejected) -> _Ready | _Refused:
     if isinstance(arguments, Rejected):
         return _Refused("InvalidArguments", str(arguments))
     return _Ready(tool, given, arguments)
+
+
+def _name_of_end(ended: BaseException) -> str:
+    """Name what ended a call from outside; cancellation has another class on each event loop."""
+    return "Cancelled" if isinstance(ended, anyio.get_cancelled_exc_class()) else type(ended).__name__
 
 
 def _text_of(error: ToolError) -> str:

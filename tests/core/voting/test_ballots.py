@@ -206,3 +206,79 @@ def test_a_selection_is_read(reply: str, picked: int | None) -> None:
 def test_no_answer_can_close_its_tags(text: str) -> None:
     prompt = selection_prompt("task", [text, "b"])
     assert prompt.count("<response_") == prompt.count("</response_") == 2
+
+
+# --- what is whole ---
+
+
+@pytest.mark.parametrize("text", ["", " \n", "<think>42", "<think>42</think>", "<thinking>4</thinking> "])
+def test_a_sample_that_says_nothing_abstains(text: str) -> None:
+    assert TextBallot().cast(text) is None
+    assert TextBallot(lambda text: "all alike").cast(text) is None
+    assert ValueBallot(str).cast(text) is None
+
+
+def test_thoughts_do_not_vote() -> None:
+    one, other = TextBallot().cast("<think>3? 4?</think>42"), TextBallot().cast(" 42")
+    assert one is not None
+    assert other is not None
+    assert one.keys == other.keys
+    assert one.value == "<think>3? 4?</think>42"
+
+
+class Tree(msgspec.Struct):
+    name: str
+    children: "list[Tree]" = []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"name":"root","children":[{"name":"kid"},{"na',
+        '{"root":{"name":"kid"},"ok":true,}',
+        '{"name":"a"} or',
+    ],
+)
+def test_a_fragment_does_not_vote(text: str) -> None:
+    for ballot in (ValueBallot(Tree), FieldBallot(Tree)):
+        assert ballot.cast(text, was_cut=True) is None
+    assert ValueBallot(str).cast(text, was_cut=True) is None
+    assert ValueBallot(int).cast("42", was_cut=True) is None
+
+
+class Odd:
+    """A vote that raises where it is compared, hashed, named, or compared with None."""
+
+    def __init__(self, raises: str) -> None:
+        self.raises = raises
+
+    def _may(self, what: str) -> None:
+        if what in self.raises:
+            raise RuntimeError(what)
+
+    def __eq__(self, other: object) -> bool:
+        self._may("eq")
+        if other is None:
+            self._may("none")
+        return isinstance(other, Odd)
+
+    def __hash__(self) -> int:
+        self._may("hash")
+        return 1
+
+    def __str__(self) -> str:
+        self._may("str")
+        return "odd"
+
+    def __repr__(self) -> str:
+        self._may("repr")
+        return "odd"
+
+
+@pytest.mark.parametrize("raises", ["eq", "none", "hash", "str", "repr"])
+def test_a_vote_that_raises_abstains_and_the_others_count(raises: str) -> None:
+    votes: list[Hashable] = [Odd(""), Odd(raises), Odd(""), "a"]
+    poll = polled(TextBallot(lambda text: votes[int(text)]), ["0", "1", "2", "3", "1"])
+    assert poll.abstentions == 2
+    assert poll.counts() == {"odd": 2, "a": 1}
+    assert poll.answer(poll.verdicts()) == "0"

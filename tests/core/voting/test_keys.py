@@ -47,6 +47,12 @@ def test_keys_take_long_texts(key: Key) -> None:
         "answer" + " " * 100_000,
         "answer " * 20_000,
         "\\text{" * 20_000,
+        "1/" * 50_000,
+        "\\frac{1" * 20_000,
+        "1 " * 50_000,
+        "\\boxed{" + " " * 100_000 + "}",
+        "\\boxed{" + "9" * 299 + "/" + "7" * 299 + "}",
+        "\\boxed{1" + "0" * 299 + "\\times10^{999}}",
     ):
         key(text)
 
@@ -87,6 +93,8 @@ def test_number(text: str, number: str | None) -> None:
         ("it falls to -12.5 degrees.", "-12.5"),
         ("from 10-5", "5"),
         ("on 2024-05-06", "6"),
+        ("on 3/4/2024", "2024"),
+        ("x-1/2", "0.5"),
         ("none at all", None),
     ],
 )
@@ -98,7 +106,26 @@ def test_last_number(text: str, number: str | None) -> None:
     ("text", "answer"),
     [
         (r"thus \boxed{1,024} and 7 more", Decimal(1024)),
-        (r"\boxed{ \frac{1}{2} }", r"\frac{1}{2}"),
+        (r"\boxed{ \frac{1}{2} }", Decimal("0.5")),
+        (r"\boxed{0.50}", Decimal("0.5")),
+        (r"\boxed{\dfrac12}", Decimal("0.5")),
+        (r"\boxed{\tfrac{2}4}", Decimal("0.5")),
+        (r"\boxed{-\frac{1}{2}}", Decimal("-0.5")),
+        (r"\boxed{\frac{-1}{2}}", Decimal("-0.5")),
+        (r"\boxed{1\frac{1}{2}}", Decimal("1.5")),
+        (r"\boxed{1 1/2}", Decimal("1.5")),
+        (r"\boxed{\frac{1}{3}}", Fraction(1, 3)),
+        (r"\boxed{2/6}", Fraction(1, 3)),
+        (r"\boxed{1/0}", "1/0"),
+        (r"\boxed{5 \times 10^{-1}}", Decimal("0.5")),
+        (r"\boxed{3\cdot10^2}", Decimal(300)),
+        (r"\boxed{\frac{1}{2}\text{ cm}}", Decimal("0.5")),
+        (r"\boxed{5 cm}", "5cm"),
+        (r"\boxed{\sqrt{2}}", r"\sqrt{2}"),
+        (r"\boxed{12", None),
+        (r"\boxed{1} or rather \boxed{2", None),
+        ("the answer is 1/2.", Decimal("0.5")),
+        (r"so $\frac{3}{4}$ of it", Decimal("0.75")),
         (r"\boxed{unfinished", None),
         (r"\boxed{\$540}", Decimal(540)),
         (r"\boxed{540\%}", Decimal(540)),
@@ -161,6 +188,7 @@ def test_choice(text: str, letter: str | None) -> None:
         ("[1, 2]", "[1,2]"),
         ("no json here", None),
         ("{'a': 1}", None),
+        ('{"a": {"b": 1}, "c', None),
         ("", None),
     ],
 )
@@ -176,6 +204,8 @@ def test_numbers_within_the_tolerance_count_for_the_first_seen() -> None:
     assert key.group(Decimal("1.02"), seen) == Decimal("1.015")
     assert key.group(Decimal(2), seen) == Decimal(2)
     assert LastNumber().group(Decimal("1.0001"), seen) == Decimal("1.0001")
+    assert key.group(Fraction(1, 3), [Decimal("0.33")]) == Decimal("0.33")
+    assert key.group(Decimal("0.33"), [Fraction(1, 3)]) == Fraction(1, 3)
 
 
 @pytest.mark.parametrize(

@@ -262,8 +262,8 @@ async def test_long_results_are_cut_with_a_marker() -> None:
         return "x" * 100
 
     provider = Talking(calls(("give", {})), says("done", finish_reason="length"))
-    result = (await react([tool(give)], max_observation_chars=10).run(provider, "go")).unwrap()
-    assert results(provider.asked[1]) == ["x" * 10 + "\n[90 more characters cut]"]
+    result = (await react([tool(give)], max_observation_chars=40).run(provider, "go")).unwrap()
+    assert results(provider.asked[1]) == ["x" * 15 + "\n[85 more characters cut]"]
     assert (result.metadata["truncated_observations"], result.metadata["truncated_responses"]) == (1, 1)
 
 
@@ -313,8 +313,8 @@ async def test_an_empty_prompt_costs_nothing() -> None:
         {"max_history_messages": 0},
         {"max_concurrency": 0},
         {"max_tool_calls": -1},
-        {"answer_retries": -1},
-        {"answer": complex},
+        {"output_retries": -1},
+        {"output_type": complex},
         {"on_limit": "explode"},
         {"approve": "yes"},
         {"summarise": "short"},
@@ -338,8 +338,8 @@ async def test_duplicate_and_foreign_tools_are_refused() -> None:
 
 
 async def test_stages_are_values() -> None:
-    one = react([add], answer=Sum, transcript=[{"role": "user", "content": "x"}])
-    assert one == react([add], answer=Sum, transcript=[{"role": "user", "content": "x"}])
+    one = react([add], output_type=Sum, transcript=[{"role": "user", "content": "x"}])
+    assert one == react([add], output_type=Sum, transcript=[{"role": "user", "content": "x"}])
     assert hash(one) == hash(pickle.loads(pickle.dumps(one)))
     assert one == pickle.loads(pickle.dumps(one))
 
@@ -349,7 +349,7 @@ async def test_stages_are_values() -> None:
 
 async def test_a_typed_answer() -> None:
     provider = Talking(calls(("add", {"left": 1, "right": 2})), "It is three.", '{"total": 3}')
-    result = (await react([add], answer=Sum).run(provider, "go")).unwrap()
+    result = (await react([add], output_type=Sum).run(provider, "go")).unwrap()
     assert result.value == Sum(3)
     assert "JSON Schema" in provider.asked[0][0]["content"]
     assert provider.asked[2][-1]["role"] == "user"
@@ -357,7 +357,7 @@ async def test_a_typed_answer() -> None:
 
 
 async def test_a_typed_answer_that_never_comes() -> None:
-    error = failure(await react([add], answer=Sum, answer_retries=1).run(Talking("no", "never"), "go"))
+    error = failure(await react([add], output_type=Sum, output_retries=1).run(Talking("no", "never"), "go"))
     assert isinstance(error, InvalidOutputError)
     assert error.metadata["last_text"] == "never"
     assert error.cost.llm_calls == 2
@@ -708,7 +708,7 @@ async def test_what_is_dropped_can_be_summarised_on_the_same_budget() -> None:
 
 async def test_a_model_without_tool_calls_speaks_json() -> None:
     provider = Talking(
-        'I need to add. {"tool": "add", "arguments": {"left": 2, "right": 2}}',
+        '```json\n{"tool": "add", "arguments": {"left": 2, "right": 2}}\n```',
         '{"tool": "add", "arguments": {"left": "x"}}',
         '{"answer": "four"}',
         supports_tools=False,
@@ -724,7 +724,7 @@ async def test_a_model_without_tool_calls_speaks_json() -> None:
 
 async def test_a_model_without_tool_calls_gives_a_typed_answer() -> None:
     provider = Talking('{"answer": {"total": 4}}', supports_tools=False)
-    assert (await react([add], answer=Sum).run(provider, "go")).unwrap().value == Sum(4)
+    assert (await react([add], output_type=Sum).run(provider, "go")).unwrap().value == Sum(4)
 
 
 async def test_a_model_without_tool_calls_may_answer_in_prose() -> None:
@@ -815,7 +815,7 @@ async def _edits(proposal: Proposal) -> Decision:
     st.fixed_dictionaries(
         {},
         optional={
-            "answer": st.just(Sum),
+            "output_type": st.just(Sum),
             "on_limit": st.just("answer"),
             "approve": st.sampled_from([_says_yes, _edits, _raises]),
             "max_history_messages": st.integers(1, 6),
@@ -861,14 +861,14 @@ async def test_only_the_last_completion_is_told_as_a_refusal() -> None:
 async def test_a_filtered_answer_is_no_typed_value(supports_tools: bool) -> None:
     text = '{"total": 4}' if supports_tools else '{"answer": {"total": 4}}'
     provider = Talking(filtered(text), text, supports_tools=supports_tools)
-    result = (await react([add], answer=Sum).run(provider, "go")).unwrap()
+    result = (await react([add], output_type=Sum).run(provider, "go")).unwrap()
     assert (result.value, result.cost.llm_calls) == (Sum(4), 2)
     assert "content filter" in result.metadata["reasons"][0]
     assert "refusal" not in result.metadata
 
 
 async def test_a_typed_answer_that_is_refused_is_told_in_the_error() -> None:
-    error = failure(await react([add], answer=Sum, answer_retries=0).run(Talking(refuses("No.")), "go"))
+    error = failure(await react([add], output_type=Sum, output_retries=0).run(Talking(refuses("No.")), "go"))
     assert isinstance(error, InvalidOutputError)
     assert error.metadata["refusal"] == "No."
     assert "'No.'" in str(error)
@@ -879,3 +879,213 @@ async def test_last_words_that_are_refused_are_told_in_the_error() -> None:
     error = failure(await react([add], max_rounds=1, on_limit="answer").run(provider, "go"))
     assert isinstance(error, MaxIterationsError)
     assert error.metadata["refusal"] == "No."
+
+
+# Only what is whole, and only what can be sent
+
+
+def cut(text: str) -> LLMResponse:
+    return says(text, finish_reason="length")
+
+
+async def _never() -> str:
+    pytest.fail("it was called")
+
+
+PHANTOMS = [
+    '{"tool":"note","arguments":{},"next":{"tool":"pay","arguments":{}},"mo',
+    'The page says: {"tool": "pay", "arguments": {}}. I will not do that.',
+    '{"tool":"pay","arguments":{',
+]
+
+
+@pytest.mark.parametrize("text", PHANTOMS)
+async def test_no_tool_runs_that_the_model_did_not_call(text: str) -> None:
+    provider = Talking(cut(text), '{"answer": "fine"}', supports_tools=False)
+    result = (await react([tool(_never, name="pay")]).run(provider, "go")).unwrap()
+    assert (result.value, result.metadata["tool_calls_made"], result.metadata["rounds"]) == ("fine", 0, 2)
+    assert "Reply with one JSON object" in provider.asked[1][-1]["content"]
+
+
+async def test_replies_without_a_form_are_bounded_by_the_rounds() -> None:
+    provider = Talking(*["{"] * 3, supports_tools=False)
+    error = failure(await react([add], max_rounds=3).run(provider, "go"))
+    assert isinstance(error, MaxIterationsError)
+    provider = Talking(*["{"] * 3, supports_tools=False)
+    error = failure(await react([add], max_rounds=2, on_limit="answer").run(provider, "go"))
+    assert isinstance(error, MaxIterationsError)
+    provider = Talking(*[PHANTOMS[1]] * 3, supports_tools=False)
+    stage = react([add], output_type=dict[str, Any], max_rounds=2, on_limit="answer")
+    error = failure(await stage.run(provider, "go"))
+    assert isinstance(error, InvalidOutputError)
+    assert error.metadata["last_text"] == PHANTOMS[1]
+
+
+async def test_an_answer_that_was_cut_before_it_began_is_none() -> None:
+    provider = Talking(cut(""), cut("<think>"), "four")
+    result = (await react([add]).run(provider, "go")).unwrap()
+    assert (result.value, result.metadata["truncated_responses"]) == ("four", 2)
+
+
+async def test_a_fragment_is_no_typed_answer() -> None:
+    provider = Talking(cut('{"sum": {"total": 3}, "of'), '{"total": 4}')
+    assert (await react([add], output_type=Sum).run(provider, "go")).unwrap().value == Sum(4)
+
+
+@pytest.mark.parametrize("arguments", ['{"path": "a', "[1]", "nonsense", "", '{"a": ' * 200, '"{}"', "null"])
+async def test_what_goes_back_is_a_json_object(arguments: str) -> None:
+    call = ToolCall("a", "strict", arguments)
+    provider = Talking(says("", tool_calls=(call,)), "done")
+    (await react([STRICT]).run(provider, "go")).unwrap()
+    sent = provider.asked[1][1]["tool_calls"][0]["function"]["arguments"]
+    assert isinstance(json.loads(sent), dict)
+    assert results(provider.asked[1])[0].startswith("Error: InvalidArguments")
+
+
+@pytest.mark.parametrize(
+    ("name", "sent"), [("a.b c", "a_b_c"), ("", "unnamed"), ("x" * 90, "x" * 64), ("größe", "gr__e")]
+)
+async def test_a_name_goes_back_as_servers_take_it(name: str, sent: str) -> None:
+    provider = Talking(calls((name, {})), "done")
+    (await react([add]).run(provider, "go")).unwrap()
+    assert provider.asked[1][1]["tool_calls"][0]["function"]["name"] == sent
+    assert results(provider.asked[1])[0].startswith("Error: UnknownTool")
+
+
+async def test_ids_are_unique_in_the_conversation() -> None:
+    same = says(
+        "",
+        tool_calls=tuple(
+            [ToolCall(id_, "add", {"left": 1, "right": 1}) for id_ in ("f:0", "", "f:0", "call_1")]
+        ),
+    )
+    first = (await react([add]).run(Talking(same, same, "two"), "go")).unwrap()
+    provider = Talking(same, "again")
+    stage = react([add], transcript=first.metadata["transcript"])
+    (await stage.run(provider, "go on")).unwrap()
+    asked = [call["id"] for message in provider.asked[1] for call in message.get("tool_calls", ())]
+    answered = [message["tool_call_id"] for message in provider.asked[1] if message["role"] == "tool"]
+    assert asked == answered
+    assert len(set(asked)) == 12
+    assert all(asked)
+    assert asked[0] == "f:0"
+
+
+async def test_fields_that_say_nothing_do_not_go_back() -> None:
+    extra: dict[str, object] = {
+        "annotations": [],
+        "audio": None,
+        "refusal": "",
+        "function_call": {},
+        "reasoning_content": "hm",
+    }
+    provider = Talking(calls(("add", {"left": 1, "right": 1}), extra=extra), "two")
+    (await react([add]).run(provider, "go")).unwrap()
+    assert set(provider.asked[1][1]) == {"reasoning_content", "role", "content", "tool_calls"}
+
+
+async def test_arguments_of_a_given_transcript_go_back_as_a_json_object() -> None:
+    call = {"id": "a", "function": {"name": "a.b", "arguments": '{"path": "a'}}
+    earlier: list[Message] = [
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "a", "content": "x"},
+    ]
+    provider = Talking("fine")
+    (await react([add], transcript=earlier).run(provider, "go")).unwrap()
+    assert provider.asked[0][0]["tool_calls"][0]["function"] == {"name": "a_b", "arguments": "{}"}
+
+
+async def test_a_deadline_in_mid_round_leaves_a_conversation_that_can_be_sent() -> None:
+    events: list[Event] = []
+
+    async def quick() -> str:
+        return "quick as it is"
+
+    async def slow() -> str:
+        await anyio.sleep_forever()
+        return ""
+
+    provider = Talking(calls(("slow", {}), ("quick", {}), ("slow", {})))
+    stage = react([tool(quick), tool(slow)])
+    with anyio.fail_after(20):
+        error = failure(await stage.run(provider, "go", deadline=0.2, trace=events.append))
+    talk = error.metadata["transcript"]
+    told = results(list(talk))
+    assert told[1] == "quick as it is"
+    # On asyncio the deadline ends the tool itself, which may be heard first.
+    ended = {"Cancelled", "TimeoutError", "DeadlineExceededError"}
+    assert {told[index].split(": ")[1] for index in (0, 2)} <= ended
+    again = Talking("fine")
+    assert (await react([tool(quick)], transcript=talk).run(again, "go on")).unwrap().value == "fine"
+    finished = [(event.tool, event.error) for event in events if isinstance(event, ToolFinished)]
+    assert min(finished, key=str) == ("quick", None)
+    assert [name for name, error in finished if error in ended] == ["slow", "slow"]
+
+
+async def test_a_deadline_in_mid_round_without_tool_calls() -> None:
+    async def slow() -> str:
+        await anyio.sleep_forever()
+        return ""
+
+    provider = Talking('{"tool": "slow", "arguments": {}}', supports_tools=False)
+    with anyio.fail_after(20):
+        error = failure(await react([tool(slow)]).run(provider, "go", deadline=0.1))
+    told = error.metadata["transcript"][-1]["content"]
+    assert any(f"Error: {name}" in told for name in ("Cancelled", "TimeoutError", "DeadlineExceededError"))
+
+
+async def test_a_call_that_is_cancelled_from_outside_is_told_to_have_ended() -> None:
+    events: list[Event] = []
+
+    async def slow() -> str:
+        await anyio.sleep_forever()
+        return ""
+
+    with anyio.move_on_after(0.1):
+        await react([tool(slow)]).run(Talking(calls(("slow", {}))), "go", trace=events.append)
+    assert [event.error for event in events if isinstance(event, ToolFinished)] == ["Cancelled"]
+
+
+async def test_the_last_call_has_what_fits_the_newest_first() -> None:
+    async def read(page: int) -> str:
+        return f"page {page} " + "x" * 1000
+
+    turns: list[Any] = [
+        says("", tool_calls=(ToolCall(f"c{page}", "read", {"page": page}),)) for page in range(6)
+    ]
+
+    def answers(messages: list[Message]) -> LLMResponse:
+        return says("enough") if "Answer now" in str(messages[-1]) else turns.pop(0)
+
+    provider = Talking(*[answers] * 9)
+    stage = react([tool(read)], max_rounds=6, on_limit="answer", max_tokens=50)
+    whole = (await stage.run(provider, "go")).unwrap()
+    assert whole.metadata["messages_trimmed"] == 0
+    turns = [says("", tool_calls=(ToolCall(f"c{page}", "read", {"page": page}),)) for page in range(6)]
+    provider = Talking(*[answers] * 9)
+    # Each call is charged ten tokens and estimated by its length: the last one does not fit as a whole.
+    result = (await stage.run(provider, "go", max_cost=TokenUsage(input_tokens=1500))).unwrap()
+    assert (result.value, result.metadata["limit"]) in {("enough", "rounds"), ("enough", "budget")}
+    last = provider.asked[-1]
+    told = results(last)
+    trimmed = result.metadata["messages_trimmed"]
+    assert trimmed > 0
+    assert len(told) > 1
+    rounds = result.metadata["rounds"] - 1
+    assert [text.split(" x")[0] for text in told] == [f"page {page}" for page in range(rounds)][-len(told) :]
+    assert trimmed == 2 * (rounds - len(told))
+
+
+async def test_what_a_provider_does_to_what_it_is_handed_stays_with_it() -> None:
+    class Meddling(Talking):
+        async def complete(self, messages: list[Message], **options: Any) -> LLMResponse:
+            for spec in options.get("tools") or ():
+                assert spec["function"]["parameters"]["properties"], "an earlier round's edit"
+            answer = await super().complete(messages, **options)
+            for spec in options.get("tools") or ():
+                spec["function"]["parameters"]["properties"].clear()
+            return answer
+
+    provider = Meddling(calls(("add", {"left": 1, "right": 1})), "two")
+    assert (await react([add]).run(provider, "go")).unwrap().value == "two"
+    assert add.parameters["properties"]["left"] == {"type": "integer"}

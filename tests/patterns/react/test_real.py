@@ -30,7 +30,7 @@ def test_a_sum_with_a_tool_on_the_embedded_model() -> None:
         seen.append((left, right))
         return left + right
 
-    loop = react([add], answer=int, max_rounds=1, on_limit="answer", temperature=0.0, max_tokens=80)
+    loop = react([add], output_type=int, max_rounds=1, on_limit="answer", temperature=0.0, max_tokens=80)
     with LocalProvider(seed=1) as provider:
         result = loop.run_sync(TextOnly(provider), "What is 19 + 23? Use the tool add.").unwrap()
     assert seen == [(19, 23)]

@@ -1,11 +1,14 @@
 """The form of a reply from a model that has no tool calls."""
 
+import json
 from typing import Any
 
 import jsonschema_rs
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from executionkit.patterns.react.text_protocol import TextCall, read_reply, reply_schema
+from executionkit.patterns.react.text_protocol import TextCall, WrongForm, read_reply, reply_schema
 
 INNER = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 WHERE = {"type": "object", "properties": {"where": {"$ref": "#/$defs/Place"}}, "$defs": {"Place": INNER}}
@@ -50,12 +53,95 @@ def test_without_references_nothing_moves() -> None:
         ('{"tool": "go", "arguments": {"city": "Bonn"}}', TextCall("go", {"city": "Bonn"})),
         ('```json\n{"tool": "go"}\n```', TextCall("go", {})),
         ('{"tool": "go", "arguments": [1]}', TextCall("go", "[1]")),
-        ('{"tool": 7, "answer": "x"}', "x"),
         ('{"answer": {"a": 1}}', '{"a":1}'),
-        ('{"city": "Bonn"}', '{"city": "Bonn"}'),
         ("sunny", "sunny"),
         ("", ""),
     ],
 )
 def test_replies_are_read(text: str, reply: TextCall | str) -> None:
     assert read_reply(text) == reply
+
+
+NO_CALLS = [
+    '{"tool":"note","arguments":{},"next":{"tool":"pay","arguments":{}},"mo',
+    'The page says: {"tool": "pay", "arguments": {}}. I will not do that.',
+    'I will look: {"tool": "weather", "arguments": {"city": "Bonn"}}',
+    '{"tool":"add","arguments":{"a":1,',
+    '{"tool": "add", "arguments": {}} {"tool": "pay", "arguments": {}}',
+    '```json\n{"tool": "pay", "arguments": {}}\n```\nDone.',
+    '{"tool": "pay", "arguments": {}, "why": "asked"}',
+    '{"tool": "pay", "answer": "done"}',
+    '{"tool": 7}',
+    '{"answer": "x", "more": 1}',
+    '[{"tool": "pay", "arguments": {}}]',
+    "{'tool': 'pay', 'arguments': {}}",
+    "{tool: pay}",
+    '"tool": "pay", "arguments": {"a": 1}',
+    '<tool_call>{"name": "pay", "arguments": {}}</tool_call>',
+    "<function=pay></function>",
+    '<think>{"tool": "pay", "arguments": {}}',
+    '<think>{"tool": "pay", "arguments": {}}</think>',
+    '{"city": "Bonn"}',
+    "{",
+]
+
+
+@pytest.mark.parametrize("text", NO_CALLS)
+@pytest.mark.parametrize("was_cut", [True, False])
+def test_what_is_no_call_and_no_answer_is_told(text: str, was_cut: bool) -> None:
+    reply = read_reply(text, was_cut=was_cut)
+    assert isinstance(reply, WrongForm)
+    assert '{"tool": "<name>", "arguments": {...}}' in str(reply)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "It is sunny.",
+        "See [1] and {name}: \\boxed{5}",
+        "Use `f(x) { return x; }`.",
+        '"sunny"',
+        "[1, 2]",
+        "42",
+    ],
+)
+def test_text_that_holds_nothing_like_a_call_is_an_answer(text: str) -> None:
+    assert read_reply(text) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "reply"),
+    [
+        ('<think>{"tool": "pay"}?</think>{"tool": "go", "arguments": {}}', TextCall("go", {})),
+        ('<think>hm</think>\n```json\n{"answer": "<think>"}\n```', "<think>"),
+        (
+            '{"tool": "go", "arguments": {"text": "{\\"tool\\": \\"pay\\"}"}}',
+            TextCall("go", {"text": '{"tool": "pay"}'}),
+        ),
+    ],
+)
+def test_thoughts_and_fences_aside_the_whole_reply_counts(text: str, reply: TextCall | str) -> None:
+    assert read_reply(text) == reply
+    assert read_reply(text, was_cut=True) == reply
+
+
+@pytest.mark.parametrize("text", ['{"total": 4}', 'It is {"total": 4}.', "[1, 2]"])
+def test_a_typed_answer_may_come_without_its_frame(text: str) -> None:
+    assert read_reply(text, is_typed=True) == text
+
+
+@pytest.mark.parametrize("text", [NO_CALLS[0], NO_CALLS[1], NO_CALLS[3], NO_CALLS[6]])
+def test_a_call_is_no_typed_answer(text: str) -> None:
+    assert isinstance(read_reply(text, is_typed=True), WrongForm)
+
+
+ARGUMENTS = st.dictionaries(st.text(max_size=3), st.text(max_size=5) | st.integers() | st.none(), max_size=3)
+
+
+@given(ARGUMENTS, st.data())
+def test_a_call_that_was_cut_anywhere_is_no_call_and_no_answer(arguments: dict[str, Any], data: Any) -> None:
+    inner = {"tool": "pay", "arguments": arguments}
+    written = json.dumps({"tool": "note", "arguments": {"text": "x"}, "next": inner})
+    cut = written[: data.draw(st.integers(1, len(written) - 1))]
+    assert isinstance(read_reply(cut, was_cut=True), WrongForm)
+    assert isinstance(read_reply(cut), WrongForm)
