@@ -8,7 +8,7 @@ from anyio import current_time, sleep
 from executionkit.core.rate_limit import Pace
 from executionkit.core.until import call_ends_at
 from executionkit.errors import RateLimitError
-from executionkit.providers.http.http1 import Head
+from executionkit.providers.http.exchange import Head
 
 __all__ = ["Turn"]
 

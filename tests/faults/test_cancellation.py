@@ -29,6 +29,9 @@ CALLS = [
 ]
 
 
+Transport: TypeAlias = Literal["httpx", "aiohttp"]
+
+
 class Server:
     """Answers as each pattern needs it, with a refusal now and then; "together" only to two at once."""
 
@@ -147,7 +150,7 @@ STAGES: dict[str, Stage[str, Any]] = {
 class Scene:
     """One provider, one run on it, watched from both ends."""
 
-    def __init__(self, server: Server, stage: Stage[str, Any], transport: Literal["fast"] | None) -> None:
+    def __init__(self, server: Server, stage: Stage[str, Any], transport: Transport) -> None:
         url = f"http://127.0.0.1:{server.port}/v1"
         self.provider = Provider(url, "m", "sk-12345678", max_connections=LIMIT, transport=transport)
         self._server = server
@@ -170,7 +173,7 @@ Cancel: TypeAlias = Callable[[int, Callable[[], Coroutine[Any, Any, object]]], A
 
 
 async def check_every_step(
-    stage: Stage[str, Any], transport: Literal["fast"] | None = None, cancel: Cancel = cancelled_at
+    stage: Stage[str, Any], transport: Transport = "httpx", cancel: Cancel = cancelled_at
 ) -> None:
     async with serving() as server:
         sound = Scene(server, stage, transport)
@@ -217,4 +220,4 @@ async def test_its_task_is_cancelled_at_every_step(name: str) -> None:
 async def test_cancelled_at_every_step_through_aiohttp(name: str) -> None:
     if BARE:
         pytest.importorskip("aiohttp")
-    await check_every_step(STAGES[name], "fast")
+    await check_every_step(STAGES[name], "aiohttp")

@@ -20,7 +20,7 @@ from executionkit.errors import PermanentError, ProviderError
 from executionkit.provider import LLMProvider, ToolCallingProvider, user
 from executionkit.providers.http import transport
 from executionkit.providers.http.address import parse_address
-from executionkit.providers.http.http1 import Head, Request
+from executionkit.providers.http.exchange import Head, Request
 from executionkit.providers.openai import Provider
 from executionkit.providers.secret import Secret
 from executionkit.runtime.event_loops import closing_at_exit

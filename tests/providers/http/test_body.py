@@ -14,7 +14,7 @@ from executionkit.providers.http.body import (
     read_body,
     read_error_body,
 )
-from executionkit.providers.http.http1 import ExchangeError, Head
+from executionkit.providers.http.exchange import ExchangeError, Head
 
 pytestmark = pytest.mark.anyio
 
