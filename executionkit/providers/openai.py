@@ -281,11 +281,13 @@ class Provider(_Endpoint, frozen=True, kw_only=True, dict=True, weakref=True):
 
     def _open(self) -> Transport:
         address = self._address
-        if self.client is not None or not isinstance(self.transport, str):
-            from executionkit.providers.http.httpx_transport import ForeignClient, ForeignTransport
+        if self.client is not None:
+            from executionkit.providers.http.foreign import ForeignClient
 
-            if self.client is not None:
-                return ForeignClient(self.client, address.url, self.timeout)
+            return ForeignClient(self.client, address.url, self.timeout)
+        if not isinstance(self.transport, str):
+            from executionkit.providers.http.foreign import ForeignTransport
+
             return ForeignTransport(self.transport, address.url, self.timeout)
         tls = (self.tls or shared_tls_context(self.trust_env)) if address.tls else None
         proxy = proxy_for(address) if self.trust_env else None

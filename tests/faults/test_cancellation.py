@@ -12,7 +12,7 @@ from anyio.abc import SocketAttribute, SocketStream
 from returns.result import Success
 
 from executionkit import RetryConfig, Stage, Tool, complete, consensus, react, refine, structured
-from executionkit.events import CallFinished, CallStarted, Event
+from executionkit.events import AttemptFinished, AttemptStarted, Event
 from executionkit.providers.openai import Provider
 from tests.conftest import BARE
 from tests.stepping import cancelled_at, steps_of, task_cancelled_at
@@ -163,8 +163,8 @@ class Scene:
         self.outcome = await self._stage.run(self.provider, "Where?", retry=RETRY, trace=self.events.append)
 
     def is_in_balance(self) -> bool:
-        started = [event for event in self.events if isinstance(event, CallStarted)]
-        finished = [event for event in self.events if isinstance(event, CallFinished)]
+        started = [event for event in self.events if isinstance(event, AttemptStarted)]
+        finished = [event for event in self.events if isinstance(event, AttemptFinished)]
         paid = sum(event.cost.llm_calls for event in finished)
         return len(started) == len(finished) == paid and self._server.requests <= paid
 

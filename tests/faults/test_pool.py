@@ -6,6 +6,7 @@ import time
 import warnings
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import anyio
 import pytest
@@ -24,7 +25,8 @@ pytestmark = [pytest.mark.anyio]
 
 @pytest.fixture
 def make(way: Way) -> Make:
-    return partial(Provider, **{way.setting: way.name})
+    settings: dict[str, Any] = {way.setting: way.name}
+    return partial(Provider, **settings)
 
 
 @on_each_loop(*OURS)
@@ -178,7 +180,7 @@ async def test_idle_connections_are_closed_by_the_next_call_after_their_time(
 
 
 @pytest.mark.parametrize("transport", [way.name for way in OURS])
-def test_a_loop_that_ends_unclosed_takes_its_sockets_along(transport: str, server: FaultServer) -> None:
+def test_a_loop_that_ends_unclosed_takes_its_sockets_along(transport: Any, server: FaultServer) -> None:
     provider = Provider(server.url("good-plain"), "m", transport=transport)
 
     async def once() -> None:

@@ -32,7 +32,8 @@ on_ours = on_each_loop(*OURS)
 
 @pytest.fixture
 def make(way: Way) -> Make:
-    return partial(Provider, **{way.setting: way.name})
+    settings: dict[str, Any] = {way.setting: way.name}
+    return partial(Provider, **settings)
 
 
 @pytest.mark.parametrize("kind", ["good-plain", "good-chunked", "good-close-header", "good-until-close"])

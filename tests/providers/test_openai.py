@@ -297,7 +297,7 @@ def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"transport": httpx.Client}, TypeError, "a client is given as client"),
         ({"client": "http://localhost"}, TypeError, "build_request and send.*str has not"),
         (
-            {"client": object(), "transport": httpx.MockTransport(str)},
+            {"client": object(), "transport": httpx.AsyncHTTPTransport(verify=False)},
             ValueError,
             "either client or transport",
         ),

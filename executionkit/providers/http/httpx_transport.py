@@ -1,16 +1,13 @@
-"""The transports over httpx: slots of this package's own, and clients or transports that a user hands in.
+"""The transport over httpx.
 
 httpx's stock pool costs time in the square of what is in flight, and loses slots on cancellation. So a
 provider keeps one stock transport of one connection for each slot, and hands the slots out from a stack.
 """
 
 import ssl
-import sys
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
-from functools import cache
 from typing import Any, Final
 
 import anyio
@@ -20,25 +17,21 @@ from anyio.lowlevel import cancel_shielded_checkpoint
 from executionkit.errors import PermanentError
 from executionkit.providers.http.address import Address
 from executionkit.providers.http.certificates import shared_tls_context
-from executionkit.providers.http.exchange import (
-    CONNECT_TIMEOUT,
-    KEEPALIVE,
-    Exchange,
-    ExchangeError,
-    Head,
-    HTTPClient,
-    HTTPTransport,
-    Request,
-    is_tls_failure,
+from executionkit.providers.http.exchange import CONNECT_TIMEOUT, KEEPALIVE, Exchange, Request
+from executionkit.providers.http.httpx_exchange import (
+    ResponseExchange,
+    body_type,
+    broken,
+    by_name,
+    refusal,
 )
 from executionkit.providers.http.proxies import UNUSABLE_PROXY
 from executionkit.providers.secret import Secret
 
-__all__ = ["ForeignClient", "ForeignTransport", "HttpxTransport"]
+__all__ = ["HttpxTransport"]
 
+_Body: Final = body_type(httpx)
 _LIMITS: Final = httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=None)
-_LEFT_AT_MOST: Final = 10_000
-"""Pieces of an answer that may have come in one read."""
 
 
 class HttpxTransport:
@@ -100,11 +93,11 @@ class HttpxTransport:
             return _SlotExchange(self, slot, response, timeouts)
         except Exception as error:  # noqa: BLE001 - whatever httpx and the event loop make of what happened
             await self.drop(slot)
-            refusal = _refusal(error, {} if slot is None else slot.headers)
-            if refusal is None:
+            answer = refusal(error, {} if slot is None else slot.headers)
+            if answer is None:
                 # Not chained: what httpx raises holds the request, key and all.
-                raise _broken(error, self._authority) from None
-            return refusal
+                raise broken(error, self._authority) from None
+            return answer
         except BaseException as cancelled:
             await self.drop(slot)
             cancelled.__traceback__ = None  # the frames below may hold the request, key and all
@@ -131,7 +124,7 @@ class HttpxTransport:
         slot.idle_since = time.monotonic()
         self._idle.append(slot)
         self._free.release()
-        while self._idle[0].idle_since < slot.idle_since - KEEPALIVE:
+        while self._idle and self._idle[0].idle_since < slot.idle_since - KEEPALIVE:
             await self._idle.popleft().close()
 
     async def drop(self, slot: "_Slot | None") -> None:
@@ -175,7 +168,7 @@ class _Slot:
         elif event.endswith("start_tls.complete"):
             self._tls = info["return_value"].get_extra_info("ssl_object")
         elif event.endswith("receive_response_headers.complete"):
-            self.headers = _by_name(info["return_value"][3])
+            self.headers = by_name(info["return_value"][3])
 
     def is_stale(self) -> bool:
         """Whether the connection was idle for too long, or the server hung up on it, or spoke unasked."""
@@ -208,60 +201,13 @@ class _Slot:
                 await self._connection.aclose()
 
 
-class _ResponseExchange:
-    """An exchange from a response of httpx's shape."""
-
-    def __init__(self, response: Any, headers: dict[str, str]) -> None:
-        self.head = Head(int(response.status_code), headers)
-        if self.head.status < 200:
-            raise ExchangeError(f"the status {self.head.status} is not the one of an answer")
-        self._response = response
-        self._chunks: AsyncIterator[bytes] | None = None
-        self._is_over = False
-
-    async def read(self) -> bytes:
-        if self._chunks is None:
-            self._chunks = aiter(self._response.stream)
-        try:
-            async for chunk in self._chunks:
-                if chunk:
-                    return chunk
-        except Exception as error:  # noqa: BLE001 - a foreign transport may raise anything
-            raise _broken(error) from None
-        except BaseException as cancelled:
-            cancelled.__traceback__ = None  # the frames below may hold what the server said
-            raise
-        self._is_over = True
-        return b""
-
-    async def finish(self) -> None:
-        with anyio.CancelScope(shield=True):
-            await self._response.aclose()
-        if self._chunks is not None and not self._is_over:
-            await _exhaust(self._chunks)
-
-
-async def _exhaust(chunks: AsyncIterator[bytes]) -> None:
-    """Let the generators behind a body end that nobody reads on: trio complains of those that are dropped.
-
-    Their response is closed, so what is left is what was received already; nothing is waited for.
-    """
-    with anyio.move_on_after(0, shield=True), suppress(Exception):
-        for _ in range(_LEFT_AT_MOST):
-            await anext(chunks)
-    close = getattr(chunks, "aclose", None)  # an async generator has one
-    if close is not None:
-        with anyio.CancelScope(shield=True):
-            await close()
-
-
-class _SlotExchange(_ResponseExchange):
+class _SlotExchange(ResponseExchange):
     """An exchange that has a slot."""
 
     def __init__(
         self, owner: HttpxTransport, slot: _Slot, response: httpx.Response, timeouts: dict[str, Any]
     ) -> None:
-        super().__init__(response, _by_name(response.headers.raw))
+        super().__init__(response, by_name(response.headers.raw))
         self._owner = owner
         self._slot: _Slot | None = slot
         self._timeouts = timeouts
@@ -275,7 +221,7 @@ class _SlotExchange(_ResponseExchange):
             try:
                 # An answer that the end of the connection ends leaves none to hand on.
                 is_framed = not {"content-length", "transfer-encoding"}.isdisjoint(self.head.headers)
-                is_sound = self._is_over and is_framed and not await self._has_more() and not slot.has_more()
+                is_sound = self.is_over and is_framed and not await self._has_more() and not slot.has_more()
                 if not is_sound:
                     await super().finish()
             finally:
@@ -309,200 +255,6 @@ class _NoTimeToWait(float):
 
     def __lt__(self, other: float) -> bool:  # trio checks that it is not negative
         raise _WouldWait
-
-
-class ForeignTransport:
-    """Sends through a transport that a user hands in. Its limits and its life are the owner's business.
-
-    Args:
-        transport: The transport. Requests are made with the classes of the package that it comes from.
-        url: Where requests go.
-        timeout: Seconds that any of its waits may take; the whole is bounded by the provider.
-    """
-
-    def __init__(self, transport: HTTPTransport, url: str, timeout: float) -> None:
-        self._transport = transport
-        self._package = _package_of(transport, "AsyncBaseTransport")
-        self._url = url
-        self._timeouts = {"connect": CONNECT_TIMEOUT, "read": timeout, "write": timeout, "pool": timeout}
-
-    async def send(self, request: Request) -> Exchange:
-        """Send a request and return once the head of the answer is there.
-
-        Raises:
-            ExchangeError: The transport raised.
-        """
-        return await _foreign_exchange(
-            lambda: self._transport.handle_async_request(
-                _streaming(
-                    self._package.Request(
-                        "POST",
-                        self._url,
-                        headers=request.headers,
-                        content=request.body,
-                        extensions={"timeout": self._timeouts},
-                    ),
-                    self._package,
-                    request.body,
-                )
-            )
-        )
-
-    async def aclose(self) -> None:
-        """Do nothing: who made the transport closes it."""
-
-
-class ForeignClient:
-    """Sends through a client that a user hands in. Its limits and its life are the owner's business.
-
-    Args:
-        client: The client.
-        url: Where requests go.
-        timeout: Seconds that any of its waits may take; the whole is bounded by the provider.
-    """
-
-    def __init__(self, client: HTTPClient, url: str, timeout: float) -> None:
-        self._client = client
-        self._package = _package_of(client, "AsyncClient")
-        self._url = url
-        self._timeout = timeout
-
-    async def send(self, request: Request) -> Exchange:
-        """Send a request and return once the head of the answer is there.
-
-        Raises:
-            ExchangeError: The client raised.
-        """
-        return await _foreign_exchange(
-            lambda: self._client.send(
-                _streaming(
-                    self._client.build_request(
-                        "POST",
-                        self._url,
-                        content=request.body,
-                        headers=request.headers,
-                        timeout=self._timeout,
-                    ),
-                    self._package,
-                    request.body,
-                ),
-                stream=True,
-                follow_redirects=False,
-            )
-        )
-
-    async def aclose(self) -> None:
-        """Do nothing: who opened the client closes it."""
-
-
-async def _foreign_exchange(send: Callable[[], Awaitable[Any]]) -> Exchange:
-    try:
-        response = await send()
-        return _ResponseExchange(
-            response, {str(name).lower(): str(value) for name, value in response.headers.items()}
-        )
-    except Exception as error:  # noqa: BLE001 - a foreign transport may raise anything
-        refusal = _refusal(error, {})
-        if refusal is None:
-            raise _broken(error) from None
-        return refusal
-    except BaseException as cancelled:
-        cancelled.__traceback__ = None  # the frames below may hold the request, key and all
-        raise
-
-
-def _package_of(given: object, base: str) -> Any:
-    """Return the package (httpx, httpx2) whose `base` this derives from; httpx if it only has the shape."""
-    for kind in type(given).__mro__:
-        package = sys.modules.get(kind.__module__.partition(".")[0])
-        if issubclass(type(given), getattr(package, base, ())):
-            return package
-    return httpx
-
-
-def _streaming(request: Any, package: Any, body: bytes) -> Any:
-    """Return the request with a body that is a stream object.
-
-    httpx's own is an async generator, of which trio complains when sending is cancelled.
-    """
-    request.stream = _body_type(package)(body)
-    return request
-
-
-@cache
-def _body_type(package: Any) -> Callable[[bytes], Any]:
-    """Return the class of a request's body for a package of httpx's shape, which checks for its own."""
-
-    class Body(package.AsyncByteStream):  # type: ignore[misc]
-        def __init__(self, body: bytes) -> None:
-            self._body = body
-
-        def __aiter__(self) -> AsyncIterator[bytes]:
-            return _OnePiece(self._body)
-
-    return Body
-
-
-_Body: Final = _body_type(httpx)
-
-
-class _OnePiece:
-    def __init__(self, body: bytes) -> None:
-        self._left = body
-
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return self
-
-    async def __anext__(self) -> bytes:
-        piece, self._left = self._left, b""
-        if not piece:
-            raise StopAsyncIteration
-        return piece
-
-
-class _Refusal:
-    """The answer of a proxy that would not open a tunnel, as an exchange."""
-
-    def __init__(self, head: Head, words: bytes) -> None:
-        self.head = head
-        self._words = words
-
-    async def read(self) -> bytes:
-        words, self._words = self._words, b""
-        return words
-
-    async def finish(self) -> None:
-        """Do nothing: its connection is closed."""
-
-
-def _refusal(error: Exception, headers: dict[str, str]) -> Exchange | None:
-    """Return what a proxy answered, where httpx raised that: it keeps the status and the words beside it."""
-    status, _, words = str(error).partition(" ")
-    if type(error).__name__ != "ProxyError" or not (len(status) == 3 and status.isdecimal()):
-        return None
-    said = {name: value for name, value in headers.items() if not name.startswith("content-")}
-    return _Refusal(Head(int(status), said, "the proxy"), words.encode())
-
-
-def _broken(error: Exception, authority: str = "the server") -> ExchangeError:
-    if isinstance(error, ExchangeError):
-        return error
-    if type(error).__name__ == "ConnectTimeout":
-        return ExchangeError(f"no connection to {authority} within {CONNECT_TIMEOUT:g} s")
-    return ExchangeError(f"{type(error).__name__}: {_said(error)}", is_tls=is_tls_failure(error))
-
-
-def _said(error: BaseException) -> BaseException:
-    """Return the error itself; where there is no connection, what the system said at the end of the chain."""
-    if type(error).__name__ != "ConnectError":
-        return error
-    while link := error.__cause__ or error.__context__:
-        error = link.exceptions[0] if isinstance(link, BaseExceptionGroup) else link
-    return error
-
-
-def _by_name(headers: list[tuple[bytes, bytes]]) -> dict[str, str]:
-    return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in headers}
 
 
 def _proxy(url: Secret, trust_env: bool) -> httpx.Proxy:
