@@ -2,8 +2,9 @@
 
     python benchmarks/transport.py [--json] [--quick]
 
-The server runs in another process. Every figure is a ratio of CPU times in the same run; the clients take
-turns, and the median of their rounds counts. `bare` is an asyncio HTTP/1.1 exchange by hand, the limit.
+The server runs in another process. Every figure is a ratio of times in the same run; the clients take turns,
+and the median of their rounds counts. `httpx` and `aiohttp` are the transports of `Provider`, `stock` is
+httpx's own client, `bare` an asyncio HTTP/1.1 exchange by hand, the limit. Ends with 1 above a bound.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import sys
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -27,6 +29,7 @@ from benchmarks import server
 from executionkit import consensus
 from executionkit.providers.openai import Provider
 
+Transport: TypeAlias = Literal["httpx", "aiohttp"]
 Call: TypeAlias = Callable[[int], Awaitable[None]]
 """Makes a call; the number says which of those in flight it is."""
 
@@ -38,18 +41,8 @@ UNLIMITED = httpx.Limits(max_connections=1000, max_keepalive_connections=1000)
 
 
 @asynccontextmanager
-async def ours(port: int, route: str = "v1") -> AsyncGenerator[Call, None]:
-    async with Provider(f"http://127.0.0.1:{port}/{route}", "m", KEY) as provider:
-
-        async def call(_: int) -> None:
-            await provider.complete(MESSAGES)
-
-        yield call
-
-
-@asynccontextmanager
-async def fast(port: int, route: str = "v1") -> AsyncGenerator[Call, None]:
-    async with Provider(f"http://127.0.0.1:{port}/{route}", "m", KEY, transport="fast") as provider:
+async def ours(transport: Transport, port: int, route: str = "v1") -> AsyncGenerator[Call, None]:
+    async with Provider(f"http://127.0.0.1:{port}/{route}", "m", KEY, transport=transport) as provider:
 
         async def call(_: int) -> None:
             await provider.complete(MESSAGES)
@@ -106,11 +99,32 @@ async def bare(port: int, route: str = "v1") -> AsyncGenerator[Call, None]:
 
 
 Client = Callable[[int], Any]
-CLIENTS: dict[str, Client] = {"ours": ours, "stock": stock, "bare": bare}
-if find_spec("aiohttp"):
-    CLIENTS["fast"] = fast
+OURS: tuple[Transport, ...] = ("httpx", "aiohttp") if find_spec("aiohttp") else ("httpx",)
+CLIENTS: dict[str, Client] = {**{name: partial(ours, name) for name in OURS}, "stock": stock, "bare": bare}
 if find_spec("openai"):
     CLIENTS["openai"] = openai_sdk
+
+IN_FLIGHT = (1, 10, 100, 1000)
+BOUNDS: dict[str, tuple[float, ...]] = {
+    "httpx_to_stock": (1.0, 0.65, 0.3, 0.3),
+    "aiohttp_to_stock": (0.5, 0.25, 0.12, 0.12),
+    "httpx_to_openai": (0.4, 0.4, 0.3, 0.2),
+}
+AT_MOST: dict[str, float] = {
+    **{
+        f"{whose}_{in_flight}_to_{whom}": bound
+        for name, bounds in BOUNDS.items()
+        for whose, _, whom in [name.split("_")]
+        for in_flight, bound in zip(IN_FLIGHT, bounds, strict=True)
+    },
+    "httpx_stream_to_stock": 1.25,
+    "aiohttp_stream_to_stock": 0.45,
+    "httpx_500_first_to_stock": 0.15,
+    "httpx_500_second_to_stock": 0.25,
+    "aiohttp_500_first_to_stock": 0.08,
+    "aiohttp_500_second_to_stock": 0.15,
+}
+"""The most that each ratio may be."""
 
 
 async def cpu_per_call(client: Client, port: int, in_flight: int, calls: int) -> float:
@@ -142,9 +156,9 @@ async def walls(run: Callable[[], Awaitable[object]]) -> tuple[float, float]:
     return times[0], times[1]
 
 
-async def wall_of_consensus(port: int) -> tuple[float, float]:
+async def wall_of_consensus(transport: Transport, port: int) -> tuple[float, float]:
     vote = consensus(n=SAMPLES, max_concurrency=SAMPLES)
-    async with Provider(f"http://127.0.0.1:{port}/slow", "m", KEY) as provider:
+    async with Provider(f"http://127.0.0.1:{port}/slow", "m", KEY, transport=transport) as provider:
 
         async def run() -> None:
             result = (await vote.run(provider, "What is the capital of France?")).unwrap()
@@ -158,16 +172,17 @@ async def wall_of_stock(port: int) -> tuple[float, float]:
         return await walls(lambda: _many(call, SAMPLES, 1))
 
 
-async def cpu_per_chunk_ours(port: int, transport: Literal["fast"] | None = None) -> float:
+async def cpu_per_chunk_ours(transport: Transport, port: int) -> float:
     async with Provider(f"http://127.0.0.1:{port}/stream", "m", KEY, transport=transport) as provider:
+        await _read(provider)  # so that all is loaded, as it is for the others
         began = time.process_time()
-        async for _piece in provider.stream(MESSAGES):
-            pass
+        await _read(provider)
         return (time.process_time() - began) / server.CHUNKS
 
 
-async def cpu_per_chunk_fast(port: int) -> float:
-    return await cpu_per_chunk_ours(port, "fast")
+async def _read(provider: Provider) -> None:
+    async for _piece in provider.stream(MESSAGES):
+        pass
 
 
 async def cpu_per_chunk_stock(port: int) -> float:
@@ -193,76 +208,85 @@ async def cpu_per_chunk_openai(port: int) -> float:
 
 
 def measure(port: int, rounds: int, calls: int) -> dict[str, float]:
-    """Return every ratio by name: `{what}_{in flight}_to_{whom}`."""
+    """Return every ratio of CPU time by name: `{whose}_{in flight}_to_{whom}`."""
     ratios: dict[str, float] = {}
-    ten = 0.0
-    for in_flight in (1, 10, 100, 1000):
+    for in_flight in IN_FLIGHT:
         measured: dict[str, list[float]] = {name: [] for name in CLIENTS}
         for _ in range(rounds):
             for name, client in CLIENTS.items():
-                if in_flight == 1000 and name in {"stock", "openai"} and len(measured[name]) == 1:
+                is_slow = name in {"stock", "openai"}
+                if in_flight == 1000 and is_slow and measured[name]:
                     continue  # these take minutes; one round says enough
-                count = (
-                    max(in_flight, calls) if name not in {"stock", "openai"} else max(in_flight, calls // 4)
-                )
+                count = max(in_flight, calls // 4 if is_slow else calls)
                 measured[name].append(asyncio.run(cpu_per_call(client, port, in_flight, count)))
         median = {name: statistics.median(times) for name, times in measured.items()}
-        ten = median["ours"] if in_flight == 10 else ten
-        for mine in {"ours", "fast"} & median.keys():
-            for other in median.keys() - {mine, "fast", "ours"}:
+        for mine in OURS:
+            ratios[f"{mine}_{in_flight}_microseconds"] = median[mine] * 1e6
+            for other in median.keys() - set(OURS):
                 ratios[f"{mine}_{in_flight}_to_{other}"] = median[mine] / median[other]
-        ratios[f"microseconds_{in_flight}"] = median["ours"] * 1e6
-        if in_flight == 1000:
-            ratios["ours_1000_to_10"] = median["ours"] / ten
     return ratios
 
 
 def measure_wall(port: int, rounds: int) -> dict[str, float]:
-    """Return the wall times of a vote of 500 at once, and of as many bare calls through stock httpx."""
-    firsts, seconds = zip(*(asyncio.run(wall_of_consensus(port)) for _ in range(rounds)), strict=True)
-    first, second = asyncio.run(wall_of_stock(port))
-    return {
-        "consensus_500_first": statistics.median(firsts),
-        "consensus_500_second": statistics.median(seconds),
-        "stock_500_first": first,
-        "stock_500_second": second,
-    }
+    """Return the wall times of a vote of 500 at once, beside as many bare calls through stock httpx."""
+    stocks = asyncio.run(wall_of_stock(port))
+    figures: dict[str, float] = {}
+    for mine in OURS:
+        votes = [asyncio.run(wall_of_consensus(mine, port)) for _ in range(rounds)]
+        for which, times, stock_time in zip(
+            ("first", "second"), zip(*votes, strict=True), stocks, strict=True
+        ):
+            figures[f"{mine}_500_{which}_in_latencies"] = statistics.median(times)
+            figures[f"{mine}_500_{which}_to_stock"] = statistics.median(times) / stock_time
+    return figures
 
 
 def measure_streams(port: int, rounds: int) -> dict[str, float]:
-    kinds = {"ours": cpu_per_chunk_ours, "stock": cpu_per_chunk_stock}
-    if "fast" in CLIENTS:
-        kinds["fast"] = cpu_per_chunk_fast
+    """Return the CPU time of a streamed piece, beside that of others."""
+    kinds: dict[str, Callable[[int], Awaitable[float]]] = {
+        **{name: partial(cpu_per_chunk_ours, name) for name in OURS},
+        "stock": cpu_per_chunk_stock,
+    }
     if "openai" in CLIENTS:
         kinds["openai"] = cpu_per_chunk_openai
-    measured = {
-        name: statistics.median(asyncio.run(kind(port)) for _ in range(rounds))
-        for name, kind in kinds.items()
-    }
-    others = measured.keys() - {"ours", "fast"}
+    times: dict[str, list[float]] = {name: [] for name in kinds}
+    for _ in range(max(5, rounds)):
+        for name, kind in kinds.items():
+            times[name].append(asyncio.run(_awaited(kind, port)))
+    median = {name: statistics.median(each) for name, each in times.items()}
     return {
-        f"{mine}_stream_to_{other}": measured[mine] / measured[other]
-        for mine in {"ours", "fast"} & measured.keys()
-        for other in others
+        f"{mine}_stream_to_{other}": median[mine] / median[other]
+        for mine in OURS
+        for other in median.keys() - set(OURS)
     }
 
 
-def main() -> None:
+async def _awaited(kind: Callable[[int], Awaitable[float]], port: int) -> float:
+    return await kind(port)
+
+
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true", help="print one object of named ratios")
     parser.add_argument("--quick", action="store_true", help="fewer rounds")
     options = parser.parse_args()
     rounds, calls = (2, 1000) if options.quick else (5, 2000)
     with server.running() as port:
-        walls_and_streams = {**measure_wall(port, rounds), **measure_streams(port, rounds)}
-        ratios = {**measure(port, rounds, calls), **walls_and_streams}
+        ratios = {
+            **measure(port, rounds, calls),
+            **measure_wall(port, rounds),
+            **measure_streams(port, rounds),
+        }
     ordered = {name: round(ratios[name], 3) for name in sorted(ratios)}
+    broken = [name for name, most in AT_MOST.items() if ratios.get(name, 0.0) > most]
     if options.json:
         print(json.dumps(ordered))
-        return
-    for name, ratio in ordered.items():
-        print(f"{name:28} {ratio:8.3f}")
+    else:
+        for name, ratio in ordered.items():
+            bound = f"   at most {AT_MOST[name]:g}" if name in AT_MOST else ""
+            print(f"{name:32} {ratio:9.3f}{bound}{'   BROKEN' if name in broken else ''}")
+    return int(bool(broken))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

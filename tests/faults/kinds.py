@@ -26,7 +26,7 @@ from tests.faults.script import (
     reply,
 )
 
-__all__ = ["BY_NAME", "FAULTS", "HEAVY", "STRICTER", "UNANNOUNCED"]
+__all__ = ["BY_NAME", "FAULTS", "HEAVY", "NOT_KEPT", "UNANNOUNCED"]
 
 Scripts: TypeAlias = tuple[tuple[str, *tuple[Step, ...]], ...]
 
@@ -382,8 +382,21 @@ UNANNOUNCED: Final = frozenset({"good-early", "good-silent-close", "version"})
 Such a request is an attempt, and costs a call, although the server never answers it.
 """
 
-STRICTER: Final = frozenset({"good-extra-bytes"})
-"""Answers that the transport `"fast"` takes for broken, and has retried: aiohttp wants nothing behind them."""
+_STRICT: Final = "bytes behind an answer are taken for a broken answer, and the call is retried"
+_SURPLUS: Final = "what a server sends unasked is taken for the beginning of the next answer"
+_ONES_OWN_POOL: Final = {"good-extra-bytes": _SURPLUS, "good-unasked-answer": _SURPLUS}
+NOT_KEPT: Final[dict[str, dict[str, str]]] = {
+    "aiohttp": {"good-extra-bytes": _STRICT},
+    "httpx-transport": _ONES_OWN_POOL,
+    "httpx-client": _ONES_OWN_POOL,
+    "httpx2-transport": _ONES_OWN_POOL,
+    "httpx2-client": _ONES_OWN_POOL,
+    "aiohttp-transport": {
+        "good-extra-bytes": _STRICT,
+        "unknown-transfer": "an answer framed in an unknown way is read as if it were framed in none",
+    },
+}
+"""What a way to the server (`tests/faults/ways.py`) does not keep of the table, and why."""
 
 BY_NAME: Final = {fault.name: fault for fault in FAULTS}
 assert len(BY_NAME) == len(FAULTS)

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from itertools import groupby
 from pathlib import Path
 
-from tests.faults.kinds import FAULTS
+from tests.faults.kinds import FAULTS, NOT_KEPT
 from tests.faults.script import Fault
 from tests.faults.streams import STREAMS
 
@@ -32,11 +32,24 @@ def _table(faults: Iterable[Fault]) -> str:
     return "\n".join(rows)
 
 
+def _not_kept() -> str:
+    rows = ["| way to the server | kinds of fault | what becomes of them |", "| --- | --- | --- |"]
+    by_reason: dict[tuple[str, ...], list[str]] = {}
+    for way, faults in NOT_KEPT.items():
+        for name, reason in faults.items():
+            by_reason.setdefault((reason, way), []).append(name)
+    rows += [f"| {way} | {', '.join(names)} | {reason} |" for (reason, way), names in by_reason.items()]
+    return "\n".join(rows)
+
+
 def rewritten(page: str) -> str:
     """Return the page with its tables made anew."""
     before, _, rest = page.partition(_BEGIN)
     _, _, after = rest.partition(_END)
-    made = f"### Whole answers\n\n{_table(FAULTS)}\n\n### Streams\n\n{_table(STREAMS)}\n"
+    made = (
+        f"### Whole answers\n\n{_table(FAULTS)}\n\n### Streams\n\n{_table(STREAMS)}\n\n"
+        f"### What a transport does not keep\n\n{_not_kept()}\n"
+    )
     return f"{before}{_BEGIN}\n{made}\n{_END}{after}"
 
 

@@ -2,8 +2,8 @@
 
 The first part of a path says how: `/{fault}/v1/chat/completions` plays the fault of that name,
 `/{any}~{fault}/...` as well but with an account of its own, and
-`/schedule-{seed}/...` plays faults drawn with that seed, one a request, `/schedule-fast-{seed}/...` none that
-the transport "fast" takes otherwise. `/then-{fault}/...` plays the fault once and answers from then on.
+`/schedule-{seed}/...` plays faults drawn with that seed, one a request, `/schedule-aiohttp-{seed}/...` none that
+aiohttp takes otherwise. `/then-{fault}/...` plays the fault once and answers from then on.
 
 A server that hangs up without a word may meet a request that is on its way, and never read it: an attempt all
 the same. Where attempts are counted (an account of its own, a schedule) it therefore says goodbye and reads on,
@@ -22,7 +22,7 @@ from contextlib import contextmanager, suppress
 import anyio
 
 from executionkit.core.usage import NO_USAGE, TokenUsage
-from tests.faults.kinds import BY_NAME, FAULTS, HEAVY, STRICTER, UNANNOUNCED
+from tests.faults.kinds import BY_NAME, FAULTS, HEAVY, NOT_KEPT, UNANNOUNCED
 from tests.faults.script import CLOSE, ECHO_KEY, RESET, STALL, Drip, Fault, Flood, Pause, Step
 from tests.faults.streams import STREAMS
 
@@ -132,7 +132,7 @@ class FaultServer:
             return BY_NAME.get(kind) or _STREAMS[kind]
         chance = self._chances.setdefault(route, random.Random(route))
         fault = any_fault(chance)
-        while fault.name in STRICTER | UNANNOUNCED and route.startswith("schedule-fast"):
+        while fault.name in {*NOT_KEPT["aiohttp"], *UNANNOUNCED} and route.startswith("schedule-aiohttp"):
             fault = any_fault(chance)
         return fault
 

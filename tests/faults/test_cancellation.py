@@ -12,7 +12,7 @@ from anyio.abc import SocketAttribute, SocketStream
 from returns.result import Success
 
 from executionkit import RetryConfig, Stage, Tool, complete, consensus, react, refine, structured
-from executionkit.events import CallFinished, CallStarted, Event
+from executionkit.events import AttemptFinished, AttemptStarted, Event
 from executionkit.providers.openai import Provider
 from tests.conftest import BARE
 from tests.stepping import cancelled_at, steps_of, task_cancelled_at
@@ -27,6 +27,9 @@ USAGE = {"prompt_tokens": 7, "completion_tokens": 3}
 CALLS = [
     {"id": f"c{n}", "type": "function", "function": {"name": "look_up", "arguments": "{}"}} for n in (1, 2)
 ]
+
+
+Transport: TypeAlias = Literal["httpx", "aiohttp"]
 
 
 class Server:
@@ -147,7 +150,7 @@ STAGES: dict[str, Stage[str, Any]] = {
 class Scene:
     """One provider, one run on it, watched from both ends."""
 
-    def __init__(self, server: Server, stage: Stage[str, Any], transport: Literal["fast"] | None) -> None:
+    def __init__(self, server: Server, stage: Stage[str, Any], transport: Transport) -> None:
         url = f"http://127.0.0.1:{server.port}/v1"
         self.provider = Provider(url, "m", "sk-12345678", max_connections=LIMIT, transport=transport)
         self._server = server
@@ -160,8 +163,8 @@ class Scene:
         self.outcome = await self._stage.run(self.provider, "Where?", retry=RETRY, trace=self.events.append)
 
     def is_in_balance(self) -> bool:
-        started = [event for event in self.events if isinstance(event, CallStarted)]
-        finished = [event for event in self.events if isinstance(event, CallFinished)]
+        started = [event for event in self.events if isinstance(event, AttemptStarted)]
+        finished = [event for event in self.events if isinstance(event, AttemptFinished)]
         paid = sum(event.cost.llm_calls for event in finished)
         return len(started) == len(finished) == paid and self._server.requests <= paid
 
@@ -170,7 +173,7 @@ Cancel: TypeAlias = Callable[[int, Callable[[], Coroutine[Any, Any, object]]], A
 
 
 async def check_every_step(
-    stage: Stage[str, Any], transport: Literal["fast"] | None = None, cancel: Cancel = cancelled_at
+    stage: Stage[str, Any], transport: Transport = "httpx", cancel: Cancel = cancelled_at
 ) -> None:
     async with serving() as server:
         sound = Scene(server, stage, transport)
@@ -217,4 +220,4 @@ async def test_its_task_is_cancelled_at_every_step(name: str) -> None:
 async def test_cancelled_at_every_step_through_aiohttp(name: str) -> None:
     if BARE:
         pytest.importorskip("aiohttp")
-    await check_every_step(STAGES[name], "fast")
+    await check_every_step(STAGES[name], "aiohttp")

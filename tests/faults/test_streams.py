@@ -1,64 +1,24 @@
 """Every kind of streamed answer: the whole text, or exactly one error with the text so far."""
 
-import traceback
-from typing import Any
-
 import anyio
 import pytest
 
-from executionkit.core.usage import TokenUsage
-from executionkit.errors import LLMError
-from executionkit.provider import user
 from executionkit.providers.chat.streaming import Stream
 from executionkit.providers.openai import Provider
+from tests.faults.playing import PROMPT, collect, play_stream
 from tests.faults.script import Fault
 from tests.faults.server import FaultServer
 from tests.faults.streams import STREAMS
-
-KEY = "sk-Secret/1+2=3"
-PROMPT = [user("Where?")]
+from tests.faults.ways import OURS, Way, on_each_loop
 
 pytestmark = pytest.mark.anyio
 
 
 @pytest.mark.parametrize("fault", STREAMS, ids=[fault.name for fault in STREAMS])
-async def test_a_stream_gives_its_text_or_its_error(fault: Fault, server: FaultServer) -> None:
-    await play(fault, server)
-
-
-async def play(fault: Fault, server: FaultServer, **settings: Any) -> None:
-    texts: list[str] = []
-    timeout = 0.3 if fault.slow else 20.0
-    async with Provider(server.url(fault.name), "m", KEY, timeout=timeout, **settings) as provider:
-        stream = provider.stream(PROMPT)
-        if fault.error is None:
-            await _collect(stream, texts)
-            response = stream.response
-            assert response.content == fault.text
-            assert response.finish_reason == "stop"
-            assert stream.text == fault.text
-            assert TokenUsage(response.input_tokens, response.output_tokens) == fault.usage
-        else:
-            with pytest.raises(LLMError) as caught:
-                await _collect(stream, texts)
-            error = caught.value
-            shown = traceback.TracebackException.from_exception(error, capture_locals=True).format()
-            assert KEY not in "".join(shown)
-            assert type(error) is fault.error
-            assert error.retryable is fault.retryable
-            assert error.retry_after == fault.retry_after
-            assert error.cost.llm_calls == 1
-            assert error.metadata.get("text", "") == fault.text
-            if "usage_estimated" in error.metadata:
-                assert error.cost.output_tokens == fault.usage.output_tokens
-            else:
-                assert error.cost == fault.usage + TokenUsage(llm_calls=1)
-        assert "".join(texts) == fault.text
-
-
-async def _collect(stream: Stream, texts: list[str]) -> None:
-    async for piece in stream:
-        texts.append(piece.text)  # noqa: PERF401 - what came before an error counts
+@on_each_loop(*OURS)
+async def test_a_stream_gives_its_text_or_its_error(way: Way, fault: Fault, server: FaultServer) -> None:
+    async with way.settings() as settings:
+        await play_stream(fault, server, **settings)
 
 
 async def test_stopping_early_closes_the_connection(server: FaultServer) -> None:
@@ -117,7 +77,7 @@ async def test_closing_ends_the_iteration_of_another_task(server: FaultServer) -
         texts: list[str] = []
         with anyio.fail_after(10):
             async with anyio.create_task_group() as group:
-                group.start_soon(_collect, stream, texts)
+                group.start_soon(collect, stream, texts)
                 while "".join(texts) != "Paris":  # noqa: ASYNC110 - no event tells of it
                     await anyio.sleep(0.001)
                 await stream.aclose()

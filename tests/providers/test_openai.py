@@ -9,24 +9,27 @@ import traceback
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from importlib.util import find_spec
+from typing import Any, Literal
 
 import anyio
+import httpx
 import msgspec
 import pytest
 
 from executionkit.core.usage import TokenUsage
 from executionkit.errors import PermanentError, ProviderError
 from executionkit.provider import LLMProvider, ToolCallingProvider, user
-from executionkit.providers.http import transport
 from executionkit.providers.http.address import parse_address
-from executionkit.providers.http.http1 import Head, Request
+from executionkit.providers.http.clients import LoopClient
+from executionkit.providers.http.exchange import Head, Request, Transport
 from executionkit.providers.openai import Provider
 from executionkit.providers.secret import Secret
 from executionkit.runtime.event_loops import closing_at_exit
 from tests.conftest import needs
+from tests.faults.pressure import deaf_port
 from tests.faults.server import FaultServer, fault_server
-from tests.faults.test_pool import deaf_port
+from tests.faults.ways import OURS, Way, on_each_loop
 
 KEY = "sk-12345678-abcdef"
 PROMPT = [user("Where?")]
@@ -237,30 +240,94 @@ def test_what_is_sent_shows_in_no_traceback_of_rich() -> None:
     from rich.pretty import pretty_repr
 
     address = parse_address(f"https://api.example.com/v1?api-key={KEY}")
-    sent = Request(address.target, [("Authorization", f"Bearer {KEY}")], b"{}")
+    sent = Request([("Authorization", f"Bearer {KEY}")], b"{}")
     for value in (address, sent, Head(200, {"x-echo": KEY})):
         assert KEY not in pretty_repr(value) + repr(value)
 
 
 @pytest.mark.anyio
-async def test_no_connection_in_time_costs_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transport, "CONNECT_TIMEOUT", 0.05)
-    with deaf_port() as port:
-        async with Provider(f"http://127.0.0.1:{port}/v1", "m") as provider:
-            with pytest.raises(ProviderError, match="no connection to 127.0.0.1") as caught:
-                await provider.complete(PROMPT)
+@on_each_loop(*OURS)
+async def test_no_connection_in_time_costs_one_call(way: Way, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(f"executionkit.providers.http.{way.name}_transport.CONNECT_TIMEOUT", 0.05)
+    async with way.settings() as settings:
+        with deaf_port() as port:
+            async with Provider(f"http://127.0.0.1:{port}/v1?api-key={KEY}", "m", **settings) as provider:
+                with pytest.raises(ProviderError, match="no connection to 127.0.0.1") as caught:
+                    await provider.complete(PROMPT)
     assert caught.value.cost == TokenUsage(0, 0, 1)
     assert caught.value.retryable
+    assert KEY not in repr(caught.value)
+
+
+@pytest.mark.anyio
+async def test_auto_takes_aiohttp_on_asyncio_where_it_is_installed(
+    anyio_backend: str, server: FaultServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def taken(transport: Literal["auto", "httpx"]) -> str:
+        async with Provider(server.url("good-plain"), "m", transport=transport) as provider:
+            await provider.complete(PROMPT)
+            return type(opened[-1]).__name__
+
+    opened: list[object] = []
+    noted = LoopClient.transport
+
+    def noting(self: LoopClient, make: Callable[[], Transport]) -> Transport:
+        opened.append(noted(self, make))
+        return opened[-1]  # type: ignore[return-value]  # pyright: ignore[reportReturnType]
+
+    monkeypatch.setattr(LoopClient, "transport", noting)
+    has_it = anyio_backend == "asyncio" and find_spec("aiohttp") is not None
+    assert await taken("auto") == ("AiohttpTransport" if has_it else "HttpxTransport")
+    assert await taken("httpx") == "HttpxTransport"
+    monkeypatch.setattr("executionkit.providers.openai._has_aiohttp", lambda: False)
+    assert await taken("auto") == "HttpxTransport"
+
+
+def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("executionkit.providers.openai._has_aiohttp", lambda: False)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install \"executionkit\[fast\]\""):
+        Provider("http://localhost/v1", "m", transport="aiohttp")
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "says"),
+    [
+        ({"transport": "fast"}, ValueError, '"auto", "httpx", "aiohttp".*not \'fast\''),
+        ({"transport": None}, TypeError, "handle_async_request.*NoneType has none"),
+        ({"transport": httpx.Client}, TypeError, "a client is given as client"),
+        ({"client": "http://localhost"}, TypeError, "build_request and send.*str has not"),
+        (
+            {"client": object(), "transport": httpx.AsyncHTTPTransport(verify=False)},
+            ValueError,
+            "either client or transport",
+        ),
+    ],
+)
+def test_what_is_no_transport_is_refused(settings: dict[str, Any], error: type[Exception], says: str) -> None:
+    with pytest.raises(error, match=says):
+        Provider("http://localhost/v1", "m", **settings)
+
+
+def test_a_transport_is_part_of_the_value() -> None:
+    provider = Provider("http://localhost/v1", "m", transport="httpx")
+    assert (
+        provider
+        == pickle.loads(pickle.dumps(provider))
+        == Provider("http://localhost/v1", "m", transport="httpx")
+    )
+    assert provider != Provider("http://localhost/v1", "m")
 
 
 @needs("uvloop")
-def test_it_works_on_uvloop(server: FaultServer) -> None:
+@pytest.mark.parametrize("way", OURS, ids=[way.name for way in OURS])
+def test_it_works_on_uvloop(way: Way, server: FaultServer) -> None:
     import uvloop
 
     async def main() -> list[str]:
         texts: list[str] = []
         for host in ("127.0.0.1", "localhost"):
-            async with Provider(server.url("good-plain").replace("127.0.0.1", host), "m") as provider:
+            url = server.url("good-plain").replace("127.0.0.1", host)
+            async with way.settings() as settings, Provider(url, "m", **settings) as provider:
                 texts += [(await provider.complete(PROMPT)).content for _ in range(2)]
         return texts
 

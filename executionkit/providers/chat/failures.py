@@ -13,8 +13,7 @@ from executionkit.providers.chat.redaction import Redactor
 from executionkit.providers.chat.retry_after import read_reset, read_retry_after
 from executionkit.providers.chat.status import FailureKind, is_spent, judge_status, status_of
 from executionkit.providers.chat.wire import ONE_CALL, Unusable, mapping, reported_usage
-from executionkit.providers.http.http1 import ExchangeError, Head
-from executionkit.providers.http.transport import is_tls_failure
+from executionkit.providers.http.exchange import ExchangeError, Head, is_tls_failure
 
 __all__ = ["broken_exchange", "refused", "timed_out", "unusable"]
 
@@ -35,14 +34,13 @@ _PROXY: Final = "the proxy"
 """Who answers in the place of a server: its statuses say nothing of the key or the model."""
 
 
-def refused(head: Head, body: bytes, redactor: Redactor, who: str = "the server") -> LLMError:
+def refused(head: Head, body: bytes, redactor: Redactor) -> LLMError:
     """Return the error for a status that is not a success.
 
     Args:
         head: The answer's status and headers.
         body: As much of its body as was read.
         redactor: Keeps the key out of the error.
-        who: Who refused; `"the proxy"` where a request to connect did not get through.
     """
     decoded = _unlisted(decode_json(body))
     complaint = Complaint() if isinstance(decoded, Unreadable) else read_complaint(decoded)
@@ -51,10 +49,10 @@ def refused(head: Head, body: bytes, redactor: Redactor, who: str = "the server"
     words = said[:_READ] if complaint.wait is None else ""  # who says when to come back has closed no account
     should_retry = head.headers.get("x-should-retry", "")
     verdict = judge_status(head.status, codes=codes, words=words, should_retry=should_retry)
-    advice = _advice(head.status, who, spent=is_spent(codes, words))
+    advice = _advice(head.status, head.sender, spent=is_spent(codes, words))
     text = _shown(said, redactor)
     return _CLASSES[verdict.kind](
-        f"{who} answered {head.status}{'; ' if advice else ''}{advice}{': ' if text else ''}{text}",
+        f"{head.sender} answered {head.status}{'; ' if advice else ''}{advice}{': ' if text else ''}{text}",
         cost=reported_usage(mapping(decoded).get("usage")),
         metadata=describe(head, redactor, complaint.request_id),
         retry_after=_pause(head, complaint, verdict.kind),

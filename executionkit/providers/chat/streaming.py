@@ -19,8 +19,7 @@ from executionkit.providers.chat.redaction import Redactor
 from executionkit.providers.chat.sse import EventParser
 from executionkit.providers.chat.wire import ONE_CALL, Unusable, decode_completion, reported_usage
 from executionkit.providers.http.body import BODY_LIMIT, BodyReader, read_error_body
-from executionkit.providers.http.http1 import Head, Request
-from executionkit.providers.http.transport import BROKEN, Exchange, Transport
+from executionkit.providers.http.exchange import Exchange, ExchangeError, Head, Request, Transport
 from executionkit.providers.pacing import Turn
 
 __all__ = ["Stream"]
@@ -192,7 +191,7 @@ class Stream:
                 await self._read_on()
                 self._seconds_left -= anyio.current_time() - began
                 return
-            except BROKEN as error:
+            except ExchangeError as error:
                 failure = broken_exchange(error, self._redactor, self._head)
         if self._assembly.finish_reason is None:
             raise failure or timed_out(self._timeout, self._head, self._redactor)
@@ -272,7 +271,7 @@ class Stream:
             self._ready.append(piece)
 
     async def _drain(self, reader: BodyReader) -> None:
-        with anyio.move_on_after(_DRAIN_TIMEOUT), suppress(*BROKEN):
+        with anyio.move_on_after(_DRAIN_TIMEOUT), suppress(ExchangeError):
             while await reader.read():
                 pass
 

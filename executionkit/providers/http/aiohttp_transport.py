@@ -1,4 +1,4 @@
-"""The transport `"fast"`: aiohttp's client, which parses HTTP in C. It knows no event loop but asyncio's.
+"""The transport over aiohttp, which parses HTTP in C. It knows no event loop but asyncio's.
 
 It is called without the layer of httpx in between, which costs as much again.
 """
@@ -12,16 +12,23 @@ from anyio.lowlevel import cancel_shielded_checkpoint, checkpoint
 from yarl import URL
 
 from executionkit.providers.http.address import Address
-from executionkit.providers.http.http1 import ExchangeError, Head, Request
-from executionkit.providers.http.transport import CONNECT_TIMEOUT, KEEPALIVE, Exchange, is_tls_failure
+from executionkit.providers.http.exchange import (
+    CONNECT_TIMEOUT,
+    KEEPALIVE,
+    Exchange,
+    ExchangeError,
+    Head,
+    Request,
+    is_tls_failure,
+)
 
-__all__ = ["FastTransport"]
+__all__ = ["AiohttpTransport"]
 
 _HEADERS_LIMIT: Final = 65_536
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT)
 
 
-class FastTransport:
+class AiohttpTransport:
     """Sends through a session of aiohttp's, made for one event loop.
 
     Args:
@@ -31,6 +38,7 @@ class FastTransport:
     """
 
     def __init__(self, address: Address, tls: ssl.SSLContext | None, limit: int) -> None:
+        self._authority = address.authority
         self._url = URL(address.url, encoded=True)
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=limit, keepalive_timeout=KEEPALIVE, ssl=tls or True),
@@ -59,7 +67,7 @@ class FastTransport:
         except Exception as error:  # noqa: BLE001 - whatever aiohttp makes of what a server sent
             await self.finished()
             # Not chained: what aiohttp raises holds the request, key and all.
-            raise _broken(error) from None
+            raise _broken(error, self._authority) from None
         except BaseException as cancelled:
             await self.finished()
             cancelled.__traceback__ = None  # aiohttp's frames hold the request, key and all
@@ -88,9 +96,9 @@ class FastTransport:
 
 
 class _Exchange:
-    def __init__(self, transport: FastTransport, response: aiohttp.ClientResponse) -> None:
+    def __init__(self, transport: AiohttpTransport, response: aiohttp.ClientResponse) -> None:
         self.head = Head(response.status, {name.lower(): value for name, value in response.headers.items()})
-        self._transport: FastTransport | None = transport
+        self._transport: AiohttpTransport | None = transport
         self._response = response
 
     async def read(self) -> bytes:
@@ -115,7 +123,9 @@ def _unusual(response: aiohttp.ClientResponse) -> str:
     return "" if framing == "chunked" else "the answer is framed in an unknown way"
 
 
-def _broken(error: Exception) -> ExchangeError:
+def _broken(error: Exception, authority: str = "the server") -> ExchangeError:
+    if isinstance(error, aiohttp.ConnectionTimeoutError):
+        return ExchangeError(f"no connection to {authority} within {CONNECT_TIMEOUT:g} s")
     # What such an error says of the request is left out: its URL may hold a key.
     said = error.message if isinstance(error, aiohttp.ClientResponseError) else error
     return ExchangeError(f"{type(error).__name__}: {said}", is_tls=is_tls_failure(error))

@@ -6,8 +6,7 @@ from typing import Final
 
 import anyio
 
-from executionkit.providers.http.http1 import ExchangeError
-from executionkit.providers.http.transport import BROKEN, Exchange
+from executionkit.providers.http.exchange import Exchange, ExchangeError
 
 __all__ = ["BODY_LIMIT", "ERROR_BODY_LIMIT", "BodyReader", "read_body", "read_error_body"]
 
@@ -36,7 +35,7 @@ async def read_body(exchange: Exchange) -> bytes:
 async def read_error_body(exchange: Exchange) -> bytes:
     """Read what is readable of an error's body; what is wrong with it matters less than the error."""
     body = bytearray()
-    with anyio.move_on_after(_ERROR_BODY_TIMEOUT), suppress(*BROKEN):
+    with anyio.move_on_after(_ERROR_BODY_TIMEOUT), suppress(ExchangeError):
         reader = BodyReader(exchange, ERROR_BODY_LIMIT)
         while piece := await reader.read():
             body += piece

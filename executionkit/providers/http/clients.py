@@ -1,13 +1,15 @@
 """The open client that a provider has in each event loop."""
 
+import asyncio
 from collections.abc import Callable
-from typing import Final
+from typing import Final, TypeAlias
 from weakref import WeakKeyDictionary
 
+import sniffio
 from anyio.lowlevel import RunVar
 
 from executionkit.errors import ProviderClosedError
-from executionkit.providers.http.transport import Transport
+from executionkit.providers.http.exchange import Transport
 from executionkit.runtime.event_loops import on_loop_exit
 
 __all__ = ["Identity", "LoopClient", "client_of"]
@@ -63,16 +65,31 @@ class LoopClient:
             await transport.aclose()
 
 
-_clients: Final[RunVar[WeakKeyDictionary[Identity, LoopClient]]] = RunVar("executionkit_clients")
+_Clients: TypeAlias = WeakKeyDictionary[Identity, LoopClient]
+_clients: Final[RunVar[_Clients]] = RunVar("executionkit_clients")
 
 
 def client_of(identity: Identity) -> LoopClient:
     """Return the client that belongs to `identity` in the running event loop."""
-    clients = _clients.get(None)
-    if clients is None:
-        clients = WeakKeyDictionary[Identity, LoopClient]()
-        _clients.set(clients)
+    clients = _clients_of_loop()
     client = clients.get(identity)
     if client is None:
         client = clients[identity] = LoopClient()
     return client
+
+
+def _clients_of_loop() -> _Clients:
+    """Return the clients of the running event loop, which no other object holds.
+
+    The connections of asyncio hold their loop. A `RunVar` would hold them for as long as the loop lives, and
+    so for ever where nobody closes the provider; what only the loop holds goes with it.
+    """
+    if sniffio.current_async_library() == "asyncio":
+        loop = asyncio.get_running_loop()
+        held: _Clients = vars(loop).setdefault("_executionkit_clients", _Clients())
+        return held
+    clients = _clients.get(None)
+    if clients is None:
+        clients = _Clients()
+        _clients.set(clients)
+    return clients

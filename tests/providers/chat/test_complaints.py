@@ -12,7 +12,7 @@ from executionkit.providers.chat.complaints import Complaint, complaint_in_answe
 from executionkit.providers.chat.failures import refused, unusable
 from executionkit.providers.chat.redaction import NOTHING_SECRET
 from executionkit.providers.chat.wire import Unusable, decode_completion
-from executionkit.providers.http.http1 import Head
+from executionkit.providers.http.exchange import Head
 
 RAW = json.dumps({"error": {"message": "upstream is full", "code": "x"}})
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from executionkit.providers.chat.credentials import hide_credentials
 from executionkit.providers.chat.failures import describe, refused
 from executionkit.providers.chat.redaction import NOTHING_SECRET
-from executionkit.providers.http.http1 import Head
+from executionkit.providers.http.exchange import Head
 
 JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.dozjgNryP4J3jVmNHl0w5N_XgL0n3I9PlFUP0THsR8U"
 SECRETS = [

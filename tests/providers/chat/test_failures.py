@@ -13,7 +13,7 @@ from executionkit.errors import LLMError, PermanentError, ProviderError, RateLim
 from executionkit.providers.chat.failures import broken_exchange, refused, timed_out, unusable
 from executionkit.providers.chat.redaction import NOTHING_SECRET, Redactor
 from executionkit.providers.chat.wire import ONE_CALL, Unusable
-from executionkit.providers.http.http1 import ExchangeError, Head
+from executionkit.providers.http.exchange import ExchangeError, Head
 
 KEY = "sk-12345678"
 ADVICE = {

@@ -9,7 +9,7 @@ from executionkit.providers.chat.failures import refused, unusable
 from executionkit.providers.chat.pages import is_page, page_words
 from executionkit.providers.chat.redaction import NOTHING_SECRET, Redactor
 from executionkit.providers.chat.wire import Unusable, decode_completion
-from executionkit.providers.http.http1 import Head
+from executionkit.providers.http.exchange import Head
 
 SQUID = (
     b"<!DOCTYPE html PUBLIC '-//W3C//DTD HTML 4.01//EN'>\n<html><head><title>ERROR: Access denied</title>"
@@ -101,6 +101,6 @@ def test_a_key_between_tags_is_hidden() -> None:
     ],
 )
 def test_a_proxy_that_refuses_is_told_of_as_one(status: int, advice: str, kind: type[Exception]) -> None:
-    error = refused(Head(status, {}), SQUID, NOTHING_SECRET, who="the proxy")
+    error = refused(Head(status, {}, "the proxy"), SQUID, NOTHING_SECRET)
     assert str(error).startswith(f"the proxy answered {status}; {advice}: ERROR: Access denied")
     assert type(error) is kind

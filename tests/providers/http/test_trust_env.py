@@ -3,6 +3,7 @@
 import base64
 import random
 import ssl
+import sys
 import traceback
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager, suppress
@@ -18,6 +19,7 @@ from executionkit import RetryConfig, complete
 from executionkit.errors import LLMError, PermanentError, ProviderError, RateLimitError
 from executionkit.provider import user
 from executionkit.providers.openai import Provider
+from tests.conftest import needs
 from tests.faults.server import FaultServer, fault_server
 
 TLS = Path(__file__).parents[2] / "faults" / "tls"
@@ -77,8 +79,10 @@ async def _pump(source: ByteStream, sink: ByteStream) -> None:
 
 
 @asynccontextmanager
-async def proxying(refuses: bytes | None = None, tls: ssl.SSLContext | None = None) -> AsyncGenerator[Proxy]:
-    proxy = Proxy(refuses)
+async def proxying(
+    refuses: bytes | None = None, tls: ssl.SSLContext | None = None, kind: type[Proxy] = Proxy
+) -> AsyncGenerator[Proxy]:
+    proxy = kind(refuses)
     listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
     proxy.port = listener.extra(SocketAttribute.local_port)
     serving = listener if tls is None else TLSListener(listener, tls, standard_compatible=False)
@@ -255,7 +259,7 @@ async def test_a_proxy_that_is_down_is_worth_another_attempt(
     assert caught.value.retryable
 
 
-REFUSAL = b"HTTP/1.1 %d Refused\r\nRetry-After: 0\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+REFUSAL = b"HTTP/1.1 %d Not that host\r\nRetry-After: 0\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
@@ -270,7 +274,10 @@ async def test_a_proxy_that_refuses(
             retry = RetryConfig(max_retries=1, base_delay=0.0)
             error = (await complete().run(provider, "Where?", retry=retry)).failure()
     assert str(status) in error.message
+    assert ("the proxy answered" in error.message) is (scheme == "https")
     assert ("proxy" in error.message) is (scheme == "https" or status == 407)
+    assert ("Not that host" in error.message) is (scheme == "https")  # where it comes in place of a tunnel
+    assert "the key may not" not in error.message or scheme == "http"
     assert isinstance(error, LLMError)
     assert (error.metadata["status"], error.retry_after) == (status, 0.0)
     assert isinstance(error, RateLimitError) is (status == 429)
@@ -368,3 +375,62 @@ async def test_a_storm_of_cancelled_calls_leaves_the_proxied_provider_usable(
             with anyio.fail_after(20):
                 for _ in range(5):
                     assert (await provider.complete(PROMPT)).content == "Paris"
+
+
+class SocksProxy(Proxy):
+    """A proxy that speaks SOCKS5 (RFC 1928, 1929), to which every host is the loopback interface too."""
+
+    async def serve(self, client: ByteStream) -> None:
+        with suppress(anyio.BrokenResourceError, anyio.EndOfStream, anyio.ClosedResourceError):
+            async with client:
+                methods = (await _exactly(client, 2))[1]
+                wants_password = 2 in await _exactly(client, methods)
+                await client.send(b"\x05\x02" if wants_password else b"\x05\x00")
+                if wants_password:
+                    name = await _exactly(client, (await _exactly(client, 2))[1])
+                    word = await _exactly(client, (await _exactly(client, 1))[0])
+                    self.heads.append(f"{name.decode()}:{word.decode()}")
+                    await client.send(b"\x01\x00")
+                kind = (await _exactly(client, 4))[3]
+                length = 4 if kind == 1 else (await _exactly(client, 1))[0]
+                await _exactly(client, length)
+                port = int.from_bytes(await _exactly(client, 2))
+                self.seen.append(f"SOCKS {port}")
+                async with await anyio.connect_tcp("127.0.0.1", port) as server:
+                    await client.send(b"\x05\x00\x00\x01\x7f\x00\x00\x01\x00\x00")
+                    async with anyio.create_task_group() as group:
+                        group.start_soon(_pump, client, server)
+                        await _pump(server, client)
+                        group.cancel_scope.cancel()
+
+
+async def _exactly(stream: ByteStream, count: int) -> bytes:
+    read = b""
+    while len(read) < count:
+        read += await stream.receive(count - len(read))
+    return read
+
+
+@needs("socksio")
+@pytest.mark.parametrize("scheme", ["socks5", "socks5h", "SOCKS5"])
+@pytest.mark.parametrize("user", ["", "u:p%40ss-word@"])
+async def test_socks(
+    scheme: str, user: str, server: FaultServer, tls_server: FaultServer, environment: Environment
+) -> None:
+    async with proxying(kind=SocksProxy) as proxy:
+        environment.set(
+            ALL_PROXY=proxy.url.replace("http://", f"{scheme}://{user}"), SSL_CERT_FILE=TLS / "cert.pem"
+        )
+        for url, port in ((elsewhere(server), server.port), (secure(tls_server), tls_server.port)):
+            assert await ask(url, trust_env=True) == "Paris"
+            assert proxy.seen[-1] == f"SOCKS {port}"
+    assert set(proxy.heads) == ({"u:p@ss-word"} if user else set())
+
+
+async def test_socks_without_its_extra_is_said(
+    server: FaultServer, environment: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "socksio", None)
+    environment.set(ALL_PROXY="socks5://127.0.0.1:9")
+    with pytest.raises(PermanentError, match=r"executionkit\[socks\]"):
+        await ask(server.url("good-plain"), trust_env=True)

@@ -1,0 +1,268 @@
+"""The transport over httpx.
+
+httpx's stock pool costs time in the square of what is in flight, and loses slots on cancellation. So a
+provider keeps one stock transport of one connection for each slot, and hands the slots out from a stack.
+"""
+
+import ssl
+import time
+from collections import deque
+from contextlib import suppress
+from typing import Any, Final
+
+import anyio
+import httpx
+from anyio.lowlevel import cancel_shielded_checkpoint
+
+from executionkit.errors import PermanentError
+from executionkit.providers.http.address import Address
+from executionkit.providers.http.certificates import shared_tls_context
+from executionkit.providers.http.exchange import CONNECT_TIMEOUT, KEEPALIVE, Exchange, Request
+from executionkit.providers.http.httpx_exchange import (
+    ResponseExchange,
+    body_type,
+    broken,
+    by_name,
+    refusal,
+)
+from executionkit.providers.http.proxies import UNUSABLE_PROXY
+from executionkit.providers.secret import Secret
+
+__all__ = ["HttpxTransport"]
+
+_Body: Final = body_type(httpx)
+_LIMITS: Final = httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=None)
+
+
+class HttpxTransport:
+    """Sends through a stack of slots, each a stock `httpx.AsyncHTTPTransport` of one connection.
+
+    Handing a slot out takes the same short time however many there are. The connection of a cancelled or
+    broken exchange is closed, never handed on; so is one that the server hung up on, or wrote to unasked.
+
+    Args:
+        address: The server.
+        tls: What to speak TLS with; None for plain HTTP.
+        limit: Connections at most; requests beyond that wait.
+        proxy: The URL of a proxy to go through, or None.
+        trust_env: Whether the environment may name the certificates that are trusted of a proxy.
+
+    Raises:
+        PermanentError: The proxy's address is none, or of a kind that is not installed.
+    """
+
+    def __init__(
+        self,
+        address: Address,
+        tls: ssl.SSLContext | None,
+        limit: int,
+        proxy: Secret | None = None,
+        trust_env: bool = False,
+    ) -> None:
+        self._authority = address.authority
+        self._url = httpx.URL(address.url)
+        self._tls = tls or ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # httpx would load certificates for each
+        self._proxy = None if proxy is None else _proxy(proxy, trust_env)
+        self._free = anyio.Semaphore(limit, max_value=limit, fast_acquire=True)
+        self._idle: deque[_Slot] = deque()
+        self._closed = False
+
+    async def send(self, request: Request) -> Exchange:
+        """Send a request and return once the head of the answer is there.
+
+        A proxy that would not open a tunnel has answered, too: its words are the body.
+
+        Raises:
+            ExchangeError: No connection in time, or it broke, or what came back is not HTTP/1.1.
+        """
+        await self._free.acquire()
+        slot: _Slot | None = None
+        try:
+            slot = await self._fresh_or_idle()
+            timeouts: dict[str, Any] = {"connect": CONNECT_TIMEOUT}
+            # The request is made in place: a local name would show the key in a traceback.
+            response = await slot.transport.handle_async_request(
+                httpx.Request(
+                    "POST",
+                    self._url,
+                    headers=request.headers,
+                    stream=_Body(request.body),
+                    extensions={"timeout": timeouts, **slot.extensions},
+                )
+            )
+            return _SlotExchange(self, slot, response, timeouts)
+        except Exception as error:  # noqa: BLE001 - whatever httpx and the event loop make of what happened
+            await self.drop(slot)
+            answer = refusal(error, {} if slot is None else slot.headers)
+            if answer is None:
+                # Not chained: what httpx raises holds the request, key and all.
+                raise broken(error, self._authority) from None
+            return answer
+        except BaseException as cancelled:
+            await self.drop(slot)
+            cancelled.__traceback__ = None  # the frames below may hold the request, key and all
+            raise
+
+    async def _fresh_or_idle(self) -> "_Slot":
+        while self._idle:
+            slot = self._idle.pop()
+            if not slot.is_stale():
+                return slot
+            await slot.close()
+        return self._new_slot()
+
+    def _new_slot(self) -> "_Slot":
+        return _Slot(
+            httpx.AsyncHTTPTransport(verify=self._tls, trust_env=False, limits=_LIMITS, proxy=self._proxy)
+        )
+
+    async def give_back(self, slot: "_Slot") -> None:
+        """Take back a slot whose exchange is over and whose connection is sound."""
+        if self._closed:
+            await self.drop(slot)
+            return
+        slot.idle_since = time.monotonic()
+        self._idle.append(slot)
+        self._free.release()
+        while self._idle and self._idle[0].idle_since < slot.idle_since - KEEPALIVE:
+            await self._idle.popleft().close()
+
+    async def drop(self, slot: "_Slot | None") -> None:
+        """Close a slot; another one may take its place."""
+        try:
+            if slot is not None:
+                await slot.close()
+        finally:
+            self._free.release()
+
+    async def aclose(self) -> None:
+        """Close every idle connection; those in use close when their exchange is finished."""
+        self._closed = True
+        while self._idle:
+            await self._idle.pop().close()
+        # A transport of asyncio's is closed in its loop's next pass.
+        await cancel_shielded_checkpoint()
+
+
+class _Slot:
+    """A transport of one connection. It follows how the connection is made, as httpx's `trace` tells it.
+
+    httpx loses a connection whose TLS handshake is cancelled, and what a proxy said besides its status.
+    """
+
+    def __init__(self, transport: httpx.AsyncHTTPTransport) -> None:
+        self.transport = transport
+        self.headers: dict[str, str] = {}
+        self.idle_since = time.monotonic()
+        self._connection: Any = None
+        self._tls: Any = None
+
+    @property
+    def extensions(self) -> dict[str, Any]:
+        """What the next request asks httpx to tell; nothing once the connection is made."""
+        return {} if self._connection is not None else {"trace": self._follow}
+
+    async def _follow(self, event: str, info: dict[str, Any]) -> None:
+        if event.endswith("connect_tcp.complete"):
+            self._connection = info["return_value"]
+        elif event.endswith("start_tls.complete"):
+            self._tls = info["return_value"].get_extra_info("ssl_object")
+        elif event.endswith("receive_response_headers.complete"):
+            self.headers = by_name(info["return_value"][3])
+
+    def is_stale(self) -> bool:
+        """Whether the connection was idle for too long, or the server hung up on it, or spoke unasked."""
+        if self._connection is None:
+            return False
+        if time.monotonic() - self.idle_since >= KEEPALIVE:
+            return True
+        try:
+            return bool(self._connection.get_extra_info("is_readable"))
+        except ValueError:  # httpx has closed it
+            return True
+
+    def has_more(self) -> bool:
+        """Whether more than the answer came, or the end, and waits to be decrypted."""
+        if self._tls is None:
+            return False
+        try:
+            self._tls.read(1)
+        except ssl.SSLWantReadError:
+            return False
+        except ssl.SSLError:
+            pass
+        return True
+
+    async def close(self) -> None:
+        """Close at once."""
+        with anyio.CancelScope(shield=True):
+            await self.transport.aclose()
+            if self._connection is not None:
+                await self._connection.aclose()
+
+
+class _SlotExchange(ResponseExchange):
+    """An exchange that has a slot."""
+
+    def __init__(
+        self, owner: HttpxTransport, slot: _Slot, response: httpx.Response, timeouts: dict[str, Any]
+    ) -> None:
+        super().__init__(response, by_name(response.headers.raw))
+        self._owner = owner
+        self._slot: _Slot | None = slot
+        self._timeouts = timeouts
+
+    async def finish(self) -> None:
+        slot, self._slot = self._slot, None
+        if slot is None:
+            return
+        is_sound = False
+        with anyio.CancelScope(shield=True):
+            try:
+                # An answer that the end of the connection ends leaves none to hand on.
+                is_framed = not {"content-length", "transfer-encoding"}.isdisjoint(self.head.headers)
+                is_sound = self.is_over and is_framed and not await self._has_more() and not slot.has_more()
+                if not is_sound:
+                    await super().finish()
+            finally:
+                await (self._owner.give_back(slot) if is_sound else self._owner.drop(slot))
+
+    async def _has_more(self) -> bool:
+        """Whether httpx has received more than the answer; it would take that for the next one.
+
+        Its stream, asked once more, ends at once where something is left, and else would wait for the server.
+        """
+        self._timeouts["read"] = _NoTimeToWait()
+        try:
+            async for _ in self._response.stream:
+                break
+        except _WouldWait:
+            return False
+        except Exception:  # noqa: BLE001 - what it received is not even HTTP
+            return True
+        return True
+
+
+class _WouldWait(BaseException):
+    """Reading would have to wait for the server."""
+
+
+class _NoTimeToWait(float):
+    """A time-out that raises `_WouldWait` as soon as anybody takes it for one, before a byte is read."""
+
+    def __radd__(self, now: float) -> float:  # anyio adds it to the time
+        raise _WouldWait
+
+    def __lt__(self, other: float) -> bool:  # trio checks that it is not negative
+        raise _WouldWait
+
+
+def _proxy(url: Secret, trust_env: bool) -> httpx.Proxy:
+    with suppress(ImportError, ValueError, httpx.InvalidURL):
+        tls = shared_tls_context(trust_env) if url.reveal().lower().startswith("https:") else None
+        proxy = httpx.Proxy(url.reveal(), ssl_context=tls)
+        # Whether its kind is installed shows only here.
+        httpx.AsyncHTTPTransport(verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), trust_env=False, proxy=proxy)
+        return proxy
+    # Not raised where that failed: what failed there holds a password.
+    raise PermanentError(UNUSABLE_PROXY)
