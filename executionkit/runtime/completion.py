@@ -37,6 +37,7 @@ from executionkit.events import (
 from executionkit.provider import LLMProvider, LLMResponse, shown_in
 from executionkit.retry import DEFAULT_RETRY, RetryConfig, retry_delay
 from executionkit.runtime.attempts import Attempt
+from executionkit.runtime.cancellation import taken_as
 from executionkit.runtime.dialects import Memory, memory_of
 from executionkit.runtime.frame import Frame, attribute
 from executionkit.runtime.ledger import Payers, Reservation, reserve
@@ -230,14 +231,17 @@ class Completion:
         token = call_under_way.set(under_way)
         try:
             response = await attempt.answer(spell(self._request, self._dialect, reservation.max_tokens))
-        except Exception as error:
-            failure = _as_failure(error, self._retry(provider), attempt)
-            learned = self._learn(memory, failure)
-            self._settled(span, reservation.abandon(failure.cost), failure=failure, learned=learned)
-            return failure
-        except BaseException as cancelled:
-            self._settled(span, reservation.abandon(attempt.billed), error=type(cancelled).__name__)
-            raise
+        except BaseException as raised:
+            error = taken_as(raised)
+            if isinstance(error, Exception):
+                failure = _as_failure(error, self._retry(provider), attempt)
+                learned = self._learn(memory, failure)
+                self._settled(span, reservation.abandon(failure.cost), failure=failure, learned=learned)
+                return failure
+            self._settled(span, reservation.abandon(attempt.billed), error=type(error).__name__)
+            if error is raised:
+                raise
+            raise error from None
         finally:
             under_way.end()
             call_under_way.reset(token)

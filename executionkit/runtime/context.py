@@ -19,6 +19,7 @@ from executionkit.errors import ExecutionKitError, StageError, described
 from executionkit.events import StageFinished, StageStarted
 from executionkit.outcome import Outcome, PatternResult
 from executionkit.provider import LLMProvider, LLMResponse, Message, ToolSpec, supports_tools
+from executionkit.runtime.cancellation import taken_as
 from executionkit.runtime.completion import Answered, Completion
 from executionkit.runtime.frame import Frame, attribute
 from executionkit.runtime.gather import gather
@@ -306,14 +307,17 @@ async def perform(stage: Performer[In, Out], value: In, frame: Frame) -> Pattern
         span.send(StageStarted, stage=stage.name)
     try:
         result = _checked(await stage.perform(value, Context(frame)), stage)
-    except Exception as error:
-        failure = frame.stamped(_as_failure(error, stage.name))
-        _send_end(span, stage.name, frame, error=type(failure).__name__)
-        raise failure from failure.__cause__
-    except BaseException as cancelled:
-        _send_end(span, stage.name, frame, error=type(cancelled).__name__)
+    except BaseException as raised:
+        error = taken_as(raised)
+        if isinstance(error, Exception):
+            failure = frame.stamped(_as_failure(error, stage.name))
+            _send_end(span, stage.name, frame, error=type(failure).__name__)
+            raise failure from failure.__cause__
+        _send_end(span, stage.name, frame, error=type(error).__name__)
         frame.hand_up()
-        raise
+        if error is raised:
+            raise
+        raise error from None
     _send_end(span, stage.name, frame, score=result.score)
     return result.stamped(frame.account.cost, frame.caveats())
 

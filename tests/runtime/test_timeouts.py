@@ -61,25 +61,25 @@ async def raises() -> None:
 
 @pytest.mark.parametrize("work", [at_once, after_a_turn])
 async def test_a_result_comes_back(work: Callable[[], Coroutine[Any, Any, int]]) -> None:
-    assert await finish_within(work, 30) == 1
+    assert await finish_within(work, 30, name="it") == 1
 
 
 async def test_an_exception_comes_back() -> None:
     with pytest.raises(KeyError):
-        await finish_within(raises, 30)
+        await finish_within(raises, 30, name="it")
 
 
 @pytest.mark.parametrize("work", [forever, swallows_once, swallows_a_while, shielded])
 async def test_time_is_up(work: Callable[[], Coroutine[Any, Any, object]]) -> None:
     with anyio.fail_after(5), pytest.raises(TimeoutError):
-        await finish_within(work, 0.01)
+        await finish_within(work, 0.01, name="it")
     await anyio.sleep(0.35)  # what trio leaves behind ends by itself
 
 
 @pytest.mark.parametrize("work", [forever, swallows_once, swallows_a_while])
 async def test_cancellation_from_outside_wins(work: Callable[[], Coroutine[Any, Any, object]]) -> None:
     with anyio.move_on_after(0.02) as scope:
-        await finish_within(work, 30)
+        await finish_within(work, 30, name="it")
         await anyio.lowlevel.checkpoint()
     assert scope.cancelled_caught
     await anyio.sleep(0.45)
@@ -94,13 +94,13 @@ async def test_cancelled_by_itself_is_a_failure() -> None:
         raise asyncio.CancelledError
 
     with pytest.raises(RuntimeError, match="by itself"):
-        await finish_within(cancels_itself, 30)
+        await finish_within(cancels_itself, 30, name="it")
 
 
 async def test_a_native_cancellation_is_not_swallowed() -> None:
     if sniffio.current_async_library() != "asyncio":
         pytest.skip("tasks of asyncio")
-    task = asyncio.create_task(finish_within(swallows_once, 30))
+    task = asyncio.create_task(finish_within(swallows_once, 30, name="it"))
     await anyio.sleep(0.01)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -113,9 +113,9 @@ async def test_a_time_out_around_keeps_its_count() -> None:
         pytest.skip("asyncio.timeout")
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.01):
-            await finish_within(swallows_once, 30)
+            await finish_within(swallows_once, 30, name="it")
     with pytest.raises(TimeoutError):
-        await finish_within(swallows_once, 0.01)
+        await finish_within(swallows_once, 0.01, name="it")
     task = asyncio.current_task()
     assert task is not None
     assert task.cancelling() == 0
@@ -134,9 +134,9 @@ async def test_time_outs_within_are_the_codes_own_business() -> None:
         with anyio.fail_after(0.01):
             await anyio.sleep_forever()
 
-    assert await finish_within(works_on, 30) == "recovered"
+    assert await finish_within(works_on, 30, name="it") == "recovered"
     with pytest.raises(TimeoutError):
-        await finish_within(gives_up, 30)
+        await finish_within(gives_up, 30, name="it")
     with anyio.fail_after(5) as around:  # and nobody is left cancelled
         await anyio.lowlevel.checkpoint()
     assert not around.cancel_called
@@ -149,7 +149,7 @@ async def test_time_outs_within_put_nothing_off() -> None:
                 await anyio.sleep_forever()
 
     with anyio.fail_after(5), pytest.raises(TimeoutError):
-        await finish_within(retries_for_ever, 0.1)
+        await finish_within(retries_for_ever, 0.1, name="it")
 
 
 async def test_a_native_time_out_within() -> None:
@@ -164,7 +164,7 @@ async def test_a_native_time_out_within() -> None:
             await asyncio.sleep(0.1)
         return "recovered"
 
-    assert await finish_within(works_on, 30) == "recovered"
+    assert await finish_within(works_on, 30, name="it") == "recovered"
     task = asyncio.current_task()
     assert task is not None
     assert task.cancelling() == 0
@@ -183,4 +183,4 @@ async def test_a_native_time_out_within_that_dawdles_is_closed_with_the_rest() -
 
     async with asyncio.timeout(5):
         with pytest.raises(TimeoutError):
-            await finish_within(dawdles, 20)
+            await finish_within(dawdles, 0.1, name="it")

@@ -1,0 +1,76 @@
+"""Whose cancellation it is: the caller's passes, one that foreign code made up is a failure like any other."""
+
+import asyncio
+import math
+import sys
+from collections.abc import Iterator
+from typing import Final, cast
+
+import anyio
+import sniffio
+
+__all__ = ["INTERRUPTS", "is_cancellation", "is_cancelled", "taken_as"]
+
+INTERRUPTS: Final = (KeyboardInterrupt, SystemExit)
+"""What ends the process: it passes, whatever stands beside it."""
+
+
+def is_cancelled() -> bool:
+    """Tell whether somebody outside has asked the running task to stop."""
+    if sniffio.current_async_library() == "asyncio":
+        task = asyncio.current_task()
+        if task is not None and task.cancelling() > 0:
+            return True
+    return anyio.current_effective_deadline() == -math.inf
+
+
+def is_cancellation(raised: object) -> bool:
+    """Tell whether this is how an event loop cancels a task, of whichever library."""
+    trio = sys.modules.get("trio")
+    return isinstance(raised, asyncio.CancelledError) or (
+        trio is not None and isinstance(raised, cast("type[BaseException]", trio.Cancelled))
+    )
+
+
+def taken_as(raised: BaseException) -> BaseException:
+    """Return what a piece of foreign code is to be taken to have raised; only call it while that is handled.
+
+    What leaves in place of a group is the one thing in it that matters most: an interrupt, else another
+    exception that is no `Exception`, else the cancellation of the running task. A cancellation that nobody
+    asked the running task for (of another task, awaited, or made up) is a `RuntimeError`, and so may be
+    wrapped as any exception is.
+
+    >>> async def answer() -> None:
+    ...     raise asyncio.CancelledError  # as `await` does where another task was cancelled
+    >>> async def ask() -> BaseException | None:
+    ...     try:
+    ...         await answer()
+    ...     except BaseException as raised:
+    ...         return taken_as(raised)
+    >>> anyio.run(ask)
+    RuntimeError('it was cancelled by itself: nobody had asked it to stop')
+    """
+    if isinstance(raised, Exception):
+        return raised
+    leaves = list(_leaves(raised))
+    for leaf in leaves:
+        if isinstance(leaf, INTERRUPTS):
+            return leaf
+    for leaf in leaves:
+        if not isinstance(leaf, Exception) and not is_cancellation(leaf):
+            return leaf
+    own = anyio.get_cancelled_exc_class()
+    for leaf in leaves:
+        if isinstance(leaf, own) and is_cancelled():
+            return leaf
+    failure = RuntimeError("it was cancelled by itself: nobody had asked it to stop")
+    failure.__cause__ = raised
+    return failure
+
+
+def _leaves(raised: BaseException) -> Iterator[BaseException]:
+    if not isinstance(raised, BaseExceptionGroup):
+        yield raised
+        return
+    for inner in cast("BaseExceptionGroup[BaseException]", raised).exceptions:
+        yield from _leaves(inner)
