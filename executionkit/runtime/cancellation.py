@@ -8,8 +8,16 @@ from typing import Final, cast
 
 import anyio
 import sniffio
+from anyio.lowlevel import checkpoint_if_cancelled
 
-__all__ = ["INTERRUPTS", "is_cancellation", "is_cancelled", "taken_as"]
+__all__ = [
+    "INTERRUPTS",
+    "cancellations",
+    "is_cancellation",
+    "is_cancelled",
+    "stop_if_cancelled",
+    "taken_as",
+]
 
 INTERRUPTS: Final = (KeyboardInterrupt, SystemExit)
 """What ends the process: it passes, whatever stands beside it."""
@@ -22,6 +30,25 @@ def is_cancelled() -> bool:
         if task is not None and task.cancelling() > 0:
             return True
     return anyio.current_effective_deadline() == -math.inf
+
+
+def cancellations() -> int:
+    """Return how often `asyncio.Task.cancel` has struck the running task, for `stop_if_cancelled`; 0 on trio."""
+    if sniffio.current_async_library() != "asyncio":
+        return 0
+    task = asyncio.current_task()
+    return 0 if task is None else task.cancelling()
+
+
+async def stop_if_cancelled(before: int) -> None:
+    """Raise the cancellation that foreign code has turned into a failure: nothing is to follow it.
+
+    Args:
+        before: The `cancellations` before that code was called.
+    """
+    await checkpoint_if_cancelled()
+    if cancellations() > before:
+        raise asyncio.CancelledError
 
 
 def is_cancellation(raised: object) -> bool:

@@ -37,7 +37,7 @@ from executionkit.events import (
 from executionkit.provider import LLMProvider, LLMResponse, shown_in
 from executionkit.retry import DEFAULT_RETRY, RetryConfig, retry_delay
 from executionkit.runtime.attempts import Attempt
-from executionkit.runtime.cancellation import taken_as
+from executionkit.runtime.cancellation import cancellations, stop_if_cancelled, taken_as
 from executionkit.runtime.dialects import Memory, memory_of
 from executionkit.runtime.frame import Frame, attribute
 from executionkit.runtime.ledger import Payers, Reservation, reserve
@@ -229,6 +229,7 @@ class Completion:
         attempt = Attempt(provider, partial(_send_delta, self._span) if self._stream else None)
         under_way = OpenCall(reservation, self._frame.settings.ends_at, span)
         token = call_under_way.set(under_way)
+        before = cancellations()
         try:
             response = await attempt.answer(spell(self._request, self._dialect, reservation.max_tokens))
         except BaseException as raised:
@@ -237,6 +238,7 @@ class Completion:
                 failure = _as_failure(error, self._retry(provider), attempt)
                 learned = self._learn(memory, failure)
                 self._settled(span, reservation.abandon(failure.cost), failure=failure, learned=learned)
+                await stop_if_cancelled(before)
                 return failure
             self._settled(span, reservation.abandon(attempt.billed), error=type(error).__name__)
             if error is raised:

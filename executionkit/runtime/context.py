@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol, TypeAlias, TypeVar
 
 from anyio import current_time
-from anyio.lowlevel import checkpoint_if_cancelled, current_token
+from anyio.lowlevel import current_token
 from returns.result import Failure, Success
 
 from executionkit.core.checks import check_count
@@ -19,7 +19,7 @@ from executionkit.errors import ExecutionKitError, StageError, described
 from executionkit.events import StageFinished, StageStarted
 from executionkit.outcome import Outcome, PatternResult
 from executionkit.provider import LLMProvider, LLMResponse, Message, ToolSpec, supports_tools
-from executionkit.runtime.cancellation import taken_as
+from executionkit.runtime.cancellation import cancellations, stop_if_cancelled, taken_as
 from executionkit.runtime.completion import Answered, Completion
 from executionkit.runtime.frame import Frame, attribute
 from executionkit.runtime.gather import gather
@@ -164,12 +164,12 @@ class Context:
         frame = self._frame.below(self._frame.path, is_stage=False)
         frame.counts = self._frame.counts
         failure: ExecutionKitError
+        before = cancellations()
         try:
             return Success(await work(Context(frame)))
         except ExecutionKitError as error:
             failure = error
-        # A provider may have turned a cancellation into this failure: nothing is to follow it.
-        await checkpoint_if_cancelled()
+        await stop_if_cancelled(before)
         return Failure(frame.stamped(failure))
 
     async def answer(self, request: Request, *, stream: bool = False) -> Answered:

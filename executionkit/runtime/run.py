@@ -145,6 +145,10 @@ async def _bounded(
         frame.keep_to_itself()
         error = DeadlineExceededError(f"the run did not end within its deadline of {deadline} s")
         return Failure(frame.stamped(error))
+    except RuntimeError as cancelled:  # somebody has cancelled every task there is, but not ours
+        failure = StageError(f"the run's task was cancelled: {cancelled}")
+        failure.__cause__ = cancelled
+        return Failure(frame.stamped(failure))
     finally:
         frame.account.is_closed = True
 
