@@ -4,7 +4,7 @@ import copy
 import pickle
 import re
 from types import MappingProxyType
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import pytest
 
@@ -166,7 +166,7 @@ def test_wrapping_keeps_ours_and_wraps_the_rest() -> None:
 class WantsMore(ProviderError):
     """A class with a `__new__` of its own."""
 
-    def __new__(cls, host: str, port: int) -> "WantsMore":
+    def __new__(cls, host: str, port: int) -> Self:
         return super().__new__(cls, f"{host}:{port}")
 
     def __init__(self, host: str, port: int) -> None:
