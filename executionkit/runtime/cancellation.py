@@ -3,7 +3,8 @@
 import asyncio
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Final, cast
 
 import anyio
@@ -12,6 +13,7 @@ from anyio.lowlevel import checkpoint_if_cancelled
 
 __all__ = [
     "INTERRUPTS",
+    "Waiter",
     "cancellations",
     "is_cancellation",
     "is_cancelled",
@@ -40,15 +42,52 @@ def cancellations() -> int:
     return 0 if task is None else task.cancelling()
 
 
-async def stop_if_cancelled(before: int) -> None:
+async def stop_if_cancelled(before: int, failure: BaseException) -> None:
     """Raise the cancellation that foreign code has turned into a failure: nothing is to follow it.
 
     Args:
         before: The `cancellations` before that code was called.
+        failure: What it made of it. There are time-outs that cancel the task and never take it back; so the
+            count alone says nothing.
     """
     await checkpoint_if_cancelled()
     if cancellations() > before:
-        raise asyncio.CancelledError
+        reasons = list(_reasons(failure))
+        is_timeout = any(isinstance(reason, TimeoutError) for reason in reasons)
+        if not is_timeout and any(isinstance(reason, asyncio.CancelledError) for reason in reasons):
+            raise asyncio.CancelledError
+
+
+def _reasons(failure: BaseException | None) -> Iterator[BaseException]:
+    """Return an exception, and all that led to it."""
+    seen: set[int] = set()
+    while failure is not None and id(failure) not in seen:
+        yield failure
+        seen.add(id(failure))
+        failure = failure.__cause__ or failure.__context__
+
+
+class Waiter(asyncio.Future[None]):
+    """A future to wait for that tells at once when the task that waits for it is cancelled.
+
+    `await task` does so: it cancels that task before the event loop takes another turn. In a turn a call
+    could be sent.
+    """
+
+    def __init__(self, on_cancel: Callable[[], None]) -> None:
+        super().__init__(loop=asyncio.get_running_loop())
+        self._on_cancel = on_cancel
+
+    def end(self, _: object = None) -> None:
+        """End the wait, whatever for."""
+        with suppress(asyncio.InvalidStateError):  # it ended before; a signal may cancel it at any moment
+            self.set_result(None)
+
+    def cancel(self, msg: object = None) -> bool:
+        """Cancel what is waited for, and the wait."""
+        if not self.done():
+            self._on_cancel()
+        return super().cancel(msg)
 
 
 def is_cancellation(raised: object) -> bool:

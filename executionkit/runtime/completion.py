@@ -238,7 +238,7 @@ class Completion:
                 failure = _as_failure(error, self._retry(provider), attempt)
                 learned = self._learn(memory, failure)
                 self._settled(span, reservation.abandon(failure.cost), failure=failure, learned=learned)
-                await stop_if_cancelled(before)
+                await stop_if_cancelled(before, error)
                 return failure
             self._settled(span, reservation.abandon(attempt.billed), error=type(error).__name__)
             if error is raised:

@@ -169,7 +169,7 @@ class Context:
             return Success(await work(Context(frame)))
         except ExecutionKitError as error:
             failure = error
-        await stop_if_cancelled(before)
+        await stop_if_cancelled(before, failure)
         return Failure(frame.stamped(failure))
 
     async def answer(self, request: Request, *, stream: bool = False) -> Answered:

@@ -5,10 +5,11 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 import anyio
+from sniffio import current_async_library
 
 from executionkit.core.frozen import freeze_mapping
 from executionkit.errors import ExecutionKitError, described
-from executionkit.runtime.cancellation import is_cancellation, taken_as
+from executionkit.runtime.cancellation import Waiter, is_cancellation, taken_as
 
 __all__ = ["gather"]
 
@@ -35,14 +36,16 @@ async def gather(
 
     A few workers share one iterator: a task for each piece would cost twenty times as much.
     """
-    if count == 1 or limit == 1:
+    if count < 2 or limit == 1:
         return [await work(index) for index in range(count)]
     results: dict[int, T] = {}
+    under_way = min(limit, count)
     failures: list[Exception] = []
     interrupts: list[BaseException] = []
     indices = iter(range(count))
 
     async def worker() -> None:
+        nonlocal under_way
         try:
             for index in indices:
                 if failures or interrupts:
@@ -60,11 +63,18 @@ async def gather(
                 on_failure()
             if not isinstance(failure, finish_on):
                 group.cancel_scope.cancel()
+        finally:
+            under_way -= 1
+            if not under_way and ended is not None:
+                ended.end()
 
     with _ungrouped():
         async with anyio.create_task_group() as group:
-            for _ in range(min(limit, count)):
+            ended = Waiter(group.cancel_scope.cancel) if current_async_library() == "asyncio" else None
+            for _ in range(under_way):
                 group.start_soon(worker)
+            if ended is not None:
+                await ended
     if interrupts:
         raise interrupts[0]
     if failures:

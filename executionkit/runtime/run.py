@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Awaitable, Callable
 from contextvars import copy_context
+from functools import cache
 from typing import TypeVar
 
 import anyio
@@ -48,6 +49,8 @@ async def run_stage(
         TypeError: An argument is of the wrong type.
         ValueError: A budget is negative, or a deadline not positive.
     """
+    if sniffio.current_async_library() == "trio":
+        _let_interrupts_wait()
     limit = checked_budget(max_cost)
     checked_retry(retry)
     _check_deadline(deadline)
@@ -97,6 +100,18 @@ def _running_library() -> str | None:
 async def _closing(run: Callable[[], Awaitable[T]]) -> T:
     async with closing_at_exit():
         return await run()
+
+
+@cache
+def _let_interrupts_wait() -> None:
+    """Have trio raise Ctrl-C where a run awaits something, as asyncio does.
+
+    Between two lines of ours, or of anyio's, it would leave open what was just opened.
+    """
+    import trio  # an extra
+
+    trio.lowlevel.enable_ki_protection(run_stage)
+    trio.lowlevel.enable_ki_protection(MeteredProvider.complete)
 
 
 def _open(

@@ -19,7 +19,7 @@ import anyio
 import sniffio
 from anyio.lowlevel import checkpoint_if_cancelled
 
-from executionkit.runtime.cancellation import INTERRUPTS, is_cancellation, taken_as
+from executionkit.runtime.cancellation import INTERRUPTS, Waiter, is_cancellation, taken_as
 
 __all__ = ["A_LIFETIME", "GRACE", "finish_within"]
 
@@ -57,7 +57,7 @@ async def finish_within(
     child = _Child(work, name)
     if sniffio.current_async_library() == "trio":
         child.scope = anyio.CancelScope()
-        return await _on_trio(child, child.scope, min(seconds, A_LIFETIME))
+        return await _on_trio(child, min(seconds, A_LIFETIME), keeps_shields)
     if keeps_shields:
         child.scope = anyio.CancelScope()
     return await _on_asyncio(child, min(seconds, A_LIFETIME))
@@ -66,7 +66,7 @@ async def finish_within(
 class _Child(Generic[T]):
     """A piece of foreign code, and what became of it."""
 
-    __slots__ = ("_failure", "_is_left", "_results", "_work", "ends_at", "name", "scope")
+    __slots__ = ("_failure", "_is_left", "_outer", "_results", "_work", "ends_at", "name", "scope", "task")
 
     def __init__(self, work: Callable[[], Awaitable[T]], name: str) -> None:
         self._work = work
@@ -74,10 +74,24 @@ class _Child(Generic[T]):
         self._failure: BaseException | None = None
         self._is_left = False
         self.name: Final = name
+        self._outer = _within.get()
         self.scope: anyio.CancelScope | None = None
         """What cancels it; None where `asyncio.Task.cancel` does."""
+        self.task: asyncio.Task[None] | None = None
         self.ends_at: float = math.inf
         """The event loop's time at which it is left behind; infinite before it is cancelled."""
+
+    def interruptible(self) -> None:
+        """Let Ctrl-C into the work itself on trio, which keeps it out of tasks like these."""
+        import trio  # an extra
+
+        work = self._work
+
+        @trio.lowlevel.disable_ki_protection
+        async def unprotected() -> T:
+            return await work()
+
+        self._work = unprotected
 
     async def run(self) -> None:
         """Do the work and keep what comes of it, for the task that waits for it to take. Raises nothing."""
@@ -103,16 +117,21 @@ class _Child(Generic[T]):
         elif isinstance(failure, INTERRUPTS):
             _interrupt(failure)
 
-    def begin_grace(self) -> float:
-        """Note that it is cancelled from now on and return how long it gets.
+    def cancel(self) -> None:
+        """Cancel it, once, and begin its grace.
 
-        That is less where this very task was cancelled for good: so the inner one is left first, and the
-        outer one can still end by itself.
+        That is shorter where the code around it is cancelled too: so the inner one is left behind first, and
+        the outer one can still end by itself.
         """
-        now, outer = anyio.current_time(), _within.get()
+        if self.ends_at < math.inf:
+            return
+        now, outer = anyio.current_time(), self._outer
         left = math.inf if outer is None else 0.9 * (outer.ends_at - now)
         self.ends_at = now + max(GRACE / 10, min(GRACE, left))
-        return self.ends_at - now
+        if self.scope is not None:
+            self.scope.cancel()
+        elif self.task is not None:
+            self.task.cancel()
 
     def leave(self) -> None:
         """Go on without it."""
@@ -152,19 +171,19 @@ _within: Final[ContextVar["_Child[Any] | None"]] = ContextVar("executionkit_with
 
 
 async def _on_asyncio(child: _Child[T], seconds: float) -> T:
-    task = asyncio.get_running_loop().create_task(child.run(), name=child.name)
+    child.task = task = asyncio.get_running_loop().create_task(child.run(), name=child.name)
     cancelled: asyncio.CancelledError | None = None
     try:
-        await _done_or(seconds, task)
+        await _done_or(seconds, task, child.cancel)
     except asyncio.CancelledError as error:
         cancelled = error
     except BaseException:
-        task.cancel()
+        child.cancel()
         raise
     try:
         is_late = not task.done()
         if is_late:
-            (child.scope or task).cancel()
+            child.cancel()
             cancelled = await _ended(task, child) or cancelled
         child.raise_interrupt()
         if cancelled is not None:
@@ -180,14 +199,12 @@ async def _on_asyncio(child: _Child[T], seconds: float) -> T:
 async def _ended(task: "asyncio.Task[None]", child: _Child[Any]) -> asyncio.CancelledError | None:
     """Wait for a child that was cancelled, but not for ever; return what cancelled the wait, if anything did."""
     cancelled: asyncio.CancelledError | None = None
-    left = child.begin_grace()
     with anyio.CancelScope(shield=True):
-        while not task.done() and left > 0:
+        while not task.done() and (left := child.ends_at - anyio.current_time()) > 0:
             try:
                 await _done_or(left, task)
             except asyncio.CancelledError as error:
                 cancelled = cancelled or error
-            left = child.ends_at - anyio.current_time()
     if not task.done():
         child.leave()
         # Nobody is to wait for it when the loop ends, nor to hear of it then: it was said already.
@@ -197,37 +214,33 @@ async def _ended(task: "asyncio.Task[None]", child: _Child[Any]) -> asyncio.Canc
     return cancelled
 
 
-async def _done_or(seconds: float, task: "asyncio.Task[None]") -> None:
+async def _done_or(
+    seconds: float, task: "asyncio.Task[None]", on_cancel: Callable[[], None] = lambda: None
+) -> None:
     """Wait until a task is done or the time is up, as `asyncio.wait` does at twice the cost."""
-    ended = task.get_loop().create_future()
-
-    def end(_: object = None) -> None:
-        if not ended.done():
-            ended.set_result(None)
-
-    timer = task.get_loop().call_later(seconds, end)
-    task.add_done_callback(end)
+    ended = Waiter(on_cancel)
+    timer = task.get_loop().call_later(seconds, ended.end)
+    task.add_done_callback(ended.end)
     try:
         await ended
     finally:
         timer.cancel()
-        task.remove_done_callback(end)
+        task.remove_done_callback(ended.end)
 
 
-async def _on_trio(child: _Child[T], scope: anyio.CancelScope, seconds: float) -> T:
+async def _on_trio(child: _Child[T], seconds: float, keeps_shields: bool) -> T:
     import trio  # an extra
 
     done = trio.Event()
-
-    @trio.lowlevel.disable_ki_protection
-    async def work() -> None:
-        await child.run()
+    if not keeps_shields:
+        child.interruptible()
 
     async def host() -> None:
         try:
-            await work()
-        except KeyboardInterrupt as interrupt:  # between two lines of ours
-            child.keep(interrupt)
+            with trio.CancelScope():  # closes what was left open within
+                await child.run()
+        except BaseException as failure:  # noqa: BLE001 - an interrupt between two lines of ours, say
+            child.keep(failure)
         finally:
             done.set()
 
@@ -239,9 +252,8 @@ async def _on_trio(child: _Child[T], scope: anyio.CancelScope, seconds: float) -
             is_late = False
     finally:
         if not done.is_set():
-            grace = child.begin_grace()
-            scope.cancel()
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + grace):
+            child.cancel()
+            with trio.CancelScope(shield=True, deadline=child.ends_at):
                 await done.wait()
             if not done.is_set():
                 child.leave()
