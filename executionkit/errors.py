@@ -25,7 +25,8 @@ achieved. Errors are values: they compare by value, hash, copy and pickle.
 
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager, suppress
-from typing import ClassVar, Self
+from types import MappingProxyType
+from typing import Any, ClassVar, Final, Self, TypeVar, cast
 
 from executionkit.core.frozen import EMPTY, Metadata, freeze_mapping, thaw
 from executionkit.core.usage import NO_USAGE, TokenUsage
@@ -102,24 +103,87 @@ class ExecutionKitError(Exception):
             metadata: Keys to add. What the error has under such a key already is kept below `inner`.
             totals: Keys that count what the error's own metadata knows in part; they replace it.
         """
-        copy = self.__class__.__new__(self.__class__, *self.args)
-        copy.__dict__.update(self.__dict__)
+        try:
+            return self._stamped(cost, metadata, totals)
+        except Exception:
+            return self._wrapped(cost, metadata, totals)
+
+    def _stamped(
+        self, cost: TokenUsage, metadata: Mapping[str, object], totals: Mapping[str, object]
+    ) -> Self:
+        copy = self._bare_copy()
         copy.cost = cost
         if metadata or totals:
             copy.metadata = freeze_mapping({**_with_inner(self.metadata, metadata), **totals})
+        elif type(copy.metadata) is not MappingProxyType:  # it was put there afterwards
+            copy.metadata = freeze_mapping(self.metadata)
         copy.__cause__ = self.__cause__
         return copy
+
+    def _bare_copy(self) -> Self:
+        """Return an error of this class and state, without a call of the `__init__` that it may have."""
+        copy = _bare(type(self), self.args)
+        copy.args = self.args  # `OSError` beside us takes them in `__init__` only
+        state: object = object.__getstate__(self)
+        in_dict, in_slots = cast(
+            "tuple[object, object]", state if isinstance(state, tuple) else (state, None)
+        )
+        copy.__dict__.update(cast("dict[str, object]", in_dict or {}))
+        for name, value in cast("dict[str, object]", in_slots or {}).items():
+            object.__setattr__(copy, name, value)
+        return copy
+
+    def _wrapped(
+        self, cost: TokenUsage, metadata: Mapping[str, object], totals: Mapping[str, object]
+    ) -> Self:
+        """Return an error that stands for this one, of a class that cannot be copied or with odd metadata.
+
+        It is one of ours, a `ProviderError` for an `LLMError` and a `StageError` for the rest, whatever the
+        signature says: what was spent counts for more than the class.
+        """
+        kind = ProviderError if isinstance(self, LLMError) else StageError
+        wrapped = kind(described(self), cost=cost)
+        with suppress(Exception):
+            wrapped.metadata = freeze_mapping(self.metadata)
+        for added in (metadata, totals):
+            with suppress(Exception):
+                wrapped.metadata = freeze_mapping({**wrapped.metadata, **added})
+        if isinstance(wrapped, ProviderError):
+            with suppress(Exception):
+                wrapped.retry_hint = bool(self.retryable)
+        wrapped.__cause__ = self
+        return cast("Self", wrapped)
 
     def __eq__(self, other: object) -> bool:
         if type(other) is not type(self):
             return NotImplemented
-        return self.args == other.args and self.__dict__ == other.__dict__
+        with suppress(Exception):  # what was put into it may compare in any way
+            return bool(self.args == other.args and self.__dict__ == other.__dict__)
+        return False
 
     def __hash__(self) -> int:
-        return hash((type(self), self.args, self.cost))
+        with suppress(Exception):
+            return hash((type(self), self.args, self.cost))
+        return hash(type(self))
 
     def __reduce__(self) -> tuple[object, ...]:
         return _rebuild, (type(self), self.args, {**self.__dict__, "metadata": thaw(self.metadata)})
+
+
+_HEAP_TYPE: Final = 1 << 9
+"""The flag of classes that are made by a `class` statement."""
+
+_Error = TypeVar("_Error", bound=ExecutionKitError)
+
+
+def _bare(cls: type[_Error], args: tuple[object, ...]) -> _Error:
+    """Make an error without a call of its `__init__`, nor of a `__new__` that wants something else."""
+    try:
+        return cls.__new__(cls, *args)
+    except Exception:
+        native: Any = next(base for base in cls.__mro__ if not base.__flags__ & _HEAP_TYPE)
+        made: _Error = native.__new__(cls, *args)
+        return made
 
 
 def _with_inner(own: Mapping[str, object], outer: Mapping[str, object]) -> dict[str, object]:
@@ -136,7 +200,7 @@ def _rebuild(
     cls: type[ExecutionKitError], args: tuple[object, ...], state: dict[str, object]
 ) -> ExecutionKitError:
     """Undo `__reduce__`; the cause stays behind, as with every exception that is pickled."""
-    error = cls.__new__(cls, *args)
+    error = _bare(cls, args)
     error.__dict__.update(state)
     error.metadata = freeze_mapping(error.metadata)
     return error

@@ -5,14 +5,16 @@ make its settings fields, check them in `__post_init__` and implement `perform`.
 """
 
 from abc import ABCMeta, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from functools import partial
-from typing import Any, Generic, Self, TypeVar, cast, final, overload
+from typing import Any, Final, Generic, Self, TypeVar, cast, final, overload
 
 import msgspec
 from returns.result import Failure, Success
 from typing_extensions import TypeForm, TypeIs, override
 
+from executionkit.core.budget import tighter
 from executionkit.core.checks import check_function
 from executionkit.core.usage import NO_USAGE, TokenUsage, checked_budget
 from executionkit.errors import ExecutionKitError, described
@@ -164,14 +166,16 @@ class Stage(
         """Feed this stage's value to another stage."""
         if not _is_stage(following):
             return NotImplemented
-        return _chain(*_parts(self), *_parts(following))
+        return _chain(self, following)
 
     @final
     def __or__(self, other: "Stage[In_contra, T]") -> "Stage[In_contra, Out_co | T]":
         """Fall back to another stage where this one fails; what both spent counts."""
         if not _is_stage(other):
             return NotImplemented
-        return Fallback((*_options(self), *_options(other)))
+        options: tuple[Stage[In_contra, Out_co | T], ...] = _options(self) + _options(other)
+        _check_nesting(*[stage for stage in (self, other) if not isinstance(stage, Fallback)])
+        return _extended(Fallback(options[:1]), "options", options)
 
     @final
     def __and__(self, other: "Stage[In_contra, T]") -> "Stage[In_contra, tuple[Out_co, T]]":
@@ -183,7 +187,13 @@ class Stage(
     @final
     def map(self, function: Callable[[Out_co], T]) -> "Stage[In_contra, T]":
         """Apply a pure function to the value; score and metadata stay."""
-        return Mapped(self, function)
+        if not callable(function):
+            raise TypeError(f"map takes a function, not {type(function).__name__}")
+        known: object = self
+        if isinstance(known, Mapped):
+            mapped = cast("Mapped[In_contra, Any, T]", known)
+            return _extended(copy(mapped), "functions", (*mapped.functions, function))
+        return Mapped(self, (function,))
 
     @final
     def within(self, max_cost: TokenUsage) -> "Stage[In_contra, Out_co]":
@@ -195,16 +205,20 @@ class Stage(
         """
         if max_cost is None:  # pyright: ignore[reportUnnecessaryComparison]
             raise TypeError("within takes a TokenUsage; leave it out where there is no budget")
-        return Within(self, checked_budget(max_cost) or NO_USAGE)
+        limit = checked_budget(max_cost) or NO_USAGE
+        if isinstance(self, Within):
+            return Within(self.stage, tighter(self.max_cost, limit))
+        return Within(self, limit)
 
     @final
     def using(self, provider: LLMProvider) -> "Stage[In_contra, Out_co]":
-        """Bind this stage to a provider of its own, whatever the run uses.
+        """Bind this stage to a provider of its own, whatever the run uses. Where it has one, that stays.
 
         Raises:
             TypeError: It does not have the shape of a provider.
         """
-        return Using(self, checked_provider(provider))
+        bound = checked_provider(provider)
+        return self if isinstance(self, Using) else Using(self, bound)
 
 
 class Pipeline(Stage[A, B], frozen=True):
@@ -300,18 +314,20 @@ class Both(Stage[A, tuple[T, B]], Generic[A, T, B], frozen=True):
 
 
 class Mapped(Stage[A, B], Generic[A, T, B], frozen=True):
-    """A stage with a pure function applied to its value. `a.map(f)` makes one.
+    """A stage with pure functions applied to its value, one after the other. `a.map(f)` makes one.
 
     Args:
         stage: The stage.
-        function: What is applied. If it raises, the stage fails with a `StageError`.
+        functions: What is applied. If one raises, the stage fails with a `StageError`.
     """
 
     stage: Stage[A, T]
-    function: Callable[[T], B]
+    functions: tuple[Callable[[Any], Any], ...]
 
     def __post_init__(self) -> None:
-        check_function("map", self.function)
+        _check_nesting(self.stage)
+        for function in self.functions:
+            check_function("map", function)
 
     @property
     @override
@@ -320,7 +336,10 @@ class Mapped(Stage[A, B], Generic[A, T, B], frozen=True):
 
     @override
     async def perform(self, value: A, context: Context) -> PatternResult[B]:
-        return (await self.stage.perform(value, context)).map(self.function)
+        result: PatternResult[Any] = await self.stage.perform(value, context)
+        for function in self.functions:
+            result = result.map(function)
+        return result
 
 
 class Within(Stage[A, B], frozen=True):
@@ -333,6 +352,9 @@ class Within(Stage[A, B], frozen=True):
 
     stage: Stage[A, B]
     max_cost: TokenUsage
+
+    def __post_init__(self) -> None:
+        _check_nesting(self.stage)
 
     @property
     @override
@@ -355,6 +377,9 @@ class Using(Stage[A, B], frozen=True):
 
     stage: Stage[A, B]
     provider: LLMProvider
+
+    def __post_init__(self) -> None:
+        _check_nesting(self.stage)
 
     @property
     @override
@@ -387,6 +412,9 @@ def _are_stages(held: object) -> "TypeIs[tuple[Stage[Any, Any], ...]]":
     )
 
 
+_S = TypeVar("_S", bound=Stage[Any, Any])
+
+
 def _is_stage(operand: object) -> bool:
     return isinstance(operand, Stage)
 
@@ -395,8 +423,12 @@ def _parts(stage: Stage[Any, Any]) -> tuple[Stage[Any, Any], ...]:
     return stage.stages if isinstance(stage, Pipeline) else (stage,)
 
 
-def _chain(*stages: Stage[Any, Any]) -> Stage[Any, Any]:
-    return stages[0] if len(stages) == 1 else Pipeline(stages)
+def _chain(first: Stage[Any, Any], second: Stage[Any, Any]) -> Stage[Any, Any]:
+    stages = _parts(first) + _parts(second)
+    if len(stages) == 1:
+        return stages[0]
+    _check_nesting(*[stage for stage in (first, second) if not isinstance(stage, Pipeline)])
+    return _extended(Pipeline[Any, Any](()), "stages", stages)
 
 
 def _options(stage: Stage[A, B]) -> tuple[Stage[A, B], ...]:
@@ -421,6 +453,45 @@ def _check_stages(stages: object) -> None:
     for stage in cast("tuple[object, ...]", stages):
         if not isinstance(stage, Stage):
             raise TypeError(f"a stage is wanted, not {type(stage).__name__}")
+    _check_nesting(*cast("tuple[Stage[Any, Any], ...]", stages))
+
+
+MOST_NESTED: Final = 100
+"""Levels of stages within stages; each takes some frames of the interpreter's stack when it is run."""
+
+
+def _check_nesting(*stages: Stage[Any, Any]) -> None:
+    """Check that one more stage may be put around these.
+
+    Raises:
+        ValueError: They are nested too deeply to be run, hashed or pickled.
+    """
+    level: Iterable[Stage[Any, Any]] = stages
+    for _ in range(MOST_NESTED):
+        # Each once, however often it is used: `a & a` would double it from level to level.
+        level = {id(part): part for stage in level for part in _stages_in(stage)}.values()
+        if not level:
+            return
+    raise ValueError(
+        f"stages are nested more than {MOST_NESTED} levels deep; put them side by side with >> or |, "
+        "or make one function of several"
+    )
+
+
+def _stages_in(stage: Stage[Any, Any]) -> Iterator[Stage[Any, Any]]:
+    """Return the stages that are fields of a stage, or stand in a tuple or list that is one."""
+    for name in stage.__struct_fields__:
+        field: object = getattr(stage, name)
+        if isinstance(field, Stage):
+            yield field
+        elif isinstance(field, tuple | list):
+            yield from [part for part in cast("Sequence[object]", field) if isinstance(part, Stage)]
+
+
+def _extended(stage: _S, field: str, value: tuple[object, ...]) -> _S:
+    """Set a field that is made of what was checked before: to check it all again would take the square of it."""
+    msgspec.structs.force_setattr(stage, field, value)
+    return stage
 
 
 def _tried(failures: list[ExecutionKitError]) -> dict[str, object]:

@@ -8,8 +8,6 @@ from inspect import isasyncgenfunction, isawaitable, iscoroutinefunction, isgene
 from types import MappingProxyType
 from typing import Any, Final, Protocol, cast, overload, runtime_checkable
 
-import anyio
-import anyio.to_thread
 import msgspec
 
 from executionkit.core.checks import check_count, check_number
@@ -17,6 +15,7 @@ from executionkit.core.schema.signature import Signature, read_signature
 from executionkit.core.schema.validation import Rejected, SchemaText, compile_schema, schema_text
 from executionkit.provider import ToolSpec
 from executionkit.runtime.context import Context
+from executionkit.runtime.threads import in_thread
 
 __all__ = ["Tool", "ToolError", "TypedExecute", "tool"]
 
@@ -199,11 +198,7 @@ class _Function(msgspec.Struct, frozen=True, dict=True):
     async def _run(self, arguments: Mapping[str, Any]) -> object:
         result: object
         if self._blocks:
-            bound = partial(self.function, **arguments)
-            # A limiter of its own: a call that never returns must not keep others from their thread.
-            result = await anyio.to_thread.run_sync(
-                bound, abandon_on_cancel=True, limiter=anyio.CapacityLimiter(1)
-            )
+            result = await in_thread(partial(self.function, **arguments))
         else:
             result = self.function(**arguments)
         return await result if isawaitable(result) else result

@@ -4,7 +4,7 @@ import copy
 import pickle
 import re
 from types import MappingProxyType
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import pytest
 
@@ -18,6 +18,7 @@ from executionkit.errors import (
     PatternError,
     ProviderError,
     RateLimitError,
+    StageError,
     described,
     wrapping,
 )
@@ -160,3 +161,108 @@ def test_wrapping_keeps_ours_and_wraps_the_rest() -> None:
         assert wrapped.value.__cause__ is foreign
     with pytest.raises(KeyboardInterrupt), wrapping(EvaluationError, "the evaluator"):
         raise KeyboardInterrupt
+
+
+class WantsMore(ProviderError):
+    """A class with a `__new__` of its own."""
+
+    def __new__(cls, host: str, port: int) -> Self:
+        return super().__new__(cls, f"{host}:{port}")
+
+    def __init__(self, host: str, port: int) -> None:
+        super().__init__(f"{host}:{port} is down")
+        self.port = port
+
+
+class Slotted(ProviderError):
+    __slots__ = ("port",)
+
+    def __init__(self, port: int) -> None:
+        super().__init__("down")
+        self.port = port
+
+
+class ReadOnly(PatternError):
+    """Refuses every change."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name == "cost" and value != TokenUsage():
+            raise AttributeError("read-only")
+        super().__setattr__(name, value)
+
+
+class System(PatternError, OSError):
+    """Has a layout that is not `Exception`'s."""
+
+
+@pytest.mark.parametrize("error", [WantsMore("host", 80), Slotted(80)])
+def test_a_copy_keeps_the_class_and_its_state(error: Any) -> None:
+    stamped = error.stamped(COST, {"a": 1})
+    assert (type(stamped), stamped.port, stamped.cost) == (type(error), 80, COST)
+    assert (stamped.args, stamped.metadata) == (error.args, {"a": 1})
+
+
+def test_a_copy_keeps_a_layout_of_its_own() -> None:
+    stamped = System("down").stamped(COST)
+    assert (type(stamped), stamped.cost, str(stamped)) == (System, COST, "down")
+
+
+def test_an_error_with_a_new_of_its_own_pickles() -> None:
+    error = pickle.loads(pickle.dumps(WantsMore("host", 80)))
+    assert (type(error), error.port) == (WantsMore, 80)
+
+
+def odd(metadata: object, kind: type[ExecutionKitError] = StageError) -> ExecutionKitError:
+    error = kind("no")
+    error.metadata = metadata  # type: ignore[assignment]  # pyright: ignore[reportAttributeAccessIssue]
+    return error
+
+
+def endless() -> dict[str, object]:
+    metadata: dict[str, object] = {}
+    metadata["self"] = metadata
+    return metadata
+
+
+class Incomparable:
+    """Raises when it is compared."""
+
+    def __eq__(self, other: object) -> bool:
+        raise ValueError("ambiguous")
+
+    def __hash__(self) -> int:
+        raise TypeError("unhashable")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ReadOnly("no"),
+        odd(5),
+        odd(None),
+        odd(endless()),
+        odd(MappingProxyType({"a": Incomparable()})),
+    ],
+)
+def test_an_error_that_does_not_copy_keeps_the_cost(error: ExecutionKitError) -> None:
+    stamped = error.stamped(COST, {"a": 1}, {"usage_estimated": 2})
+    assert isinstance(stamped, StageError)
+    assert stamped.__cause__ is error
+    assert (stamped.cost, stamped.metadata["a"], stamped.metadata["usage_estimated"]) == (COST, 1, 2)
+    assert type(stamped.metadata) is MappingProxyType
+    assert "no" in str(stamped)
+
+
+@pytest.mark.parametrize("retryable", [True, False])
+def test_a_provider_error_that_does_not_copy_is_as_worth_a_retry_as_before(retryable: bool) -> None:
+    error = ProviderError("busy", retryable=retryable)
+    error.metadata = 5  # type: ignore[assignment]  # pyright: ignore[reportAttributeAccessIssue]
+    stamped: Any = error.stamped(COST)
+    assert (type(stamped), stamped.retryable, stamped.cost) == (ProviderError, retryable, COST)
+
+
+def test_what_was_put_into_an_error_may_be_incomparable_and_unhashable() -> None:
+    error, twin = (StageError(Incomparable()) for _ in range(2))  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    assert error != twin
+    assert hash(error) == hash(twin)
+    assert hash(StageError([1])) == hash(StageError([1]))  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]

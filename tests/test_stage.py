@@ -2,17 +2,22 @@
 
 import copy
 import pickle
+from collections.abc import Callable
+from functools import partial
+from operator import add
 from typing import Any
 
 import pytest
 
 from executionkit.core.usage import TokenUsage
-from executionkit.errors import ExecutionKitError, StageError
+from executionkit.errors import ExecutionKitError, ProviderError, StageError
 from executionkit.patterns.complete import complete
 from executionkit.patterns.consensus import consensus
 from executionkit.patterns.refine import refine
 from executionkit.patterns.step import step
-from executionkit.stage import Stage, identity
+from executionkit.provider import LLMResponse
+from executionkit.providers.scripted import ScriptedProvider
+from executionkit.stage import Both, Fallback, Mapped, Pipeline, Stage, Using, Within, identity
 from tests.doubles import Buy, Model, error_of, joined, reply, result_of, shown
 
 
@@ -140,3 +145,68 @@ def test_a_step_is_named_after_its_function() -> None:
 
     assert step(summarise).name == "summarise"
     assert complete().map(len).within(TokenUsage(llm_calls=1)).name == "Complete"
+
+
+def test_a_thousand_maps_are_one_stage() -> None:
+    stage: Any = complete().map(len)
+    for _ in range(1000):
+        stage = stage.map(partial(add, 1))
+    assert stage.run_sync(ScriptedProvider(["four"]), "q").unwrap().value == 1004
+    assert type(stage) is Mapped
+    assert (len(stage.functions), hash(stage)) == (1001, hash(copy.copy(stage)))
+
+
+def test_what_is_flat_is_kept_flat() -> None:
+    stage, model = complete(), ScriptedProvider(["a"])
+    assert stage.map(len).map(str) == Mapped(stage, (len, str))
+    tighter = TokenUsage(output_tokens=50, llm_calls=2)
+    assert stage.within(TokenUsage(llm_calls=2)).within(TokenUsage(output_tokens=50, llm_calls=9)) == Within(
+        stage, tighter
+    )
+    assert stage.using(model).using(ScriptedProvider(["b"])) == Using(stage, model)
+
+
+ANSWERS = ScriptedProvider(lambda _: "a")
+DEEPER: dict[str, Callable[[Stage[str, Any]], Stage[str, Any]]] = {
+    "map and fallback": lambda stage: stage.map(str) | complete(),
+    "map and pipeline": lambda stage: stage.map(str) >> complete(),
+    "fallback and pipeline": lambda stage: (stage | complete()) >> complete(),
+    "both": lambda stage: (stage & complete()).map(lambda _: "x"),
+    "within and using": lambda stage: stage.within(TokenUsage(llm_calls=10**6)).using(ANSWERS),
+    "within and map": lambda stage: stage.within(TokenUsage(llm_calls=10**6)).map(str),
+}
+
+
+class Down:
+    async def complete(self, *messages: Any, **options: Any) -> LLMResponse:
+        raise KeyError("down")
+
+
+@pytest.mark.parametrize("name", DEEPER)
+def test_what_is_nested_too_deeply_is_refused_and_the_deepest_runs(name: str) -> None:
+    deepest: Stage[str, Any] = complete()
+    with pytest.raises(ValueError, match="nested more than 100 levels"):
+        for _ in range(1000):
+            deepest = DEEPER[name](deepest)
+    assert hash(deepest) == hash(copy.copy(deepest))
+    assert deepest == copy.copy(deepest)
+    assert repr(deepest)
+    assert deepest.run_sync(ANSWERS, "q").unwrap().value
+    if "using" not in name:
+        assert isinstance(deepest.run_sync(Down(), "q").failure(), ProviderError)
+
+
+def test_stages_used_often_are_looked_at_once() -> None:
+    stage: Stage[str, Any] = complete()
+    for _ in range(90):  # looked at as a tree, that would be 2**90 of them
+        stage = stage & stage
+    assert isinstance(stage, Both)
+
+
+def test_thousands_of_stages_are_joined_in_a_moment() -> None:
+    stage: Stage[str, str] = complete()
+    fallback = stage
+    for _ in range(4000):
+        stage, fallback = stage >> complete(), complete() | fallback
+    assert stage == Pipeline((complete(),) * 4001)
+    assert fallback == Fallback((complete(),) * 4001)

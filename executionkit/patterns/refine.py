@@ -16,7 +16,7 @@ from executionkit.errors import EvaluationError, wrapping
 from executionkit.outcome import PatternResult
 from executionkit.provider import DEFAULT_MAX_TOKENS, LLMProvider, LLMResponse, opening, user
 from executionkit.runtime.context import Context
-from executionkit.runtime.timeouts import finish_in_time
+from executionkit.runtime.timeouts import finish_within
 from executionkit.stage import Stage
 
 __all__ = ["Evaluation", "Evaluator", "Refine", "refine"]
@@ -93,7 +93,7 @@ class Refine(Stage[str, str], frozen=True):
                 found = cast("_WithProvider", self.evaluator)(draft, context.provider)
             else:
                 found = cast("_Plain", self.evaluator)(draft)
-            return _checked(await _ended(found, context) if inspect.isawaitable(found) else found)
+            return _checked(await _ended(found) if inspect.isawaitable(found) else found)
 
     async def _judge(self, task: str, draft: str, context: Context) -> Evaluation:
         response = await context.complete(
@@ -201,13 +201,17 @@ def _parts(found: object) -> tuple[object, object]:
     return (found.score, found.critique) if isinstance(found, Evaluation) else (found, "")
 
 
-async def _ended(found: Awaitable[object], context: Context) -> object:
+async def _ended(found: Awaitable[object]) -> object:
     """Await an evaluator; no deadline waits for one that does not listen."""
 
     async def work() -> object:
         return await found
 
-    return await finish_in_time(work, context)
+    try:
+        return await finish_within(work, name="an evaluator")
+    finally:
+        if inspect.iscoroutine(found) and inspect.getcoroutinestate(found) == inspect.CORO_CREATED:
+            found.close()  # cancelled before it began
 
 
 def _wants_provider(evaluator: Evaluator) -> bool:

@@ -14,6 +14,7 @@ from executionkit.outcome import PatternResult
 from executionkit.provider import DEFAULT_MAX_TOKENS
 from executionkit.retry import checked_retry
 from executionkit.runtime.context import Context, charged, tighten
+from executionkit.runtime.timeouts import finish_within
 from executionkit.stage import Stage
 
 __all__ = ["Step", "StepFunction", "step", "steps_of"]
@@ -48,7 +49,10 @@ class Step(Stage[object, T], frozen=True):
         keywords = {**dict(self.keywords), **self._told(budget, context)}
 
         async def call() -> PatternResult[T]:
-            return _checked(await self.function(context.provider, str(value), **keywords), self.name)
+            result = await finish_within(
+                lambda: self.function(context.provider, str(value), **keywords), name=f"the step {self.name}"
+            )
+            return _checked(result, self.name)
 
         return await charged(context, call)
 

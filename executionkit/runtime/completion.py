@@ -37,6 +37,7 @@ from executionkit.events import (
 from executionkit.provider import LLMResponse
 from executionkit.retry import RetryConfig, retry_delay
 from executionkit.runtime.attempts import Attempt
+from executionkit.runtime.cancellation import cancellations, stop_if_cancelled, taken_as
 from executionkit.runtime.dialects import Endpoint, Memory, endpoint_of
 from executionkit.runtime.frame import Frame
 from executionkit.runtime.ledger import Account, Payers, Reservation, reserve, try_to_reserve
@@ -245,16 +246,21 @@ class Completion:
         place = (self._path, self._ordinal)
         under_way = OpenCall(reservation, place, self._frame.settings.ends_at, span)
         token = call_under_way.set(under_way)
+        before = cancellations()
         try:
             response = await attempt.answer(spell(self._request, self._dialect, reservation.max_tokens))
-        except Exception as error:
-            failure = _as_failure(error, self._retry(member), attempt)
-            learned = self._learn(member.memory, failure)
-            self._settled(span, reservation.abandon(failure.cost), failure=failure, learned=learned)
-            return failure
-        except BaseException as cancelled:
-            self._settled(span, reservation.abandon(attempt.billed), error=type(cancelled).__name__)
-            raise
+        except BaseException as raised:
+            error = taken_as(raised)
+            if isinstance(error, Exception):
+                failure = _as_failure(error, self._retry(member), attempt)
+                learned = self._learn(member.memory, failure)
+                self._settled(span, reservation.abandon(failure.cost), failure=failure, learned=learned)
+                await stop_if_cancelled(before, error)
+                return failure
+            self._settled(span, reservation.abandon(attempt.billed), error=type(error).__name__)
+            if error is raised:
+                raise
+            raise error from None
         finally:
             under_way.end()
             call_under_way.reset(token)

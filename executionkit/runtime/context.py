@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol, TypeAlias, TypeVar
 
 from anyio import current_time
-from anyio.lowlevel import checkpoint_if_cancelled, current_token
+from anyio.lowlevel import current_token
 from returns.result import Failure, Success
 
 from executionkit.core.checks import check_count
@@ -19,6 +19,7 @@ from executionkit.errors import ExecutionKitError, StageError, described
 from executionkit.events import Path, StageFinished, StageStarted
 from executionkit.outcome import Outcome, PatternResult
 from executionkit.provider import LLMProvider, LLMResponse, Message, ToolSpec, supports_tools
+from executionkit.runtime.cancellation import cancellations, stop_if_cancelled, taken_as
 from executionkit.runtime.completion import Answered, Completion
 from executionkit.runtime.frame import Frame, attribute
 from executionkit.runtime.gather import gather
@@ -163,12 +164,12 @@ class Context:
         frame = self._frame.below(self._frame.path, is_stage=False)
         frame.counts = self._frame.counts
         failure: ExecutionKitError
+        before = cancellations()
         try:
             return Success(await work(Context(frame)))
         except ExecutionKitError as error:
             failure = error
-        # A provider may have turned a cancellation into this failure: nothing is to follow it.
-        await checkpoint_if_cancelled()
+        await stop_if_cancelled(before, failure)
         return Failure(frame.stamped(failure))
 
     async def answer(self, request: Request, *, at: Path = (), stream: bool = False) -> Answered:
@@ -307,14 +308,17 @@ async def perform(stage: Performer[In, Out], value: In, frame: Frame) -> Pattern
         span.send(StageStarted, stage=stage.name)
     try:
         result = _checked(await stage.perform(value, Context(frame)), stage)
-    except Exception as error:
-        failure = frame.stamped(_as_failure(error, stage.name))
-        _send_end(span, stage.name, frame, error=type(failure).__name__)
-        raise failure from failure.__cause__
-    except BaseException as cancelled:
-        _send_end(span, stage.name, frame, error=type(cancelled).__name__)
+    except BaseException as raised:
+        error = taken_as(raised)
+        if isinstance(error, Exception):
+            failure = frame.stamped(_as_failure(error, stage.name))
+            _send_end(span, stage.name, frame, error=type(failure).__name__)
+            raise failure from failure.__cause__
+        _send_end(span, stage.name, frame, error=type(error).__name__)
         frame.hand_up()
-        raise
+        if error is raised:
+            raise
+        raise error from None
     _send_end(span, stage.name, frame, score=result.score)
     return result.stamped(frame.account.cost, frame.caveats())
 

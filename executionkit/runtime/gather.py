@@ -2,12 +2,14 @@
 
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
-from typing import TypeVar, cast
+from typing import TypeVar
 
 import anyio
+from sniffio import current_async_library
 
 from executionkit.core.frozen import freeze_mapping
 from executionkit.errors import ExecutionKitError, described
+from executionkit.runtime.cancellation import Waiter, is_cancellation, taken_as
 
 __all__ = ["gather"]
 
@@ -30,50 +32,65 @@ async def gather(
     `on_failure` is called at each: cancellation takes a turn of the event loop to arrive, and nothing may be
     bought meanwhile.
 
+    An interrupt of one of them is raised in place of anything else.
+
     A few workers share one iterator: a task for each piece would cost twenty times as much.
     """
-    if count == 1 or limit == 1:
+    if count < 2 or limit == 1:
         return [await work(index) for index in range(count)]
     results: dict[int, T] = {}
+    under_way = min(limit, count)
     failures: list[Exception] = []
+    interrupts: list[BaseException] = []
     indices = iter(range(count))
 
     async def worker() -> None:
+        nonlocal under_way
         try:
             for index in indices:
-                if failures:
+                if failures or interrupts:
                     return
                 results[index] = await work(index)
-        except Exception as failure:
-            failures.append(failure)
+        except BaseException as raised:
+            failure = taken_as(raised)
+            if is_cancellation(failure):
+                raise failure from None
+            if isinstance(failure, Exception):
+                failures.append(failure)
+            else:
+                interrupts.append(failure)  # raised by a worker, asyncio would raise it past us
             if on_failure is not None:
                 on_failure()
             if not isinstance(failure, finish_on):
                 group.cancel_scope.cancel()
+        finally:
+            under_way -= 1
+            if not under_way and ended is not None:
+                ended.end()
 
     with _ungrouped():
         async with anyio.create_task_group() as group:
-            for _ in range(min(limit, count)):
+            ended = Waiter(group.cancel_scope.cancel) if current_async_library() == "asyncio" else None
+            for _ in range(under_way):
                 group.start_soon(worker)
+            if ended is not None:
+                await ended
+    if interrupts:
+        raise interrupts[0]
     if failures:
         raise _first(failures)
+    if len(results) < count:
+        raise RuntimeError("a worker was cancelled by somebody else")
     return [results[index] for index in range(count)]
 
 
 @contextmanager
 def _ungrouped() -> Generator[None, None, None]:
-    """Let a KeyboardInterrupt or SystemExit out as it is: workers raise nothing else."""
+    """Let an interrupt, or the caller's cancellation, out as it is."""
     try:
         yield
     except BaseExceptionGroup as several:
-        raise _innermost(several) from None
-
-
-def _innermost(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    first = group.exceptions[0]
-    if isinstance(first, BaseExceptionGroup):
-        return _innermost(cast("BaseExceptionGroup[BaseException]", first))
-    return first
+        raise taken_as(several) from None
 
 
 def _first(failures: list[Exception]) -> Exception:

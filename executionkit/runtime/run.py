@@ -4,23 +4,26 @@ import math
 import time
 from collections.abc import Awaitable, Callable
 from contextvars import copy_context
+from functools import cache
 from typing import TypeVar
 
 import anyio
 import sniffio
-from anyio.lowlevel import current_token
+from anyio.lowlevel import checkpoint, current_token
 from returns.result import Failure
 
 from executionkit.core.usage import TokenUsage, checked_budget
-from executionkit.errors import DeadlineExceededError
+from executionkit.errors import DeadlineExceededError, StageError, described
 from executionkit.events import RunFinished, RunStarted, Trace
 from executionkit.outcome import Outcome
 from executionkit.provider import LLMProvider, checked_provider
 from executionkit.retry import RetryConfig, checked_retry
+from executionkit.runtime.cancellation import taken_as
 from executionkit.runtime.context import MeteredProvider, Performer, as_outcome, check_loop, perform
 from executionkit.runtime.event_loops import closing_at_exit
 from executionkit.runtime.frame import Frame, Settings
 from executionkit.runtime.ledger import Account
+from executionkit.runtime.timeouts import finish_within
 from executionkit.runtime.tracing import Span, Tracer
 
 __all__ = ["in_new_loop", "run_stage"]
@@ -46,6 +49,8 @@ async def run_stage(
         TypeError: An argument is of the wrong type.
         ValueError: A budget is negative, or a deadline not positive.
     """
+    if sniffio.current_async_library() == "trio":
+        _let_interrupts_wait()
     limit = checked_budget(max_cost)
     checked_retry(retry)
     _check_deadline(deadline)
@@ -97,6 +102,18 @@ async def _closing(run: Callable[[], Awaitable[T]]) -> T:
         return await run()
 
 
+@cache
+def _let_interrupts_wait() -> None:
+    """Have trio raise Ctrl-C where a run awaits something, as asyncio does.
+
+    Between two lines of ours, or of anyio's, it would leave open what was just opened.
+    """
+    import trio  # an extra
+
+    trio.lowlevel.enable_ki_protection(run_stage)
+    trio.lowlevel.enable_ki_protection(MeteredProvider.complete)
+
+
 def _open(
     provider: LLMProvider,
     retry: RetryConfig | None,
@@ -129,16 +146,46 @@ def _open(
 async def _bounded(
     frame: Frame, stage: Performer[In, Out], value: In, deadline: float | None
 ) -> Outcome[Out]:
+    """Run to the end, or to the deadline: in a task of its own there, so that nothing can keep us beyond it."""
     try:
         if deadline is None:
-            return await as_outcome(perform(stage, value, frame))
-        with anyio.move_on_after(deadline):
-            return await as_outcome(perform(stage, value, frame))
+            return await _outcome(frame, stage, value)
+        return await finish_within(
+            lambda: _outcome(frame, stage, value),
+            deadline,
+            name=f"the run of {type(stage).__name__}",
+            keeps_shields=True,
+        )
+    except TimeoutError:
         frame.keep_to_itself()
         error = DeadlineExceededError(f"the run did not end within its deadline of {deadline} s")
         return Failure(frame.stamped(error))
+    except RuntimeError as cancelled:  # somebody has cancelled every task there is, but not ours
+        failure = StageError(f"the run's task was cancelled: {cancelled}")
+        failure.__cause__ = cancelled
+        return Failure(frame.stamped(failure))
     finally:
         frame.account.is_closed = True
+
+
+async def _outcome(frame: Frame, stage: Performer[In, Out], value: In) -> Outcome[Out]:
+    """Run, and let nothing out but the caller's cancellation and interrupts."""
+    try:
+        outcome = await as_outcome(perform(stage, value, frame))
+    except BaseException as raised:
+        error = taken_as(raised)
+        if not isinstance(error, Exception):
+            if error is raised:
+                raise
+            raise error from None
+        failure = StageError(
+            f"stage {type(stage).__name__} raised {described(error)}", cost=frame.account.cost
+        )
+        failure.__cause__ = error
+        outcome = Failure(failure)
+    if isinstance(outcome, Failure):
+        await checkpoint()  # a loop over runs that fail at once would starve the event loop
+    return outcome
 
 
 async def _traced(frame: Frame, run: Span, pending: Awaitable[Outcome[Out]]) -> Outcome[Out]:

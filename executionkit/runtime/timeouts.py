@@ -1,219 +1,274 @@
-"""Bounding the time of code that may not listen.
+"""Awaiting foreign code, which may not listen: it gets a task of its own, out of which nobody has to wait.
 
-A cancel scope around foreign code is not enough: code that swallows its cancellation, or shields itself from
-it, keeps whoever awaits it. On asyncio the coroutine is therefore driven by hand, in the task that awaits
-it: it is asked to stop once, gets `GRACE` seconds to clean up, and is then closed where it stands. Code that
-never waits costs a microsecond, since there is nothing to bound. On trio it gets a task of its own, out of
-which nobody waits for it once the grace is over.
+The task that awaits it can always go on. It cancels the child when its time is up, or when it is cancelled
+itself, waits for `GRACE` seconds so that the child can clean up, and then leaves it behind, by name, in the
+log. A child that was left behind keeps nobody waiting: on asyncio it ends with its event loop, on trio, which
+knows no way to give up a task, as soon as it comes out of the shield that it hides behind.
+
+A time-out or a cancel scope of the child's own is its own business: it is in another task.
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Generator
-from contextlib import suppress
-from contextvars import copy_context
+import math
+from asyncio import _unregister_task  # pyright: ignore[reportPrivateUsage]  # documented for just this
+from collections.abc import Awaitable, Callable
+from contextvars import ContextVar, copy_context
 from typing import Any, Final, Generic, TypeVar
 
+import anyio
 import sniffio
+from anyio.lowlevel import checkpoint_if_cancelled
 
-from executionkit.errors import DeadlineExceededError
-from executionkit.runtime.context import Context
+from executionkit.runtime.cancellation import INTERRUPTS, Waiter, is_cancellation, taken_as
 
-__all__ = ["A_LIFETIME", "GRACE", "finish_in_time", "finish_within"]
+__all__ = ["A_LIFETIME", "GRACE", "finish_within"]
 
 T = TypeVar("T")
 
 GRACE: Final = 0.5
 """Seconds that code has to clean up once it is cancelled."""
 
-
 A_LIFETIME: Final = 1e9
 """Seconds; not infinite, since not every event loop counts so far."""
 
 
-async def finish_in_time(
-    work: Callable[[], Coroutine[Any, Any, T]], context: Context, seconds: float = A_LIFETIME
+async def finish_within(
+    work: Callable[[], Awaitable[T]],
+    seconds: float = math.inf,
+    *,
+    name: str,
+    keeps_shields: bool = False,
 ) -> T:
-    """Do as `finish_within`, and go no further than the run's deadline.
-
-    Raises:
-        TimeoutError: It took longer than `seconds`.
-        DeadlineExceededError: It took longer than the run may.
-    """
-    try:
-        return await finish_within(work, max(0.0, min(seconds, context.time_left)))
-    except TimeoutError:
-        if context.time_left > 0:
-            raise
-        raise DeadlineExceededError("an evaluator or a tool did not end within the run's deadline") from None
-
-
-async def finish_within(work: Callable[[], Coroutine[Any, Any, T]], seconds: float) -> T:
     """Return `await work()`, or give up after `seconds`, and `GRACE` where it is stubborn.
 
     Whatever `work` raises is raised here. If this is cancelled, `work` is.
+
+    Args:
+        work: Foreign code; called and awaited in a task of its own, in a copy of the context.
+        seconds: How long it may take.
+        name: What to call it in the log, and its task.
+        keeps_shields: Whether it is cancelled by a cancel scope on asyncio too, as code that knows anyio wants
+            it. Else asyncio cancels it once, and it may await what it needs to clean up.
 
     Raises:
         TimeoutError: It took longer.
         RuntimeError: It ended as cancelled, though nobody had cancelled it.
     """
+    child = _Child(work, name)
     if sniffio.current_async_library() == "trio":
-        return await _on_trio(work, seconds)
-    return await _Driven(work(), seconds)
+        child.scope = anyio.CancelScope()
+        return await _on_trio(child, min(seconds, A_LIFETIME), keeps_shields)
+    if keeps_shields:
+        child.scope = anyio.CancelScope()
+    return await _on_asyncio(child, min(seconds, A_LIFETIME))
 
 
-class _Driven(Generic[T]):
-    """A coroutine driven by hand: as `await coroutine` would, but with a way out."""
+class _Child(Generic[T]):
+    """A piece of foreign code, and what became of it."""
 
-    def __init__(self, coroutine: Coroutine[Any, Any, T], seconds: float) -> None:
-        self._coroutine = coroutine
-        self._seconds = seconds
+    __slots__ = ("_failure", "_is_left", "_outer", "_results", "_work", "ends_at", "name", "scope", "task")
 
-    def __await__(self) -> Generator[Any, Any, T]:
+    def __init__(self, work: Callable[[], Awaitable[T]], name: str) -> None:
+        self._work = work
+        self._results: list[T] = []
+        self._failure: BaseException | None = None
+        self._is_left = False
+        self.name: Final = name
+        self._outer = _within.get()
+        self.scope: anyio.CancelScope | None = None
+        """What cancels it; None where `asyncio.Task.cancel` does."""
+        self.task: asyncio.Task[None] | None = None
+        self.ends_at: float = math.inf
+        """The event loop's time at which it is left behind; infinite before it is cancelled."""
+
+    def interruptible(self) -> None:
+        """Let Ctrl-C into the work itself on trio, which keeps it out of tasks like these."""
+        import trio  # an extra
+
+        work = self._work
+
+        @trio.lowlevel.disable_ki_protection
+        async def unprotected() -> T:
+            return await work()
+
+        self._work = unprotected
+
+    async def run(self) -> None:
+        """Do the work and keep what comes of it, for the task that waits for it to take. Raises nothing."""
+        _within.set(self)
+        if self.scope is None:
+            return await self._run()
         try:
-            waiting = self._coroutine.send(None)
-        except StopIteration as stop:
-            result: T = stop.value
-            return result
-        except asyncio.CancelledError:
-            raise RuntimeError("cancelled by itself") from None
-        return (yield from self._drive(waiting))
+            with self.scope:
+                await self._run()
+        except Exception as error:  # noqa: BLE001 - it left a cancel scope of its own open
+            self.keep(error)
 
-    def _drive(self, waiting: Any) -> Generator[Any, Any, T]:
-        watch = _Watch(self._seconds)
+    async def _run(self) -> None:
         try:
-            while True:
-                try:
-                    sent = yield waiting
-                except asyncio.CancelledError as cancelled:
-                    waiting = self._cancel(watch, cancelled)
-                else:
-                    waiting = self._coroutine.send(sent)
-        except StopIteration as stop:
-            result: T = stop.value
-            watch.close()
-            return result
-        except asyncio.CancelledError:
-            watch.close()
-            raise RuntimeError("cancelled by itself") from None
-        except BaseException:
-            self._coroutine.close()
-            watch.close()
-            raise
+            self._results.append(await self._work())
+        except BaseException as raised:  # noqa: BLE001
+            self.keep(taken_as(raised))
 
-    def _cancel(self, watch: "_Watch", cancelled: asyncio.CancelledError) -> Any:
-        if not watch.is_over:
-            watch.cancelled(cancelled)
-            return self._coroutine.throw(cancelled)
-        with suppress(RuntimeError):  # what ignores even that is left as it stands, and never runs again
-            self._coroutine.close()
-        raise cancelled
+    def keep(self, failure: BaseException) -> None:
+        """Note what it raised."""
+        if not self._is_left:
+            self._failure = failure
+        elif isinstance(failure, INTERRUPTS):
+            _interrupt(failure)
 
+    def cancel(self) -> None:
+        """Cancel it, once, and begin its grace.
 
-class _Watch:
-    """The clock of a coroutine: cancels its task when time is up, and again when the grace is over.
-
-    A cancellation that arrives may come from outside, or from a time-out of the coroutine's own. The count
-    of requests that its task keeps tells them apart: who asked from within takes it back on the way out.
-    """
-
-    def __init__(self, seconds: float) -> None:
-        self.is_over = False
-        self._loop = asyncio.get_running_loop()
-        self._task = _current_task()
-        self._deadline = self._loop.call_later(seconds, self._expire)
-        self._grace: asyncio.TimerHandle | None = None
-        self._last: asyncio.CancelledError | None = None
-        self._cancels_before = self._task.cancelling()
-        self._cancels = 0
-
-    @property
-    def _is_cancelled(self) -> bool:
-        """Whether somebody asked, us included, and has not taken it back."""
-        return self._task.cancelling() > self._cancels_before
-
-    def _expire(self) -> None:
-        self._cancel()
-        self._stop_grace()
-        self._start_grace()
-
-    def _end(self) -> None:
-        self._grace = None
-        if self._is_cancelled:
-            self.is_over = True
-            self._cancel()
-
-    def _cancel(self) -> None:
-        self._cancels += 1
-        self._task.cancel()
-
-    def _start_grace(self) -> None:
-        if self._grace is None:
-            self._grace = self._loop.call_later(GRACE, self._end)
-
-    def _stop_grace(self) -> None:
-        if self._grace is not None:
-            self._grace.cancel()
-            self._grace = None
-
-    def cancelled(self, cancelled: asyncio.CancelledError) -> None:
-        """Note a cancellation that is about to reach the coroutine; one from outside starts the grace too."""
-        self._last = cancelled
-        self._start_grace()
-
-    def close(self) -> None:
-        """Stop the clock.
-
-        Raises:
-            asyncio.CancelledError: The task was cancelled from outside, whatever the coroutine made of it.
-            TimeoutError: Time was up.
+        That is shorter where the code around it is cancelled too: so the inner one is left behind first, and
+        the outer one can still end by itself.
         """
-        self._deadline.cancel()
-        self._stop_grace()
-        for _ in range(self._cancels):
-            self._task.uncancel()
-        if self._last is not None and self._is_cancelled:
-            raise self._last
-        if self._cancels:
+        if self.ends_at < math.inf:
+            return
+        now, outer = anyio.current_time(), self._outer
+        left = math.inf if outer is None else 0.9 * (outer.ends_at - now)
+        self.ends_at = now + max(GRACE / 10, min(GRACE, left))
+        if self.scope is not None:
+            self.scope.cancel()
+        elif self.task is not None:
+            self.task.cancel()
+
+    def leave(self) -> None:
+        """Go on without it."""
+        import logging  # takes long to import, and is needed once if ever
+
+        self._is_left = True
+        logging.getLogger("executionkit").warning(
+            "%s did not end when it was cancelled, and is left behind as it is", self.name
+        )
+
+    def raise_interrupt(self) -> None:
+        """Let an interrupt pass, whatever else there is to say."""
+        failure = self._failure
+        if failure is not None and not isinstance(failure, Exception) and not is_cancellation(failure):
+            self._failure = None
+            try:
+                raise failure
+            finally:
+                del failure
+
+    def result(self) -> T:
+        """Return what `work` returned, or raise what it raised."""
+        self.raise_interrupt()
+        if self._results:
+            return self._results.pop()
+        failure, self._failure = self._failure, None
+        try:
+            if isinstance(failure, Exception):
+                raise failure
+            raise RuntimeError("its task was cancelled by somebody else") from failure
+        finally:
+            del failure
+
+
+_within: Final[ContextVar["_Child[Any] | None"]] = ContextVar("executionkit_within", default=None)
+"""The innermost piece of foreign code that we run in."""
+
+
+async def _on_asyncio(child: _Child[T], seconds: float) -> T:
+    child.task = task = asyncio.get_running_loop().create_task(child.run(), name=child.name)
+    cancelled: asyncio.CancelledError | None = None
+    try:
+        await _done_or(seconds, task, child.cancel)
+    except asyncio.CancelledError as error:
+        cancelled = error
+    except BaseException:
+        child.cancel()
+        raise
+    try:
+        is_late = not task.done()
+        if is_late:
+            child.cancel()
+            cancelled = await _ended(task, child) or cancelled
+        child.raise_interrupt()
+        if cancelled is not None:
+            raise cancelled
+        if is_late:
+            await checkpoint_if_cancelled()
             raise TimeoutError
+        return child.result()
+    finally:
+        del cancelled
 
 
-def _current_task() -> "asyncio.Task[Any]":
-    task = asyncio.current_task()
-    if task is None:
-        raise RuntimeError("there is no task to run this in; await it from one")
-    return task
+async def _ended(task: "asyncio.Task[None]", child: _Child[Any]) -> asyncio.CancelledError | None:
+    """Wait for a child that was cancelled, but not for ever; return what cancelled the wait, if anything did."""
+    cancelled: asyncio.CancelledError | None = None
+    with anyio.CancelScope(shield=True):
+        while not task.done() and (left := child.ends_at - anyio.current_time()) > 0:
+            try:
+                await _done_or(left, task)
+            except asyncio.CancelledError as error:
+                cancelled = cancelled or error
+    if not task.done():
+        child.leave()
+        # Nobody is to wait for it when the loop ends, nor to hear of it then: it was said already.
+        _unregister_task(task)
+        task._log_destroy_pending = False  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
+        task.cancel()  # what swallowed the first may end by the second
+    return cancelled
 
 
-async def _on_trio(work: Callable[[], Coroutine[Any, Any, T]], seconds: float) -> T:
+async def _done_or(
+    seconds: float, task: "asyncio.Task[None]", on_cancel: Callable[[], None] = lambda: None
+) -> None:
+    """Wait until a task is done or the time is up, as `asyncio.wait` does at twice the cost."""
+    ended = Waiter(on_cancel)
+    timer = task.get_loop().call_later(seconds, ended.end)
+    task.add_done_callback(ended.end)
+    try:
+        await ended
+    finally:
+        timer.cancel()
+        task.remove_done_callback(ended.end)
+
+
+async def _on_trio(child: _Child[T], seconds: float, keeps_shields: bool) -> T:
     import trio  # an extra
 
     done = trio.Event()
-    results: list[T] = []
-    failures: list[BaseException] = []
-    scope = trio.CancelScope()
+    if not keeps_shields:
+        child.interruptible()
 
     async def host() -> None:
         try:
-            with scope:
-                results.append(await work())
-        except trio.Cancelled:
-            raise
-        except BaseException as failure:  # noqa: BLE001 - raised where it is waited for
-            failures.append(failure)
+            with trio.CancelScope():  # closes what was left open within
+                await child.run()
+        except BaseException as failure:  # noqa: BLE001 - an interrupt between two lines of ours, say
+            child.keep(failure)
         finally:
             done.set()
 
-    trio.lowlevel.spawn_system_task(host, context=copy_context())
+    trio.lowlevel.spawn_system_task(host, name=child.name, context=copy_context())
+    is_late = True
     try:
         with trio.move_on_after(seconds):
             await done.wait()
+            is_late = False
     finally:
         if not done.is_set():
-            scope.cancel()
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + GRACE):
+            child.cancel()
+            with trio.CancelScope(shield=True, deadline=child.ends_at):
                 await done.wait()
-    if scope.cancel_called or not (results or failures):
+            if not done.is_set():
+                child.leave()
+        child.raise_interrupt()
+    if is_late:
+        await checkpoint_if_cancelled()
         raise TimeoutError
-    if failures:
-        raise failures[0]
-    return results[0]
+    return child.result()
+
+
+def _interrupt(failure: BaseException) -> None:
+    """Let an interrupt out of a child that nobody waits for any more."""
+    if sniffio.current_async_library() != "trio":
+        raise failure
+    if isinstance(failure, KeyboardInterrupt):
+        import _thread  # trio hands it to the main task; raised here it would be an internal error of trio's
+
+        _thread.interrupt_main()

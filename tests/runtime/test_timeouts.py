@@ -1,8 +1,10 @@
 """Code that does not listen is left behind, on both event loops."""
 
 import asyncio
+import gc
 import sys
 from collections.abc import Callable, Coroutine
+from contextvars import ContextVar
 from typing import Any
 
 import anyio
@@ -61,25 +63,25 @@ async def raises() -> None:
 
 @pytest.mark.parametrize("work", [at_once, after_a_turn])
 async def test_a_result_comes_back(work: Callable[[], Coroutine[Any, Any, int]]) -> None:
-    assert await finish_within(work, 30) == 1
+    assert await finish_within(work, 30, name="it") == 1
 
 
 async def test_an_exception_comes_back() -> None:
     with pytest.raises(KeyError):
-        await finish_within(raises, 30)
+        await finish_within(raises, 30, name="it")
 
 
 @pytest.mark.parametrize("work", [forever, swallows_once, swallows_a_while, shielded])
 async def test_time_is_up(work: Callable[[], Coroutine[Any, Any, object]]) -> None:
     with anyio.fail_after(5), pytest.raises(TimeoutError):
-        await finish_within(work, 0.01)
+        await finish_within(work, 0.01, name="it")
     await anyio.sleep(0.35)  # what trio leaves behind ends by itself
 
 
 @pytest.mark.parametrize("work", [forever, swallows_once, swallows_a_while])
 async def test_cancellation_from_outside_wins(work: Callable[[], Coroutine[Any, Any, object]]) -> None:
     with anyio.move_on_after(0.02) as scope:
-        await finish_within(work, 30)
+        await finish_within(work, 30, name="it")
         await anyio.lowlevel.checkpoint()
     assert scope.cancelled_caught
     await anyio.sleep(0.45)
@@ -94,13 +96,13 @@ async def test_cancelled_by_itself_is_a_failure() -> None:
         raise asyncio.CancelledError
 
     with pytest.raises(RuntimeError, match="by itself"):
-        await finish_within(cancels_itself, 30)
+        await finish_within(cancels_itself, 30, name="it")
 
 
 async def test_a_native_cancellation_is_not_swallowed() -> None:
     if sniffio.current_async_library() != "asyncio":
         pytest.skip("tasks of asyncio")
-    task = asyncio.create_task(finish_within(swallows_once, 30))
+    task = asyncio.create_task(finish_within(swallows_once, 30, name="it"))
     await anyio.sleep(0.01)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -113,9 +115,9 @@ async def test_a_time_out_around_keeps_its_count() -> None:
         pytest.skip("asyncio.timeout")
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.01):
-            await finish_within(swallows_once, 30)
+            await finish_within(swallows_once, 30, name="it")
     with pytest.raises(TimeoutError):
-        await finish_within(swallows_once, 0.01)
+        await finish_within(swallows_once, 0.01, name="it")
     task = asyncio.current_task()
     assert task is not None
     assert task.cancelling() == 0
@@ -134,9 +136,9 @@ async def test_time_outs_within_are_the_codes_own_business() -> None:
         with anyio.fail_after(0.01):
             await anyio.sleep_forever()
 
-    assert await finish_within(works_on, 30) == "recovered"
+    assert await finish_within(works_on, 30, name="it") == "recovered"
     with pytest.raises(TimeoutError):
-        await finish_within(gives_up, 30)
+        await finish_within(gives_up, 30, name="it")
     with anyio.fail_after(5) as around:  # and nobody is left cancelled
         await anyio.lowlevel.checkpoint()
     assert not around.cancel_called
@@ -149,7 +151,7 @@ async def test_time_outs_within_put_nothing_off() -> None:
                 await anyio.sleep_forever()
 
     with anyio.fail_after(5), pytest.raises(TimeoutError):
-        await finish_within(retries_for_ever, 0.1)
+        await finish_within(retries_for_ever, 0.1, name="it")
 
 
 async def test_a_native_time_out_within() -> None:
@@ -164,7 +166,7 @@ async def test_a_native_time_out_within() -> None:
             await asyncio.sleep(0.1)
         return "recovered"
 
-    assert await finish_within(works_on, 30) == "recovered"
+    assert await finish_within(works_on, 30, name="it") == "recovered"
     task = asyncio.current_task()
     assert task is not None
     assert task.cancelling() == 0
@@ -183,4 +185,155 @@ async def test_a_native_time_out_within_that_dawdles_is_closed_with_the_rest() -
 
     async with asyncio.timeout(5):
         with pytest.raises(TimeoutError):
-            await finish_within(dawdles, 20)
+            await finish_within(dawdles, 0.1, name="it")
+
+
+async def test_what_is_left_behind_is_named_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    go = asyncio.Event() if sniffio.current_async_library() == "asyncio" else anyio.Event()
+
+    async def deaf() -> None:
+        while not go.is_set():
+            try:
+                with anyio.CancelScope(shield=True):
+                    await go.wait()
+            except BaseException:
+                pass
+
+    with pytest.raises(TimeoutError):
+        await finish_within(deaf, 0.01, name="the tool deaf")
+    assert [record.getMessage() for record in caplog.records] == [
+        "the tool deaf did not end when it was cancelled, and is left behind as it is"
+    ]
+    go.set()
+    await anyio.sleep(0.01)
+
+
+def test_an_event_loop_ends_without_what_was_left_behind(capfd: pytest.CaptureFixture[str]) -> None:
+    async def deaf() -> None:
+        while True:
+            try:
+                await asyncio.sleep(1000)
+            except asyncio.CancelledError:
+                pass
+
+    async def main() -> str:
+        with pytest.raises(TimeoutError):
+            await finish_within(deaf, 0.01, name="it")
+        return "ended"
+
+    assert asyncio.run(main()) == "ended"
+    gc.collect()
+    assert capfd.readouterr().err == ""
+
+
+async def test_the_inner_of_two_is_left_first(caplog: pytest.LogCaptureFixture) -> None:
+    async def deaf() -> None:
+        with anyio.CancelScope(shield=True):
+            for _ in range(40):
+                try:
+                    await anyio.sleep(0.005)
+                except BaseException:
+                    pass
+
+    async def outer() -> None:
+        await finish_within(deaf, 30, name="the inner")
+
+    with pytest.raises(TimeoutError):
+        await finish_within(outer, 0.01, name="the outer")
+    assert [record.getMessage().split(" did")[0] for record in caplog.records] == ["the inner"]
+    await anyio.sleep(0.2)
+
+
+class Abort(BaseException):
+    """Like a KeyboardInterrupt, but one that asyncio does not carry past the test."""
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit, Abort])
+@pytest.mark.parametrize("turns", [0, 1])
+async def test_an_interrupt_passes(kind: type[BaseException], turns: int) -> None:
+    async def interrupted() -> None:
+        for _ in range(turns):
+            await anyio.lowlevel.checkpoint()
+        raise BaseExceptionGroup("several", [ValueError("beside it"), kind()])
+
+    raised: list[BaseException] = []
+    try:
+        await finish_within(interrupted, 30, name="it")
+    except BaseException as error:
+        raised.append(error)
+    assert [type(error) for error in raised] == [kind]
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
+async def test_an_interrupt_during_the_grace_passes(kind: type[BaseException]) -> None:
+    async def interrupted() -> None:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            raise kind
+
+    raised: list[BaseException] = []
+    try:
+        await finish_within(interrupted, 0.01, name="it")
+    except BaseException as error:
+        raised.append(error)
+    assert [type(error) for error in raised] == [kind]
+
+
+async def test_a_cancel_scope_that_code_leaves_open_stays_its_own() -> None:
+    async def leaves_open() -> int:
+        anyio.CancelScope().__enter__()
+        await anyio.lowlevel.checkpoint()
+        return 1
+
+    for _ in range(3):
+        assert await finish_within(leaves_open, 30, name="it") == 1
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        await anyio.lowlevel.checkpoint()
+    assert scope.cancelled_caught
+
+
+async def test_the_context_is_copied_in_and_what_is_set_there_stays_there() -> None:
+    variable: ContextVar[int] = ContextVar("variable", default=0)
+    variable.set(1)
+
+    async def reads() -> int:
+        found = variable.get()
+        variable.set(2)
+        return found
+
+    assert await finish_within(reads, 30, name="it") == 1
+    assert variable.get() == 1
+
+
+async def test_a_shield_holds_on_both_event_loops_where_that_is_asked_for() -> None:
+    done: list[str] = []
+
+    async def shields() -> None:
+        with anyio.CancelScope(shield=True):
+            await anyio.sleep(0.02)
+            done.append("shielded")
+        await anyio.sleep(0.01)
+        done.append("not")
+
+    with pytest.raises(TimeoutError):
+        await finish_within(shields, 0.01, name="it", keeps_shields=True)
+    assert done == ["shielded"]
+
+
+async def test_a_task_that_somebody_else_cancels_is_a_failure() -> None:
+    if sniffio.current_async_library() != "asyncio":
+        pytest.skip("tasks of asyncio")
+
+    async def waits() -> None:
+        await asyncio.sleep(30)
+
+    async def cancel() -> None:
+        await asyncio.sleep(0)
+        next(task for task in asyncio.all_tasks() if task.get_name() == "the odd one").cancel()
+
+    cancelling = asyncio.create_task(cancel())
+    with pytest.raises(RuntimeError, match="somebody else"):
+        await finish_within(waits, 30, name="the odd one")
+    await cancelling

@@ -18,7 +18,7 @@ from executionkit.core.schema.validation import Rejected, parse_arguments
 from executionkit.events import ToolFinished, ToolStarted
 from executionkit.provider import ToolCall
 from executionkit.runtime.context import Context, span_below
-from executionkit.runtime.timeouts import finish_in_time
+from executionkit.runtime.timeouts import finish_within
 from executionkit.tools import Tool, ToolError
 
 __all__ = ["CallRules", "Toolbox"]
@@ -140,7 +140,7 @@ class Toolbox:
 
     async def _approved(self, approve: Approval, ready: _Ready, context: Context) -> _Ready | _Refused:
         proposal = Proposal(ready.tool.name, freeze_mapping(ready.given), context.cost)
-        decision = await _decision(approve, proposal, context)
+        decision = await _decision(approve, proposal)
         match decision:
             case Approve():
                 return ready
@@ -179,7 +179,9 @@ class Toolbox:
         tool, arguments = admitted.tool, admitted.arguments
         try:
             seconds = self._rules.timeout or tool.timeout
-            text = await finish_in_time(lambda: tool.call(arguments, context), context, seconds)
+            text = await finish_within(
+                lambda: tool.call(arguments, context), seconds, name=f"the tool {tool.name}"
+            )
         except ToolError as error:
             return failed("ToolError", _text_of(error)), "ToolError"
         except Exception as error:
@@ -216,14 +218,14 @@ def _plain(arguments: Mapping[str, Any]) -> Mapping[str, Any]:
     return cast("Mapping[str, Any]", thaw(arguments))
 
 
-async def _decision(approve: Approval, proposal: Proposal, context: Context) -> Decision:
+async def _decision(approve: Approval, proposal: Proposal) -> Decision:
     """Ask the hook, who may take any time; whatever goes wrong with it counts as a no."""
 
     async def ask() -> Decision:
         return await approve(proposal)
 
     try:
-        decision = await finish_in_time(ask, context)
+        decision = await finish_within(ask, name="an approval hook")
     except Exception as error:
         return Deny(f"the approval hook raised {type(error).__name__}")
     answered: object = decision

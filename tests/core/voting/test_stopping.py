@@ -331,3 +331,30 @@ def test_the_binomial_identity_of_the_docs() -> None:
     trials = v1 + v2 + 1
     heads = sum(comb(trials, k) for k in range(v1 + 1)) / 2**trials
     assert beta().bound(counted((v1, v2, 0), 5)) == heads
+
+
+def needed_by_definition(runner_up: int, confidence: str) -> int:
+    """The fewest votes of a leader for which so many of the runner-up are unlikely enough, added up anew."""
+    leader = runner_up
+    while True:
+        trials = leader + runner_up + 1
+        tail = sum(comb(trials, heads) for heads in range(runner_up + 1))
+        if 1 - Fraction(tail, 2**trials) >= Fraction(confidence):
+            return leader
+        leader += 1
+
+
+@pytest.mark.parametrize("confidence", ["0.51", "0.75", "0.9", "0.95", "0.999", "0.999999999"])
+def test_beta_counts_on_from_the_tie_to_what_the_definition_says(confidence: str) -> None:
+    for runner_up in (*range(40), 150):
+        needed = needed_by_definition(runner_up, confidence)
+        rule = beta(float(confidence))
+        leader = max(1, runner_up)
+        standing = Standing(n=10**6, samples=leader + runner_up, leader=leader, runner_up=runner_up)
+        assert rule.more(standing) == max(0, needed - leader)
+
+
+def test_a_near_tie_of_thousands_is_decided_at_once() -> None:
+    standing = Standing(n=40_000, samples=20_000, leader=10_000, runner_up=10_000)
+    assert 0 < beta().more(standing) < 1000  # adding it all up anew would take hours
+    assert beta().bound(standing) == 0.5

@@ -1,0 +1,142 @@
+"""Whose cancellation it is: the caller's passes, one that foreign code made up is a failure like any other."""
+
+import asyncio
+import math
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import Final, cast
+
+import anyio
+import sniffio
+from anyio.lowlevel import checkpoint_if_cancelled
+
+__all__ = [
+    "INTERRUPTS",
+    "Waiter",
+    "cancellations",
+    "is_cancellation",
+    "is_cancelled",
+    "stop_if_cancelled",
+    "taken_as",
+]
+
+INTERRUPTS: Final = (KeyboardInterrupt, SystemExit)
+"""What ends the process: it passes, whatever stands beside it."""
+
+
+def is_cancelled() -> bool:
+    """Tell whether somebody outside has asked the running task to stop."""
+    if sniffio.current_async_library() == "asyncio":
+        task = asyncio.current_task()
+        if task is not None and task.cancelling() > 0:
+            return True
+    return anyio.current_effective_deadline() == -math.inf
+
+
+def cancellations() -> int:
+    """Return how often `asyncio.Task.cancel` has struck the running task, for `stop_if_cancelled`; 0 on trio."""
+    if sniffio.current_async_library() != "asyncio":
+        return 0
+    task = asyncio.current_task()
+    return 0 if task is None else task.cancelling()
+
+
+async def stop_if_cancelled(before: int, failure: BaseException) -> None:
+    """Raise the cancellation that foreign code has turned into a failure: nothing is to follow it.
+
+    Args:
+        before: The `cancellations` before that code was called.
+        failure: What it made of it. There are time-outs that cancel the task and never take it back; so the
+            count alone says nothing.
+    """
+    await checkpoint_if_cancelled()
+    if cancellations() > before:
+        reasons = list(_reasons(failure))
+        is_timeout = any(isinstance(reason, TimeoutError) for reason in reasons)
+        if not is_timeout and any(isinstance(reason, asyncio.CancelledError) for reason in reasons):
+            raise asyncio.CancelledError
+
+
+def _reasons(failure: BaseException | None) -> Iterator[BaseException]:
+    """Return an exception, and all that led to it."""
+    seen: set[int] = set()
+    while failure is not None and id(failure) not in seen:
+        yield failure
+        seen.add(id(failure))
+        failure = failure.__cause__ or failure.__context__
+
+
+class Waiter(asyncio.Future[None]):
+    """A future to wait for that tells at once when the task that waits for it is cancelled.
+
+    `await task` does so: it cancels that task before the event loop takes another turn. In a turn a call
+    could be sent.
+    """
+
+    def __init__(self, on_cancel: Callable[[], None]) -> None:
+        super().__init__(loop=asyncio.get_running_loop())
+        self._on_cancel = on_cancel
+
+    def end(self, _: object = None) -> None:
+        """End the wait, whatever for."""
+        with suppress(asyncio.InvalidStateError):  # it ended before; a signal may cancel it at any moment
+            self.set_result(None)
+
+    def cancel(self, msg: object = None) -> bool:
+        """Cancel what is waited for, and the wait."""
+        if not self.done():
+            self._on_cancel()
+        return super().cancel(msg)
+
+
+def is_cancellation(raised: object) -> bool:
+    """Tell whether this is how an event loop cancels a task, of whichever library."""
+    trio = sys.modules.get("trio")
+    return isinstance(raised, asyncio.CancelledError) or (
+        trio is not None and isinstance(raised, cast("type[BaseException]", trio.Cancelled))
+    )
+
+
+def taken_as(raised: BaseException) -> BaseException:
+    """Return what a piece of foreign code is to be taken to have raised; only call it while that is handled.
+
+    What leaves in place of a group is the one thing in it that matters most: an interrupt, else another
+    exception that is no `Exception`, else the cancellation of the running task. A cancellation that nobody
+    asked the running task for (of another task, awaited, or made up) is a `RuntimeError`, and so may be
+    wrapped as any exception is.
+
+    >>> async def answer() -> None:
+    ...     raise asyncio.CancelledError  # as `await` does where another task was cancelled
+    >>> async def ask() -> BaseException | None:
+    ...     try:
+    ...         await answer()
+    ...     except BaseException as raised:
+    ...         return taken_as(raised)
+    >>> anyio.run(ask)
+    RuntimeError('it was cancelled by itself: nobody had asked it to stop')
+    """
+    if isinstance(raised, Exception):
+        return raised
+    leaves = list(_leaves(raised))
+    for leaf in leaves:
+        if isinstance(leaf, INTERRUPTS):
+            return leaf
+    for leaf in leaves:
+        if not isinstance(leaf, Exception) and not is_cancellation(leaf):
+            return leaf
+    own = anyio.get_cancelled_exc_class()
+    for leaf in leaves:
+        if isinstance(leaf, own) and is_cancelled():
+            return leaf
+    failure = RuntimeError("it was cancelled by itself: nobody had asked it to stop")
+    failure.__cause__ = raised
+    return failure
+
+
+def _leaves(raised: BaseException) -> Iterator[BaseException]:
+    if not isinstance(raised, BaseExceptionGroup):
+        yield raised
+        return
+    for inner in cast("BaseExceptionGroup[BaseException]", raised).exceptions:
+        yield from _leaves(inner)

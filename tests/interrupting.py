@@ -1,0 +1,137 @@
+"""Run by itself: interrupts a run of each pattern at random instants, and tells what came of it as JSON.
+
+    python tests/interrupting.py asyncio 20 7        20 instants a pattern, from seed 7
+    python tests/interrupting.py trio once           one interrupt, and nobody who catches it
+"""
+
+import faulthandler
+import json
+import random
+import signal
+import sys
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import anyio
+from anyio.lowlevel import checkpoint
+
+from executionkit import (
+    LLMProvider,
+    LLMResponse,
+    PatternResult,
+    complete,
+    consensus,
+    react,
+    refine,
+    step,
+    tool,
+)
+from executionkit.approval import Approve, Decision, Proposal
+from executionkit.provider import Message, ToolCall, user
+from executionkit.stage import Stage
+
+
+class Shop:
+    """A provider that counts what was ordered, and what was sent."""
+
+    supports_tools = True
+
+    def __init__(self) -> None:
+        self.ordered = self.sent = 0
+
+    async def complete(self, messages: list[Message], **options: Any) -> LLMResponse:
+        self.ordered += 1
+        await checkpoint()
+        self.sent += 1
+        await checkpoint()
+        if options.get("tools") and len(messages) < 5:
+            return LLMResponse("", (ToolCall(f"id{self.sent}", "look", {"at": "x"}),))
+        return LLMResponse("Score: 5" if "Rate how" in str(messages[-1]) else "ok")
+
+
+async def score(text: str, provider: LLMProvider) -> float:
+    await provider.complete([user(text)])
+    return 0.5
+
+
+async def ask(provider: LLMProvider, prompt: str) -> PatternResult[str]:
+    return PatternResult((await provider.complete([user(prompt)])).content)
+
+
+@tool
+async def look(at: str) -> str:
+    """Look."""
+    await checkpoint()
+    return at
+
+
+async def approve(proposal: Proposal) -> Decision:
+    await checkpoint()
+    return Approve()
+
+
+STAGES: dict[str, Stage[str, Any]] = {
+    "consensus": consensus(n=5, max_concurrency=2),
+    "refine": refine(score, max_iterations=2),
+    "react": react([look], approve=approve),
+    "pipeline": (complete() >> step(ask) | complete()) & refine(max_iterations=1),
+}
+
+
+def run(library: str, work: Callable[[], Coroutine[Any, Any, object]]) -> object:
+    """Run as a program does: both install a handler for SIGINT."""
+    return anyio.run(work, backend=library)
+
+
+def interrupted(library: str, stage: Stage[str, Any], instant: int) -> dict[str, Any]:
+    """Run a stage and interrupt it when the interpreter has entered or left so many functions."""
+    shop, events = Shop(), 0
+    ordered: int | None = None
+
+    def count(frame: object, event: str, argument: object) -> None:
+        nonlocal events, ordered
+        events += 1
+        if events == instant:
+            ordered = shop.ordered
+            signal.raise_signal(signal.SIGINT)
+
+    async def work() -> object:
+        sys.setprofile(count)
+        try:
+            return await stage.run(shop, "q", deadline=instant % 2 * 60 or None)
+        finally:
+            sys.setprofile(None)
+
+    raised = ""
+    try:
+        run(library, work)
+    except BaseException as error:
+        raised = type(error).__name__
+    finally:
+        sys.setprofile(None)
+    return {"raised": raised, "ordered": ordered, "sent": shop.sent, "events": events, "instant": instant}
+
+
+def main() -> None:
+    faulthandler.dump_traceback_later(30, exit=True)
+    library, often = sys.argv[1:3]
+    if often == "once":
+        interrupting = Shop()
+
+        async def interrupt(text: str) -> float:
+            signal.raise_signal(signal.SIGINT)
+            return 1.0
+
+        run(library, lambda: refine(interrupt).run(interrupting, "q"))
+        return
+    chance = random.Random(int(sys.argv[3]))
+    found: list[dict[str, Any]] = []
+    for name, stage in STAGES.items():
+        whole = interrupted(library, stage, sys.maxsize)["events"]
+        for _ in range(int(often)):
+            found.append({"stage": name, **interrupted(library, stage, chance.randint(1, whole - 1))})
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
