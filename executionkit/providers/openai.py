@@ -42,6 +42,7 @@ from executionkit.providers.http.exchange import (
     Transport,
 )
 from executionkit.providers.http.proxies import proxy_for
+from executionkit.providers.messages.request import CONTENT
 from executionkit.providers.pacing import Turn
 from executionkit.providers.secret import Secret
 from executionkit.retry import RetryConfig, checked_retry
@@ -392,7 +393,10 @@ class Provider(Remote, frozen=True, kw_only=True, dict=True, weakref=True):
     def _payload(self, asked: Spelled) -> dict[str, object]:
         chosen = {"temperature": asked.temperature, "max_tokens": asked.max_tokens, "tools": asked.tools}
         given = {name: value for name, value in chosen.items() if value is not None}
-        return {"model": self.model, "messages": asked.messages, **given, **asked.options}
+        messages = asked.messages
+        if any(CONTENT in message for message in messages):  # a transcript of `Anthropic`
+            messages = [{name: value for name, value in each.items() if name != CONTENT} for each in messages]
+        return {"model": self.model, "messages": messages, **given, **asked.options}
 
     def _credentials(self) -> list[tuple[str, str]]:
         if not self.api_key:

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from executionkit import (
+    Anthropic,
     Outcome,
     Provider,
     RetryConfig,
@@ -21,6 +22,7 @@ from executionkit import (
 from executionkit.events import Event, TextDelta, with_content
 from executionkit.providers.chat.servers import dialect_for
 from executionkit.stage import Stage
+from tests.servers.claude import Claude
 from tests.servers.fake import KEY, Fake, served
 from tests.servers.known import FAKES
 
@@ -149,6 +151,26 @@ async def _patiently(provider: Provider, fake: Fake) -> Any:
         return await provider.complete(question)
     except ProviderError:
         return await provider.complete(question)
+
+
+@pytest.mark.parametrize("name", FAKES)
+async def test_a_conversation_moves_there_from_another_server_and_back(name: str) -> None:
+    """Thoughts, signatures and ids of one server are no reason for another to refuse a transcript."""
+    if name == "gemini":
+        pytest.skip("it takes tool calls with signatures of its own only")
+    claude = Claude()
+    thinking = {"thinking": {"type": "adaptive"}}
+    other = Anthropic("claude-sonnet-4-5", KEY, transport=claude.transport(), extra_body=thinking)
+    first = await react([LOOK_UP]).run(other, "Where is it? Use `look_up`.")
+    fake = FAKES[name]()
+    there = await react([LOOK_UP], transcript=first.unwrap().metadata["transcript"]).run(
+        provider_of(fake), "And where is it? Use `look_up`.", retry=AT_ONCE
+    )
+    assert there.unwrap().value == "Paris"
+    plain = Anthropic("claude-sonnet-4-5", KEY, transport=claude.transport())
+    back = await react([LOOK_UP], transcript=there.unwrap().metadata["transcript"]).run(plain, "So?")
+    assert back.unwrap().value == "Paris"
+    assert not claude.refused
 
 
 @pytest.mark.parametrize("name", ["openai", "gemini", "ollama"])

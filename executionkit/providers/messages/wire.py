@@ -67,8 +67,10 @@ def message_of(
         ToolCall(block.id, block.name, _input(block.input)) for block in read if block.type == "tool_use"
     )
     extra: dict[str, Any] = {}
+    thoughts = "".join(block.thinking for block in read if block.type == "thinking")
     if any(block.type in _THOUGHTS for block in read):
         extra[CONTENT] = blocks
+        extra["reasoning_content"] = thoughts  # for other servers that the conversation may move to
     if stop_reason == "refusal" and (said := mapping(details).get("explanation")):
         extra["refusal"] = said
     return LLMResponse(
@@ -77,7 +79,7 @@ def message_of(
         finish_reason=reason_of(stop_reason) or ("tool_calls" if calls else "stop"),
         usage=usage,
         extra=extra,
-        reasoning="".join(block.thinking for block in read if block.type == "thinking"),
+        reasoning=thoughts,
     )
 
 
