@@ -59,8 +59,18 @@ class Clock:
 
 
 async def test_requests_are_spread() -> None:
-    servers = [Server(name) for name in "abc"]
-    outcome = await consensus(n=9).run(Pool(servers), "Q")
+    all_are_there, under_way = anyio.Event(), list[Server]()
+
+    class Slow(Server):
+        async def complete(self, messages: list[Message], **options: Any) -> LLMResponse:
+            under_way.append(self)
+            if len(under_way) == 9:
+                all_are_there.set()
+            await all_are_there.wait()
+            return await super().complete(messages, **options)
+
+    servers = [Slow(name) for name in "abc"]
+    outcome = await consensus(n=9, max_concurrency=9).run(Pool(servers), "Q")
     assert outcome.unwrap().cost == TokenUsage(90, 18, 9)
     assert [len(server.asked) for server in servers] == [3, 3, 3]
 
