@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         refine_loop_sync,
         structured_sync,
     )
+    from executionkit.core.dialect import Dialect
     from executionkit.core.rate_limit import RateLimit
     from executionkit.core.transcript import Transcript
     from executionkit.core.usage import TokenUsage
@@ -52,8 +53,10 @@ if TYPE_CHECKING:
         ToolCallingProvider,
         ToolSpec,
     )
+    from executionkit.providers.anthropic import Anthropic
     from executionkit.providers.local import LocalProvider
     from executionkit.providers.openai import Provider
+    from executionkit.providers.pool import Pool
     from executionkit.providers.scripted import ScriptedProvider
     from executionkit.providers.secret import Secret
     from executionkit.retry import DEFAULT_RETRY, RetryConfig
@@ -66,11 +69,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DEFAULT_RETRY",
+    "Anthropic",
     "BudgetExhaustedError",
     "ConsensusFailedError",
     "Context",
     "CostTracker",
     "DeadlineExceededError",
+    "Dialect",
     "Evaluation",
     "EvaluationError",
     "Evaluator",
@@ -88,6 +93,7 @@ __all__ = [
     "PatternError",
     "PatternResult",
     "PermanentError",
+    "Pool",
     "Provider",
     "ProviderError",
     "RateLimit",
@@ -130,6 +136,7 @@ __all__ = [
 _HOMES = {
     "compat": ("consensus_sync", "pipe_sync", "react_loop_sync", "refine_loop_sync", "structured_sync"),
     "runtime.context": ("Context",),
+    "core.dialect": ("Dialect",),
     "core.rate_limit": ("RateLimit",),
     "core.transcript": ("Transcript",),
     "core.usage": ("TokenUsage",),
@@ -167,8 +174,10 @@ _HOMES = {
         "ToolCallingProvider",
         "ToolSpec",
     ),
+    "providers.anthropic": ("Anthropic",),
     "providers.local": ("LocalProvider",),
     "providers.openai": ("Provider",),
+    "providers.pool": ("Pool",),
     "providers.scripted": ("ScriptedProvider",),
     "providers.secret": ("Secret",),
     "retry": ("DEFAULT_RETRY", "RetryConfig"),

@@ -27,7 +27,8 @@ class Refusal(msgspec.Struct, frozen=True):
 
     def names(self, *fields: str) -> bool:
         """Tell whether it says that one of these fields (regular expressions) is not taken."""
-        pattern = rf"(?<![\w.])({'|'.join(fields)})(?!\w)"
+        # `body.temperature` is the field itself, `messages.0.temperature` is none of ours.
+        pattern = rf"(?:(?<![\w.])|(?<=\bbody\.))({'|'.join(fields)})(?!\w)"
         if self.field and re.search(pattern, self.field, re.IGNORECASE):
             return True
         if re.search(rf"\bno {pattern}", self.text, re.IGNORECASE):
@@ -36,10 +37,11 @@ class Refusal(msgspec.Struct, frozen=True):
 
 
 _NOT_TAKEN: Final = re.compile(
-    r"unsupported|unrecogni[sz]ed|unknown|unexpected|invalid|extra (inputs|fields)|forbidden|deprecated"
+    r"unsupported|unavailable|unrecogni[sz]ed|unknown|unexpected|invalid|extra (inputs|fields)|forbidden"
+    r"|deprecated|no endpoints"
     r"|(not|n't) (\w+ )?(support|allow|permit|implement|recogni[sz]|availab|enabled|valid|compatible)"
     r"|must be 1\b|only .{0,24}(support|allow|accept|default)|instead|incompatible|no such"
-    r"|can ?not (use|be)|required|missing|must be (one of|passed|a string|json)|disabled|ignored",
+    r"|can ?not (use|be)|required|missing|must be (one of|passed|a string|json|')|disabled|ignored",
     re.IGNORECASE,
 )
 _ANOTHER_CAUSE: Final = re.compile(
@@ -56,11 +58,16 @@ _ONE_ANSWER_ONLY: Final = re.compile(
     r"['\"`]?\bn\b['\"`]?.{0,24}(at most|must be|less than or equal to|equal to|only) 1\b", re.IGNORECASE
 )
 _N: Final = re.compile(
-    r"['\"`]n['\"`]|\bn\s*(=|>|must|is|should|other|greater|parameter)"
-    r"|(multiple|several|number of) (choices|completions)|more than one (choice|completion)"
+    r"['\"`]n['\"`]|\bbody\.n\b|\bn\s*(=|>|must|is|should|other|greater|parameter)"
+    r"|(?i:(multiple|several|number of) (choices|completions|candidates))"
+    r"|(?i:(more than|only) one (choice|completion|candidate))"
 )
 
 _CALL_ID: Final = re.compile(r"tool.?call.?id|tool_calls\S{0,20}\bid\b", re.IGNORECASE)
+_REASONING: Final = re.compile(r"(?<!\w)reasoning(_content)?(?!\w)", re.IGNORECASE)
+_WANTED: Final = re.compile(
+    r"pass(ed)? back|missing|(is|are) required|must be (passed|sent|provided)", re.IGNORECASE
+)
 _SYSTEM_MESSAGE: Final = re.compile(r"system (message|role|prompt)|roles must alternate", re.IGNORECASE)
 
 
@@ -93,7 +100,8 @@ def learn(  # noqa: C901, PLR0911 - a line for each thing that can be learned
         return None
     sent = optional_fields(request, dialect)
     if "form" in sent and refusal.names(
-        "response_format", "json_schema", "json_object", "json.mode", "structured.outputs?", "schema",
+        "response_format", "response format", "json_schema", "json_object", "json.(mode|output)",
+        "output_(config|format)", "structured.outputs?", "schema",
         "guided_json", "additionalProperties",
     ):  # fmt: skip
         return replace(dialect, response_formats=dialect.response_formats[1:])
@@ -117,8 +125,8 @@ def learn(  # noqa: C901, PLR0911 - a line for each thing that can be learned
 
 def _of_messages(dialect: Dialect, messages: list[dict[str, Any]], refusal: Refusal) -> Dialect | None:
     """Learn from a refusal of something within the messages."""
-    if refusal.names("reasoning_content", "reasoning"):
-        is_wanted = bool(re.search(r"pass(ed)? back|missing|required|must", refusal.text, re.IGNORECASE))
+    if _REASONING.search(refusal.text) and _NOT_TAKEN.search(refusal.text):
+        is_wanted = bool(_WANTED.search(refusal.text))
         has_some = any(name in message for message in messages for name in REASONING_FIELDS)
         if has_some and is_wanted != dialect.echo_reasoning:
             return replace(dialect, echo_reasoning=is_wanted)

@@ -4,6 +4,7 @@ import math
 import re
 import threading
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Final
 
 import msgspec
@@ -21,8 +22,8 @@ _DURATION: Final = re.compile(rf"(?:{_PARTS.pattern})+\Z")
 class RateLimit(msgspec.Struct, frozen=True):
     """What a provider may send in a minute; calls beyond that wait.
 
-    Where a server tells how much is left (`x-ratelimit-remaining-*` and `x-ratelimit-reset-*`), that is
-    respected as well.
+    Where a server tells how much is left (`x-ratelimit-remaining-*` and `x-ratelimit-reset-*`, or Anthropic's
+    `anthropic-ratelimit-*-remaining` and `-reset`), that is respected as well.
 
     Args:
         requests_per_minute: None for as many as the server allows.
@@ -80,11 +81,17 @@ class Pace:
         with self._lock:
             return max(self._requests.closed_for(now), self._tokens.closed_for(now))
 
-    def learn(self, headers: Mapping[str, str], now: float) -> None:
-        """Take note of what an answer's headers say is left, and until when."""
+    def learn(self, headers: Mapping[str, str], now: float, clock: float | None = None) -> None:
+        """Take note of what an answer's headers say is left, and until when.
+
+        Args:
+            headers: Response headers by lower-case name.
+            now: The time, as in the other methods.
+            clock: The time since the epoch, for servers that name a moment; None leaves those unread.
+        """
         with self._lock:
-            self._requests.learn(headers, "requests", now)
-            self._tokens.learn(headers, "tokens", now)
+            self._requests.learn(headers, "requests", now, clock)
+            self._tokens.learn(headers, "tokens", now, clock)
 
 
 class _Bucket:
@@ -111,11 +118,26 @@ class _Bucket:
     def give(self, amount: int) -> None:
         self._level = min(self._capacity, self._level + amount)
 
-    def learn(self, headers: Mapping[str, str], what: str, now: float) -> None:
+    def learn(self, headers: Mapping[str, str], what: str, now: float, clock: float | None) -> None:
         remaining = headers.get(f"x-ratelimit-remaining-{what}", "")
         reset = read_duration(headers.get(f"x-ratelimit-reset-{what}", ""))
+        if not remaining:
+            remaining = headers.get(f"anthropic-ratelimit-{what}-remaining", "")
+            reset = _until(headers.get(f"anthropic-ratelimit-{what}-reset", ""), clock)
         if reset is not None and remaining.strip() in {"0", "0.0"}:
             self._closed_until = max(self._closed_until, now + min(reset, _MINUTE))
+
+
+def _until(text: str, clock: float | None) -> float | None:
+    """Return the seconds until a moment as RFC 3339 writes it; None where it is none, or has passed."""
+    try:
+        moment = datetime.fromisoformat(text.strip())
+    except ValueError:
+        return None
+    if clock is None or moment.tzinfo is None:
+        return None
+    seconds = moment.timestamp() - clock
+    return seconds if seconds > 0 else None
 
 
 def read_duration(text: str) -> float | None:

@@ -1,6 +1,7 @@
 """`Provider`: any server that speaks OpenAI's chat completions over HTTP."""
 
 import math
+import re
 import ssl
 import warnings
 from collections.abc import Callable, Mapping
@@ -15,14 +16,18 @@ import sniffio
 
 from executionkit.core.budget import estimate_input
 from executionkit.core.checks import check_count
+from executionkit.core.dialect import Dialect, Spelled, limited, spelled_again
+from executionkit.core.frozen import freeze, hash_frozen
 from executionkit.core.rate_limit import Pace, RateLimit
 from executionkit.core.retry_quota import RetryQuota
 from executionkit.errors import LLMError, PermanentError
 from executionkit.provider import DEFAULT_MAX_TOKENS, LLMResponse, Message, ToolSpec
 from executionkit.providers.chat.failures import broken_exchange, refused, timed_out, unusable
 from executionkit.providers.chat.redaction import Redactor
+from executionkit.providers.chat.servers import dialect_for, server_for
 from executionkit.providers.chat.streaming import Stream
-from executionkit.providers.chat.wire import Unusable, decode_completion, encode_request
+from executionkit.providers.chat.wire import Unusable, encode_request
+from executionkit.providers.format import CHAT, Format
 from executionkit.providers.http.address import Address, parse_address
 from executionkit.providers.http.body import read_body, read_error_body
 from executionkit.providers.http.certificates import shared_tls_context
@@ -37,14 +42,22 @@ from executionkit.providers.http.exchange import (
     Transport,
 )
 from executionkit.providers.http.proxies import proxy_for
+from executionkit.providers.messages.request import CONTENT
 from executionkit.providers.pacing import Turn
 from executionkit.providers.secret import Secret
+from executionkit.retry import RetryConfig, checked_retry
+from executionkit.runtime.dialects import memory_of
 
-__all__ = ["Provider"]
+__all__ = ["Provider", "Remote"]
 
 T = TypeVar("T")
 
 _USER_AGENT: Final = "executionkit"
+_HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_OWN_HEADERS: Final = frozenset(
+    {"host", "accept", "accept-encoding", "content-type", "content-length", "transfer-encoding", "connection"}
+)
+_KEY_HEADERS: Final = frozenset({"authorization", "api-key", "x-api-key", "x-goog-api-key"})
 _STREAMED: Final = {"stream": True, "stream_options": {"include_usage": True}}
 
 
@@ -57,40 +70,11 @@ class _Endpoint(msgspec.Struct, frozen=True):
     timeout: float = 120.0
 
 
-class Provider(_Endpoint, frozen=True, kw_only=True, dict=True, weakref=True):
-    """A model behind `POST {base_url}/chat/completions`.
+class Remote(_Endpoint, frozen=True, kw_only=True, dict=True, weakref=True):
+    """A model behind an API over HTTP: what `Provider` and `Anthropic` share.
 
-    A frozen description: equal by value, hashable, its key hidden. Connections are opened by the first
-    call in an event loop and closed by `aclose()` or at the end of `async with`; one provider serves any
-    number of event loops, one after the other or at once. `complete` makes one attempt; retries are up to
-    the run.
-
-    Args:
-        base_url: `http` or `https`, with the path before `/chat/completions`; a query is kept.
-        model: The model's name there.
-        api_key: Sent as bearer token if it is not empty; kept as a `Secret`.
-        default_temperature: Used where a call names none; None leaves it out of the request.
-        default_max_tokens: Output tokens a call may take where it names none; None leaves it out.
-        timeout: Seconds for one whole attempt, from connecting to the body's last byte.
-        max_connections: Connections at most, for each event loop; calls beyond that wait.
-        tls: What to speak TLS with; None for httpx's default certificates.
-        transport: `"auto"` sends through aiohttp on asyncio where it is installed (extra `fast`), and through
-            httpx elsewhere; `"httpx"` always through httpx; `"aiohttp"` is `"auto"` that requires aiohttp. On
-            trio and through a proxy it is httpx in any case. Or a transport of httpx's shape (httpx2's, too):
-            it stays yours, you bound its connections and you close it.
-        client: The same for a client of httpx's shape.
-        trust_env: Whether the environment may name a proxy (`HTTPS_PROXY`, ...) and certificates
-            (`SSL_CERT_FILE`).
-        rate_limit: What may be sent in a minute by all that use this very object; calls and streams beyond
-            that wait, and so do those that the server says it would refuse. None for no limit.
-
-    Raises:
-        TypeError: A setting is of the wrong type.
-        ValueError: A setting is out of range, or both a client and a transport are given.
-        ModuleNotFoundError: `transport="aiohttp"`, and it is not installed; the message says how to.
-
-    >>> Provider("http://localhost:8080/v1", "smollm2", api_key="sk-123")
-    Provider('http://localhost:8080/v1', 'smollm2', api_key=***)
+    An API says how its requests are made (`_body`), what stands in their head (`_credentials`), and how its
+    answers are written (`_written`).
     """
 
     max_connections: int = 1000
@@ -99,6 +83,10 @@ class Provider(_Endpoint, frozen=True, kw_only=True, dict=True, weakref=True):
     client: HTTPClient | None = None
     trust_env: bool = False
     rate_limit: RateLimit | None = None
+    dialect: Dialect | None = None
+    retry: RetryConfig | None = None
+    headers: Mapping[str, str] = {}
+    extra_body: Mapping[str, Any] = {}
 
     def __post_init__(self) -> None:
         address = _checked_address(self)
@@ -106,8 +94,20 @@ class Provider(_Endpoint, frozen=True, kw_only=True, dict=True, weakref=True):
             # No local name for the literal: a traceback may show them.
             msgspec.structs.force_setattr(self, "api_key", Secret(self.api_key))
         _check(self)
+        for name in ("headers", "extra_body"):
+            msgspec.structs.force_setattr(self, name, dict(getattr(self, name)))
         if self.api_key and not address.tls and not address.is_loopback:
             _warn_of_plain_http(address.authority)
+
+    @property
+    def known_dialect(self) -> Dialect | None:
+        """How the server is known to want requests said; None where that is to be found out."""
+        return self.dialect
+
+    @property
+    def server(self) -> str:
+        """The host, and the port where it is not the usual one."""
+        return self._address.authority
 
     @property
     def supports_tools(self) -> Literal[True]:
@@ -130,7 +130,8 @@ class Provider(_Endpoint, frozen=True, kw_only=True, dict=True, weakref=True):
             temperature: Sampling temperature; None for the default.
             max_tokens: Output tokens at most; None for the default.
             tools: Tools the model may call, in OpenAI's format.
-            **kwargs: Further request fields, sent as they are.
+            **kwargs: Further request fields, sent as they are; what the server is known not to take is left
+                out.
 
         Raises:
             PermanentError: 400, 401, 403, 404, 405, 413 or 422, or a request that has no JSON form.
@@ -143,7 +144,7 @@ class Provider(_Endpoint, frozen=True, kw_only=True, dict=True, weakref=True):
         """
         if kwargs.get("stream"):
             raise PermanentError("complete() returns a whole answer; for one in pieces call stream()")
-        payload = self._payload(messages, temperature, max_tokens, tools, kwargs)
+        payload = self._spelled(messages, temperature, max_tokens, tools, kwargs)
         request = self._request(encode_request(payload))
         turn = self._turn(payload)
         if turn is None:
@@ -171,7 +172,7 @@ class Provider(_Endpoint, frozen=True, kw_only=True, dict=True, weakref=True):
         Raises:
             PermanentError: The request has no JSON form. What else can go wrong is raised by the iteration.
         """
-        payload = self._payload(messages, temperature, max_tokens, tools, {**_STREAMED, **kwargs})
+        payload = self._spelled(messages, temperature, max_tokens, tools, {**_STREAMED, **kwargs})
         request = self._request(encode_request(payload))
         estimate = estimate_input(messages, tools)
         return Stream(
@@ -181,6 +182,7 @@ class Provider(_Endpoint, frozen=True, kw_only=True, dict=True, weakref=True):
             _redactor(self._key),
             estimate,
             self._turn(payload),
+            self._written,
         )
 
     async def _paced(self, request: Request, turn: Turn) -> LLMResponse:
@@ -206,14 +208,14 @@ class Provider(_Endpoint, frozen=True, kw_only=True, dict=True, weakref=True):
                     head = exchange.head
                     if turn is not None:
                         turn.learn(head)
-                    return await _read_answer(exchange, redactor)
+                    return await _read_answer(exchange, redactor, self._written)
                 finally:
                     await exchange.finish()
             except ExchangeError as error:
                 failure = broken_exchange(error, redactor, head)
         raise failure or timed_out(self.timeout, head, redactor)
 
-    def _payload(
+    def _spelled(
         self,
         messages: list[Message],
         temperature: float | None,
@@ -221,15 +223,27 @@ class Provider(_Endpoint, frozen=True, kw_only=True, dict=True, weakref=True):
         tools: list[ToolSpec] | None,
         options: dict[str, Any],
     ) -> dict[str, object]:
-        chosen: dict[str, object] = {
-            "temperature": self.default_temperature if temperature is None else temperature,
-            "max_tokens": self.default_max_tokens if max_tokens is None else max_tokens,
-            "tools": tools or None,
-        }
-        if "max_completion_tokens" in options:
-            del chosen["max_tokens"]
-        given = {name: value for name, value in chosen.items() if value is not None}
-        return {"model": self.model, "messages": messages, **given, **options}
+        """Return a request with the defaults in it, said as the server is known to want it."""
+        options = {**self.extra_body, **options}
+        if max_tokens is None and not limited(options, None)[1]:
+            max_tokens = self.default_max_tokens
+        if temperature is None:
+            temperature = self.default_temperature
+        given = Spelled(messages, temperature, max_tokens, tools or None, options)
+        return self._payload(spelled_again(given, memory_of(self).dialect))
+
+    def _payload(self, asked: Spelled) -> dict[str, object]:
+        """Return a request as this API writes it."""
+        raise NotImplementedError
+
+    @property
+    def _written(self) -> Format:
+        """How this API writes its answers."""
+        raise NotImplementedError
+
+    def _credentials(self) -> list[tuple[str, str]]:
+        """Return the headers that go with the key, the key's own among them."""
+        raise NotImplementedError
 
     def _request(self, body: bytes) -> Request:
         return Request(
@@ -240,7 +254,8 @@ class Provider(_Endpoint, frozen=True, kw_only=True, dict=True, weakref=True):
                 ("Accept-Encoding", "gzip"),
                 ("Content-Type", "application/json"),
                 ("Content-Length", str(len(body))),
-                *((("Authorization", f"Bearer {self._key}"),) if self.api_key else ()),
+                *self._credentials(),
+                *self.headers.items(),
             ],
             body,
         )
@@ -254,7 +269,7 @@ class Provider(_Endpoint, frozen=True, kw_only=True, dict=True, weakref=True):
 
     @property
     def _address(self) -> Address:
-        return _parsed(self.base_url)
+        return _parsed(self.base_url, self._written.path)
 
     @property
     def _client(self) -> LoopClient:
@@ -313,12 +328,83 @@ class Provider(_Endpoint, frozen=True, kw_only=True, dict=True, weakref=True):
     ) -> None:
         await self._client.leave()
 
+    def __hash__(self) -> int:
+        fields = [getattr(self, name) for name in self.__struct_fields__]
+        return hash((type(self), hash_frozen(freeze(fields))))
+
     def __repr__(self) -> str:
         key = ", api_key=***" if self.api_key else ""
         return f"{type(self).__name__}({self.base_url.partition('?')[0]!r}, {self.model!r}{key})"
 
     def __rich_repr__(self) -> list[tuple[str, Any]]:
         return [("base_url", self.base_url.partition("?")[0]), ("model", self.model)]
+
+
+class Provider(Remote, frozen=True, kw_only=True, dict=True, weakref=True):
+    """A model behind `POST {base_url}/chat/completions`.
+
+    A frozen description: equal by value, hashable, its key hidden. Connections are opened by the first
+    call in an event loop and closed by `aclose()` or at the end of `async with`; one provider serves any
+    number of event loops, one after the other or at once. `complete` makes one attempt; retries are up to
+    the run.
+
+    Args:
+        base_url: `http` or `https`, with the path before `/chat/completions`; a query is kept.
+        model: The model's name there.
+        api_key: Sent as bearer token if it is not empty; kept as a `Secret`.
+        default_temperature: Used where a call names none; None leaves it out of the request.
+        default_max_tokens: Output tokens a call may take where it names none; None leaves it out.
+        timeout: Seconds for one whole attempt, from connecting to the body's last byte.
+        max_connections: Connections at most, for each event loop; calls beyond that wait.
+        tls: What to speak TLS with; None for httpx's default certificates.
+        transport: `"auto"` sends through aiohttp on asyncio where it is installed (extra `fast`), and through
+            httpx elsewhere; `"httpx"` always through httpx; `"aiohttp"` is `"auto"` that requires aiohttp. On
+            trio and through a proxy it is httpx in any case. Or a transport of httpx's shape (httpx2's, too):
+            it stays yours, you bound its connections and you close it.
+        client: The same for a client of httpx's shape.
+        trust_env: Whether the environment may name a proxy (`HTTPS_PROXY`, ...) and certificates
+            (`SSL_CERT_FILE`).
+        rate_limit: What may be sent in a minute by all that use this very object; calls and streams beyond
+            that wait, and so do those that the server says it would refuse. None for no limit.
+        dialect: How the server wants requests said; None to know it by host and model (docs/servers.md), or
+            else to learn it from what the server refuses. `executionkit doctor` finds it out.
+        retry: How runs retry where they are not told themselves; None for `DEFAULT_RETRY`.
+        headers: Further headers. A key is given as `api_key`, for these are not hidden.
+        extra_body: Further fields of every request; what a call names itself goes before.
+
+    Raises:
+        TypeError: A setting is of the wrong type.
+        ValueError: A setting is out of range, or both a client and a transport are given.
+        ModuleNotFoundError: `transport="aiohttp"`, and it is not installed; the message says how to.
+
+    >>> Provider("http://localhost:8080/v1", "smollm2", api_key="sk-123")
+    Provider('http://localhost:8080/v1', 'smollm2', api_key=***)
+    """
+
+    @property
+    def known_dialect(self) -> Dialect | None:
+        """The `dialect` that was given, or that of a server in the table; None where it is to be learned."""
+        return self.dialect or dialect_for(self.base_url, self.model)
+
+    @property
+    def _written(self) -> Format:
+        return CHAT
+
+    def _payload(self, asked: Spelled) -> dict[str, object]:
+        chosen = {"temperature": asked.temperature, "max_tokens": asked.max_tokens, "tools": asked.tools}
+        given = {name: value for name, value in chosen.items() if value is not None}
+        messages = asked.messages
+        if any(CONTENT in message for message in messages):  # a transcript of `Anthropic`
+            messages = [{name: value for name, value in each.items() if name != CONTENT} for each in messages]
+        return {"model": self.model, "messages": messages, **given, **asked.options}
+
+    def _credentials(self) -> list[tuple[str, str]]:
+        if not self.api_key:
+            return []
+        known = server_for(self.base_url, self.model)
+        if known is not None and known.key_header:
+            return [(known.key_header, self._key)]
+        return [("Authorization", f"Bearer {self._key}")]
 
 
 def _worst_case(payload: Mapping[str, object]) -> int:
@@ -328,11 +414,11 @@ def _worst_case(payload: Mapping[str, object]) -> int:
     return given + (output * answers if isinstance(output, int) and isinstance(answers, int) else 0)
 
 
-async def _read_answer(exchange: Exchange, redactor: Redactor) -> LLMResponse:
+async def _read_answer(exchange: Exchange, redactor: Redactor, written: Format) -> LLMResponse:
     head = exchange.head
     if not head.is_success:
         raise refused(head, await read_error_body(exchange), redactor)
-    answer = decode_completion(await read_body(exchange), redactor)
+    answer = written.decode(await read_body(exchange), redactor)
     if isinstance(answer, Unusable):
         raise unusable(head, answer, redactor)
     return answer
@@ -342,7 +428,7 @@ _parsed = lru_cache(maxsize=256)(parse_address)
 _redactor = lru_cache(maxsize=256)(Redactor)
 
 
-def _checked_address(provider: Provider) -> Address:
+def _checked_address(provider: Remote) -> Address:
     try:
         return parse_address(provider.base_url)
     except (TypeError, ValueError):
@@ -351,7 +437,7 @@ def _checked_address(provider: Provider) -> Address:
         raise
 
 
-def _check(provider: Provider) -> None:
+def _check(provider: Remote) -> None:
     _check_name("model", provider.model)
     _check_number("timeout", provider.timeout, above=0)
     check_count("max_connections", provider.max_connections)
@@ -361,6 +447,41 @@ def _check(provider: Provider) -> None:
         check_count("default_max_tokens", provider.default_max_tokens)
     if provider.default_temperature is not None:
         _check_number("default_temperature", provider.default_temperature, above=-1)
+    if provider.dialect is not None and not _is_a(provider.dialect, Dialect):
+        raise TypeError(f"dialect must be a Dialect, not {type(provider.dialect).__name__}")
+    checked_retry(provider.retry)
+    _check_headers(provider.headers, type(provider).__name__)
+    _check_body(provider.extra_body)
+
+
+def _is_a(value: object, kind: type) -> bool:
+    return isinstance(value, kind)
+
+
+def _check_headers(headers: object, owner: str) -> None:
+    """Refuse headers that could not be sent, or that are ours; what they hold is never quoted."""
+    if not isinstance(headers, Mapping):
+        raise TypeError(f"headers must be a mapping of str to str, not {type(headers).__name__}")
+    for name, value in cast("Mapping[object, object]", headers).items():
+        if not isinstance(name, str) or not isinstance(value, str):
+            raise TypeError("headers must be a mapping of str to str")
+        if not _HEADER_NAME.fullmatch(name):
+            raise ValueError(f"{name!r} is no name of a header")
+        if name.lower() in _OWN_HEADERS:
+            raise ValueError(f"the header {name} is set by {owner} itself")
+        if name.lower() in _KEY_HEADERS:
+            raise ValueError(f"give the key as api_key, not in the header {name}: there it stays hidden")
+        if not (value.isascii() and value.isprintable() and value == value.strip()):
+            raise ValueError(f"the header {name} must be printable ASCII without spaces at its ends")
+
+
+def _check_body(extra_body: object) -> None:
+    if not isinstance(extra_body, Mapping):
+        raise TypeError(f"extra_body must be a mapping, not {type(extra_body).__name__}")
+    given = cast("Mapping[object, object]", extra_body)
+    for name in ("model", "messages", "stream"):
+        if name in given:
+            raise ValueError(f"extra_body may not hold {name}, which each request has of its own")
 
 
 def _check_name(name: str, value: object) -> None:

@@ -1,7 +1,7 @@
 """A request's turn under a rate limit: waited for before it is sent, settled once its cost is known."""
 
 from contextlib import nullcontext
-from time import monotonic
+from time import monotonic, time
 from typing import Final
 
 from anyio import current_time, sleep
@@ -47,7 +47,7 @@ class Turn:
 
     def learn(self, head: Head) -> None:
         """Take note of what the server says is left."""
-        self._pace.learn(head.headers, monotonic())
+        self._pace.learn(head.headers, monotonic(), time())
 
     def settle(self, used: int) -> None:
         """Give back what the request did not take. Only the first time counts, and only after `wait`."""

@@ -81,6 +81,7 @@ class Completion:
         "_cost",
         "_dialect",
         "_frame",
+        "_has_delivered",
         "_has_learned",
         "_has_left_out",
         "_is_carried",
@@ -109,6 +110,7 @@ class Completion:
         self._has_learned = False
         self._lessons: list[str] = []
         self._has_left_out = False
+        self._has_delivered = False
         self._is_carried = False
 
     async def answer(self) -> Answered:
@@ -155,8 +157,6 @@ class Completion:
         failure: ExecutionKitError | None = None
         left_out: Dialect | None = None
         while True:
-            if failure is not None:
-                member = self._member(failure)
             memory = member.memory
             self._dialect = left_out or memory.dialect
             reservation = self._try_to_reserve(failure)
@@ -176,10 +176,11 @@ class Completion:
             if left_out is not None:
                 continue
             self._retries += 1
-            await self._back_off(member, failure)
-            if self._request.n > 1 and not memory.has_proven_n and "status" in failure.metadata:
-                # Some servers refuse `n` with a 5xx; what they do not send is asked for one by one.
-                left_out = replace(self._dialect, takes_n=False)
+            left_out = await self._pause(member, failure)
+            asked, member = member, self._member(failure)
+            if member is not asked:  # another member of a pool, which may have to be learned as well
+                left_out = None
+                self._lessons.clear()
 
     def _without_an_option(self, failure: ExecutionKitError) -> Dialect | None:
         """Return the dialect for one more try where a refusal names nothing, once a call."""
@@ -195,6 +196,23 @@ class Completion:
         if endpoint.choose is None:
             return endpoint
         return endpoint_of(endpoint.choose(failure), self._frame.account)
+
+    async def _pause(self, member: Endpoint, failure: ExecutionKitError) -> Dialect | None:
+        """Wait before a retry, unless another member of a pool makes it; return how to ask, if otherwise."""
+        if self._moves_on(member, failure):
+            return None
+        await self._back_off(member, failure)
+        if self._request.n > 1 and not member.memory.has_proven_n and "status" in failure.metadata:
+            # Some servers refuse `n` with a 5xx; what they do not send is asked for one by one.
+            return replace(self._dialect, takes_n=False)
+        return None
+
+    def _moves_on(self, member: Endpoint, failure: ExecutionKitError) -> bool:
+        """Tell whether another member of a pool is asked at once: a retry that waits for nothing."""
+        moves_on = endpoint_of(self._frame.provider, self._frame.account).moves_on
+        if moves_on is None or self._has_delivered or self._is_carried:
+            return False
+        return self._retries <= self._retry(member).max_retries and moves_on(member.provider, failure)
 
     def _try_to_reserve(self, failure: ExecutionKitError | None) -> Reservation | Refused | Account:
         """Reserve the next attempt where that is possible at once; else return why it is not."""
@@ -253,6 +271,7 @@ class Completion:
             error = taken_as(raised)
             if isinstance(error, Exception):
                 failure = _as_failure(error, self._retry(member), attempt)
+                self._has_delivered = attempt.has_delivered
                 learned = self._learn(member.memory, failure)
                 self._settled(span, reservation.abandon(failure.cost), failure=failure, learned=learned)
                 await stop_if_cancelled(before, error)

@@ -281,7 +281,9 @@ class MeteredProvider:
             raise error.stamped(self._context.cost) from error.__cause__
 
 
-_PASSED_ON = frozenset({"model", "server", "known_dialect", "response_formats", "retry", "retry_quota"})
+_PASSED_ON = frozenset(
+    {"caches_prompts", "model", "server", "known_dialect", "response_formats", "retry", "retry_quota"}
+)
 
 
 def check_loop(frame: Frame) -> None:

@@ -85,7 +85,7 @@ class Endpoint:
         provider: The provider.
     """
 
-    __slots__ = ("choose", "memory", "model", "provider", "retry", "retry_quota", "server")
+    __slots__ = ("choose", "memory", "model", "moves_on", "provider", "retry", "retry_quota", "server")
 
     def __init__(self, provider: LLMProvider) -> None:
         self.provider: LLMProvider = provider
@@ -93,6 +93,10 @@ class Endpoint:
         choose = attribute(provider, "choose")
         self.choose: Callable[[ExecutionKitError | None], LLMProvider] | None = (
             choose if callable(choose) else None
+        )
+        moves_on = attribute(provider, "moves_on")
+        self.moves_on: Callable[[object, ExecutionKitError], bool] | None = (
+            moves_on if callable(moves_on) else None
         )
         retry, quota = attribute(provider, "retry"), attribute(provider, "retry_quota")
         self.retry: RetryConfig = retry if isinstance(retry, RetryConfig) else DEFAULT_RETRY

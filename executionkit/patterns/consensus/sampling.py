@@ -12,6 +12,7 @@ from executionkit.core.voting.samples import Choice, read_choices
 from executionkit.errors import BudgetExhaustedError, ExecutionKitError, PermanentError, described
 from executionkit.provider import DEFAULT_MAX_TOKENS, LLMProvider, LLMResponse, Message, checked_provider
 from executionkit.runtime.context import Context
+from executionkit.runtime.frame import attribute
 
 __all__ = ["Sampler", "Sampling"]
 
@@ -165,6 +166,23 @@ class Sampler:
         return [index for index in indices if index in self.drawn]
 
     async def _draw_singly(self, indices: Sequence[int]) -> None:
+        ahead = self._first_of_cached(indices)
+        if ahead:
+            await self._draw_at_once(ahead)
+        await self._draw_at_once([index for index in indices if index not in ahead])
+
+    def _first_of_cached(self, indices: Sequence[int]) -> Sequence[int]:
+        """Return the samples that go ahead: where prompts are cached, the others read what those wrote."""
+        if self.drawn or self._sent or len(indices) < 2:
+            return ()
+        firsts: dict[int, int] = {}
+        for index in indices:
+            source = self.source_of(index)
+            if attribute(self._sources[source].provider, "caches_prompts") is True:
+                firsts.setdefault(source, index)
+        return [*firsts.values()]
+
+    async def _draw_at_once(self, indices: Sequence[int]) -> None:
         one = self._draw_surely if self._sampling.quorum is None else self._draw_if_possible
 
         async def draw(position: int) -> None:

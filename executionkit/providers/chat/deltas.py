@@ -30,7 +30,7 @@ from executionkit.providers.chat.wire import (
     with_refusal,
 )
 
-__all__ = ["Assembly", "StreamChunk"]
+__all__ = ["Assembly", "Channel", "StreamChunk"]
 
 T = TypeVar("T")
 
@@ -151,8 +151,8 @@ class Assembly:
     def __init__(self, redactor: Redactor) -> None:
         self._redactor = redactor
         self._thoughts = ThoughtFilter()
-        self._text = _Channel(redactor)
-        self._reasoning = _Channel(redactor)
+        self._text = Channel(redactor)
+        self._reasoning = Channel(redactor)
         self._refusals: list[str] = []
         self._index: object = None
         self._calls: list[_Call] = []
@@ -289,7 +289,7 @@ class Assembly:
         return LLMResponse(self.text, calls, reason, self.usage, extra=extra, reasoning=thoughts)
 
 
-class _Channel:
+class Channel:
     """A text that comes in pieces, handed out as far as no key can begin in it.
 
     Args:
@@ -304,6 +304,7 @@ class _Channel:
 
     @property
     def so_far(self) -> str:
+        """What was handed out."""
         return "".join(self._texts)
 
     def released(self, text: str) -> str:

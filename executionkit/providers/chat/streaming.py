@@ -13,11 +13,12 @@ from anyio.lowlevel import checkpoint_if_cancelled
 from executionkit.core.usage import TokenUsage, plausible, read_usage
 from executionkit.errors import LLMError, ProviderError
 from executionkit.provider import LLMResponse
-from executionkit.providers.chat.deltas import Assembly, StreamChunk
+from executionkit.providers.chat.deltas import StreamChunk
 from executionkit.providers.chat.failures import broken_exchange, describe, refused, timed_out, unusable
 from executionkit.providers.chat.redaction import Redactor
 from executionkit.providers.chat.sse import EventParser
-from executionkit.providers.chat.wire import ONE_CALL, Unusable, decode_completion, reported_usage
+from executionkit.providers.chat.wire import ONE_CALL, Unusable, reported_usage
+from executionkit.providers.format import CHAT, Assembling, Format
 from executionkit.providers.http.body import BODY_LIMIT, BodyReader, read_error_body
 from executionkit.providers.http.exchange import Exchange, ExchangeError, Head, Request, Transport
 from executionkit.providers.pacing import Turn
@@ -65,7 +66,9 @@ class Stream:
         redactor: Redactor,
         input_estimate: int,
         turn: Turn | None = None,
+        written: Format = CHAT,
     ) -> None:
+        self._decode = written.decode
         self._transport = transport
         self._turn = turn
         self._request = request
@@ -76,7 +79,7 @@ class Stream:
         self._exchange: Exchange | None = None
         self._reader: BodyReader | None = None
         self._parser = EventParser()
-        self._assembly = Assembly(redactor)
+        self._assembly: Assembling = written.assembly(redactor)
         self._ready: deque[StreamChunk] = deque()
         self._form: Literal["events", "whole"] | None = None
         self._body = bytearray()
@@ -255,7 +258,7 @@ class Stream:
 
     async def _end_whole(self, head: Head) -> None:
         """Take an answer in one piece from a server that does not stream."""
-        answer = decode_completion(bytes(self._body), self._redactor)
+        answer = self._decode(bytes(self._body), self._redactor)
         if isinstance(answer, Unusable):
             raise unusable(head, answer, self._redactor)
         usage, thoughts = answer.usage, answer.reasoning

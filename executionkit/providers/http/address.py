@@ -22,6 +22,7 @@ class Address(msgspec.Struct, frozen=True):
         port: A port from 1 to 65535.
         path: The path before `/chat/completions`, without a slash at its end.
         query: What follows the path after a question mark, or `""`.
+        endpoint: What follows the path before the query.
     """
 
     tls: bool
@@ -29,6 +30,7 @@ class Address(msgspec.Struct, frozen=True):
     port: int
     path: str
     query: str
+    endpoint: str = "/chat/completions"
 
     @property
     def authority(self) -> str:
@@ -38,12 +40,12 @@ class Address(msgspec.Struct, frozen=True):
 
     @property
     def target(self) -> str:
-        """The request target of a chat completion."""
-        return f"{self.path}/chat/completions{'?' if self.query else ''}{self.query}"
+        """The request target of a completion."""
+        return f"{self.path}{self.endpoint}{'?' if self.query else ''}{self.query}"
 
     @property
     def url(self) -> str:
-        """The whole address of a chat completion."""
+        """The whole address of a completion."""
         return f"{'https' if self.tls else 'http'}://{self.authority}{self.target}"
 
     def __repr__(self) -> str:
@@ -64,7 +66,7 @@ class Address(msgspec.Struct, frozen=True):
         return (mapped or address).is_loopback  # Python before 3.13 knows no mapped one
 
 
-def parse_address(base_url: object) -> Address:
+def parse_address(base_url: object, endpoint: str = "/chat/completions") -> Address:
     """Parse the base URL of a provider. The errors never quote it, for it may hold a password.
 
     Raises:
@@ -75,14 +77,14 @@ def parse_address(base_url: object) -> Address:
     >>> parse_address("https://api.example.com/v1/").url
     'https://api.example.com/v1/chat/completions'
     """
-    found = _read(base_url)
+    found = _read(base_url, endpoint)
     del base_url  # a traceback that shows local variables must not show a password
     if isinstance(found, Address):
         return found
     raise found
 
 
-def _read(base_url: object) -> Address | TypeError | ValueError:
+def _read(base_url: object, endpoint: str) -> Address | TypeError | ValueError:
     """Return the address, or what is wrong: an error that was not raised here has no frame of here."""
     if not isinstance(base_url, str):
         return TypeError(f"base_url must be a str, not {type(base_url).__name__}")
@@ -98,6 +100,7 @@ def _read(base_url: object) -> Address | TypeError | ValueError:
         port=parts.port or _PORTS[parts.scheme],
         path=parts.path.rstrip("/"),
         query=parts.query,
+        endpoint=endpoint,
     )
 
 

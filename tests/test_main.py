@@ -1,0 +1,130 @@
+"""The command line."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Event, Thread
+
+import anyio
+import pytest
+
+from executionkit.__main__ import main
+from executionkit.providers.chat.servers import servers_table
+from tests.servers.fake import KEY, Fake, served
+from tests.servers.known import FAKES
+
+NOBODY = "http://127.0.0.1:9/v1"
+
+
+@contextmanager
+def running(fake: Fake) -> Generator[str]:
+    """Serve a fake in a thread of its own: a command runs an event loop of its own."""
+    ready, done, urls = Event(), Event(), list[str]()
+
+    async def serve() -> None:
+        async with served(fake) as url:
+            urls.append(url)
+            ready.set()
+            await anyio.to_thread.run_sync(done.wait, abandon_on_cancel=False)
+
+    thread = Thread(target=anyio.run, args=(serve,))
+    thread.start()
+    try:
+        assert ready.wait(10)
+        yield urls[0]
+    finally:
+        done.set()
+        thread.join(10)
+
+
+def test_the_doctor_prints_what_can_be_pasted_and_what_it_cost(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOME_KEY", KEY)
+    fake = FAKES["mistral"]()
+    with running(fake) as url:
+        assert main(["doctor", f"{url}/v1", fake.model, "--key-env", "SOME_KEY", "--yes"]) == 0
+    shown = capsys.readouterr().out
+    assert (
+        "dialect = Dialect(takes_logprobs=False, tool_ids='nine', stream_usage=False, echo_reasoning=False)"
+        in shown
+    )
+    assert f"spent: {fake.cost}" in shown
+    assert KEY not in shown
+
+
+@pytest.mark.parametrize("answer", ["", "n", "no", "anything else"])
+def test_nothing_is_spent_without_a_yes(
+    answer: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def answered(question: str) -> str:
+        return answer
+
+    monkeypatch.setattr("builtins.input", answered)
+    assert main(["doctor", NOBODY, "m"]) == 1
+    assert capsys.readouterr().err == "executionkit: nothing was sent\n"
+
+
+def test_nobody_at_the_terminal_has_not_agreed() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "executionkit", "doctor", NOBODY, "m"],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(Path.cwd())},
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "at most 20 times for 16 tokens each?" in done.stdout
+    assert "nothing was sent" in done.stderr
+
+
+def test_a_failure_is_said_with_its_cost(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOME_KEY", "wrong")
+    fake = FAKES["openai"]()
+    with running(fake) as url:
+        assert main(["doctor", f"{url}/v1", fake.model, "--key-env", "SOME_KEY", "--yes"]) == 1
+    said = capsys.readouterr().err
+    assert "401" in said
+    assert "llm_calls=1" in said
+    assert "wrong" not in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["doctor", "ftp://x", "m", "--yes"], "base_url"),
+        (["doctor", NOBODY, "", "--yes"], "model must not be empty"),
+        (["doctor", NOBODY, "m", "--timeout", "0", "--yes"], "timeout"),
+        (["doctor", NOBODY, "m", "--key-env", "NO_SUCH_VARIABLE", "--yes"], "NO_SUCH_VARIABLE is not set"),
+    ],
+)
+def test_what_cannot_be_is_said(
+    arguments: list[str], complaint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 1
+    assert complaint in capsys.readouterr().err
+
+
+def test_without_a_command_the_commands_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    shown = capsys.readouterr().out
+    assert "doctor" in shown
+    assert "servers" in shown
+
+
+def test_an_unknown_command_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["docter"])
+    assert ended.value.code == 2
+    assert "invalid choice" in capsys.readouterr().err
+
+
+def test_the_table_of_servers(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["servers"]) == 0
+    assert capsys.readouterr().out == f"{servers_table()}\n"
