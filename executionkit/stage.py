@@ -7,7 +7,7 @@ make its settings fields, check them in `__post_init__` and implement `perform`.
 from abc import ABCMeta, abstractmethod
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, Generic, Self, TypeVar, cast, final, overload
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, cast, final, overload
 
 import msgspec
 from returns.result import Failure, Success
@@ -165,19 +165,33 @@ class Stage(
             return NotImplemented
         return _chain(*_parts(self), *_parts(following))
 
+    @overload
+    def __or__(self, other: "Stage[In_contra, T]") -> "Stage[In_contra, Out_co | T]": ...
+    @overload
+    def __or__(self: "Stage[object, B]", other: "Stage[A, T]") -> "Stage[A, B | T]": ...
     @final
-    def __or__(self, other: "Stage[In_contra, T]") -> "Stage[In_contra, Out_co | T]":
+    def __or__(self, other: "Stage[Any, Any]") -> "Stage[Any, Any]":
         """Fall back to another stage where this one fails; what both spent counts."""
         if not _is_stage(other):
             return NotImplemented
         return Fallback((*_options(self), *_options(other)))
 
+    @overload
+    def __and__(self, other: "Stage[In_contra, T]") -> "Stage[In_contra, tuple[Out_co, T]]": ...
+    @overload
+    def __and__(self: "Stage[object, B]", other: "Stage[A, T]") -> "Stage[A, tuple[B, T]]": ...
     @final
-    def __and__(self, other: "Stage[In_contra, T]") -> "Stage[In_contra, tuple[Out_co, T]]":
+    def __and__(self, other: "Stage[Any, Any]") -> "Stage[Any, Any]":
         """Run this and another stage on the same input at once; the first failure cancels the other."""
         if not _is_stage(other):
             return NotImplemented
         return Both(self, other)
+
+    if TYPE_CHECKING:  # where the left stage takes more than the right one, they take what the right one does
+
+        def __ror__(self, other: "Stage[In_contra, T]") -> "Stage[In_contra, T | Out_co]": ...
+
+        def __rand__(self, other: "Stage[In_contra, T]") -> "Stage[In_contra, tuple[T, Out_co]]": ...
 
     @final
     def map(self, function: Callable[[Out_co], T]) -> "Stage[In_contra, T]":
