@@ -1,6 +1,7 @@
 """Typed answers: decoded, repaired, asked for in the form that the server takes."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, Literal, TypedDict
 
 import msgspec
@@ -13,6 +14,7 @@ from executionkit.core.schema.answer import Decoded, answer_type
 from executionkit.core.schema.validation import Rejected
 from executionkit.core.usage import TokenUsage
 from executionkit.errors import BudgetExhaustedError, InvalidOutputError, PermanentError
+from executionkit.patterns.consensus import consensus
 from executionkit.patterns.structured import structured
 from tests.doubles import error_of
 from tests.talking import Talking, filtered, refuses
@@ -243,3 +245,16 @@ async def test_only_the_last_answer_is_told_as_a_refusal() -> None:
     error = error_of(await structured(Point).run(Talking(refuses("No.")), "go", max_cost=limit))
     assert isinstance(error, BudgetExhaustedError)
     assert error.metadata["refusal"] == "No."
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        structured,
+        lambda name: consensus(output_type=name),
+        lambda name: consensus(output_type=name, by_field=True),
+    ],
+)
+def test_the_name_of_a_class_is_not_the_class(build: Callable[[Any], object]) -> None:
+    with pytest.raises(TypeError, match="pass the class itself, not 'Invoice'"):
+        build("Invoice")
