@@ -17,7 +17,7 @@ demo: (install "local,progress")
 test *args: check
     python -m pytest -n auto --maxprocesses 4 --dist loadfile {{ args }}
 
-# Run the checkers: ruff, mypy, pyright, verifytypes, stubtest, import-linter
+# Run the checkers: ruff, mypy, pyright, pyrefly, verifytypes, stubtest, import-linter; ty for information
 check: (install "dev")
     ruff check .
     ruff format --check .
@@ -25,6 +25,9 @@ check: (install "dev")
     mypy
     pyright
     pyright --verifytypes executionkit --ignoreexternal
+    pyrefly check
+    python scripts/refused.py
+    -ty check --exit-zero --output-format concise executionkit examples tests/typing
     MYPYPATH=stubs stubtest xllamacpp --ignore-missing-stub --mypy-config-file mypy.ini
 
 # Run the suite on the built wheel: each Python found, with and without extras, lowest dependencies

@@ -191,6 +191,7 @@ _ELSEWHERE = {
     "approval": ("Approve", "Deny", "Edit", "Proposal", "Stop"),
     "errors": ("ProviderClosedError",),
     "events": ("Event", "Trace", "with_content"),
+    "runtime.context": ("MeteredProvider",),
     "voting": ("StoppingRule", "beta", "certain", "forecast", "unanimous_window"),
 }
 """Names that one may well look for here, and the module that has them."""

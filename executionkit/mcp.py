@@ -9,7 +9,7 @@ import warnings
 from collections.abc import AsyncGenerator, Callable, Collection, Container, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from hashlib import sha256
-from typing import Any, Final, TypeAlias, cast
+from typing import Any, Final, Protocol, TypeAlias, cast
 
 import anyio
 from returns.result import Failure, Success
@@ -39,9 +39,39 @@ from executionkit.runtime.timeouts import A_LIFETIME
 from executionkit.stage import Stage
 from executionkit.tools import DEFAULT_TIMEOUT, Tool, ToolError, as_text, check_timeout
 
-__all__ = ["Server", "StdioServerParameters", "mcp_server", "mcp_tools"]
+__all__ = ["Command", "Served", "Server", "StdioServerParameters", "mcp_server", "mcp_tools"]
 
-Server: TypeAlias = str | StdioServerParameters | MCPServer
+
+# By shape, so that the types are known to whoever checks a program without the SDK.
+class Command(Protocol):
+    """A command to start and to speak to: the SDK's `StdioServerParameters`."""
+
+    @property
+    def command(self) -> str:
+        """What is started."""
+        ...
+
+    @property
+    def args(self) -> list[str]:
+        """Its arguments."""
+        ...
+
+
+class Served(Protocol):
+    """A server in this process: the SDK's `MCPServer`."""
+
+    @property
+    def name(self) -> str:
+        """What it calls itself."""
+        ...
+
+    @property
+    def run(self) -> Callable[..., None]:
+        """Serve until it is interrupted: `run()`, `run("streamable-http", port=...)`."""
+        ...
+
+
+Server: TypeAlias = str | Command | Served
 """A streamable HTTP address, a command to speak to over its standard input and output, or a server in
 process."""
 
@@ -117,7 +147,8 @@ class _Connection:
     """The SDK's client, in a task of its own: what cancels it does not cancel the block that uses it."""
 
     def __init__(self, server: Server, timeout: float) -> None:
-        self._client = Client(server, read_timeout_seconds=timeout)
+        given = cast("str | StdioServerParameters | MCPServer", server)
+        self._client = Client(given, read_timeout_seconds=timeout)
         self._timeout = timeout
         self._listed: list[Described] | None = None
         self._failure: Exception | None = None
@@ -269,8 +300,8 @@ def mcp_server(
     descriptions: Mapping[str, str] | None = None,
     name: str = "executionkit",
     max_cost: TokenUsage | None = None,
-) -> MCPServer:
-    """Return a server with a tool for each stage, which takes a `prompt` and returns the value as text.
+) -> Any:  # an `MCPServer`, which no checker knows where the SDK is not installed
+    """Return an `MCPServer` with a tool for each stage, which takes a `prompt` and returns the value as text.
 
     `server.run()` serves standard input and output, `server.run("streamable-http")` HTTP. A failure is the
     tool's error, with its class and message.

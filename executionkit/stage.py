@@ -8,7 +8,7 @@ from abc import ABCMeta, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from functools import partial
-from typing import Any, Final, Generic, Self, TypeVar, cast, final, overload
+from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar, cast, final, overload
 
 import msgspec
 from returns.result import Failure, Success
@@ -168,27 +168,40 @@ class Stage(
             return NotImplemented
         return _chain(self, following)
 
+    @overload
+    def __or__(self, other: "Stage[In_contra, T]") -> "Stage[In_contra, Out_co | T]": ...
+    @overload
+    def __or__(self: "Stage[object, B]", other: "Stage[A, T]") -> "Stage[A, B | T]": ...
     @final
-    def __or__(self, other: "Stage[In_contra, T]") -> "Stage[In_contra, Out_co | T]":
+    def __or__(self, other: "Stage[Any, Any]") -> "Stage[Any, Any]":
         """Fall back to another stage where this one fails; what both spent counts."""
         if not _is_stage(other):
             return NotImplemented
-        options: tuple[Stage[In_contra, Out_co | T], ...] = _options(self) + _options(other)
+        options: tuple[Stage[Any, Any], ...] = _options(self) + _options(other)
         _check_nesting(*[stage for stage in (self, other) if not isinstance(stage, Fallback)])
         return _extended(Fallback(options[:1]), "options", options)
 
+    @overload
+    def __and__(self, other: "Stage[In_contra, T]") -> "Stage[In_contra, tuple[Out_co, T]]": ...
+    @overload
+    def __and__(self: "Stage[object, B]", other: "Stage[A, T]") -> "Stage[A, tuple[B, T]]": ...
     @final
-    def __and__(self, other: "Stage[In_contra, T]") -> "Stage[In_contra, tuple[Out_co, T]]":
+    def __and__(self, other: "Stage[Any, Any]") -> "Stage[Any, Any]":
         """Run this and another stage on the same input at once; the first failure cancels the other."""
         if not _is_stage(other):
             return NotImplemented
         return Both(self, other)
 
+    if TYPE_CHECKING:  # where the left stage takes more than the right one, they take what the right one does
+
+        def __ror__(self, other: "Stage[In_contra, T]") -> "Stage[In_contra, T | Out_co]": ...
+
+        def __rand__(self, other: "Stage[In_contra, T]") -> "Stage[In_contra, tuple[T, Out_co]]": ...
+
     @final
     def map(self, function: Callable[[Out_co], T]) -> "Stage[In_contra, T]":
         """Apply a pure function to the value; score and metadata stay."""
-        if not callable(function):
-            raise TypeError(f"map takes a function, not {type(function).__name__}")
+        check_function("map", function)
         known: object = self
         if isinstance(known, Mapped):
             mapped = cast("Mapped[In_contra, Any, T]", known)

@@ -1,7 +1,7 @@
 """Run by itself: interrupts a run of each pattern at random instants, and tells what came of it as JSON.
 
-    python tests/interrupting.py asyncio 20 7        20 instants a pattern, from seed 7
-    python tests/interrupting.py trio once           one interrupt, and nobody who catches it
+python tests/interrupting.py asyncio 20 7        20 instants a pattern, from seed 7
+python tests/interrupting.py trio once           one interrupt, and nobody who catches it
 """
 
 import faulthandler
@@ -27,7 +27,7 @@ from executionkit import (
     tool,
 )
 from executionkit.approval import Approve, Decision, Proposal
-from executionkit.provider import Message, ToolCall, user
+from executionkit.provider import LLMProvider, Message, ToolCall, user
 from executionkit.stage import Stage
 
 
@@ -118,7 +118,7 @@ def main() -> None:
     if often == "once":
         interrupting = Shop()
 
-        async def interrupt(text: str) -> float:
+        async def interrupt(text: str, provider: LLMProvider) -> float:
             signal.raise_signal(signal.SIGINT)
             return 1.0
 

@@ -123,11 +123,11 @@ class TestSettings:
             lambda: refine(patience=0),
             lambda: refine(delta_threshold=-0.1),
             lambda: refine(max_eval_chars=0),
-            lambda: refine("evaluator"),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-            lambda: refine(lambda: 1.0),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+            lambda: refine("evaluator"),  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue, reportUnknownLambdaType]
+            lambda: refine(lambda: 1.0),  # type: ignore[arg-type, misc]  # pyright: ignore[reportArgumentType, reportCallIssue, reportUnknownLambdaType]
             lambda: react([], max_rounds=0),
             lambda: react(["tool"]),  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]
-            lambda: step(5),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType, reportUnknownLambdaType]
+            lambda: step(5),  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue, reportUnknownLambdaType]
             lambda: complete().within(5),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
             lambda: complete().within(TokenUsage(llm_calls=-1)),
             lambda: complete().using(object()),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
@@ -242,8 +242,11 @@ class TestEvaluators:
         class Precise(float):
             pass
 
+        async def judge(text: str, provider: LLMProvider, *, score: float) -> float:
+            return score
+
         for score in (1, Precise(1.0)):
-            result = result_of(await refine(lambda text, score=score: score).run(Model(), "x"))
+            result = result_of(await refine(partial(judge, score=score)).run(Model(), "x"))
             assert result.metadata["score_history"] == (1.0,)
             assert type(result.score) is float
 

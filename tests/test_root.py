@@ -62,6 +62,7 @@ MOVED = {
     "approval": ["Approve", "Deny", "Edit", "Proposal", "Stop"],
     "errors": ["ProviderClosedError"],
     "events": ["Event", "Trace", "with_content"],
+    "runtime.context": ["MeteredProvider"],
     "voting": ["StoppingRule", "beta", "certain", "forecast", "unanimous_window"],
 }
 

@@ -1,7 +1,8 @@
-"""The files under `tests/typing` are read by both checkers, never run; here they are only counted.
+"""The files under `tests/typing` are read by the checkers, never run; here they are only counted.
 
 `just check` holds each line to its word: an inference that changed fails `assert_type`, a wrong program that
-became right leaves ignores that are not needed, and both checkers are told to complain of those.
+became right leaves ignores that are not needed, and mypy and pyright are told to complain of those. pyrefly reads
+the right programs as they are, and the wrong ones without their ignores (`scripts/refused.py`).
 """
 
 import ast
@@ -57,3 +58,10 @@ def test_an_ignore_that_is_not_needed_is_an_error() -> None:
     assert pyright["enableTypeIgnoreComments"] is False  # else mypy's ignore would silence pyright too
     assert {"tests"} <= set(pyright["include"])
     assert "tests" in mypy["mypy"]["files"]
+
+
+def test_pyrefly_reads_the_package_the_examples_and_both_kinds_of_programs() -> None:
+    pyrefly = tomllib.loads((HERE.parent / "pyproject.toml").read_text())["tool"]["pyrefly"]
+    assert {"executionkit", "examples", "tests/typing"} <= set(pyrefly["project-includes"])
+    check = (HERE.parent / "justfile").read_text().partition("\ncheck: ")[2].partition("\n\n")[0].splitlines()
+    assert {"    pyrefly check", "    python scripts/refused.py"} <= set(check)

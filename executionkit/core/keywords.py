@@ -1,10 +1,10 @@
 """Which keywords a function takes."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
-__all__ = ["bound_keywords", "function_name", "names", "takes"]
+__all__ = ["bound_keywords", "by_name", "function_name", "names", "takes"]
 
 
 def takes(function: Callable[..., object], keyword: str) -> bool:
@@ -38,6 +38,24 @@ def bound_keywords(function: Callable[..., object]) -> Mapping[str, object]:
     {'sep': '-'}
     """
     return function.keywords if isinstance(function, partial) else {}
+
+
+def by_name(function: Callable[..., object], arguments: Sequence[object], *, after: int) -> dict[str, object]:
+    """Return positional arguments by the names of the parameters behind the first `after`.
+
+    Raises:
+        TypeError: There are fewer parameters that can be given by name.
+
+    >>> by_name(lambda provider, prompt, n=1, *, loud=False: n, [3], after=2)
+    {'n': 3}
+    """
+    parameters = list(_parameters(function).values())[after:]
+    taken = [parameter.name for parameter in parameters if parameter.kind is parameter.POSITIONAL_OR_KEYWORD]
+    if len(arguments) > len(taken):
+        raise TypeError(
+            f"{function_name(function)} takes {len(taken)} arguments behind the prompt, not {len(arguments)}"
+        )
+    return dict(zip(taken, arguments, strict=False))
 
 
 def function_name(function: Callable[..., object]) -> str:

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Awaitable, Callable
-from typing import TypeAlias, cast
+from typing import TypeAlias, TypedDict, Unpack, cast, overload
 
 import msgspec
 from typing_extensions import override
@@ -116,18 +116,25 @@ class Refine(Stage[str, str], frozen=True):
         return Evaluation(rating, response.content)
 
 
+class RefineOptions(TypedDict, total=False):
+    """The keywords of `refine`; what they mean stands at `refine`, their defaults in `Refine`."""
+
+    target_score: float
+    max_iterations: int
+    patience: int
+    delta_threshold: float
+    temperature: float | None
+    max_tokens: int
+    max_eval_chars: int
+
+
+# Overloads, so that the parameters of a lambda are inferred: of a union of functions mypy infers none.
+@overload
+def refine(evaluator: _Plain | None = None, **options: Unpack[RefineOptions]) -> Refine: ...
+@overload
+def refine(evaluator: _WithProvider, **options: Unpack[RefineOptions]) -> Refine: ...
 @makes_stage
-def refine(
-    evaluator: Evaluator | None = None,
-    *,
-    target_score: float = 0.9,
-    max_iterations: int = 5,
-    patience: int = 3,
-    delta_threshold: float = 0.01,
-    temperature: float | None = 0.7,
-    max_tokens: int = DEFAULT_MAX_TOKENS,
-    max_eval_chars: int = 32_768,
-) -> Refine:
+def refine(evaluator: Evaluator | None = None, **options: Unpack[RefineOptions]) -> Refine:
     """Draft, score, and improve the best draft (Madaan et al. 2023, "Self-Refine", algorithm 1).
 
     The value is the best draft ever seen, the score its score. Stops at `target_score`, after `patience`
@@ -138,13 +145,13 @@ def refine(
         evaluator: `async (text, provider)` or plain `(text)`; returns a score from 0 to 1, or an `Evaluation`
             whose critique the next draft gets to see. None: the model is asked for a rating from 0 to 10, at
             temperature 0.1, and for what is missing.
-        target_score: Good enough, 0 to 1.
-        max_iterations: Rounds after the first draft; 0 only drafts and scores.
-        patience: Rounds in a row without a gain after which to stop.
-        delta_threshold: What a score must exceed the best one by to be a gain.
-        temperature: Sampling temperature of the drafts, 0 to 2; None leaves it to the provider.
-        max_tokens: Output tokens at most, a draft or a judgement.
-        max_eval_chars: Characters of a draft that the built-in judge gets to see.
+        target_score: Good enough, 0 to 1 (default 0.9).
+        max_iterations: Rounds after the first draft (default 5); 0 only drafts and scores.
+        patience: Rounds in a row without a gain after which to stop (default 3).
+        delta_threshold: What a score must exceed the best one by to be a gain (default 0.01).
+        temperature: Sampling temperature of the drafts, 0 to 2 (default 0.7); None leaves it to the provider.
+        max_tokens: Output tokens at most, a draft or a judgement (default 4096).
+        max_eval_chars: Characters of a draft that the built-in judge gets to see (default 32768).
 
     Metadata:
         iterations (int): Rounds after the first draft.
@@ -164,16 +171,7 @@ def refine(
         TypeError: A setting is of the wrong type; the evaluator takes neither one argument nor two.
         ValueError: A setting is out of range.
     """
-    return Refine(
-        evaluator,
-        target_score,
-        max_iterations,
-        patience,
-        delta_threshold,
-        temperature,
-        max_tokens,
-        max_eval_chars,
-    )
+    return Refine(evaluator, **options)
 
 
 def _best(state: Refinement, draft: LLMResponse) -> dict[str, object]:

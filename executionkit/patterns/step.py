@@ -1,28 +1,38 @@
 """An async function with a pattern's signature, as a stage."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeAlias, TypeVar, overload
 
 from typing_extensions import override
 
 from executionkit.core.budget import tighter
 from executionkit.core.checks import check_completion
-from executionkit.core.keywords import bound_keywords, function_name, names, takes
+from executionkit.core.keywords import bound_keywords, by_name, function_name, names, takes
 from executionkit.core.usage import NO_USAGE, TokenUsage, checked_budget
 from executionkit.errors import BudgetExhaustedError, StageError
 from executionkit.outcome import PatternResult
-from executionkit.provider import DEFAULT_MAX_TOKENS
+from executionkit.provider import DEFAULT_MAX_TOKENS, LLMProvider
 from executionkit.retry import checked_retry
 from executionkit.runtime.context import Context, charged, tighten
 from executionkit.runtime.timeouts import finish_within
 from executionkit.stage import Stage
 
-__all__ = ["Step", "StepFunction", "step", "steps_of"]
+__all__ = ["Step", "StepFunction", "TakesOptions", "step", "steps_of"]
 
+P = ParamSpec("P")
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
-StepFunction: TypeAlias = Callable[..., Awaitable[PatternResult[T]]]
+StepFunction: TypeAlias = Callable[Concatenate[LLMProvider, str, ...], Awaitable[PatternResult[T]]]
 """`async (provider, prompt, **keywords) -> PatternResult[T]`."""
+
+
+class TakesOptions(Protocol[T_co]):
+    """A step's function that takes any keyword."""
+
+    def __call__(self, provider: LLMProvider, prompt: str, **options: Any) -> Awaitable[PatternResult[T_co]]:
+        """Do the work."""
+        ...
 
 
 class Step(Stage[object, T], frozen=True):
@@ -72,7 +82,20 @@ class Step(Stage[object, T], frozen=True):
         return {} if left == NO_USAGE else {"max_cost": left}
 
 
-def step(function: StepFunction[T], /, **keywords: Any) -> Step[T]:
+# Three ways to see one function, since no checker takes them all in one: the first lets the parameters of a
+# lambda be inferred, the second checks what is passed on, the third is for `**options`.
+@overload
+def step(function: Callable[[LLMProvider, str], Awaitable[PatternResult[T]]], /) -> Step[T]: ...
+@overload
+def step(
+    function: Callable[Concatenate[LLMProvider, str, P], Awaitable[PatternResult[T]]],
+    /,
+    *arguments: P.args,
+    **keywords: P.kwargs,
+) -> Step[T]: ...
+@overload
+def step(function: TakesOptions[T], /, **options: Any) -> Step[T]: ...
+def step(function: StepFunction[T], /, *arguments: Any, **keywords: Any) -> Step[T]:
     """Make a stage of an async function that takes `(provider, prompt, **keywords)` and returns a result.
 
     The function is handed a provider on the run's ledger, and `str` of the value before it as the prompt.
@@ -81,6 +104,7 @@ def step(function: StepFunction[T], /, **keywords: Any) -> Step[T]:
 
     Args:
         function: The function; `functools.partial` binds keywords as well.
+        *arguments: What it takes behind the prompt; passed on by name with each call.
         **keywords: Passed on with each call.
 
     Metadata:
@@ -90,10 +114,13 @@ def step(function: StepFunction[T], /, **keywords: Any) -> Step[T]:
         StageError: The function raised, or returned something that is not a `PatternResult`.
 
     Raises:
-        TypeError: It is not callable, or a `max_cost` is not a `TokenUsage`.
+        TypeError: It is not callable, takes no such arguments by name, or a `max_cost` is not a `TokenUsage`.
         ValueError: A `max_cost` is negative.
     """
-    return Step(function, tuple(keywords.items()))
+    named = by_name(function, arguments, after=2) if arguments else {}
+    if twice := named.keys() & keywords.keys():
+        raise TypeError(f"{function_name(function)} is given {', '.join(sorted(twice))} twice")
+    return Step(function, tuple({**named, **keywords}.items()))
 
 
 def steps_of(functions: Sequence[StepFunction[T]], shared: Mapping[str, Any]) -> tuple[Step[T], ...]:

@@ -42,7 +42,8 @@ class Counts:
     __slots__ = ("calls", "stages")
 
     def __init__(self) -> None:
-        self.calls = self.stages = 0
+        self.calls: int = 0
+        self.stages: int = 0
 
 
 class Frame:

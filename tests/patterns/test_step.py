@@ -147,3 +147,18 @@ async def test_it_is_a_value_and_named_after_its_function() -> None:
 async def test_what_can_not_be_called_is_no_step(function: Any) -> None:
     with pytest.raises(TypeError, match="a step must be an async function"):
         step(function)
+
+
+async def test_what_stands_behind_the_prompt_may_be_given_by_position() -> None:
+    async def repeat(
+        provider: LLMProvider, prompt: str, times: int = 1, *, mark: str = ""
+    ) -> PatternResult[str]:
+        return PatternResult(prompt * times + mark)
+
+    outcome = await step(repeat, 2, mark="!").run(ScriptedProvider([]), "ab")
+    assert outcome.unwrap().value == "abab!"
+    assert step(repeat, 2) == step(repeat, times=2)
+    with pytest.raises(TypeError, match="repeat takes 1 arguments behind the prompt, not 2"):
+        step(repeat, 2, 3)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
+    with pytest.raises(TypeError, match="repeat is given times twice"):
+        step(repeat, 2, times=3)  # type: ignore[misc]  # pyright: ignore[reportCallIssue]

@@ -1,6 +1,8 @@
 """Typed answers: decoded, repaired, asked for in the form that the server takes."""
 
 import dataclasses
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal, TypedDict
 
 import msgspec
@@ -13,6 +15,7 @@ from executionkit.core.schema.answer import Decoded, answer_type
 from executionkit.core.schema.validation import Rejected
 from executionkit.core.usage import TokenUsage
 from executionkit.errors import BudgetExhaustedError, InvalidOutputError, PermanentError
+from executionkit.patterns.consensus import consensus
 from executionkit.patterns.structured import structured
 from tests.doubles import error_of
 from tests.talking import Talking, filtered, refuses, says
@@ -335,3 +338,13 @@ async def test_what_is_no_whole_number_is_none(text: str) -> None:
 def test_a_schema_that_is_handed_out_is_a_copy() -> None:
     answer_type(Point).schema["properties"].clear()
     assert answer_type(Point).schema["properties"] == {"x": {"type": "integer"}}
+
+
+untyped: Callable[..., object] = consensus
+BUILDS: list[Callable[..., object]] = [structured, partial(untyped, 5), partial(untyped, by_field=True)]
+
+
+@pytest.mark.parametrize("build", BUILDS)
+def test_the_name_of_a_class_is_not_the_class(build: Callable[..., object]) -> None:
+    with pytest.raises(TypeError, match="pass the class itself, not 'Invoice'"):
+        build(output_type="Invoice")

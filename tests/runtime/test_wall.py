@@ -325,7 +325,9 @@ class Unmade(ProviderError):
         super().__init__("unmade")
 
 
-@pytest.mark.parametrize("failure", [Odd(), Unmade(1, 2), RecursionError("deep"), ExceptionGroup("two", [KeyError(1)])])
+@pytest.mark.parametrize(
+    "failure", [Odd(), Unmade(1, 2), RecursionError("deep"), ExceptionGroup("two", [KeyError(1)])]
+)
 async def test_odd_errors_come_back_typed_and_keep_the_cost(failure: Exception) -> None:
     model = Model(lambda asked: failure if asked.number == 2 else reply())
     error = error_of(await (complete() >> complete()).run(model, "q", retry=RetryConfig(max_retries=0)))

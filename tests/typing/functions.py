@@ -5,12 +5,16 @@ from functools import partial
 from typing import Any, Literal, assert_type
 
 from executionkit import (
+    Context,
     Evaluation,
+    Evaluator,
     LLMProvider,
     LLMResponse,
+    LocalProvider,
     Message,
     PatternResult,
     Provider,
+    ScriptedProvider,
     Stage,
     TokenUsage,
     Tool,
@@ -18,6 +22,7 @@ from executionkit import (
     ToolSpec,
     VotingStrategy,
     compat,
+    complete,
     consensus_sync,
     pipe_sync,
     react,
@@ -28,6 +33,7 @@ from executionkit import (
 )
 from executionkit.patterns.react import React
 from executionkit.patterns.refine import Refine
+from executionkit.provider import Pieces, StreamingProvider
 from tests.typing.stages import City
 
 
@@ -116,7 +122,7 @@ def twins(provider: LLMProvider, tool: Tool) -> None:
     assert_type(compat.consensus_sync(provider=provider, prompt="?").cost, TokenUsage)
 
 
-def evaluators(provider: LLMProvider) -> None:
+def evaluators(provider: LLMProvider, either: Evaluator, perhaps: Evaluator | None) -> None:
     """Every shape of evaluator that is allowed."""
     assert_type(refine(), Refine)
     assert_type(refine(None), Refine)
@@ -127,6 +133,10 @@ def evaluators(provider: LLMProvider) -> None:
     assert_type(refine(reviewed), Refine)
     assert_type(refine(Rubric(("please", "thanks"))), Refine)
     assert_type(refine(lambda text: 1.0), Refine)
+    assert_type(refine(lambda text: text.count("x") / len(text), target_score=0.5), Refine)
+    assert_type(refine(lambda text, provider: judged(text, provider)), Refine)
+    assert_type(refine(either), Refine)
+    assert_type(refine(perhaps, patience=2), Refine)
     assert_type(refine(lambda text: Evaluation(1.0)) >> refine(judged), Stage[str, str])
 
 
@@ -141,10 +151,47 @@ async def tools(provider: LLMProvider) -> None:
     assert_type(tool.execute, Callable[..., Awaitable[Any]])
 
 
-async def providers(canned: Canned) -> None:
+class Promising:
+    """A provider whose method was decorated: it returns something to await, and is no coroutine function."""
+
+    def complete(self, messages: list[Message], **kwargs: Any) -> Awaitable[LLMResponse]:
+        raise NotImplementedError
+
+
+class Calling(Promising):
+    """One that says by a property that its models call tools."""
+
+    @property
+    def supports_tools(self) -> Literal[True]:
+        return True
+
+
+class Inheriting(LLMProvider):
+    """One that inherits from the protocol."""
+
+    async def complete(self, messages: list[Message], **kwargs: Any) -> LLMResponse:
+        return LLMResponse("")
+
+
+def streamed(provider: Provider, streaming: StreamingProvider) -> None:
+    """What streams does so in pieces, each with its text."""
+    streams: list[StreamingProvider] = [provider, streaming]
+    pieces: Pieces = streams[0].stream([], temperature=0.5)
+    assert_type(pieces.response, LLMResponse)
+    assert_type(pieces.cost, TokenUsage)
+
+
+async def providers(
+    canned: Canned, ours: Provider, scripted: ScriptedProvider, local: LocalProvider, metered: Context
+) -> None:
     """A shape is enough."""
     provider: LLMProvider = canned
     calling: ToolCallingProvider = canned
+    all_calling: list[ToolCallingProvider] = [canned, ours, scripted, Calling()]
+    others: list[LLMProvider] = [*all_calling, local, metered.provider, Promising(), Inheriting()]
+    assert_type(complete().using(others[0]), Stage[str, str])
+    assert_type(complete().using(Promising()), Stage[str, str])
+    assert_type(calling.supports_tools, Literal[True])
     opened: LLMProvider = Provider("https://example.com/v1", "a-model", api_key="k")
     hello: list[Message] = [{"role": "user", "content": "hi"}]
     answers = [await each.complete(hello) for each in (provider, calling, opened)]

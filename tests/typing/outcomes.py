@@ -15,6 +15,7 @@ from executionkit import (
     RateLimitError,
     TokenUsage,
     as_outcome,
+    as_result,
     consensus,
     is_failure,
     is_success,
@@ -107,6 +108,25 @@ def results(result: PatternResult[str], plain: Result[PatternResult[str], Execut
     assert_type(result.cost + result.cost - TokenUsage(1), TokenUsage)
     assert_type(str(result), str)
     assert_type(as_outcome(plain), Outcome[str])
+
+
+def sized(result: PatternResult[str]) -> PatternResult[int]:
+    """Count the letters."""
+    return result.map(len)
+
+
+def as_results(outcome: Outcome[str], plain: Result[PatternResult[str], ExecutionKitError]) -> None:
+    """`as_result` gives `.map`, `.alt` and `.value_or` their types, `as_outcome` goes back."""
+    widened = as_result(outcome)
+    assert_type(widened, Result[PatternResult[str], ExecutionKitError])
+    assert_type(widened.map(lambda result: result.map(len)), Result[PatternResult[int], ExecutionKitError])
+    assert_type(widened.map(lambda result: result.value).value_or("nothing"), str)
+    assert_type(widened.alt(lambda error: error.message), Result[PatternResult[str], str])
+    assert_type(as_outcome(widened), Outcome[str])
+    assert_type(as_outcome(widened.map(lambda result: result.map(len))), Outcome[int])
+    assert_type(as_outcome(plain.map(lambda result: result.map(len))), Outcome[int])
+    assert_type(as_outcome(outcome.map(sized)), Outcome[int])
+    assert_type(as_outcome(outcome.map(lambda result: PatternResult(len(result.value)))), Outcome[int])
 
 
 def covariant(

@@ -125,15 +125,15 @@ def settings() -> None:
     consensus(num_samples=5)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
     consensus(strategy="plurality")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
     consensus(temperature="hot")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
-    refine(target_score="high")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-    refine(max_iterations=2.5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    refine(target_score="high")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
+    refine(max_iterations=2.5)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
     react()  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
     react([], max_rounds="many")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
     complete(max_tokens=None)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     RetryConfig(max_retries="3")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     TokenUsage(calls=3)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     complete().temperature = 0.5  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]
-    step(None)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    step(None)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
 
 
 async def no_score(text: str, provider: LLMProvider) -> str:
@@ -160,12 +160,12 @@ def evaluators() -> None:
     """An evaluator takes a text, or a text and a provider, and gives a score."""
     consensus(key=of_nothing)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     consensus(weigh=of_nothing)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-    refine(no_score)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-    refine(three)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-    refine(of_bytes)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-    refine(0.9)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-    refine(lambda text: "good")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-    refine(lambda: 1.0)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    refine(no_score)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    refine(three)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    refine(of_bytes)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    refine(0.9)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    refine(lambda text: "good")  # type: ignore[arg-type, return-value]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    refine(lambda: 1.0)  # type: ignore[arg-type, misc]  # pyright: ignore[reportArgumentType, reportCallIssue]
     Evaluation("good")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
@@ -223,6 +223,65 @@ async def plain_step(provider: LLMProvider, prompt: str) -> str:
     return prompt
 
 
+async def swapped(prompt: str, provider: LLMProvider) -> PatternResult[str]:
+    """Take the two the wrong way round."""
+    return PatternResult(prompt)
+
+
+async def of_one(prompt: str) -> PatternResult[str]:
+    """Take no provider."""
+    return PatternResult(prompt)
+
+
+async def demanding(provider: LLMProvider, prompt: str, *, times: int) -> PatternResult[str]:
+    """Need a setting."""
+    return PatternResult(prompt)
+
+
+def at_once(provider: LLMProvider, prompt: str) -> PatternResult[str]:
+    """Return at once, where a step is awaited."""
+    return PatternResult(prompt)
+
+
+def steps(provider: LLMProvider) -> None:
+    """A step is an async function of a provider and a prompt; what is passed on, it takes."""
+    step(swapped)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    step(of_one)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    step(at_once)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    step(demanding)  # type: ignore[arg-type]  # pyright: ignore[reportCallIssue]
+    step(demanding, times="3")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    step(demanding, 3)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
+    step(demanding, times=3, loud=True)  # type: ignore[arg-type]  # pyright: ignore[reportCallIssue]
+    step(compat.consensus, n=3)  # type: ignore[arg-type]  # pyright: ignore[reportCallIssue]
+    step(compat.consensus, num_samples="three")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    step(lambda provider: compat.consensus(provider, "?"))  # type: ignore[arg-type, misc]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    step(lambda provider, prompt: prompt)  # type: ignore[arg-type, return-value]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    step(lambda provider, prompt: compat.consensus(prompt, provider))  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+async def more_steps(provider: LLMProvider) -> None:
+    """The steps of a pipe are held to the same."""
+    await compat.pipe(provider, "?", swapped)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await compat.pipe(provider, "?", of_one)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await compat.pipe(provider, "?", at_once)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+def names_that_moved() -> None:
+    """What another module has."""
+    executionkit.pipe(1)  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
+    executionkit.beta()  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
+    executionkit.Approve()  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def stages_in_the_shape_of_the_facade(provider: LLMProvider) -> None:
+    """A stage's function takes no provider."""
+    consensus(provider, "?", num_samples=5)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
+    refine(provider, "?")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
+    react(provider, "?", [])  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
+    structured(provider, "?", int)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
+    complete(provider, "?")  # type: ignore[arg-type, call-arg]  # pyright: ignore[reportCallIssue]
+
+
 async def facade(provider: LLMProvider, tools: Sequence[Tool]) -> None:
     """The functions of the specification and their twins."""
     await compat.consensus(provider, "?", n=3)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
@@ -239,8 +298,8 @@ async def facade(provider: LLMProvider, tools: Sequence[Tool]) -> None:
     structured_sync(provider, "?")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     structured_sync(provider, "?", 3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     pipe_sync(provider, "?", max_budget=3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-    step(plain_step)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-    step(consensus())  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    step(plain_step)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    step(consensus())  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
 
 
 def providers(provider: Provider) -> None:

@@ -1,5 +1,7 @@
 """What the checkers must infer of stages and their compositions."""
 
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, assert_type
 
 import msgspec
@@ -12,6 +14,7 @@ from executionkit import (
     PatternResult,
     Stage,
     TokenUsage,
+    compat,
     complete,
     consensus,
     identity,
@@ -107,6 +110,63 @@ def adapted(provider: LLMProvider, budget: TokenUsage) -> None:
     assert_type(Count().within(budget).using(provider), Stage[str, int])
     assert_type(Count().using(provider) >> Spell().within(budget), Stage[str, str])
     assert_type((complete() & Count()).map(lambda pair: pair[1]), Stage[str, int])
+
+
+def meets(base: Stage[object, int], wide: Stage[int, bytes], narrow: Stage[bool, str]) -> None:
+    """Two stages on one input take what both of them take, whichever stands first."""
+    assert_type(step(measure) | complete(), Stage[str, float | str])
+    assert_type(step(measure) & complete(), Stage[str, tuple[float, str]])
+    assert_type(complete() | step(measure), Stage[str, str | float])
+    assert_type(complete() & step(measure), Stage[str, tuple[str, float]])
+    assert_type(step(measure) | step(shout), Stage[object, float | str])
+    assert_type(step(shout) | complete() | consensus(output_type=int), Stage[str, str | int])
+    assert_type(base | complete(), Stage[str, int | str])
+    assert_type((base & complete()) & (complete() | base), Stage[str, tuple[tuple[int, str], str | int]])
+    assert_type(narrow | wide, Stage[bool, str | bytes])
+
+
+async def optional(provider: LLMProvider, prompt: str, **options: Any) -> PatternResult[str]:
+    """A step that takes any keyword."""
+    return PatternResult(prompt)
+
+
+async def counted(
+    model: LLMProvider, text: str, /, times: int, *, loud: bool = False
+) -> PatternResult[bytes]:
+    """A step with other names and a setting that must be given."""
+    return PatternResult(text.encode() * times)
+
+
+def later(provider: LLMProvider, prompt: str, *, k: int = 1) -> Awaitable[PatternResult[str]]:
+    """A step that returns something to await, and is not async itself."""
+    return shout(provider, prompt)
+
+
+class Asking:
+    """A step with settings of its own."""
+
+    async def __call__(self, provider: LLMProvider, prompt: str, *, top: int = 1) -> PatternResult[list[str]]:
+        return PatternResult([prompt] * top)
+
+
+def checked_steps(unknown: Callable[..., Any], loose: Callable[..., Awaitable[PatternResult[int]]]) -> None:
+    """What is passed on is checked against the function's own parameters."""
+    assert_type(step(shout, loud=False), Step[str])
+    assert_type(step(optional), Step[str])
+    assert_type(step(optional, a=1, b="two"), Step[str])
+    assert_type(step(counted, 3), Step[bytes])
+    assert_type(step(counted, times=3, loud=True), Step[bytes])
+    assert_type(step(later, k=3), Step[str])
+    assert_type(step(Asking(), top=2), Step[list[str]])
+    assert_type(step(compat.consensus, num_samples=3, strategy="unanimous"), Step[str])
+    assert_type(step(compat.refine_loop, evaluator=None, max_cost=TokenUsage(llm_calls=3)), Step[str])
+    assert_type(step(compat.structured, output_type=int), Step[int])
+    assert_type(step(compat.pipe, max_budget=TokenUsage(1)), Step[Any])
+    assert_type(step(partial(compat.consensus, num_samples=3)), Step[str])
+    assert_type(step(partial(compat.consensus, num_samples=3), temperature=0.1), Step[str])
+    assert_type(step(lambda provider, prompt: shout(provider, prompt.upper())), Step[str])
+    assert_type(step(unknown, a=1), Step[Any])
+    assert_type(step(loose, a=1), Step[int])
 
 
 def steps() -> None:

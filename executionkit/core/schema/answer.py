@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from functools import lru_cache
-from typing import Any, Final, Generic, TypeVar, cast
+from typing import Any, Final, ForwardRef, Generic, TypeVar, cast
 
 import msgspec
 
@@ -116,6 +116,8 @@ def answer_type(kind: Any) -> AnswerType[Any]:
     >>> answer_type(list[int]).read('{"answer": [2, "three"]}')
     Rejected(reasons=('Expected `int`, got `str` - at `$.answer[1]`',))
     """
+    if isinstance(kind, (str, ForwardRef)):
+        raise TypeError(f"an output type is a class, not its name: pass the class itself, not {kind!r:.80}")
     return AnswerType(kind)
 
 

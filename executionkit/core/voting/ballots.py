@@ -167,6 +167,7 @@ class FieldBallot(Ballot[T], frozen=True):
     output_type: TypeForm[T]
 
     def __post_init__(self) -> None:
+        _kind_of(self.output_type)
         if not _fields_of(self.output_type):
             raise TypeError(f"a vote field by field needs a type with fields, not {self.output_type!r}")
 
