@@ -27,7 +27,7 @@ from executionkit import (
     tool,
 )
 from executionkit.approval import Approve, Decision, Proposal
-from executionkit.provider import LLMProvider, Message, ToolCall, user
+from executionkit.provider import Message, ToolCall, user
 from executionkit.stage import Stage
 
 
