@@ -57,7 +57,8 @@ def _remade(value: tuple[object, ...], change: Callable[[object], object]) -> ob
     items = [change(item) for item in value]
     if all(map(operator.is_, items, value)):
         return value
-    return tuple.__new__(type(value), items)
+    make: Callable[[list[object]], object] = cast("Any", type(value))._make
+    return make(items)
 
 
 def freeze_mapping(given: Mapping[str, object]) -> Metadata:

@@ -85,7 +85,10 @@ def test_an_async_function_is_refused_where_nobody_awaits(function: Any) -> None
         complete().map(function)
 
 
-@pytest.mark.parametrize("function", [str.upper, len, partial(int, base=2), lambda text: text, _Loader])
+PLAIN_FUNCTIONS: list[Any] = [str.upper, len, partial(int, base=2), (lambda: 1), _Loader]
+
+
+@pytest.mark.parametrize("function", PLAIN_FUNCTIONS)
 def test_a_plain_function_is_taken(function: Any) -> None:
     check_function("map", function)
 

@@ -84,8 +84,8 @@ def test_a_transcript_with_a_call_without_its_result_is_refused_whoever_made_it(
 
 
 def test_what_is_handed_out_and_what_it_was_made_of_change_nothing() -> None:
-    made_of = {"role": "user", "content": [{"type": "text", "text": "hello"}]}
+    made_of: dict[str, Any] = {"role": "user", "content": [{"type": "text", "text": "hello"}]}
     talk = Transcript([made_of])
-    made_of["content"][0]["text"] = "changed"  # type: ignore[index]  # pyright: ignore[reportArgumentType]
+    made_of["content"][0]["text"] = "changed"
     talk[0]["content"][0]["text"] = "changed"
     assert talk[0]["content"] == [{"type": "text", "text": "hello"}]

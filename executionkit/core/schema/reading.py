@@ -75,11 +75,11 @@ def _with_whole_numbers(value: object) -> object:
     if isinstance(value, Mapping):
         given = cast("Mapping[object, object]", value)
         changed = {key: _with_whole_numbers(item) for key, item in given.items()}
-        return changed if any(changed[key] is not item for key, item in given.items()) else value
+        return changed if any(changed[key] is not item for key, item in given.items()) else given
     if isinstance(value, list):
         items = cast("list[object]", value)
         found = [_with_whole_numbers(item) for item in items]
-        return found if any(one is not other for one, other in zip(found, items, strict=True)) else value
+        return found if any(one is not other for one, other in zip(found, items, strict=True)) else items
     return value
 
 

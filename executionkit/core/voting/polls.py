@@ -72,12 +72,10 @@ class Poll(Generic[T]):
         """
         with suppress(Exception):
             for tally, key in zip(self.tallies, keys, strict=True):
-                if type(key) in _PLAIN:
-                    continue
-                others = [None, key, *tally.votes]
-                for other in others:
-                    bool(key == other), bool(other == key)
-                hash(key), str(key), repr(key)
+                if type(key) not in _PLAIN:
+                    for other in (None, key, *tally.votes):
+                        _ = bool(key == other), bool(other == key)
+                    _ = hash(key), str(key), repr(key)
             return True
         return False
 
