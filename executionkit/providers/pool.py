@@ -49,7 +49,7 @@ class Member:
         self._lock = lock
         self._clock = clock
         if callable(getattr(provider, "stream", None)):
-            self.stream = self._stream
+            self.stream: Callable[..., Pieces] = self._stream
 
     async def complete(
         self,
@@ -174,7 +174,7 @@ class Pool:
         if all(map(supports_tools, providers)):
             self.supports_tools: Literal[True] = True
         if all(callable(getattr(each, "stream", None)) for each in providers):
-            self.stream = self._stream
+            self.stream: Callable[..., Pieces] = self._stream
 
     def choose(self, last_error: Exception | None = None) -> Member:  # noqa: ARG002 - the runtime tells it
         """Return the member to ask next.

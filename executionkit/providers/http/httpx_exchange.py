@@ -33,12 +33,12 @@ class ResponseExchange:
     """
 
     def __init__(self, response: Any, headers: dict[str, str]) -> None:
-        self.head = Head(int(response.status_code), headers)
+        self.head: Head = Head(int(response.status_code), headers)
         if self.head.status < 200:
             raise ExchangeError(f"the status {self.head.status} is not the one of an answer")
         self._response = response
         self._chunks: AsyncIterator[bytes] | None = None
-        self.is_over = False  # whether the body was read to its end
+        self.is_over: bool = False  # whether the body was read to its end
 
     async def read(self) -> bytes:
         """Return the next piece of the body as sent, `b""` at its end."""

@@ -30,7 +30,7 @@ from executionkit.providers.secret import Secret
 
 __all__ = ["HttpxTransport"]
 
-_Body: Final = body_type(httpx)
+_Body: Final = body_type(httpx)  # pyrefly: ignore[bad-argument-type] - modules hash
 _LIMITS: Final = httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=None)
 
 
@@ -153,7 +153,7 @@ class _Slot:
     def __init__(self, transport: httpx.AsyncHTTPTransport) -> None:
         self.transport = transport
         self.headers: dict[str, str] = {}
-        self.idle_since = time.monotonic()
+        self.idle_since: float = time.monotonic()
         self._connection: Any = None
         self._tls: Any = None
 
