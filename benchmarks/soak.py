@@ -4,9 +4,10 @@
     python benchmarks/soak.py --json                one object: the figures by name
     python benchmarks/soak.py --seeds 0             without the schedules
 
-Three parts. `--seeds` schedules of `tests/faults/test_schedules.py`, half on each event loop. `--runs` runs
-against a fast server in another process, half on each event loop, 50 at once: single calls, votes, pipelines,
-refusals for want of budget, and runs that are cancelled at some moment. `--samples` samples through one vote.
+Three parts, each on httpx and aiohttp and on the event loops that they know. `--seeds` schedules of
+`tests/faults/test_schedules.py`. `--runs` runs against a fast server in another process, 50 at once: single
+calls, votes, pipelines, refusals for want of budget, and runs that are cancelled at some moment. `--samples`
+samples through one vote.
 
 Memory is counted after a garbage collection, in blocks that Python's allocator has handed out and in the
 resident set of the process; a tenth of the runs is warm-up. The exit status is 1 if a bound is broken.
@@ -25,7 +26,7 @@ from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 import anyio
 
@@ -44,7 +45,14 @@ LAPS: Final = 20
 AT_ONCE: Final = 50
 DESCRIPTORS: Final = Path("/dev/fd")
 PAGE: Final = os.sysconf("SC_PAGE_SIZE")
-BACKENDS: Final = ["asyncio", *(["trio"] if find_spec("trio") else [])]
+Transport: TypeAlias = Literal["httpx", "aiohttp"]
+_ALL_WAYS: Final[list[tuple[Transport, str, str]]] = [
+    ("httpx", "asyncio", "httpx"),
+    ("httpx", "trio", "trio"),
+    ("aiohttp", "asyncio", "aiohttp"),
+]
+WAYS: Final = [(transport, backend) for transport, backend, extra in _ALL_WAYS if find_spec(extra)]
+TRANSPORTS: Final = list(dict.fromkeys(transport for transport, _ in WAYS))
 NOISE: Final = {"asyncio": 500, "trio": 3_000}
 """Blocks that come and go: trio lets a thousand deadlines that were called off pile up."""
 
@@ -88,12 +96,14 @@ async def one_run(provider: LLMProvider, chance: random.Random) -> None:
         await chance.choice(PIPELINES).run(provider, "What is the capital of France?", max_cost=budget)
 
 
-async def laps(port: int, runs: int, seed: int) -> list[Footprint]:
+async def laps(port: int, runs: int, seed: int, transport: Transport) -> list[Footprint]:
     """Make the runs with one provider, and measure after each of `LAPS` laps."""
     measured: list[Footprint] = []
     # As many connections as work for them: a pool that still grows would look like a leak.
     url = f"http://127.0.0.1:{port}/v1"
-    async with Provider(url, "m", "sk-soak-12345678", max_connections=AT_ONCE) as provider:
+    async with Provider(
+        url, "m", "sk-soak-12345678", max_connections=AT_ONCE, transport=transport
+    ) as provider:
         for lap in range(LAPS):
             chance = random.Random(seed * LAPS + lap)
             turns = iter(range(runs // LAPS))
@@ -109,10 +119,10 @@ async def _work(provider: LLMProvider, chance: random.Random, turns: Iterator[in
         await one_run(provider, chance)
 
 
-def many_runs(port: int, runs: int, backend: str) -> Bounds:
+def many_runs(port: int, runs: int, transport: Transport, backend: str) -> Bounds:
     """Return by how much the process grew after a tenth of the runs, and the descriptors left at the end."""
     before = footprint()
-    measured = anyio.run(laps, port, runs, 1, backend=backend)[LAPS // 10 :]
+    measured = anyio.run(laps, port, runs, 1, transport, backend=backend)[LAPS // 10 :]
     left = footprint().descriptors - before.descriptors
     third = len(measured) // 3
     first, last = measured[:third], measured[-third:]
@@ -121,17 +131,18 @@ def many_runs(port: int, runs: int, backend: str) -> Bounds:
     most_open = max(each.descriptors for each in measured) - before.descriptors
     return {
         # One object lost in two hundred runs is too many; what is beside that is noise.
-        f"{backend}_blocks_grown": (blocks, NOISE[backend] + runs / 200),
-        f"{backend}_kilobytes_grown": (resident / 1024, 4_096),
-        f"{backend}_descriptors_at_most": (most_open, AT_ONCE + 10),
-        f"{backend}_descriptors_left": (left, 0),
+        f"{transport}_{backend}_blocks_grown": (blocks, NOISE[backend] + runs / 200),
+        f"{transport}_{backend}_kilobytes_grown": (resident / 1024, 4_096),
+        f"{transport}_{backend}_descriptors_at_most": (most_open, AT_ONCE + 10),
+        f"{transport}_{backend}_descriptors_left": (left, 0),
     }
 
 
-async def votes(port: int, samples: int) -> list[tuple[int, int]]:
+async def votes(port: int, samples: int, transport: Transport) -> list[tuple[int, int]]:
     """Hold half the vote, then all of it twice; return for each the bytes it took at most, and left."""
     taken: list[tuple[int, int]] = []
-    async with Provider(f"http://127.0.0.1:{port}/v1", "m", "sk-soak-12345678") as provider:
+    url = f"http://127.0.0.1:{port}/v1"
+    async with Provider(url, "m", "sk-soak-12345678", transport=transport) as provider:
         for count in (AT_ONCE, samples // 2, samples, samples):
             before = _traced()
             tracemalloc.reset_peak()
@@ -147,27 +158,29 @@ def _traced() -> int:
     return tracemalloc.get_traced_memory()[0]
 
 
-def long_vote(port: int, samples: int) -> Bounds:
+def long_vote(port: int, samples: int, transport: Transport) -> Bounds:
     """Return what a vote of so many samples takes and leaves, in bytes a sample."""
     before = footprint()
     tracemalloc.start()
     try:
-        taken = anyio.run(votes, port, samples)
+        taken = anyio.run(votes, port, samples, transport)
     finally:
         tracemalloc.stop()
     (half, _), (whole, _), (again, _) = taken
-    return {
+    bytes_left = max(left for _, left in taken[1:])
+    figures = {
         # Garbage that waits for its collection is noise; the shorter the vote, the more it weighs.
-        "vote_bytes_a_sample": ((whole - half) / (samples - samples // 2), 1_000 + 2_000_000 / samples),
-        "vote_second_to_first": (again / whole, 1 + 1_000 / samples),
-        "vote_bytes_left_a_sample": (max(left for _, left in taken[1:]) / samples, 1 + 3_000 / samples),
-        "vote_descriptors_left": (footprint().descriptors - before.descriptors, 0),
+        "bytes_a_sample": ((whole - half) / (samples - samples // 2), 1_000 + 2_000_000 / samples),
+        "second_to_first": (again / whole, 1 + 1_000 / samples),
+        "bytes_left_a_sample": (bytes_left / samples, 1 + 3_000 / samples),
+        "descriptors_left": (footprint().descriptors - before.descriptors, 0),
     }
+    return {f"{transport}_vote_{name}": figure for name, figure in figures.items()}
 
 
 def schedules(seeds: int) -> Bounds:
-    """Play random schedules of faults, half on each event loop; return how many of the loops failed."""
-    each = {**os.environ, "EXECUTIONKIT_SEEDS": str(-(-seeds // len(BACKENDS)))}
+    """Play random schedules of faults on each way; return on how many of them one failed."""
+    each = {**os.environ, "EXECUTIONKIT_SEEDS": str(-(-seeds // len(WAYS)))}
     command = [
         sys.executable,
         "-m",
@@ -178,8 +191,8 @@ def schedules(seeds: int) -> Bounds:
         "tests/faults/test_schedules.py",
     ]
     failed = 0
-    for backend in BACKENDS:
-        part = [*command, "tests/faults/test_schedules.py", "-k", backend]
+    for transport, backend in WAYS:
+        part = [*command, "-k", f"{transport}-{backend}"]
         played = subprocess.run(part, cwd=ROOT, env=each, check=False, stdout=sys.stderr)
         failed += played.returncode != 0
     return {"schedules_failed": (failed, 0)}
@@ -190,8 +203,8 @@ def measure(runs: int, samples: int, seeds: int) -> Bounds:
     bounds: Bounds = {}
     with server.running() as port:
         parts: list[tuple[int, Callable[[], Bounds]]] = [
-            *((runs, partial(many_runs, port, runs // len(BACKENDS), backend)) for backend in BACKENDS),
-            (samples, partial(long_vote, port, samples)),
+            *((runs, partial(many_runs, port, runs // len(WAYS), *way)) for way in WAYS),
+            *((samples, partial(long_vote, port, samples, transport)) for transport in TRANSPORTS),
             (seeds, partial(schedules, seeds)),
         ]
         for size, part in parts:

@@ -21,8 +21,8 @@ MINORS = ("3.11", "3.12", "3.13")
 NEED_CHECKERS = ("tests/test_new_pattern.py", "tests/test_typing.py")
 """What runs mypy and pyright on the source; `just test` does that once."""
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-FOREIGN = ("mcp-server", "llmock", "httpx-aiohttp")
-"""Servers and a transport that are not ours: the rows with extras play against those, too."""
+FOREIGN = ("mcp-server", "llmock", "httpx-aiohttp", "httpx2")
+"""Servers and transports that are not ours: the rows with extras play against those, too."""
 FOREIGN_PARTS = [item for item in PROJECT["optional-dependencies"]["dev"] if item.startswith(FOREIGN)]
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from benchmarks import server
-from benchmarks.soak import BACKENDS, Bounds, long_vote, many_runs
+from benchmarks.soak import TRANSPORTS, WAYS, Bounds, Transport, long_vote, many_runs
 
 
 @pytest.fixture(scope="module")
@@ -18,10 +18,11 @@ def broken(bounds: Bounds) -> dict[str, tuple[float, float]]:
     return {name: (figure, most) for name, (figure, most) in bounds.items() if figure > most}
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_nothing_is_left_of_two_thousand_runs(port: int, backend: str) -> None:
-    assert broken(many_runs(port, 2_000, backend)) == {}
+@pytest.mark.parametrize(("transport", "backend"), WAYS)
+def test_nothing_is_left_of_two_thousand_runs(port: int, transport: Transport, backend: str) -> None:
+    assert broken(many_runs(port, 2_000, transport, backend)) == {}
 
 
-def test_nothing_is_left_of_a_long_vote(port: int) -> None:
-    assert broken(long_vote(port, 1_000)) == {}
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_nothing_is_left_of_a_long_vote(port: int, transport: Transport) -> None:
+    assert broken(long_vote(port, 1_000, transport)) == {}

@@ -14,6 +14,7 @@ import pytest
 from executionkit.errors import ProviderClosedError, ProviderError
 from executionkit.providers.http import httpx_transport
 from executionkit.providers.openai import Provider
+from tests.conftest import needs
 from tests.faults.pressure import ask, ask_many, deaf_port, descriptors
 from tests.faults.server import FaultServer
 from tests.faults.ways import HTTPX, OURS, Way, on_each_loop
@@ -179,7 +180,7 @@ async def test_idle_connections_are_closed_by_the_next_call_after_their_time(
                 await anyio.sleep(0.001)
 
 
-@pytest.mark.parametrize("transport", [way.name for way in OURS])
+@pytest.mark.parametrize("transport", [pytest.param(way.name, marks=needs(way.module)) for way in OURS])
 def test_a_loop_that_ends_unclosed_takes_its_sockets_along(transport: Any, server: FaultServer) -> None:
     provider = Provider(server.url("good-plain"), "m", transport=transport)
 

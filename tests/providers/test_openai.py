@@ -319,7 +319,7 @@ def test_a_transport_is_part_of_the_value() -> None:
 
 
 @needs("uvloop")
-@pytest.mark.parametrize("way", OURS, ids=[way.name for way in OURS])
+@pytest.mark.parametrize("way", [pytest.param(way, id=way.name, marks=needs(way.module)) for way in OURS])
 def test_it_works_on_uvloop(way: Way, server: FaultServer) -> None:
     import uvloop
 
