@@ -286,8 +286,8 @@ def tool(
         timeout: Seconds a call may take.
         max_calls: Calls that one loop may make; None for any number.
         in_thread: Whether a plain function runs in a thread of its own, so that it cannot block the event
-            loop. A thread cannot be killed: one that outlives its time-out runs on, unobserved. False for
-            functions that compute quickly.
+            loop. A thread cannot be killed: one that outlives its time-out runs on, unobserved, until the
+            process ends; it does not keep it from ending. False for functions that compute quickly.
 
     Raises:
         TypeError: An argument has no annotation, cannot be given by name, or is of a type msgspec cannot

@@ -84,12 +84,14 @@ def run(library: str, work: Callable[[], Coroutine[Any, Any, object]]) -> object
 
 
 def interrupted(library: str, stage: Stage[str, Any], instant: int) -> dict[str, Any]:
-    """Run a stage and interrupt it when the interpreter has entered or left so many functions."""
+    """Run a stage and interrupt it when the interpreter has called so many functions."""
     shop, events = Shop(), 0
     ordered: int | None = None
 
     def count(frame: object, event: str, argument: object) -> None:
         nonlocal events, ordered
+        if not event.endswith("call"):  # a frame that is left is no place where a signal is looked for
+            return
         events += 1
         if events == instant:
             ordered = shop.ordered
@@ -113,7 +115,7 @@ def interrupted(library: str, stage: Stage[str, Any], instant: int) -> dict[str,
 
 
 def main() -> None:
-    faulthandler.dump_traceback_later(30, exit=True)
+    faulthandler.dump_traceback_later(900, exit=True)
     library, often = sys.argv[1:3]
     if often == "once":
         interrupting = Shop()

@@ -1,5 +1,7 @@
 """llama.cpp's server in this process: started, asked what it can do, stopped after its last call."""
 
+import atexit
+import os
 import threading
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -7,6 +9,7 @@ from http.client import HTTPConnection
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
+from weakref import WeakSet
 
 import msgspec
 
@@ -56,6 +59,12 @@ class Engine:
         self._lock = threading.Lock()
         self._calls = 0
         self._closed = False
+        _running.add(self)
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether it was stopped, or belongs to the process that this one was forked from."""
+        return self._server is None
 
     @contextmanager
     def call(self) -> Generator[None, None, None]:
@@ -81,9 +90,61 @@ class Engine:
             self._closed = True
             self._stop_if_idle()
 
+    def forget(self) -> None:
+        """Take no more calls, and never stop: the threads of the server are not ours to wait for."""
+        self._lock = threading.Lock()  # in a forked child, nobody may be left who gives the old one back
+        self._closed = True
+        server, self._server = self._server, None
+        if server is not None:
+            _never_destroy(server)
+
+    def forget_if_busy(self) -> None:
+        """Do as `forget` where a call is in flight."""
+        if self._calls:
+            self.forget()
+
     def _stop_if_idle(self) -> None:
         if self._closed and self._calls == 0:
+            if os.getpid() != _FIRST_PROCESS and self._server is not None:
+                _never_destroy(
+                    self._server
+                )  # what llama.cpp keeps beside its servers was made before the fork
             self._server = None
+
+
+_running: Final[WeakSet[Engine]] = WeakSet()
+_FIRST_PROCESS: Final = os.getpid()
+
+
+def _never_destroy(server: object) -> None:
+    """Keep a server to the end of the process, and have that end without llama.cpp's own farewell.
+
+    It would wait for threads that are not there, or take away what those that are still use.
+    """
+    import ctypes  # takes long to import, and is needed once if ever
+
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(server))
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "on_exit"):  # glibc's; it is called with the exit code, before the destructors of C++
+        libc.on_exit(libc._exit, None)
+
+
+def _forget_all() -> None:
+    """Forget the servers of the parent: their threads did not come along, so that stopping them never ends."""
+    for engine in tuple(_running):
+        engine.forget()
+    _running.clear()
+
+
+@atexit.register
+def _forget_busy() -> None:
+    """Leave servers that are at work to the end of the process: stopped now, they would wait for their clients."""
+    for engine in tuple(_running):
+        engine.forget_if_busy()
+
+
+if hasattr(os, "register_at_fork"):  # there is no fork on Windows
+    os.register_at_fork(after_in_child=_forget_all)
 
 
 def _params(settings: EngineSettings) -> "CommonParams":

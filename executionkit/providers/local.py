@@ -27,7 +27,7 @@ class LocalProvider:
     """A model in this process: no key, no network, no other program.
 
     The server starts with `async with`, `with` or the first call, on a free port of the loopback interface,
-    and stops with `aclose()`, `close()` or the interpreter. Starting blocks for about half a second, stopping
+    and stops with `aclose()`, `close()`, the interpreter, or when all who entered have left. Starting blocks for about half a second, stopping
     for a fifth. One provider serves any number of event loops, one after the other or at once.
 
     Args:
@@ -85,6 +85,7 @@ class LocalProvider:
         self._engine: Engine | None = None
         self._provider: Provider = self._description
         self._closed = False
+        self._users = 0
 
     @property
     def supports_tools(self) -> bool:
@@ -120,7 +121,7 @@ class LocalProvider:
                 raise ProviderClosedError(
                     "the local model is stopped; start it again with `async with provider:`"
                 )
-            if self._engine is None:
+            if self._engine is None or self._engine.is_gone:
                 self._engine = Engine(self._settings)
                 self._provider = replace(self._description, base_url=f"{self._engine.address}/v1")
                 weakref.finalize(self, self._engine.close)
@@ -132,7 +133,7 @@ class LocalProvider:
         It can not close the connections of an event loop: `run_sync` closes its own, elsewhere use `aclose`.
         """
         with self._lock:
-            self._closed = True
+            self._closed, self._users = True, 0
             engine, self._engine = self._engine, None
         if engine is not None:
             engine.close()
@@ -143,22 +144,41 @@ class LocalProvider:
         self.close()
 
     def __enter__(self) -> Self:
-        self._closed = False
-        self._open()
+        with self._lock:
+            self._closed = False
+            self._users += 1
+        try:
+            self._open()
+        except BaseException:
+            self._leave()
+            raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        self._leave()
+
+    def _leave(self) -> None:
+        """Stop once everybody who entered has left."""
+        with self._lock:
+            self._users = max(0, self._users - 1)
+            if self._users:
+                return
         self.close()
 
     async def __aenter__(self) -> Self:
-        return self.__enter__()
+        self.__enter__()
+        await self._provider.__aenter__()
+        return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        await self.aclose()
+        try:
+            await self._provider.__aexit__(kind, error, traceback)
+        finally:
+            self._leave()
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._settings.model.name!r})"

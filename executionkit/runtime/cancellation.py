@@ -17,6 +17,7 @@ __all__ = [
     "cancellations",
     "is_cancellation",
     "is_cancelled",
+    "let_interrupts_wait",
     "stop_if_cancelled",
     "taken_as",
 ]
@@ -65,6 +66,16 @@ def _reasons(failure: BaseException | None) -> Iterator[BaseException]:
         yield failure
         seen.add(id(failure))
         failure = failure.__cause__ or failure.__context__
+
+
+def let_interrupts_wait(function: Callable[..., object]) -> None:
+    """Have trio raise Ctrl-C where `function`, or what it calls, awaits something, as asyncio does.
+
+    Between two lines of ours, or of anyio's, it would leave open what was just opened.
+    """
+    import trio  # an extra
+
+    trio.lowlevel.enable_ki_protection(function)
 
 
 class Waiter(asyncio.Future[None]):

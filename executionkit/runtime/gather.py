@@ -9,7 +9,7 @@ from sniffio import current_async_library
 
 from executionkit.core.frozen import freeze_mapping
 from executionkit.errors import ExecutionKitError, described
-from executionkit.runtime.cancellation import Waiter, is_cancellation, taken_as
+from executionkit.runtime.cancellation import Waiter, is_cancellation, let_interrupts_wait, taken_as
 
 __all__ = ["gather"]
 
@@ -68,9 +68,12 @@ async def gather(
             if not under_way and ended is not None:
                 ended.end()
 
+    is_trio = current_async_library() == "trio"
+    if is_trio:
+        let_interrupts_wait(worker)
     with _ungrouped():
         async with anyio.create_task_group() as group:
-            ended = Waiter(group.cancel_scope.cancel) if current_async_library() == "asyncio" else None
+            ended = None if is_trio else Waiter(group.cancel_scope.cancel)
             for _ in range(under_way):
                 group.start_soon(worker)
             if ended is not None:

@@ -4,8 +4,8 @@ import math
 import time
 from collections.abc import Awaitable, Callable
 from contextvars import copy_context
-from functools import cache
-from typing import TypeVar
+from functools import partial
+from typing import TypeVar, cast
 
 import anyio
 import sniffio
@@ -14,11 +14,11 @@ from returns.result import Failure
 
 from executionkit.core.usage import TokenUsage, checked_budget
 from executionkit.errors import DeadlineExceededError, StageError, described
-from executionkit.events import RunFinished, RunStarted, Trace
+from executionkit.events import RunFinished, RunStarted, Trace, WithContent
 from executionkit.outcome import Outcome
 from executionkit.provider import LLMProvider, checked_provider
 from executionkit.retry import RetryConfig, checked_retry
-from executionkit.runtime.cancellation import taken_as
+from executionkit.runtime.cancellation import let_interrupts_wait, taken_as
 from executionkit.runtime.context import MeteredProvider, Performer, as_outcome, check_loop, perform
 from executionkit.runtime.event_loops import closing_at_exit
 from executionkit.runtime.frame import Frame, Settings
@@ -50,7 +50,8 @@ async def run_stage(
         ValueError: A budget is negative, or a deadline not positive.
     """
     if sniffio.current_async_library() == "trio":
-        _let_interrupts_wait()
+        let_interrupts_wait(run_stage)
+        let_interrupts_wait(MeteredProvider.complete)
     limit = checked_budget(max_cost)
     checked_retry(retry)
     _check_deadline(deadline)
@@ -100,18 +101,6 @@ def _running_library() -> str | None:
 async def _closing(run: Callable[[], Awaitable[T]]) -> T:
     async with closing_at_exit():
         return await run()
-
-
-@cache
-def _let_interrupts_wait() -> None:
-    """Have trio raise Ctrl-C where a run awaits something, as asyncio does.
-
-    Between two lines of ours, or of anyio's, it would leave open what was just opened.
-    """
-    import trio  # an extra
-
-    trio.lowlevel.enable_ki_protection(run_stage)
-    trio.lowlevel.enable_ki_protection(MeteredProvider.complete)
 
 
 def _open(
@@ -205,7 +194,10 @@ def _check_trace(trace: object) -> None:
         raise TypeError(f"a trace must be callable, not {type(trace).__name__}")
     from inspect import iscoroutinefunction  # takes long to import, and most runs are not traced
 
-    if iscoroutinefunction(trace):
+    told: object = trace.trace if isinstance(trace, WithContent) else trace
+    while isinstance(told, partial):
+        told = cast("partial[object]", told).func
+    if iscoroutinefunction(told) or iscoroutinefunction(getattr(told, "__call__", None)):  # noqa: B004
         raise TypeError("a trace is a plain function: an async one would never be awaited")
 
 

