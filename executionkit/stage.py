@@ -418,11 +418,8 @@ def identity(_of: TypeForm[Any], /) -> Stage[Any, Any]:
 
 
 def _are_stages(held: object) -> "TypeIs[tuple[Stage[Any, Any], ...]]":
-    return (
-        isinstance(held, tuple)
-        and bool(held)
-        and all(isinstance(item, Stage) for item in cast("tuple[object, ...]", held))
-    )
+    items = cast("tuple[object, ...]", held) if isinstance(held, tuple) else ()
+    return bool(items) and all(isinstance(item, Stage) for item in items)
 
 
 _S = TypeVar("_S", bound=Stage[Any, Any])
@@ -469,8 +466,8 @@ def _check_stages(stages: object) -> None:
     _check_nesting(*cast("tuple[Stage[Any, Any], ...]", stages))
 
 
-MOST_NESTED: Final = 100
-"""Levels of stages within stages; each takes some frames of the interpreter's stack when it is run."""
+MOST_NESTED: Final = 210
+"""Levels of stages within stages; each takes up to four of the thousand frames that Python allows a task."""
 
 
 def _check_nesting(*stages: Stage[Any, Any]) -> None:
@@ -502,7 +499,7 @@ def _stages_in(stage: Stage[Any, Any]) -> Iterator[Stage[Any, Any]]:
 
 
 def _extended(stage: _S, field: str, value: tuple[object, ...]) -> _S:
-    """Set a field that is made of what was checked before: to check it all again would take the square of it."""
+    """Set a field that is made of what was checked before: to check all again takes the square of it."""
     msgspec.structs.force_setattr(stage, field, value)
     return stage
 

@@ -130,8 +130,8 @@ def main() -> None:
     found: list[dict[str, Any]] = []
     for name, stage in STAGES.items():
         whole = interrupted(library, stage, sys.maxsize)["events"]
-        for _ in range(int(often)):
-            found.append({"stage": name, **interrupted(library, stage, chance.randint(1, whole - 1))})
+        instants = [chance.randint(1, whole - 1) for _ in range(int(often))]
+        found += [{"stage": name, **interrupted(library, stage, instant)} for instant in instants]
     print(json.dumps(found))
 
 

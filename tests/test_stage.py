@@ -152,7 +152,6 @@ def test_a_thousand_maps_are_one_stage() -> None:
     for _ in range(1000):
         stage = stage.map(partial(add, 1))
     assert stage.run_sync(ScriptedProvider(["four"]), "q").unwrap().value == 1004
-    assert type(stage) is Mapped
     assert (len(stage.functions), hash(stage)) == (1001, hash(copy.copy(stage)))
 
 
@@ -185,7 +184,7 @@ class Down:
 @pytest.mark.parametrize("name", DEEPER)
 def test_what_is_nested_too_deeply_is_refused_and_the_deepest_runs(name: str) -> None:
     deepest: Stage[str, Any] = complete()
-    with pytest.raises(ValueError, match="nested more than 100 levels"):
+    with pytest.raises(ValueError, match="nested more than 210 levels"):
         for _ in range(1000):
             deepest = DEEPER[name](deepest)
     assert hash(deepest) == hash(copy.copy(deepest))

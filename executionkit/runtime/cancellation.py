@@ -1,4 +1,4 @@
-"""Whose cancellation it is: the caller's passes, one that foreign code made up is a failure like any other."""
+"""Whose cancellation it is: the caller's passes, one that foreign code made up is a failure."""
 
 import asyncio
 import math
@@ -36,7 +36,7 @@ def is_cancelled() -> bool:
 
 
 def cancellations() -> int:
-    """Return how often `asyncio.Task.cancel` has struck the running task, for `stop_if_cancelled`; 0 on trio."""
+    """Return how often `asyncio.Task.cancel` has struck the running task; 0 on trio."""
     if sniffio.current_async_library() != "asyncio":
         return 0
     task = asyncio.current_task()
@@ -51,12 +51,12 @@ async def stop_if_cancelled(before: int, failure: BaseException) -> None:
         failure: What it made of it. There are time-outs that cancel the task and never take it back; so the
             count alone says nothing.
     """
+    reasons = list(_reasons(failure))
+    if not any(map(is_cancellation, reasons)):
+        return
     await checkpoint_if_cancelled()
-    if cancellations() > before:
-        reasons = list(_reasons(failure))
-        is_timeout = any(isinstance(reason, TimeoutError) for reason in reasons)
-        if not is_timeout and any(isinstance(reason, asyncio.CancelledError) for reason in reasons):
-            raise asyncio.CancelledError
+    if cancellations() > before and not any(isinstance(reason, TimeoutError) for reason in reasons):
+        raise asyncio.CancelledError
 
 
 def _reasons(failure: BaseException | None) -> Iterator[BaseException]:

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol, TypeAlias, TypeVar
 
 from anyio import current_time
-from anyio.lowlevel import current_token
+from anyio.lowlevel import checkpoint_if_cancelled, current_token
 from returns.result import Failure, Success
 
 from executionkit.core.checks import check_count
@@ -169,6 +169,8 @@ class Context:
             return Success(await work(Context(frame)))
         except ExecutionKitError as error:
             failure = error
+        # A provider may have turned a cancellation into this failure: nothing is to follow it.
+        await checkpoint_if_cancelled()
         await stop_if_cancelled(before, failure)
         return Failure(frame.stamped(failure))
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import anyio
 from sniffio import current_async_library
@@ -38,53 +38,88 @@ async def gather(
     """
     if count < 2 or limit == 1:
         return [await work(index) for index in range(count)]
-    results: dict[int, T] = {}
-    under_way = min(limit, count)
-    failures: list[Exception] = []
-    interrupts: list[BaseException] = []
-    indices = iter(range(count))
+    gathering = _Gathering(work, count, finish_on, on_failure)
+    with _ungrouped():
+        await gathering.run(min(limit, count))
+    if gathering.interrupts:
+        raise gathering.interrupts[0]
+    if gathering.failures:
+        raise _first(gathering.failures)
+    if len(gathering.results) < count:
+        raise RuntimeError("a worker was cancelled by somebody else")
+    return [gathering.results[index] for index in range(count)]
 
-    async def worker() -> None:
-        nonlocal under_way
+
+class _Gathering(Generic[T]):
+    """Workers on one iterator of indices, and what has become of these."""
+
+    __slots__ = (
+        "_finish_on",
+        "_group",
+        "_indices",
+        "_on_failure",
+        "_work",
+        "_working",
+        "failures",
+        "interrupts",
+        "results",
+    )
+
+    def __init__(
+        self,
+        work: Callable[[int], Awaitable[T]],
+        count: int,
+        finish_on: tuple[type[Exception], ...],
+        on_failure: Callable[[], None] | None,
+    ) -> None:
+        self._work = work
+        self._indices = iter(range(count))
+        self._finish_on = finish_on
+        self._on_failure = on_failure
+        self._group = anyio.create_task_group()
+        self._working = 0
+        self.results: dict[int, T] = {}
+        self.failures: list[Exception] = []
+        self.interrupts: list[BaseException] = []
+
+    async def run(self, workers: int) -> None:
+        """Do the work, with so many workers."""
+        is_trio = current_async_library() == "trio"
+        if is_trio:
+            let_interrupts_wait(self._worker)
+        self._working = workers
+        async with self._group as group:
+            ended = None if is_trio else Waiter(group.cancel_scope.cancel)
+            for _ in range(workers):
+                group.start_soon(self._worker, ended)
+            if ended is not None:
+                await ended  # is told of a cancellation a turn sooner than the end of the block
+
+    async def _worker(self, ended: Waiter | None) -> None:
         try:
-            for index in indices:
-                if failures or interrupts:
+            for index in self._indices:
+                if self.failures or self.interrupts:
                     return
-                results[index] = await work(index)
+                self.results[index] = await self._work(index)
         except BaseException as raised:
             failure = taken_as(raised)
             if is_cancellation(failure):
                 raise failure from None
-            if isinstance(failure, Exception):
-                failures.append(failure)
-            else:
-                interrupts.append(failure)  # raised by a worker, asyncio would raise it past us
-            if on_failure is not None:
-                on_failure()
-            if not isinstance(failure, finish_on):
-                group.cancel_scope.cancel()
+            self._failed(failure)
         finally:
-            under_way -= 1
-            if not under_way and ended is not None:
+            self._working -= 1
+            if not self._working and ended is not None:
                 ended.end()
 
-    is_trio = current_async_library() == "trio"
-    if is_trio:
-        let_interrupts_wait(worker)
-    with _ungrouped():
-        async with anyio.create_task_group() as group:
-            ended = None if is_trio else Waiter(group.cancel_scope.cancel)
-            for _ in range(under_way):
-                group.start_soon(worker)
-            if ended is not None:
-                await ended
-    if interrupts:
-        raise interrupts[0]
-    if failures:
-        raise _first(failures)
-    if len(results) < count:
-        raise RuntimeError("a worker was cancelled by somebody else")
-    return [results[index] for index in range(count)]
+    def _failed(self, failure: BaseException) -> None:
+        if isinstance(failure, Exception):
+            self.failures.append(failure)
+        else:
+            self.interrupts.append(failure)  # raised by a worker, asyncio would raise it past us
+        if self._on_failure is not None:
+            self._on_failure()
+        if not isinstance(failure, self._finish_on):
+            self._group.cancel_scope.cancel()
 
 
 @contextmanager
@@ -100,8 +135,8 @@ def _first(failures: list[Exception]) -> Exception:
     first, *others = failures
     if not (others and isinstance(first, ExecutionKitError)):
         return first
-    known: tuple[str, ...] = first.metadata.get("other_failures", ())
     error = first.stamped(first.cost)
+    known: tuple[str, ...] = error.metadata.get("other_failures", ())
     noted = (*known, *map(described, others))
-    error.metadata = freeze_mapping({**first.metadata, "other_failures": noted})
+    error.metadata = freeze_mapping({**error.metadata, "other_failures": noted})
     return error

@@ -135,7 +135,7 @@ def _open(
 async def _bounded(
     frame: Frame, stage: Performer[In, Out], value: In, deadline: float | None
 ) -> Outcome[Out]:
-    """Run to the end, or to the deadline: in a task of its own there, so that nothing can keep us beyond it."""
+    """Run to the end, or to the deadline: in a task of its own there, so that nothing keeps us beyond it."""
     try:
         if deadline is None:
             return await _outcome(frame, stage, value)

@@ -47,8 +47,8 @@ async def finish_within(
         work: Foreign code; called and awaited in a task of its own, in a copy of the context.
         seconds: How long it may take.
         name: What to call it in the log, and its task.
-        keeps_shields: Whether it is cancelled by a cancel scope on asyncio too, as code that knows anyio wants
-            it. Else asyncio cancels it once, and it may await what it needs to clean up.
+        keeps_shields: Whether it is cancelled by a cancel scope on asyncio too, as code that knows anyio
+            wants it. Else asyncio cancels it once, and it may await what it needs to clean up.
 
     Raises:
         TimeoutError: It took longer.
@@ -197,7 +197,7 @@ async def _on_asyncio(child: _Child[T], seconds: float) -> T:
 
 
 async def _ended(task: "asyncio.Task[None]", child: _Child[Any]) -> asyncio.CancelledError | None:
-    """Wait for a child that was cancelled, but not for ever; return what cancelled the wait, if anything did."""
+    """Wait for a child that was cancelled, but not for ever; return what cancelled the wait, if anything."""
     cancelled: asyncio.CancelledError | None = None
     with anyio.CancelScope(shield=True):
         while not task.done() and (left := child.ends_at - anyio.current_time()) > 0:

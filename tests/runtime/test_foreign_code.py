@@ -27,8 +27,8 @@ from executionkit import (
     consensus,
     refine,
     step,
-    with_content,
 )
+from executionkit.events import with_content
 from executionkit.provider import ToolCall
 from executionkit.stage import Fallback, Pipeline
 from tests.doubles import error_of, result_of

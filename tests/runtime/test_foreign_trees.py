@@ -78,10 +78,10 @@ async def plainly(work: Callable[[], Awaitable[object]]) -> object:
 
 
 async def shielded(work: Callable[[], Awaitable[object]]) -> object:
-    found: object = None
+    found: list[object] = []
     with anyio.CancelScope(shield=True):
-        found = await work()
-    return found
+        found.append(await work())
+    return found[0]
 
 
 async def converting(work: Callable[[], Awaitable[object]]) -> object:
@@ -116,12 +116,12 @@ async def in_groups(work: Callable[[], Awaitable[object]]) -> object:
         await anyio.sleep(A_TICK)
         raise ValueError("a task failed")
 
-    found: object = None
+    found: list[object] = []
     async with anyio.create_task_group() as group:
         group.start_soon(fails)
         group.start_soon(anyio.sleep, 2 * A_TICK)
-        found = await work()
-    return found
+        found.append(await work())
+    return found[0]
 
 
 async def cancelling_itself(work: Callable[[], Awaitable[object]]) -> object:

@@ -4,6 +4,7 @@ import asyncio
 import gc
 import sys
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from contextvars import ContextVar
 from typing import Any
 
@@ -211,10 +212,8 @@ async def test_what_is_left_behind_is_named_in_the_log(caplog: pytest.LogCapture
 def test_an_event_loop_ends_without_what_was_left_behind(capfd: pytest.CaptureFixture[str]) -> None:
     async def deaf() -> None:
         while True:
-            try:
+            with suppress(asyncio.CancelledError):
                 await asyncio.sleep(1000)
-            except asyncio.CancelledError:
-                pass
 
     async def main() -> str:
         with pytest.raises(TimeoutError):
@@ -230,10 +229,8 @@ async def test_the_inner_of_two_is_left_first(caplog: pytest.LogCaptureFixture) 
     async def deaf() -> None:
         with anyio.CancelScope(shield=True):
             for _ in range(40):
-                try:
+                with suppress(BaseException):
                     await anyio.sleep(0.005)
-                except BaseException:
-                    pass
 
     async def outer() -> None:
         await finish_within(deaf, 30, name="the inner")
