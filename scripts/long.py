@@ -6,6 +6,10 @@ import sys
 from typing import Final
 
 CAMPAIGNS: Final[dict[str, tuple[dict[str, str], list[str]]]] = {
+    "money": (
+        {"EXECUTIONKIT_SCHEDULES": "20000", "EXECUTIONKIT_USAGES": "1000"},
+        ["tests/runtime/test_money.py", "tests/test_prices.py"],
+    ),
     "wire": ({"EXECUTIONKIT_MIXTURES": "10000"}, ["tests/providers/chat/test_mixtures.py"]),
 }
 """For each campaign the environment that makes it long, and the tests it runs."""
