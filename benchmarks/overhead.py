@@ -37,6 +37,7 @@ from executionkit import (
 )
 from executionkit.core.encoding import json_text
 from executionkit.core.schema.validation import Rejected, parse_arguments
+from executionkit.prices import Price
 from executionkit.tools import tool
 
 ROOT = Path(__file__).parent.parent
@@ -226,6 +227,18 @@ def consensus_row(repeats: int) -> Timing:
     return in_turns(SAMPLES, partial(run, stage, provider), partial(gather_by_hand, provider), repeats)
 
 
+class Priced(Instant):
+    """The same with a price."""
+
+    price = Price("0.25", "2", cache_read="0.025")
+
+
+def money_row(repeats: int) -> Timing:
+    """A vote that counts money, beside the same one that does not."""
+    stage = consensus(SAMPLES, max_concurrency=10)
+    return in_turns(SAMPLES, partial(run, stage, Priced()), partial(run, stage, Instant()), repeats)
+
+
 def react_row(repeats: int) -> Timing:
     """A tool loop with one call a round."""
     provider = Instant(ROUNDS)
@@ -316,6 +329,7 @@ def import_row(repeats: int, *, ours: str = "import executionkit") -> Timing:
 PATTERNS = "from executionkit import consensus, refine"
 ROWS = (
     Row("consensus", f"consensus(n={SAMPLES}, max_concurrency=10), a call", consensus_row, 4.0),
+    Row("money", "the same vote with prices, beside without", money_row, 1.05),
     Row("react", f"react, {ROUNDS} rounds of one tool call, a round", react_row, 15.0),
     Row("pipe", f"a pipeline of {STAGES} completions, a stage", pipe_row, 40.0),
     Row("import", "import executionkit, cold", import_row, 2.0),

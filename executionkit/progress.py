@@ -3,11 +3,13 @@
 import sys
 import threading
 from collections.abc import Iterator
+from decimal import Decimal
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, Self, TextIO
+from typing import TYPE_CHECKING, Self, TextIO
 
 import msgspec
 
+from executionkit.core.money import money_text
 from executionkit.core.usage import NO_USAGE, TokenUsage
 from executionkit.events import (
     AttemptFinished,
@@ -27,31 +29,7 @@ if TYPE_CHECKING:
     from rich.live import Live
     from rich.tree import Tree
 
-__all__ = ["Price", "Progress"]
-
-_MILLION: Final = 1_000_000
-
-
-class Price(msgspec.Struct, frozen=True):
-    """What a model costs, in whatever currency, for a million tokens.
-
-    Args:
-        input: For a million prompt tokens.
-        output: For a million completion tokens.
-        currency: What to write in front of a sum.
-
-    >>> Price(0.15, 0.6).text(TokenUsage(20_000, 5_000, 8))
-    '$0.0060'
-    """
-
-    input: float
-    output: float
-    currency: str = "$"
-
-    def text(self, cost: TokenUsage) -> str:
-        """Return what `cost` comes to."""
-        total = (cost.input_tokens * self.input + cost.output_tokens * self.output) / _MILLION
-        return f"{self.currency}{total:.4f}"
+__all__ = ["Progress"]
 
 
 class _Row(msgspec.Struct):
@@ -84,13 +62,12 @@ class _Run(msgspec.Struct):
 
 
 class Progress:
-    """A trace that shows the run: stages, calls, tokens, what is left of the budget, and money.
+    """A trace that shows the run: stages, calls, tokens, money where prices are known, the budget's rest.
 
     Give it to `trace=` of any number of runs, one after the other or at once.
 
     Args:
         file: Where to; standard error if None.
-        price: Adds what the tokens cost.
         live: Whether to redraw a tree, for which `rich` is needed; None to do so in a terminal. Otherwise a
             line is written for each stage that ends.
 
@@ -105,11 +82,8 @@ class Progress:
     Complete: done, 1 call, 8 + 2 tokens, ... s
     """
 
-    def __init__(
-        self, *, file: TextIO | None = None, price: Price | None = None, live: bool | None = None
-    ) -> None:
+    def __init__(self, *, file: TextIO | None = None, live: bool | None = None) -> None:
         self._file = sys.stderr if file is None else file
-        self._price = price
         self._wants_tree = self._file.isatty() if live is None else live
         self._live: Live | None = None
         self._runs: dict[str, _Run] = {}
@@ -163,13 +137,13 @@ class Progress:
         row.done, row.failed, row.cost, row.in_flight = True, event.error is not None, event.cost, 0
         score = () if event.score is None else (f"score {event.score:.2f}",)
         row.notes = (f"{event.duration:.1f} s", *score, *((event.error,) if event.error else ()))
-        return "  " * row.depth + self._describe(row)
+        return "  " * row.depth + self._describe(row, run.max_cost)
 
     def _retry_line(self, run: _Run, event: WaitStarted) -> str:
         depth = max((row.depth + 1 for row in run.lineage(run.calls.get(event.parent or 0))), default=1)
         return f"{'  ' * depth}{event.error}, attempt {event.attempt + 1} in {event.delay or 0:.1f} s"
 
-    def _describe(self, row: _Row) -> str:
+    def _describe(self, row: _Row, max_cost: TokenUsage | None) -> str:
         state = ("failed" if row.failed else "done") if row.done else "running"
         parts = [state, _plural(row.cost.llm_calls, "call")]
         if row.in_flight:
@@ -177,8 +151,9 @@ class Progress:
         if row.tools:
             parts.append(_plural(row.tools, "tool call"))
         parts.append(f"{row.cost.input_tokens:,} + {row.cost.output_tokens:,} tokens")
-        if self._price is not None:
-            parts.append(self._price.text(row.cost))
+        if row.cost.usd is not None:
+            limit = max_cost.usd if max_cost is not None and not row.depth else None
+            parts.append(money_text(row.cost.usd) + (f" of {money_text(limit)}" if limit else ""))
         return f"{row.stage}: {', '.join([*parts, *row.notes])}"
 
     def _left(self, run: _Run) -> str:
@@ -191,6 +166,9 @@ class Progress:
             ("output tokens", limit.output_tokens, spent.output_tokens),
         )
         left = [f"{max(0, most - used):,} of {most:,} {what}" for what, most, used in fields if most]
+        if limit.usd:
+            usd = max(Decimal(0), limit.usd - (spent.usd or 0))
+            left.append(f"{money_text(usd)} of {money_text(limit.usd)}")
         return f"left of the budget: {', '.join(left)}" if left else ""
 
     def __rich__(self) -> "RenderableType":
@@ -207,7 +185,7 @@ class Progress:
         for number, row in run.rows.items():
             style = ("red" if row.failed else "green") if row.done else "bold"
             above = nodes.get(row.parent or 0)
-            label = _styled(self._describe(row), style)
+            label = _styled(self._describe(row, run.max_cost), style)
             nodes[number] = Tree(label) if above is None else above.add(label)
         root = next(iter(nodes.values()), None)
         if root is not None and (left := self._left(run)):

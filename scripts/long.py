@@ -8,6 +8,10 @@ from typing import Final
 CAMPAIGNS: Final[dict[str, tuple[dict[str, str], list[str]]]] = {
     "foreign": ({"EXECUTIONKIT_TREES": "5000"}, ["tests/runtime/test_foreign_trees.py"]),
     "interrupts": ({"EXECUTIONKIT_INTERRUPTS": "500"}, ["tests/runtime/test_interrupts.py"]),
+    "money": (
+        {"EXECUTIONKIT_SCHEDULES": "20000", "EXECUTIONKIT_USAGES": "1000"},
+        ["tests/runtime/test_money.py", "tests/test_prices.py"],
+    ),
     "wire": ({"EXECUTIONKIT_MIXTURES": "10000"}, ["tests/providers/chat/test_mixtures.py"]),
 }
 """For each campaign the environment that makes it long, and the tests it runs."""

@@ -3,12 +3,14 @@
 import io
 import re
 import sys
+from decimal import Decimal
 
 import pytest
 
 from executionkit import TokenUsage, complete, consensus, refine
 from executionkit.events import CallStarted, Event, RunStarted, StageStarted, ToolStarted
-from executionkit.progress import Price, Progress
+from executionkit.prices import Price
+from executionkit.progress import Progress
 from executionkit.providers.scripted import ScriptedProvider
 from executionkit.retry import RetryConfig
 from tests.conftest import needs
@@ -29,18 +31,18 @@ def plain(text: str) -> str:
 
 def test_lines_where_there_is_no_terminal() -> None:
     file = io.StringIO()
-    with Progress(file=file, price=Price(1_000_000, 1_000_000)) as progress:
-        outcome = PIPELINE.run_sync(
-            ScriptedProvider("yes"), "Sky blue?", max_cost=TokenUsage(llm_calls=9), trace=progress
-        )
-    assert outcome.unwrap().cost == TokenUsage(22, 4, 4)
+    provider = ScriptedProvider("yes", price=Price(1000, "0.5"))
+    limit = TokenUsage(llm_calls=9, usd=Decimal("0.5"))
+    with Progress(file=file) as progress:
+        outcome = PIPELINE.run_sync(provider, "Sky blue?", max_cost=limit, trace=progress)
+    assert outcome.unwrap().cost == TokenUsage(22, 4, 4, usd=Decimal("0.022002"))
     lines = [re.sub(r"\d+\.\d s", "T", line) for line in file.getvalue().splitlines()]
     assert lines == [
         "Pipeline ...",
-        "  Consensus: done, 3 calls, 18 + 3 tokens, $21.0000, T, score 1.00",
-        "  Refine: done, 1 call, 4 + 1 tokens, $5.0000, T, score 0.95",
-        "Pipeline: done, 4 calls, 22 + 4 tokens, $26.0000, T, score 0.95",
-        "left of the budget: 5 of 9 calls",
+        "  Consensus: done, 3 calls, 18 + 3 tokens, $0.018, T, score 1.00",
+        "  Refine: done, 1 call, 4 + 1 tokens, $0.0040, T, score 0.95",
+        "Pipeline: done, 4 calls, 22 + 4 tokens, $0.022 of $0.50, T, score 0.95",
+        "left of the budget: 5 of 9 calls, $0.48 of $0.50",
     ]
 
 

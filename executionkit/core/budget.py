@@ -6,15 +6,19 @@ from typing import Final, TypeAlias, cast
 
 import msgspec
 
+from executionkit.core.encoding import json_text
+from executionkit.core.money import dollars, money_text, picodollars_of, tokens_for
 from executionkit.core.usage import TokenUsage
 
 __all__ = [
     "LEAST_USEFUL_OUTPUT",
     "Admission",
     "Ask",
+    "Purse",
     "Refused",
     "Wait",
     "admit",
+    "bound_input",
     "estimate_input",
     "left_of",
     "tighter",
@@ -25,13 +29,33 @@ LEAST_USEFUL_OUTPUT: Final = 16
 
 _BYTES_A_TOKEN: Final = 4
 _TOKENS_A_MESSAGE: Final = 4
+_TOKENS_A_REQUEST: Final = 16
 
 
 class Ask(msgspec.Struct, frozen=True):
-    """The worst case of one call: its input as estimated, its output as capped by `max_tokens`."""
+    """The worst case of one call.
+
+    Args:
+        input_tokens: Its input, as estimated or bounded.
+        output_tokens: The output of all its answers, as capped by `max_tokens`.
+        answers: How many answers it asks for; each takes a token at the least.
+        input_usd: What its input comes to, in picodollars.
+        output_rate: What a million of its output tokens comes to, in attodollars.
+    """
 
     input_tokens: int
     output_tokens: int
+    answers: int = 1
+    input_usd: int = 0
+    output_rate: int = 0
+
+
+class Purse(msgspec.Struct, frozen=True):
+    """A limit in money, what is spent of it and what is reserved, in picodollars."""
+
+    limit: int
+    spent: int
+    in_flight: int
 
 
 class Wait(enum.Enum):
@@ -46,17 +70,21 @@ class Refused(msgspec.Struct, frozen=True, repr_omit_defaults=True):
     Args:
         reason: A clause, fit to stand after a colon.
         is_halted: Whether the budget has no part in it: nothing more is bought after a failure.
+        remedy: What to do about it.
     """
 
     reason: str
     is_halted: bool = False
+    remedy: str = "raise max_cost or ask for less"
 
 
 Admission: TypeAlias = int | Wait | Refused
 """The output tokens granted, or why not (yet)."""
 
 
-def admit(limit: TokenUsage, spent: TokenUsage, in_flight: TokenUsage, ask: Ask) -> Admission:
+def admit(
+    limit: TokenUsage, spent: TokenUsage, in_flight: TokenUsage, ask: Ask, purse: Purse | None = None
+) -> Admission:
     """Decide whether one more call fits a budget.
 
     A call is admitted if its worst case fits beside everything spent and reserved. If it would fit once the
@@ -68,6 +96,7 @@ def admit(limit: TokenUsage, spent: TokenUsage, in_flight: TokenUsage, ask: Ask)
         spent: What has settled. Its `llm_calls` count every call sent.
         in_flight: What is reserved for calls not settled yet.
         ask: The call's worst case.
+        purse: The limit in money; None for none. Less output is granted where less money is left.
 
     >>> admit(TokenUsage(output_tokens=300), TokenUsage(), TokenUsage(), Ask(0, 4096))
     300
@@ -79,12 +108,12 @@ def admit(limit: TokenUsage, spent: TokenUsage, in_flight: TokenUsage, ask: Ask)
     if limit.llm_calls and spent.llm_calls >= limit.llm_calls:
         return Refused(f"{spent.llm_calls} of {limit.llm_calls} calls are spent")
     by_input = _admit_input(limit.input_tokens, spent.input_tokens, in_flight.input_tokens, ask.input_tokens)
-    by_output = _admit_output(
-        limit.output_tokens, spent.output_tokens, in_flight.output_tokens, ask.output_tokens
-    )
-    if isinstance(by_output, Refused) or isinstance(by_input, int):
-        return by_output
-    return by_input
+    by_output = _admit_output(limit.output_tokens, spent.output_tokens, in_flight.output_tokens, ask)
+    by_tokens = by_output if isinstance(by_output, Refused) or isinstance(by_input, int) else by_input
+    if purse is None or isinstance(by_tokens, Refused):
+        return by_tokens
+    by_money = _admit_money(purse, ask, by_tokens if isinstance(by_tokens, int) else ask.output_tokens)
+    return by_money if isinstance(by_money, Refused) or isinstance(by_tokens, int) else by_tokens
 
 
 def _admit_input(limit: int, spent: int, in_flight: int, asked: int) -> Admission:
@@ -95,13 +124,33 @@ def _admit_input(limit: int, spent: int, in_flight: int, asked: int) -> Admissio
     return Refused(f"{spent} of {limit} input tokens are spent and the call needs about {asked}")
 
 
-def _admit_output(limit: int, spent: int, in_flight: int, asked: int) -> Admission:
+def _admit_output(limit: int, spent: int, in_flight: int, ask: Ask) -> Admission:
+    asked = ask.output_tokens
     if not limit or spent + in_flight + asked <= limit:
         return asked
     left = limit - spent
-    if left < min(asked, limit, LEAST_USEFUL_OUTPUT):
+    if left < max(ask.answers, min(asked, limit, LEAST_USEFUL_OUTPUT)):
         return Refused(f"{spent} of {limit} output tokens are spent")
     return Wait.WAIT if in_flight else left
+
+
+def _admit_money(purse: Purse, ask: Ask, asked: int) -> Admission:
+    left = purse.limit - purse.spent
+    whole = ask.input_usd + picodollars_of(asked, ask.output_rate)
+    if whole <= left - purse.in_flight:
+        return asked
+    if whole <= left:
+        return Wait.WAIT  # which is because of what is in flight
+    affordable = tokens_for(left - ask.input_usd, ask.output_rate) if ask.output_rate else 0
+    at_most = tokens_for(purse.limit - ask.input_usd, ask.output_rate) if ask.output_rate else 0
+    least = max(ask.answers, min(asked, at_most, LEAST_USEFUL_OUTPUT))
+    if affordable >= least:
+        return Wait.WAIT if purse.in_flight else affordable
+    needed = ask.input_usd + picodollars_of(least, ask.output_rate)
+    spent, limit, comes_to = [money_text(dollars(each)) for each in (purse.spent, purse.limit, needed)]
+    return Refused(
+        f"{spent} of {limit} are spent and the call may come to {comes_to} with {least} tokens of output"
+    )
 
 
 def left_of(limit: TokenUsage, spent: TokenUsage) -> TokenUsage | None:
@@ -114,8 +163,11 @@ def left_of(limit: TokenUsage, spent: TokenUsage) -> TokenUsage | None:
     rest = limit - spent
     if any(most and left <= 0 for most, left in zip(_fields(limit), _fields(rest), strict=True)):
         return None
+    usd = rest.usd if limit.usd else None
+    if usd is not None and usd <= 0:
+        return None
     return TokenUsage(
-        *(left if most else 0 for most, left in zip(_fields(limit), _fields(rest), strict=True))
+        *(left if most else 0 for most, left in zip(_fields(limit), _fields(rest), strict=True)), usd=usd
     )
 
 
@@ -126,7 +178,8 @@ def tighter(one: TokenUsage, other: TokenUsage) -> TokenUsage:
     TokenUsage(input_tokens=0, output_tokens=300, llm_calls=5)
     """
     pairs = zip(_fields(one), _fields(other), strict=True)
-    return TokenUsage(*(min(a, b) if a and b else a or b for a, b in pairs))
+    usd = min(one.usd, other.usd) if one.usd and other.usd else one.usd or other.usd
+    return TokenUsage(*(min(a, b) if a and b else a or b for a, b in pairs), usd=usd)
 
 
 def _fields(usage: TokenUsage) -> tuple[int, int, int]:
@@ -140,6 +193,18 @@ def estimate_input(*parts: object) -> int:
     13
     """
     return sum(-(-_size(part) // _BYTES_A_TOKEN) + _TOKENS_A_MESSAGE * _length(part) for part in parts)
+
+
+def bound_input(*parts: object) -> int:
+    """Return the prompt tokens that messages and tools take at most: a token a byte of their JSON.
+
+    It holds for texts and tokenizers that work on bytes, whatever the language; the names in the JSON make up
+    for what a chat template puts around each message. Of a picture it says nothing.
+
+    >>> bound_input([{"role": "user", "content": "What is the capital of France?"}])
+    76
+    """
+    return _TOKENS_A_REQUEST + sum(len(json_text(part).encode()) for part in parts if part is not None)
 
 
 def _length(part: object) -> int:

@@ -1,5 +1,7 @@
 """When a loop should answer with what it has, while there is still budget for that."""
 
+from decimal import Decimal
+
 from executionkit.core.usage import TokenUsage
 
 __all__ = ["is_last_call"]
@@ -29,5 +31,8 @@ def is_last_call(left: TokenUsage | None, last: TokenUsage) -> bool:
     needed_input = last.input_tokens * _GROWTH * (1 + _GROWTH)
     needed_output = last.output_tokens + _LEAST_OUTPUT
     return (
-        left.llm_calls == 1 or 0 < left.input_tokens < needed_input or 0 < left.output_tokens < needed_output
+        left.llm_calls == 1
+        or 0 < left.input_tokens < needed_input
+        or 0 < left.output_tokens < needed_output
+        or (left.usd is not None and left.usd < (last.usd or 0) * Decimal(_GROWTH * (1 + _GROWTH)))
     )

@@ -6,6 +6,8 @@ from typing import Any, Final, cast
 
 import msgspec
 
+from executionkit.core.money import dollars, picodollars_below
+
 __all__ = [
     "NO_USAGE",
     "Reading",
@@ -33,7 +35,7 @@ class _Counts(msgspec.Struct, frozen=True):
 class TokenUsage(_Counts, frozen=True, kw_only=True):
     """Tokens, calls and money, spent or allowed.
 
-    As a budget (`max_cost`), 0 in a field means no limit there and a positive number is the limit.
+    As a budget (`max_cost`), 0 or None in a field means no limit there and a positive number is the limit.
 
     Args:
         input_tokens: Prompt tokens, those read from and written to a cache included.
@@ -58,12 +60,9 @@ class TokenUsage(_Counts, frozen=True, kw_only=True):
     usd: Decimal | None = None
 
     @property
-    def has_more(self) -> bool:
-        """Whether it knows more than calls and tokens: parts of them, or money."""
-        return (
-            bool(self.cache_read_tokens or self.cache_write_tokens or self.reasoning_tokens)
-            or self.usd is not None
-        )
+    def has_parts(self) -> bool:
+        """Whether it knows parts of its tokens."""
+        return bool(self.cache_read_tokens or self.cache_write_tokens or self.reasoning_tokens)
 
     @property
     def total_tokens(self) -> int:
@@ -145,17 +144,35 @@ def checked_budget(budget: object) -> TokenUsage | None:
             raise TypeError(f"budget {name} must be an int, not {type(count).__name__}")
         if count and name in _PARTS:
             raise ValueError(
-                f"a budget limits llm_calls, input_tokens and output_tokens, not {name}; leave that at 0"
+                f"a budget limits llm_calls, input_tokens, output_tokens and usd, not {name}; leave that at 0"
             )
         if count < 0:
             raise ValueError(f"budget {name} must be 0 (no limit) or positive, not {count}")
-    usd = given["usd"]
+    counts = TokenUsage(
+        budget.input_tokens, budget.output_tokens, budget.llm_calls, usd=_checked_money(given["usd"])
+    )
+    return counts if counts != NO_USAGE else None
+
+
+def _checked_money(usd: object) -> Decimal | None:
+    """Return a limit in US dollars, in whole picodollars; None where there is none.
+
+    Raises:
+        TypeError: It is not a `Decimal`.
+        ValueError: It is negative, not finite, or above 0 and below a picodollar.
+    """
     if not isinstance(usd, Decimal | None):
         raise TypeError(f"budget usd must be a Decimal or None, not {type(usd).__name__}")
-    if usd:
-        raise ValueError("budgets in money (usd) are not there yet; limit llm_calls and tokens")
-    counts = TokenUsage(budget.input_tokens, budget.output_tokens, budget.llm_calls)
-    return counts if counts != NO_USAGE else None
+    if not usd:
+        return None
+    if not usd.is_finite() or usd < 0 or usd > _LARGEST_SANE_COUNT:
+        raise ValueError(
+            f"budget usd must be 0 or None (no limit) or positive, and at most 10**9, not {usd!s:.40}"
+        )
+    whole = picodollars_below(usd)
+    if not whole:
+        raise ValueError(f"budget usd must be at least 1E-12 where it is a limit, not {usd!s:.40}")
+    return dollars(whole)
 
 
 def sane_usage(usage: object) -> TokenUsage | None:

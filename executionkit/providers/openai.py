@@ -21,6 +21,7 @@ from executionkit.core.frozen import freeze, hash_frozen
 from executionkit.core.rate_limit import Pace, RateLimit
 from executionkit.core.retry_quota import RetryQuota
 from executionkit.errors import LLMError, PermanentError
+from executionkit.prices import Price, Prices
 from executionkit.provider import DEFAULT_MAX_TOKENS, LLMResponse, Message, ToolSpec
 from executionkit.providers.chat.failures import broken_exchange, refused, timed_out, unusable
 from executionkit.providers.chat.redaction import Redactor
@@ -47,6 +48,7 @@ from executionkit.providers.pacing import Turn
 from executionkit.providers.secret import Secret
 from executionkit.retry import RetryConfig, checked_retry
 from executionkit.runtime.dialects import memory_of
+from executionkit.runtime.terms import checked_terms
 
 __all__ = ["Provider", "Remote"]
 
@@ -87,6 +89,8 @@ class Remote(_Endpoint, frozen=True, kw_only=True, dict=True, weakref=True):
     retry: RetryConfig | None = None
     headers: Mapping[str, str] = {}
     extra_body: Mapping[str, Any] = {}
+    price: Price | Prices | None = None
+    count_tokens: Callable[[list[Message], list[ToolSpec] | None], int] | Literal["bytes"] | None = None
 
     def __post_init__(self) -> None:
         address = _checked_address(self)
@@ -371,6 +375,12 @@ class Provider(Remote, frozen=True, kw_only=True, dict=True, weakref=True):
         retry: How runs retry where they are not told themselves; None for `DEFAULT_RETRY`.
         headers: Further headers. A key is given as `api_key`, for these are not hidden.
         extra_body: Further fields of every request; what a call names itself goes before.
+        price: What its calls cost: a `Price`, or `Prices` such as a `PriceTable` or `genai_prices()`. None:
+            costs say nothing of money, and a budget in money is refused.
+        count_tokens: How a budget in money, or of input tokens, counts a prompt before it is sent. None
+            estimates: four bytes a token, corrected by what servers counted in this run. `"bytes"` takes a
+            token a byte, which is a bound for texts. A function of messages and tools returns the count, or
+            a bound of it.
 
     Raises:
         TypeError: A setting is of the wrong type.
@@ -439,6 +449,7 @@ def _checked_address(provider: Remote) -> Address:
 
 def _check(provider: Remote) -> None:
     _check_name("model", provider.model)
+    checked_terms(provider.price, provider.count_tokens)
     _check_number("timeout", provider.timeout, above=0)
     check_count("max_connections", provider.max_connections)
     _check_transport(provider.transport, provider.client)

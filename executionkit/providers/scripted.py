@@ -10,7 +10,9 @@ import msgspec
 from executionkit.core.budget import estimate_input
 from executionkit.core.encoding import json_text
 from executionkit.errors import PermanentError
+from executionkit.prices import Price, Prices
 from executionkit.provider import LLMResponse, Message, ToolCall, ToolSpec
+from executionkit.runtime.terms import checked_terms
 
 __all__ = ["Answer", "ScriptedProvider", "ScriptedRequest"]
 
@@ -57,6 +59,7 @@ class ScriptedProvider:
         answers: The answers in order, or one text for every call, or a function (plain or async) of the
             `ScriptedRequest`.
         delay: Seconds each answer takes. Without it an answer comes at once and calls never overlap.
+        price: What its calls cost, for costs and budgets in money.
 
     >>> provider = ScriptedProvider(["Paris", "Rome", TimeoutError("no answer")])
     >>> from executionkit import complete
@@ -71,7 +74,15 @@ class ScriptedProvider:
 
     supports_tools: Literal[True] = True
 
-    def __init__(self, answers: "str | Iterable[Answer] | Script", *, delay: float = 0.0) -> None:
+    def __init__(
+        self,
+        answers: "str | Iterable[Answer] | Script",
+        *,
+        delay: float = 0.0,
+        price: Price | Prices | None = None,
+    ) -> None:
+        checked_terms(price, None)
+        self.price: Price | Prices | None = price
         self._script: Script | None = None
         self._answers: tuple[Answer, ...] = ()
         if isinstance(answers, str):

@@ -159,9 +159,9 @@ class Completion:
         while True:
             memory = member.memory
             self._dialect = left_out or memory.dialect
-            reservation = self._try_to_reserve(failure)
+            reservation = self._try_to_reserve(member, failure)
             if not isinstance(reservation, Reservation):
-                reservation = await self._wait_to_reserve(reservation, failure)
+                reservation = await self._wait_to_reserve(reservation, member, failure)
             outcome = await self._attempt(member, reservation)
             if isinstance(outcome, LLMResponse):
                 if left_out is None:
@@ -214,7 +214,9 @@ class Completion:
             return False
         return self._retries <= self._retry(member).max_retries and moves_on(member.provider, failure)
 
-    def _try_to_reserve(self, failure: ExecutionKitError | None) -> Reservation | Refused | Account:
+    def _try_to_reserve(
+        self, member: Endpoint, failure: ExecutionKitError | None
+    ) -> Reservation | Refused | Account:
         """Reserve the next attempt where that is possible at once; else return why it is not."""
         if self._is_too_late(0):
             raise DeadlineExceededError("not sent: the run's deadline has passed") from failure
@@ -228,10 +230,10 @@ class Completion:
                 self._is_carried = True
                 lent.cancel()
                 self._payers = self._payers.joined(lent.payers)
-        return try_to_reserve(self._payers, self._request)
+        return try_to_reserve(self._payers, self._request, member.terms)
 
     async def _wait_to_reserve(
-        self, first: Refused | Account, failure: ExecutionKitError | None
+        self, first: Refused | Account, member: Endpoint, failure: ExecutionKitError | None
     ) -> Reservation:
         """Reserve the next attempt as soon as calls in flight have made room.
 
@@ -242,7 +244,7 @@ class Completion:
         if wait is not None:
             wait.send(WaitStarted, reason="budget")
         try:
-            decision = await reserve(self._payers, self._request)
+            decision = await reserve(self._payers, self._request, member.terms)
         finally:
             if wait is not None:
                 wait.send(WaitFinished, reason="budget", duration=wait.duration)
@@ -253,7 +255,7 @@ class Completion:
         if decision.is_halted:
             raise BudgetExhaustedError("not sent: a call beside it has failed")
         raise BudgetExhaustedError(
-            f"the budget does not allow another call: {decision.reason}; raise max_cost or ask for less"
+            f"the budget does not allow another call: {decision.reason}; {decision.remedy}"
         ) from failure
 
     async def _attempt(self, member: Endpoint, reservation: Reservation) -> LLMResponse | ExecutionKitError:
@@ -273,19 +275,21 @@ class Completion:
                 failure = _as_failure(error, self._retry(member), attempt)
                 self._has_delivered = attempt.has_delivered
                 learned = self._learn(member.memory, failure)
-                self._settled(span, reservation.abandon(failure.cost), failure=failure, learned=learned)
+                reservation.abandon(failure.cost)
+                self._settled(span, reservation, failure=failure, learned=learned)
                 await stop_if_cancelled(before, error)
                 return failure
-            self._settled(span, reservation.abandon(attempt.billed), error=type(error).__name__)
+            reservation.abandon(attempt.billed)
+            self._settled(span, reservation, error=type(error).__name__)
             if error is raised:
                 raise
             raise error from None
         finally:
             under_way.end()
             call_under_way.reset(token)
-        cost = reservation.settle(response.usage, response)
+        reservation.settle(response.usage, response)
         if span is not None:
-            self._settled(span, cost, finish_reason=response.finish_reason)
+            self._settled(span, reservation, finish_reason=response.finish_reason)
         return response
 
     def _learn(self, memory: Memory, failure: ExecutionKitError) -> tuple[str, ...]:
@@ -358,7 +362,7 @@ class Completion:
     def _settled(
         self,
         span: Span | None,
-        cost: TokenUsage,
+        reservation: Reservation,
         *,
         finish_reason: str | None = None,
         error: str | None = None,
@@ -367,6 +371,7 @@ class Completion:
     ) -> None:
         if span is None:
             return
+        cost = reservation.charged
         self._cost += cost
         said = {} if failure is None else failure.metadata
         status, request_id = said.get("status"), said.get("request_id")

@@ -284,7 +284,18 @@ class MeteredProvider:
 
 
 _PASSED_ON = frozenset(
-    {"caches_prompts", "model", "server", "known_dialect", "response_formats", "retry", "retry_quota"}
+    {
+        "base_url",
+        "caches_prompts",
+        "count_tokens",
+        "known_dialect",
+        "model",
+        "price",
+        "response_formats",
+        "retry",
+        "retry_quota",
+        "server",
+    }
 )
 
 

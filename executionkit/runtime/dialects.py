@@ -14,6 +14,7 @@ from executionkit.provider import LLMProvider
 from executionkit.retry import DEFAULT_RETRY, RetryConfig
 from executionkit.runtime.frame import attribute
 from executionkit.runtime.ledger import Account
+from executionkit.runtime.terms import Terms, terms_of
 
 __all__ = ["Endpoint", "Memory", "endpoint_of", "memory_of"]
 
@@ -85,7 +86,17 @@ class Endpoint:
         provider: The provider.
     """
 
-    __slots__ = ("choose", "memory", "model", "moves_on", "provider", "retry", "retry_quota", "server")
+    __slots__ = (
+        "choose",
+        "memory",
+        "model",
+        "moves_on",
+        "provider",
+        "retry",
+        "retry_quota",
+        "server",
+        "terms",
+    )
 
     def __init__(self, provider: LLMProvider) -> None:
         self.provider: LLMProvider = provider
@@ -104,6 +115,7 @@ class Endpoint:
         model, server = attribute(provider, "model"), attribute(provider, "server")
         self.model: str | None = model if isinstance(model, str) else None
         self.server: str | None = server if isinstance(server, str) else None
+        self.terms: Terms = terms_of(provider, attribute)
 
 
 def endpoint_of(provider: LLMProvider, account: Account) -> Endpoint:

@@ -121,9 +121,29 @@ class Frame:
         return achieved
 
     def caveats(self) -> Mapping[str, object]:
-        """Return what is to be said of the cost: `usage_estimated` (int), where some of it is."""
-        unreported = self.account.unreported
-        return {"usage_estimated": unreported} if unreported else EMPTY
+        """Return what is to be said of the cost, where there is something.
+
+        `usage_estimated` (int): Calls whose tokens are those reserved, for the server gave no figure.
+        `unpriced_calls` (int): Calls whose money is not in `cost.usd`, for no price is known.
+        `usd_reported_calls` (int): Calls whose money is the server's own figure.
+        `price_matched_by` (str): `"prefix"` or `"other server"`, where a price was not found by the name.
+        `input_counted_by` (str): What reservations under a budget in money rest on: `"estimate"` or a bound,
+        `"bytes"` or `"count_tokens"`.
+        """
+        account = self.account
+        pricing, unreported = account.pricing, account.unreported
+        if pricing is None and not unreported and not account.unpriced:
+            return EMPTY
+        said: dict[str, object] = {
+            "usage_estimated": unreported,
+            "unpriced_calls": account.unpriced,
+            "usd_reported_calls": 0 if pricing is None else pricing.reported,
+            "price_matched_by": None
+            if pricing is None or pricing.matched_by == "name"
+            else pricing.matched_by,
+            "input_counted_by": None if pricing is None else pricing.counted_by,
+        }
+        return {name: value for name, value in said.items() if value}
 
     def hand_up(self) -> None:
         """Leave what a cancelled stage achieved to the one above: an error may come back from there."""

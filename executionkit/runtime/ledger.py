@@ -12,10 +12,12 @@ import msgspec
 from anyio.lowlevel import checkpoint
 from msgspec.structs import replace
 
-from executionkit.core.budget import Ask, Refused, Wait, admit, estimate_input, left_of, tighter
+from executionkit.core.budget import Ask, Purse, Refused, Wait, admit, left_of, tighter
 from executionkit.core.dialect import Request
-from executionkit.core.usage import NO_USAGE, TokenUsage, least_output, plausible, read_usage
+from executionkit.core.money import Matched, dollars, picodollars, picodollars_of
+from executionkit.core.usage import NO_USAGE, Reading, TokenUsage, least_output, plausible, read_usage
 from executionkit.provider import DEFAULT_MAX_TOKENS, LLMResponse, shown_in
+from executionkit.runtime.terms import NO_TERMS, Counted, Terms
 
 __all__ = ["Account", "CostTracker", "Payers", "Reservation", "reserve", "try_to_reserve"]
 
@@ -33,12 +35,14 @@ class CostTracker:
     TokenUsage(input_tokens=7, output_tokens=2, llm_calls=1)
     """
 
-    __slots__ = ("_calls", "_input", "_more", "_output")
+    __slots__ = ("_calls", "_input", "_more", "_output", "_priced", "_usd")
 
     def __init__(self) -> None:
-        self._calls = self._input = self._output = 0
+        self._calls = self._input = self._output = self._priced = 0
+        self._usd: int | None = None
+        """Picodollars; None where no price was known."""
         self._more = NO_USAGE
-        """Parts of the tokens, and money: few calls have them."""
+        """Parts of the tokens: few calls have them."""
 
     def reserve_call(self) -> None:
         """Count a call that is about to be sent."""
@@ -62,23 +66,51 @@ class CostTracker:
         self._calls += usage.llm_calls
         self._input += usage.input_tokens
         self._output += usage.output_tokens
-        if usage.has_more:
+        if usage.usd is not None:
+            self._usd = (self._usd or 0) + picodollars(usage.usd)
+            self._priced += usage.llm_calls
+        if usage.has_parts:
             self._more += usage
 
-    def settle_call(self, cost: TokenUsage) -> None:
-        """Count what a call cost that `reserve_call` has counted already; no call where it was not sent."""
-        self.add_usage(cost)
-        self._calls -= 1
+    def settle_call(self, cost: TokenUsage, usd: int | None = None) -> None:
+        """Count what a call cost that `reserve_call` has counted already; no call where it was not sent.
+
+        Args:
+            cost: Its tokens; money is left out of account here.
+            usd: What it cost in picodollars; None where no price is known.
+        """
+        self._calls += cost.llm_calls - 1
+        self._input += cost.input_tokens
+        self._output += cost.output_tokens
+        if usd is not None:
+            self._usd = (self._usd or 0) + usd
+            self._priced += cost.llm_calls
+        if cost.cache_read_tokens or cost.cache_write_tokens or cost.reasoning_tokens:
+            self._more += cost
 
     def to_usage(self) -> TokenUsage:
         """Return what has been counted."""
-        if self._more is NO_USAGE:
+        if self._usd is None and self._more is NO_USAGE:
             return TokenUsage(self._input, self._output, self._calls)
         return replace(
-            self._more, input_tokens=self._input, output_tokens=self._output, llm_calls=self._calls
+            self._more,
+            input_tokens=self._input,
+            output_tokens=self._output,
+            llm_calls=self._calls,
+            usd=None if self._usd is None else dollars(self._usd),
         )
 
     snapshot = to_usage
+
+    @property
+    def picodollars(self) -> int | None:
+        """Money counted; None where no price was known."""
+        return self._usd
+
+    @property
+    def unpriced(self) -> int:
+        """Calls counted whose money is not."""
+        return max(0, self._calls - self._priced)
 
     @property
     def call_count(self) -> int:
@@ -103,13 +135,16 @@ class Account:
         "_freed",
         "_held_input",
         "_held_output",
+        "_held_usd",
         "_input_overhead",
         "_input_scale",
         "_limit",
+        "_limit_usd",
         "endpoints",
         "halts",
         "is_closed",
         "payers",
+        "pricing",
         "proofs",
         "spent",
         "unreported",
@@ -118,13 +153,14 @@ class Account:
     def __init__(self, parent: "Account | None" = None, limit: TokenUsage | None = None) -> None:
         self.spent: CostTracker = CostTracker()
         self._limit = NO_USAGE if limit is None else limit
+        self._limit_usd = 0 if limit is None or limit.usd is None else picodollars(limit.usd)
         own = () if limit is None else (self,)
         self.payers: Payers = (
             Payers((self,), own)
             if parent is None
             else Payers((self, *parent.payers.all), (*own, *parent.payers.limited))
         )
-        self._held_input = self._held_output = 0
+        self._held_input = self._held_output = self._held_usd = 0
         self._input_scale = 1.0
         self._input_overhead = 0
         self._freed: anyio.Event | None = None
@@ -138,6 +174,8 @@ class Account:
         """For each server of the run, the end of the call that finds out which fields it takes."""
         self.unreported: int = 0
         """Calls whose usage had to be estimated."""
+        self.pricing: Pricing | None = None
+        """What is to be said of how calls were priced; None for nothing."""
 
     @property
     def root(self) -> "Account":
@@ -152,6 +190,7 @@ class Account:
     def tighten(self, limit: TokenUsage) -> None:
         """Add a budget to this account's own; only before anything is reserved on it."""
         self._limit = tighter(self._limit, limit)
+        self._limit_usd = 0 if self._limit.usd is None else picodollars(self._limit.usd)
         others = [each for each in self.payers.limited if each is not self]
         self.payers = Payers(self.payers.all, (self, *others))
 
@@ -159,6 +198,12 @@ class Account:
         """Count what was spent past the ledger, here and in every account above."""
         for account in self.payers.all:
             account.spent.add_usage(usage)
+
+    @property
+    def unpriced(self) -> int:
+        """Calls whose cost in money is not known, where that of others is, or was to be."""
+        is_wanted = self.pricing is not None and self.pricing.is_wanted
+        return self.spent.unpriced if is_wanted or self.spent.picodollars is not None else 0
 
     def left(self) -> TokenUsage | None:
         """Return what this account and all above still allow; None where one has run out."""
@@ -172,12 +217,20 @@ class Account:
 
     def admit(self, ask: Ask) -> int | Wait | Refused:
         """Decide whether a call fits this account's own budget."""
-        return admit(self._limit, self.cost, TokenUsage(self._held_input, self._held_output), ask)
+        purse = None
+        if self._limit_usd:
+            purse = Purse(self._limit_usd, self.spent.picodollars or 0, self._held_usd)
+        return admit(self._limit, self.cost, TokenUsage(self._held_input, self._held_output), ask, purse)
 
     @property
     def output_limit(self) -> int:
         """The output tokens of this account's own budget; 0 for no limit."""
         return self._limit.output_tokens
+
+    @property
+    def limits_money(self) -> bool:
+        """Whether this account's own budget limits money."""
+        return self._limit_usd > 0
 
     def expected_input(self, estimate: int) -> int:
         """Return an estimate of a prompt, corrected by what servers have been seen to count in this run."""
@@ -199,17 +252,47 @@ class Account:
             self._freed = anyio.Event()
         await self._freed.wait()
 
-    def hold(self, input_tokens: int, output_tokens: int) -> None:
-        """Hold tokens for a call in flight."""
+    def hold(self, input_tokens: int, output_tokens: int, usd: int = 0) -> None:
+        """Hold tokens, and money in picodollars, for a call in flight."""
         self._held_input += input_tokens
         self._held_output += output_tokens
+        self._held_usd += usd
 
-    def release(self, input_tokens: int, output_tokens: int) -> None:
+    def release(self, input_tokens: int, output_tokens: int, usd: int = 0) -> None:
         """Release what was held, and let calls that wait for room look again."""
-        self.hold(-input_tokens, -output_tokens)
+        self.hold(-input_tokens, -output_tokens, -usd)
         if self._freed is not None:
             self._freed.set()
             self._freed = None
+
+
+class Pricing:
+    """What a result has to say of how its calls were priced.
+
+    Attributes:
+        is_wanted: Whether a provider names prices, but none for its model.
+        reported: Calls for which the server gave the figure.
+        matched_by: How prices were found, where that was not always by the whole name.
+        counted_by: What the reservations under a budget in money rest on, the least certain of them.
+    """
+
+    __slots__ = ("counted_by", "is_wanted", "matched_by", "reported")
+
+    def __init__(self) -> None:
+        self.is_wanted: bool = False
+        self.reported: int = 0
+        self.matched_by: Matched = "name"
+        self.counted_by: Counted | None = None
+
+    def note(self, terms: Terms, *, is_reported: bool, is_limited: bool) -> None:
+        """Note of one call how it was priced."""
+        self.is_wanted = self.is_wanted or (terms.is_wanted and terms.rates is None)
+        if is_reported:
+            self.reported += 1
+        elif terms.matched_by != "name":
+            self.matched_by = terms.matched_by
+        if is_limited and (self.counted_by is None or terms.counted_by == "estimate"):
+            self.counted_by = terms.counted_by
 
 
 class Payers(msgspec.Struct, frozen=True):
@@ -231,12 +314,15 @@ class Payers(msgspec.Struct, frozen=True):
         return Payers(tuple(every), tuple(dict.fromkeys([*self.limited, *others.limited])))
 
 
-def try_to_reserve(payers: Payers, request: Request) -> "Reservation | Refused | Account":
+def try_to_reserve(
+    payers: Payers, request: Request, terms: Terms = NO_TERMS
+) -> "Reservation | Refused | Account":
     """Reserve a call with everybody who pays.
 
     Args:
         payers: Who pays.
         request: What is to be sent.
+        terms: On which terms it is sent.
 
     Returns:
         The reservation, why there is none, or the account whose next settlement may change that.
@@ -246,14 +332,19 @@ def try_to_reserve(payers: Payers, request: Request) -> "Reservation | Refused |
         if account.halts:
             return Refused("a call beside it has failed", is_halted=True)
     if not payers.limited:
-        return Reservation(payers, request)
-    estimate = estimate_input(request.messages, request.tools)
-    input_tokens = run.expected_input(estimate)
+        return Reservation(payers, request, terms=terms)
+    limits_money = any(account.limits_money for account in payers.limited)
+    if limits_money and terms.rates is None:
+        return terms.refusal
+    counted = terms.input_of(request)
+    is_estimate = terms.counted_by == "estimate"
+    input_tokens = run.expected_input(counted) if is_estimate else counted
+    input_usd, output_rate = terms.rates.worst(input_tokens) if terms.rates is not None else (0, 0)
     bounds = [bound for account in payers.limited if (bound := account.output_limit)]
-    output_tokens = min([_most_output(request), *bounds])
+    output_tokens = max(request.n, min([_most_output(request), *bounds]))
     busy: Account | None = None
     for account in payers.limited:
-        decision = account.admit(Ask(input_tokens, output_tokens))
+        decision = account.admit(Ask(input_tokens, output_tokens, request.n, input_usd, output_rate))
         if isinstance(decision, Refused):
             return decision
         if isinstance(decision, Wait):
@@ -262,16 +353,19 @@ def try_to_reserve(payers: Payers, request: Request) -> "Reservation | Refused |
             output_tokens = decision
     if busy is not None:
         return busy
-    reservation = Reservation(payers, request, estimate, input_tokens, output_tokens)
-    if bounds:
+    held_usd = input_usd + picodollars_of(output_tokens, output_rate) if limits_money else 0
+    reservation = Reservation(
+        payers, request, counted if is_estimate else 0, input_tokens, output_tokens, held_usd, terms
+    )
+    if bounds or limits_money:
         reservation.max_tokens = max(1, output_tokens // request.n)
     return reservation
 
 
-async def reserve(payers: Payers, request: Request) -> "Reservation | Refused":
+async def reserve(payers: Payers, request: Request, terms: Terms = NO_TERMS) -> "Reservation | Refused":
     """Reserve a call, waiting while a call in flight may make room; see `try_to_reserve`."""
     while True:
-        decision = try_to_reserve(payers, request)
+        decision = try_to_reserve(payers, request, terms)
         if isinstance(decision, Reservation):
             return decision
         if isinstance(decision, Refused):
@@ -288,7 +382,19 @@ def _most_output(request: Request) -> int:
 class Reservation:
     """A call that counts from now on; settle, abandon or cancel it once. A second time does nothing."""
 
-    __slots__ = ("_estimate", "_held_input", "_held_output", "_is_open", "_request", "max_tokens", "payers")
+    __slots__ = (
+        "_cost",
+        "_estimate",
+        "_held_input",
+        "_held_output",
+        "_held_usd",
+        "_is_open",
+        "_request",
+        "_terms",
+        "_usd",
+        "max_tokens",
+        "payers",
+    )
 
     def __init__(
         self,
@@ -297,19 +403,25 @@ class Reservation:
         estimate: int = 0,
         held_input: int = 0,
         held_output: int = 0,
+        held_usd: int = 0,
+        terms: Terms = NO_TERMS,
     ) -> None:
         self.payers: Payers = payers
         self._request = request
+        self._terms = terms
+        self._held_usd = held_usd
         self._estimate = estimate
         self._held_input = held_input
         self._held_output = held_output
         self._is_open = True
+        self._cost = NO_USAGE
+        self._usd: int | None = None
         self.max_tokens: int | None = request.max_tokens
         """The output tokens that an answer may take; None leaves it to the provider."""
         for account in payers.all:
             account.spent.reserve_call()
         for account in payers.limited:
-            account.hold(held_input, held_output)
+            account.hold(held_input, held_output, held_usd)
 
     def settle(self, reported: object, response: LLMResponse | None = None) -> TokenUsage:
         """Replace the reservation by the reported usage; a figure missing or absurd stays as reserved.
@@ -319,7 +431,7 @@ class Reservation:
             response: What came back, where something did: a figure below what it proves is absurd too.
 
         Returns:
-            What the call is charged; nothing where it was settled before.
+            What the call is charged, but for money; nothing where it was settled before. See `charged`.
         """
         if not self._is_open:
             return NO_USAGE
@@ -330,11 +442,39 @@ class Reservation:
         if reading.input_tokens is not None and self._estimate:
             self.payers.all[-1].learn_input(self._estimate, reading.input_tokens)
         if reading.is_complete:
-            return self._close(reading.or_else(0, 0))
+            cost = reading.or_else(0, 0)
+            return self._close(cost, self._money(reading, cost))
         for account in self.payers.all:
             account.unreported += 1
-        worst_input = self._held_input or estimate_input(self._request.messages, self._request.tools)
-        return self._close(reading.or_else(worst_input, self._held_output or _most_output(self._request)))
+        worst_input = self._held_input or self._terms.input_of(self._request)
+        cost = reading.or_else(worst_input, self._held_output or _most_output(self._request))
+        return self._close(cost, self._money(reading, cost))
+
+    def _money(self, reading: Reading, cost: TokenUsage) -> int | None:
+        """Return what a call cost in picodollars; None where no price is known and the server gives none."""
+        if reading.usd is not None:
+            return picodollars(reading.usd)
+        rates = self._terms.rates
+        if rates is None:
+            return None
+        if reading.input_tokens is None:  # it may have been of the dearest kind
+            usd, output_rate = rates.worst(cost.input_tokens)
+            return usd + picodollars_of(cost.output_tokens, output_rate)
+        return rates.cost(
+            cost.input_tokens, cost.output_tokens, cost.cache_read_tokens, cost.cache_write_tokens
+        )
+
+    def _note_pricing(self, *, is_reported: bool) -> None:
+        """Note with all who pay how the call was priced."""
+        for account in self.payers.all:
+            if account.pricing is None:
+                account.pricing = Pricing()
+            account.pricing.note(self._terms, is_reported=is_reported, is_limited=self._held_usd > 0)
+
+    @property
+    def charged(self) -> TokenUsage:
+        """What the call was charged when it was settled, in money too where that is known."""
+        return self._cost if self._usd is None else replace(self._cost, usd=dollars(self._usd))
 
     def abandon(self, billed: object = NO_USAGE) -> TokenUsage:
         """Settle a call that gave no answer; `billed` is what the failure says it cost.
@@ -342,20 +482,23 @@ class Reservation:
         A figure that is absurd stays as reserved, as with an answer.
         """
         if billed == NO_USAGE or not isinstance(billed, TokenUsage):
-            return self._close(TokenUsage(llm_calls=1))
+            return self._close(TokenUsage(llm_calls=1), None if self._terms.rates is None else 0)
         return self.settle(billed)
 
     def cancel(self) -> None:
         """Undo the reservation: the call does not count, for another carries it."""
         self._close(NO_USAGE)
 
-    def _close(self, cost: TokenUsage) -> TokenUsage:
+    def _close(self, cost: TokenUsage, usd: int | None = None) -> TokenUsage:
         """Count the cost in the place of the reservation; nothing where that was done before."""
         if not self._is_open:
             return NO_USAGE
         self._is_open = False
+        self._cost, self._usd = cost, usd
+        if cost.llm_calls and (cost.usd is not None or self._held_usd or self._terms.is_notable):
+            self._note_pricing(is_reported=cost.usd is not None)
         for account in self.payers.all:
-            account.spent.settle_call(cost)
+            account.spent.settle_call(cost, usd)
         for account in self.payers.limited:
-            account.release(self._held_input, self._held_output)
+            account.release(self._held_input, self._held_output, self._held_usd)
         return cost

@@ -62,6 +62,11 @@ def test_no_limit_at_all_is_no_budget() -> None:
     assert checked_budget(TokenUsage(llm_calls=1)) == TokenUsage(llm_calls=1)
 
 
+def test_a_limit_in_money_is_kept_in_whole_picodollars() -> None:
+    assert checked_budget(TokenUsage(usd=Decimal("0.50"))) == TokenUsage(usd=Decimal("0.5"))
+    assert checked_budget(TokenUsage(usd=Decimal("0.0000000000019"))) == TokenUsage(usd=Decimal("1e-12"))
+
+
 @pytest.mark.parametrize(
     ("budget", "kind", "words"),
     [
@@ -73,7 +78,9 @@ def test_no_limit_at_all_is_no_budget() -> None:
         (TokenUsage(llm_calls=True), TypeError, "llm_calls must be an int, not bool"),
         (TokenUsage(llm_calls=1, reasoning_tokens=5), ValueError, "not reasoning_tokens; leave that at 0"),
         (TokenUsage(cache_read_tokens=-1), ValueError, "not cache_read_tokens"),
-        (TokenUsage(usd=Decimal("0.5")), ValueError, r"budgets in money \(usd\) are not there yet"),
+        (TokenUsage(usd=Decimal("-0.5")), ValueError, r"usd must be 0 .* not -0\.5"),
+        (TokenUsage(usd=Decimal("NaN")), ValueError, "not NaN"),
+        (TokenUsage(usd=Decimal("1e-13")), ValueError, "at least 1E-12 where it is a limit"),
         (TokenUsage(usd=0.5), TypeError, "usd must be a Decimal or None, not float"),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
         (TokenUsage(llm_calls=2.0), TypeError, "llm_calls must be an int, not float"),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     ],
