@@ -36,11 +36,11 @@ if TYPE_CHECKING:
         ProviderError,
         RateLimitError,
         StageError,
-        StoppedError,
     )
     from executionkit.outcome import Outcome, PatternResult, as_outcome, as_result, is_failure, is_success
     from executionkit.patterns.complete import complete
     from executionkit.patterns.consensus import consensus, select
+    from executionkit.patterns.prompt import prompt
     from executionkit.patterns.react import react
     from executionkit.patterns.refine import Evaluation, Evaluator, refine
     from executionkit.patterns.step import step
@@ -103,7 +103,6 @@ __all__ = [
     "Secret",
     "Stage",
     "StageError",
-    "StoppedError",
     "Success",
     "TokenUsage",
     "Tool",
@@ -122,6 +121,7 @@ __all__ = [
     "is_failure",
     "is_success",
     "pipe_sync",
+    "prompt",
     "react",
     "react_loop_sync",
     "refine",
@@ -156,12 +156,12 @@ _HOMES = {
         "ProviderError",
         "RateLimitError",
         "StageError",
-        "StoppedError",
     ),
     "runtime.ledger": ("CostTracker",),
     "outcome": ("Outcome", "PatternResult", "as_outcome", "as_result", "is_failure", "is_success"),
     "patterns.complete": ("complete",),
     "patterns.consensus": ("consensus", "select"),
+    "patterns.prompt": ("prompt",),
     "patterns.react": ("react",),
     "patterns.refine": ("Evaluation", "Evaluator", "refine"),
     "patterns.step": ("step",),
@@ -189,7 +189,9 @@ _HOMES = {
 _ELSEWHERE = {
     "compat": ("pipe", "react_loop", "refine_loop"),
     "approval": ("Approve", "Deny", "Edit", "Proposal", "Stop"),
-    "errors": ("ProviderClosedError",),
+    "errors": ("ProviderClosedError", "StoppedError"),
+    "patterns.refine": ("Draft",),
+    "stage": ("Rule",),
     "events": ("Event", "Trace", "with_content"),
     "runtime.context": ("MeteredProvider",),
     "voting": ("StoppingRule", "beta", "certain", "forecast", "unanimous_window"),

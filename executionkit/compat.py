@@ -44,6 +44,7 @@ from executionkit.retry import DEFAULT_RETRY, RetryConfig
 from executionkit.runtime.ledger import CostTracker
 from executionkit.runtime.run import in_new_loop
 from executionkit.stage import Pipeline
+from executionkit.system import System
 from executionkit.tools import Tool
 
 if TYPE_CHECKING:
@@ -100,6 +101,7 @@ async def consensus(
     max_concurrency: int = 5,
     max_cost: TokenUsage | None = None,
     retry: RetryConfig | None = None,
+    system: System[str] | None = None,
 ) -> PatternResult[str]:
     """Ask `num_samples` times and return the answer given most often; the score is its share of the votes.
 
@@ -113,6 +115,8 @@ async def consensus(
         max_concurrency: Samples in flight at once.
         max_cost: The budget; 0 in a field means no limit there.
         retry: How transient failures are retried; `DEFAULT_RETRY` if None.
+        system: What the model is told before the prompt, in every request: text, or a function of the
+            prompt.
 
     Metadata:
         agreement_ratio (float): The winner's share of the samples.
@@ -140,6 +144,7 @@ async def consensus(
         temperature=temperature,
         max_tokens=max_tokens,
         max_concurrency=max_concurrency,
+        system=system,
     )
     return _raising(await stage.run(provider, prompt, max_cost=max_cost, retry=retry))
 
@@ -158,6 +163,7 @@ async def refine_loop(
     max_eval_chars: int = 32_768,
     max_cost: TokenUsage | None = None,
     retry: RetryConfig | None = None,
+    system: System[str] | None = None,
 ) -> PatternResult[str]:
     """Draft, score and improve; return the best draft ever seen with its score.
 
@@ -174,10 +180,12 @@ async def refine_loop(
         max_eval_chars: Characters of a draft that the built-in judge gets to see.
         max_cost: The budget; 0 in a field means no limit there.
         retry: How transient failures are retried; `DEFAULT_RETRY` if None.
+        system: What the model is told before the prompt, in every request but those of the judge: text, or a
+            function of the prompt.
 
     Metadata:
         iterations (int): Rounds after the first draft.
-        converged (bool): Whether it stopped at the target or for want of gains.
+        converged (bool): Whether it stopped at the target or because nothing got better.
         score_history (tuple of float): Every score, the first draft's first.
         refusal (str): Where the best draft is none: the text of the refusal, or `"content_filter"`.
 
@@ -197,6 +205,7 @@ async def refine_loop(
         temperature=temperature,
         max_tokens=max_tokens,
         max_eval_chars=max_eval_chars,
+        system=system,
     )
     return _raising(await stage.run(provider, prompt, max_cost=max_cost, retry=retry))
 
@@ -214,6 +223,7 @@ async def react_loop(
     max_history_messages: int | None = None,
     max_cost: TokenUsage | None = None,
     retry: RetryConfig | None = None,
+    system: System[str] | None = None,
 ) -> PatternResult[str]:
     """Let the model call tools until it answers; return the final text.
 
@@ -229,6 +239,8 @@ async def react_loop(
         max_history_messages: Messages to send at most; None sends all.
         max_cost: The budget; 0 in a field means no limit there.
         retry: How transient failures are retried; `DEFAULT_RETRY` if None.
+        system: What the model is told before the prompt, in every request: text, or a function of the
+            prompt.
 
     Metadata:
         rounds (int): Completions.
@@ -258,6 +270,7 @@ async def react_loop(
         temperature=temperature,
         max_tokens=max_tokens,
         max_history_messages=max_history_messages,
+        system=system,
     )
     return _raising(await stage.run(provider, prompt, max_cost=max_cost, retry=retry))
 
@@ -272,6 +285,7 @@ async def structured(
     max_tokens: int = DEFAULT_MAX_TOKENS,
     max_cost: TokenUsage | None = None,
     retry: RetryConfig | None = None,
+    system: System[str] | None = None,
 ) -> PatternResult[T]:
     """Ask for an answer of a type and return it decoded. Beyond the specification, in the spirit of the four.
 
@@ -284,6 +298,8 @@ async def structured(
         max_tokens: Output tokens at most, an answer.
         max_cost: The budget; 0 in a field means no limit there.
         retry: How transient failures are retried; `DEFAULT_RETRY` if None.
+        system: What the model is told before the prompt, in every request: text, or a function of the
+            prompt.
 
     Metadata:
         attempts (int): Answers read.
@@ -300,7 +316,11 @@ async def structured(
         TypeError: An argument is of the wrong type, or msgspec does not decode `output_type`.
     """
     stage = structured_stage(
-        output_type, output_retries=output_retries, temperature=temperature, max_tokens=max_tokens
+        output_type,
+        output_retries=output_retries,
+        temperature=temperature,
+        max_tokens=max_tokens,
+        system=system,
     )
     return _raising(await stage.run(provider, prompt, max_cost=max_cost, retry=retry))
 
@@ -333,8 +353,16 @@ async def pipe(
         ValueError: The budget is negative; a shared `temperature` or `max_tokens` is out of range.
         TypeError: A shared keyword that no step takes; a step that is no function.
     """
+    if max_budget is not None and not _is_budget(max_budget):
+        raise TypeError(
+            f"max_budget must be a TokenUsage, as TokenUsage(llm_calls=9), not {max_budget!r:.60}"
+        )
     stages = steps_of(steps, shared)
     return _raising(await Pipeline[str, Any](stages).run(provider, prompt, max_cost=max_budget))
+
+
+def _is_budget(budget: object) -> bool:
+    return isinstance(budget, TokenUsage)
 
 
 def _raising(outcome: Outcome[T]) -> PatternResult[T]:

@@ -29,6 +29,7 @@ from types import MappingProxyType
 from typing import Any, ClassVar, Final, Self, TypeVar, cast
 
 from executionkit.core.frozen import EMPTY, Metadata, freeze_mapping, thaw
+from executionkit.core.portable import from_plain, know, plain_usage, to_plain, usage_from
 from executionkit.core.usage import NO_USAGE, TokenUsage
 
 __all__ = [
@@ -49,6 +50,7 @@ __all__ = [
     "StageError",
     "StoppedError",
     "described",
+    "unwrapped",
     "wrapping",
 ]
 
@@ -154,6 +156,45 @@ class ExecutionKitError(Exception):
         wrapped.__cause__ = self
         return cast("Self", wrapped)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return this error as JSON's shapes, for a file, a queue or a log; `from_dict` reads it back.
+
+        The cause stays behind. Values of types that JSON does not know become plain data.
+        """
+        kinds = [kind.__name__ for kind in type(self).__mro__ if issubclass(kind, ExecutionKitError)]
+        return {
+            "error": kinds[0],
+            "kinds": kinds,
+            "message": str(self),
+            "cost": plain_usage(self.cost),
+            "metadata": to_plain(self.metadata),
+        }
+
+    @staticmethod
+    def from_dict(data: Mapping[str, Any]) -> "ExecutionKitError":
+        """Return the error that `to_dict` wrote: of its class, or the nearest one that is known here.
+
+        Raises:
+            ValueError: It is not of that form.
+        """
+        try:
+            kind = _known_kind(data["kinds"])
+            error = kind.__new__(kind, data["message"])
+            error.args = (str(data["message"]),)
+            error.cost = usage_from(data["cost"])
+            metadata = cast("dict[str, object]", from_plain(data["metadata"]))
+            error.metadata = freeze_mapping(metadata)
+            if isinstance(error, LLMError):
+                error.requested_delay, error.retry_hint = data.get("retry_after"), data.get("retryable")
+        except (KeyError, TypeError, AttributeError, StopIteration) as broken:
+            raise ValueError(f"not the form of an error: {data!s:.80}") from broken
+        return error
+
+    def __repr__(self) -> str:
+        with suppress(Exception):  # a class of somebody else may have a `__str__` that fails
+            return f"{type(self).__name__}({str(self)!r}, cost={self.cost!r})"
+        return f"{type(self).__name__}(cost={self.cost!r})"
+
     def __eq__(self, other: object) -> bool:
         if type(other) is not type(self):
             return NotImplemented
@@ -184,6 +225,17 @@ def _bare(cls: type[_Error], args: tuple[object, ...]) -> _Error:
         native: Any = next(base for base in cls.__mro__ if not base.__flags__ & _HEAP_TYPE)
         made: _Error = native.__new__(cls, *args)
         return made
+
+
+def _known_kind(names: list[str]) -> type[ExecutionKitError]:
+    """Return the first of these classes that there is."""
+    level: list[type[ExecutionKitError]] = [ExecutionKitError]
+    known: dict[str, type[ExecutionKitError]] = {}
+    while level:
+        for kind in level:
+            known.setdefault(kind.__name__, kind)
+        level = [below for kind in level for below in kind.__subclasses__()]
+    return next(known[name] for name in names if name in known)
 
 
 def _with_inner(own: Mapping[str, object], outer: Mapping[str, object]) -> dict[str, object]:
@@ -235,6 +287,10 @@ class LLMError(ExecutionKitError):
         super().__init__(message, cost=cost, metadata=metadata)
         self.requested_delay = retry_after
         self.retry_hint = retryable
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return this error as JSON's shapes, with what it says of another attempt."""
+        return {**super().to_dict(), "retry_after": self.requested_delay, "retryable": self.retry_hint}
 
     @property
     def retry_after(self) -> float | None:
@@ -318,6 +374,9 @@ class StageError(PatternError):
     """A function of the caller's (a `map`, a step) raised inside a stage; the original is `__cause__`."""
 
 
+know("error", ExecutionKitError, ExecutionKitError.to_dict, ExecutionKitError.from_dict)
+
+
 def described(error: BaseException) -> str:
     """Return an exception's class and text, whatever its `__str__` does.
 
@@ -336,5 +395,34 @@ def wrapping(kind: type[PatternError], what: str) -> Generator[None, None, None]
         yield
     except ExecutionKitError:
         raise
-    except Exception as error:
+    except Exception as raised:
+        error = unwrapped(raised)
+        if isinstance(error, ExecutionKitError):
+            raise error from error.__cause__
         raise kind(f"{what} raised {described(error)}") from error
+
+
+def unwrapped(error: Exception) -> Exception:
+    """Return the failure that an `unwrap()` met, a copy to raise, where that is what an exception is about.
+
+    `outcome.unwrap()` raises an error of its own that says nothing of what failed.
+
+    >>> from returns.result import Failure
+    >>> try:
+    ...     Failure(PermanentError("the server answered 401")).unwrap()
+    ... except Exception as raised:
+    ...     unwrapped(raised)
+    PermanentError('the server answered 401', cost=TokenUsage(...))
+    """
+    halted: object = getattr(error, "halted_container", None)
+    if halted is None:
+        return error
+    from returns.primitives.exceptions import UnwrapFailedError
+    from returns.result import Failure
+
+    if not (isinstance(error, UnwrapFailedError) and isinstance(halted, Failure)):
+        return error
+    failure = cast("object", halted.failure())
+    if isinstance(failure, ExecutionKitError):
+        return failure.stamped(failure.cost)
+    return unwrapped(failure) if isinstance(failure, Exception) else error

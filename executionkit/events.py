@@ -6,8 +6,8 @@ one run; `parent` is the id of what contains them; `path` names a stage by its p
 run. `error` names an error's class.
 """
 
-from collections.abc import Callable
-from typing import Literal, TypeAlias
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, TypeAlias, cast
 
 import msgspec
 
@@ -20,6 +20,8 @@ __all__ = [
     "CallStarted",
     "Event",
     "EventBase",
+    "ItemFinished",
+    "ItemStarted",
     "Path",
     "RunFinished",
     "RunStarted",
@@ -33,6 +35,7 @@ __all__ = [
     "WaitReason",
     "WaitStarted",
     "WithContent",
+    "event_from_dict",
     "with_content",
 ]
 
@@ -43,7 +46,7 @@ WaitReason: TypeAlias = Literal["budget", "rate_limit", "back_off"]
 """Why a call waits: for calls in flight to make room in the budget, for a rate limit, or before a retry."""
 
 
-class EventBase(msgspec.Struct, frozen=True, kw_only=True):
+class EventBase(msgspec.Struct, frozen=True, kw_only=True, tag=True, tag_field="event"):
     """What all records share.
 
     Args:
@@ -59,6 +62,10 @@ class EventBase(msgspec.Struct, frozen=True, kw_only=True):
     parent: int | None = None
     path: Path = ()
     at: float = 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return this record as JSON's shapes, its class under `event`; `event_from_dict` reads it back."""
+        return cast("dict[str, Any]", msgspec.to_builtins(self))
 
 
 class RunStarted(EventBase, frozen=True, kw_only=True):
@@ -119,6 +126,46 @@ class StageFinished(EventBase, frozen=True, kw_only=True):
     error: str | None = None
 
 
+class ItemStarted(EventBase, frozen=True, kw_only=True):
+    """One of many inputs of `each` begins; what is done for it follows below it.
+
+    Args:
+        index: Its place among the inputs, from 0.
+        total: How many inputs there are.
+        item: Its name, or its number from 1.
+        done: How many inputs are over, failed ones included.
+    """
+
+    index: int
+    total: int
+    item: str
+    done: int = 0
+
+
+class ItemFinished(EventBase, frozen=True, kw_only=True):
+    """One of many inputs of `each` is over. Inputs that a failure all of them share left out have no record.
+
+    Args:
+        index: As in its `ItemStarted`.
+        total: As in its `ItemStarted`.
+        item: As in its `ItemStarted`.
+        done: How many inputs are over, this one included.
+        failed: How many of them failed.
+        duration: Seconds it took.
+        cost: What it spent.
+        error: The class of its error, None where it answered.
+    """
+
+    index: int
+    total: int
+    item: str
+    done: int
+    failed: int
+    duration: float
+    cost: TokenUsage = NO_USAGE
+    error: str | None = None
+
+
 class CallStarted(EventBase, frozen=True, kw_only=True):
     """A completion is asked for; its attempts and waits follow below it.
 
@@ -126,6 +173,7 @@ class CallStarted(EventBase, frozen=True, kw_only=True):
         ordinal: How many calls came before it at this path.
         model: The model asked, where the provider names it.
         server: The host asked, where the provider names it.
+        provider: The class of the provider asked.
         max_tokens: Output tokens asked for; None where nobody set a bound.
         choices: Answers asked for at once.
         prompt: Its messages as JSON, where content was asked for.
@@ -134,6 +182,7 @@ class CallStarted(EventBase, frozen=True, kw_only=True):
     ordinal: int
     model: str | None = None
     server: str | None = None
+    provider: str | None = None
     max_tokens: int | None = None
     choices: int = 1
     prompt: str | None = None
@@ -169,12 +218,14 @@ class AttemptStarted(EventBase, frozen=True, kw_only=True):
         max_tokens: Output tokens granted; None where nobody set a bound.
         model: The model asked, where the provider names it.
         server: The host asked, where the provider names it.
+        provider: The class of the provider asked.
     """
 
     attempt: int
     max_tokens: int | None = None
     model: str | None = None
     server: str | None = None
+    provider: str | None = None
 
 
 class AttemptFinished(EventBase, frozen=True, kw_only=True):
@@ -234,9 +285,11 @@ class TextDelta(EventBase, frozen=True, kw_only=True):
 
     Args:
         text: The piece.
+        whole: Whether it is the whole text, from a provider that cannot stream.
     """
 
     text: str
+    whole: bool = False
 
 
 class ToolStarted(EventBase, frozen=True, kw_only=True):
@@ -273,6 +326,8 @@ Event: TypeAlias = (
     | RunFinished
     | StageStarted
     | StageFinished
+    | ItemStarted
+    | ItemFinished
     | CallStarted
     | CallFinished
     | AttemptStarted
@@ -284,6 +339,23 @@ Event: TypeAlias = (
     | ToolFinished
 )
 """Any record; `match` over it is exhaustive."""
+
+
+def event_from_dict(data: Mapping[str, Any]) -> Event:
+    """Return the record that `to_dict` of one wrote.
+
+    Raises:
+        ValueError: It is not of that form.
+
+    >>> event_from_dict(StageStarted(run="a1", id=2, stage="Refine").to_dict())
+    StageStarted(run='a1', id=2, parent=None, path=(), at=0.0, stage='Refine')
+    """
+    try:
+        # msgspec takes a union here, its stubs know classes only
+        return cast("Event", msgspec.convert(data, cast("type[Any]", Event)))
+    except msgspec.ValidationError as error:
+        raise ValueError(f"not the form of an event: {error}") from None
+
 
 Trace: TypeAlias = Callable[[Event], None]
 """Receives the records of a run, in order. One that raises is logged once and not called again."""

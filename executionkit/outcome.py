@@ -2,12 +2,22 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Generic, Self, TypeAlias, TypeVar
+from typing import Any, Generic, Self, TypeAlias, TypeVar, cast, get_args, get_origin, overload
 
 from returns.result import Failure, Result, Success
-from typing_extensions import TypeIs
+from typing_extensions import TypeForm, TypeIs
 
 from executionkit.core.frozen import EMPTY, Metadata, freeze_mapping, hash_frozen, thaw
+from executionkit.core.html import html_table
+from executionkit.core.portable import (
+    from_plain,
+    know,
+    plain_usage,
+    plain_value,
+    read_value,
+    to_plain,
+    usage_from,
+)
 from executionkit.core.usage import NO_USAGE, TokenUsage
 from executionkit.errors import ExecutionKitError
 
@@ -72,6 +82,63 @@ class PatternResult(Generic[T_co]):
         _set(copy, "metadata", freeze_mapping({**self.metadata, **metadata}) if metadata else self.metadata)
         return copy
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return this result as JSON's shapes, for a file, a queue or a log; `from_dict` reads it back.
+
+        Raises:
+            TypeError: The value has no form in JSON.
+
+        >>> PatternResult("Paris", 0.8).to_dict()["value"]
+        'Paris'
+        """
+        return {
+            "value": plain_value(self.value),
+            "score": to_plain(self.score),
+            "cost": plain_usage(self.cost),
+            "metadata": to_plain(self.metadata),
+        }
+
+    @overload
+    @staticmethod
+    def from_dict(data: Mapping[str, Any], output_type: type[T]) -> "PatternResult[T]": ...
+    @overload
+    @staticmethod
+    def from_dict(data: Mapping[str, Any], output_type: TypeForm[T]) -> "PatternResult[T]": ...
+    @staticmethod
+    def from_dict(data: Mapping[str, Any], output_type: object) -> "PatternResult[Any]":
+        """Return the result that `to_dict` wrote.
+
+        Args:
+            data: What it wrote, also after a way through JSON.
+            output_type: The type of the value.
+
+        Raises:
+            ValueError: It is not of that form, or the value not of that type.
+
+        >>> PatternResult.from_dict(PatternResult((1, 2), 0.5).to_dict(), tuple[int, ...]).value
+        (1, 2)
+        """
+        try:
+            value = read_value(data["value"], output_type, _read_outcome)
+            score = from_plain(data["score"])
+            cost, metadata = usage_from(data["cost"]), from_plain(data["metadata"])
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"not the form of a result: {data!s:.80}") from error
+        if not (score is None or isinstance(score, (int, float))) or not isinstance(metadata, dict):
+            raise ValueError(f"not the form of a result: {data!s:.80}")
+        return PatternResult(value, score, cost, cast("dict[str, Any]", metadata))
+
+    def _repr_html_(self) -> str:
+        """Show the result in a notebook: value, score, cost and votes."""
+        return html_table(
+            {
+                "value": self.value,
+                "score": None if self.score is None else f"{self.score:.2f}",
+                "cost": _spent(self.cost),
+                "votes": self.metadata.get("vote_counts"),
+            }
+        )
+
     def __str__(self) -> str:
         return str(self.value)
 
@@ -126,3 +193,54 @@ def as_result(outcome: Outcome[T]) -> Result[PatternResult[T], ExecutionKitError
     'Paris'
     """
     return outcome
+
+
+def _spent(cost: TokenUsage) -> str:
+    calls = "1 call" if cost.llm_calls == 1 else f"{cost.llm_calls:,} calls"
+    money = "" if cost.usd is None else f", ${cost.usd}"
+    return f"{calls}, {cost.input_tokens:,} + {cost.output_tokens:,} tokens{money}"
+
+
+def _written(result: PatternResult[Any]) -> dict[str, Any]:
+    """Return the form of a result among other values, where no type tells how to read its own."""
+    try:
+        return result.to_dict()
+    except TypeError:
+        return PatternResult(None, result.score, result.cost, result.metadata).to_dict() | {
+            "value": to_plain(result.value)
+        }
+
+
+def _read(form: Any) -> PatternResult[Any]:
+    plain = PatternResult.from_dict({**form, "value": None}, type(None))
+    return PatternResult(from_plain(form["value"]), plain.score, plain.cost, plain.metadata)
+
+
+def _written_success(outcome: Success[Any]) -> Any:
+    return to_plain(outcome.unwrap())
+
+
+def _written_failure(outcome: Failure[Any]) -> Any:
+    return to_plain(outcome.failure())
+
+
+def _read_success(form: Any) -> object:
+    return Success(from_plain(form))
+
+
+def _read_failure(form: Any) -> object:
+    return Failure(from_plain(form))
+
+
+def _read_outcome(form: Mapping[str, Any], kinds: tuple[object, ...]) -> object:
+    """Return an outcome of a form that was written, its value of the type that is asked for."""
+    if form["$"] == "failure":
+        return from_plain(form)
+    (result_type,) = [get_args(kind)[0] for kind in kinds if get_origin(kind) is Success]
+    (value_type,) = get_args(result_type)
+    return Success(PatternResult.from_dict(form["value"]["value"], value_type))
+
+
+know("result", PatternResult, _written, _read)
+know("success", Success, _written_success, _read_success)
+know("failure", Failure, _written_failure, _read_failure)

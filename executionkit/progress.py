@@ -16,6 +16,8 @@ from executionkit.events import (
     CallFinished,
     CallStarted,
     Event,
+    ItemFinished,
+    ItemStarted,
     RunFinished,
     RunStarted,
     StageFinished,
@@ -41,6 +43,9 @@ class _Row(msgspec.Struct):
     cost: TokenUsage = NO_USAGE
     in_flight: int = 0
     tools: int = 0
+    items: str = ""
+    """How many of its inputs are over, where it has many."""
+    is_item: bool = False
     notes: tuple[str, ...] = ()
     done: bool = False
     failed: bool = False
@@ -106,7 +111,10 @@ class Progress:
         """Take note of an event."""
         with self._lock:
             run = self._runs.setdefault(event.run, _Run())
-            line = self._apply(run, event)
+            if isinstance(event, ItemStarted | ItemFinished):
+                line = _tell_of_item(run, event)
+            else:
+                line = self._apply(run, event)
         if line is not None and not self._wants_tree:
             print(line, file=self._file, flush=True)
 
@@ -137,6 +145,8 @@ class Progress:
         row.done, row.failed, row.cost, row.in_flight = True, event.error is not None, event.cost, 0
         score = () if event.score is None else (f"score {event.score:.2f}",)
         row.notes = (f"{event.duration:.1f} s", *score, *((event.error,) if event.error else ()))
+        if any(above.is_item for above in run.lineage(row.parent)):
+            return None  # the input that it is part of gets the line
         return "  " * row.depth + self._describe(row, run.max_cost)
 
     def _retry_line(self, run: _Run, event: WaitStarted) -> str:
@@ -145,7 +155,7 @@ class Progress:
 
     def _describe(self, row: _Row, max_cost: TokenUsage | None) -> str:
         state = ("failed" if row.failed else "done") if row.done else "running"
-        parts = [state, _plural(row.cost.llm_calls, "call")]
+        parts = [state, *filter(None, [row.items]), _plural(row.cost.llm_calls, "call")]
         if row.in_flight:
             parts.append(f"{row.in_flight} in flight")
         if row.tools:
@@ -191,6 +201,37 @@ class Progress:
         if root is not None and (left := self._left(run)):
             root.add(_styled(left, "dim"))
         return root
+
+
+def _tell_of_item(run: _Run, event: ItemStarted | ItemFinished) -> str | None:
+    """Bring a run up to date about one of many inputs; return the line to write where there is no tree."""
+    if isinstance(event, ItemFinished):
+        return _end_item(run, event)
+    above = run.rows.get(event.parent or 0)
+    if above is not None:
+        above.items = above.items or f"{event.done}/{event.total}"
+    run.rows[event.id] = _Row(event.item, event.parent, 0 if above is None else above.depth + 1, is_item=True)
+    return None
+
+
+def _end_item(run: _Run, event: ItemFinished) -> str | None:
+    """Count an input that is over, forget what was done for it, and say so where there is no tree."""
+    above = run.rows.get(event.parent or 0)
+    if above is None:
+        return None
+    failed = f", {event.failed} failed" if event.failed else ""
+    above.items = f"{event.done}/{event.total}{failed}"
+    depth = above.depth + 1
+    # A row for each of a million inputs, and for all below it, would be held to the end otherwise.
+    below = {event.id}
+    for number, row in run.rows.items():
+        if row.parent in below:
+            below.add(number)
+    for number in below & run.rows.keys():
+        del run.rows[number]
+    end = event.error or "done"
+    calls = _plural(event.cost.llm_calls, "call")
+    return f"{'  ' * depth}{event.done}/{event.total} {event.item}: {end}, {calls}, {event.duration:.1f} s"
 
 
 def _count(run: _Run, event: Event) -> None:

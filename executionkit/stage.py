@@ -1,4 +1,4 @@
-"""Stages, and what combines them: `>>`, `|`, `&`, `.map`, `.within`, `.using`.
+"""Stages, and what combines them: `>>`, `|`, `&`, `.map`, `.each`, `.checked`, `.within`, `.using`, ...
 
 A stage is a frozen value that describes work; nothing runs before `run`. To add a pattern, subclass `Stage`,
 make its settings fields, check them in `__post_init__` and implement `perform`.
@@ -8,30 +8,74 @@ from abc import ABCMeta, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar, cast, final, overload
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Final,
+    Generic,
+    Literal,
+    Self,
+    TypeAlias,
+    TypeVar,
+    cast,
+    final,
+    overload,
+)
 
 import msgspec
 from returns.result import Failure, Success
 from typing_extensions import TypeForm, TypeIs, override
 
 from executionkit.core.budget import tighter
-from executionkit.core.checks import check_function
+from executionkit.core.checks import check_count, check_function
+from executionkit.core.keywords import function_name
 from executionkit.core.usage import NO_USAGE, TokenUsage, checked_budget
-from executionkit.errors import ExecutionKitError, described
+from executionkit.errors import (
+    ExecutionKitError,
+    InvalidOutputError,
+    InvalidPromptError,
+    StageError,
+    described,
+    wrapping,
+)
 from executionkit.events import Trace
 from executionkit.outcome import Outcome, PatternResult
-from executionkit.provider import LLMProvider, checked_provider
+from executionkit.provider import LLMProvider, checked_provider, opening
 from executionkit.retry import RetryConfig
-from executionkit.runtime.context import Context, tighten, using
+from executionkit.runtime.context import Context, first_position, run_group, tighten, using
+from executionkit.runtime.each import Items
+from executionkit.runtime.rules import Rule, broken, check_rule
 from executionkit.runtime.run import in_new_loop, run_stage
+from executionkit.runtime.shared import run_is_over
 
-__all__ = ["Both", "Fallback", "Mapped", "Pipeline", "Stage", "Using", "Within", "identity"]
+__all__ = [
+    "Both",
+    "Checked",
+    "Each",
+    "Fallback",
+    "Mapped",
+    "Named",
+    "OnError",
+    "Pipeline",
+    "Rule",
+    "Stage",
+    "Using",
+    "WithInput",
+    "Within",
+    "identity",
+]
 
 A = TypeVar("A")
 B = TypeVar("B")
 T = TypeVar("T")
 In_contra = TypeVar("In_contra", contravariant=True)
 Out_co = TypeVar("Out_co", covariant=True)
+
+OnError: TypeAlias = Literal["collect", "fail"]
+"""What `each` does about an input that fails: goes on, or ends."""
+
+Failures: TypeAlias = tuple[type[ExecutionKitError], ...]
+"""Classes of failure."""
 
 
 class _StageMeta(msgspec.StructMeta, ABCMeta):
@@ -174,12 +218,31 @@ class Stage(
     def __or__(self: "Stage[object, B]", other: "Stage[A, T]") -> "Stage[A, B | T]": ...
     @final
     def __or__(self, other: "Stage[Any, Any]") -> "Stage[Any, Any]":
-        """Fall back to another stage where this one fails; what both spent counts."""
+        """Fall back to another stage where this one fails; see `or_else`."""
         if not _is_stage(other):
             return NotImplemented
-        options: tuple[Stage[Any, Any], ...] = _options(self) + _options(other)
-        _check_nesting(*[stage for stage in (self, other) if not isinstance(stage, Fallback)])
-        return _extended(Fallback(options[:1]), "options", options)
+        return _either(self, other, _ANY_FAILURE)
+
+    @overload
+    def or_else(
+        self, other: "Stage[In_contra, T]", *, on: Failures = (ExecutionKitError,)
+    ) -> "Stage[In_contra, Out_co | T]": ...
+    @overload
+    def or_else(
+        self: "Stage[object, B]", other: "Stage[A, T]", *, on: Failures = (ExecutionKitError,)
+    ) -> "Stage[A, B | T]": ...
+    @final
+    def or_else(self, other: "Stage[Any, Any]", *, on: Failures = (ExecutionKitError,)) -> "Stage[Any, Any]":
+        """Have another stage answer where this one fails; what both spent counts. See `Fallback`.
+
+        Args:
+            other: The stage that answers then, given the same input.
+            on: The classes of failure that lead to it; any other comes back as it is.
+
+        Raises:
+            TypeError: It is not a stage, or `on` no tuple of classes of errors.
+        """
+        return _either(self, other, on)
 
     @overload
     def __and__(self, other: "Stage[In_contra, T]") -> "Stage[In_contra, tuple[Out_co, T]]": ...
@@ -197,6 +260,74 @@ class Stage(
         def __ror__(self, other: "Stage[In_contra, T]") -> "Stage[In_contra, T | Out_co]": ...
 
         def __rand__(self, other: "Stage[In_contra, T]") -> "Stage[In_contra, tuple[T, Out_co]]": ...
+
+    @overload
+    def each(
+        self: "Stage[A, B]",
+        *,
+        max_concurrency: int = 8,
+        on_error: Literal["collect"] = "collect",
+        name: Callable[[A], str] | None = None,
+    ) -> "Stage[Sequence[A], tuple[Outcome[B], ...]]": ...
+    @overload
+    def each(
+        self: "Stage[A, B]",
+        *,
+        max_concurrency: int = 8,
+        on_error: Literal["fail"],
+        name: Callable[[A], str] | None = None,
+    ) -> "Stage[Sequence[A], tuple[B, ...]]": ...
+    @final
+    def each(
+        self,
+        *,
+        max_concurrency: int = 8,
+        on_error: OnError = "collect",
+        name: Callable[[Any], str] | None = None,
+    ) -> "Stage[Sequence[Any], tuple[Any, ...]]":
+        """Run this stage for each of many inputs, under one budget; see `Each`.
+
+        Args:
+            max_concurrency: Inputs under way at once.
+            on_error: `"collect"` gives an `Outcome` for each input, `"fail"` the values, and ends with the
+                first failure.
+            name: What traces and progress call an input; its number if None, or if it raises.
+
+        Raises:
+            TypeError: A setting is of the wrong type.
+            ValueError: A setting is out of range.
+        """
+        stage: Each[Any, Any] = Each(self, max_concurrency, on_error, name)
+        return stage
+
+    @final
+    def with_input(self: "Stage[A, B]") -> "Stage[A, tuple[A, B]]":
+        """Put the input beside the value, as a pair; score and metadata stay."""
+        return WithInput(self)
+
+    @final
+    def checked(self: "Stage[str, B]", rule: Rule[B], *, output_retries: int = 2) -> "Stage[str, B]":
+        """Run this stage again, with the reason below its prompt, while a rule refuses its value.
+
+        Args:
+            rule: Looks at the value, plain or async, and returns None, or the reason why it will not do.
+            output_retries: Runs after the first.
+
+        Raises:
+            TypeError: The rule is not a function.
+            ValueError: A setting is out of range.
+        """
+        return Checked(self, rule, output_retries)
+
+    @final
+    def named(self, name: str) -> "Stage[In_contra, Out_co]":
+        """Give this stage a name for traces, progress, errors and drawings; it changes nothing else.
+
+        Raises:
+            TypeError: The name is not text.
+            ValueError: It is empty.
+        """
+        return Named(self.stage if isinstance(self, Named) else self, name)
 
     @final
     def map(self, function: Callable[[Out_co], T]) -> "Stage[In_contra, T]":
@@ -255,8 +386,13 @@ class Pipeline(Stage[A, B], frozen=True):
         done: list[PatternResult[Any]] = []
         context.report(lambda: {**_steps(done), **self._failed_step(len(done))})
         last: PatternResult[Any] = PatternResult(value)
-        for position, stage in enumerate(self.stages):
-            last = await context.run(stage, last.value, at=position)
+        position = first_position(context)
+        for stage in self.stages:
+            if _is_pipeline(stage):
+                last = await run_group(context, stage, last.value, position)
+            else:
+                last = await context.run(stage, last.value, at=position)
+            position += _breadth(stage, _is_pipeline)
             done.append(last)
         return PatternResult(last.value, last.score, metadata={**last.metadata, **_steps(done)})
 
@@ -266,36 +402,58 @@ class Pipeline(Stage[A, B], frozen=True):
 
 
 class Fallback(Stage[A, B], frozen=True):
-    """Stages tried in turn until one answers. `a | b` makes one.
+    """Stages tried in turn until one answers. `a | b` and `a.or_else(b)` make one.
+
+    The next is tried only after a failure of a class in `on`, and never when the budget or the deadline of
+    the run itself is spent; a budget of `within` that is spent is a failure like any other.
 
     Score and metadata are those of the stage that answered, with `option_failures` (tuple of str), what
-    became of those before it, and `option_costs` (tuple of TokenUsage), what they cost. The last error
-    carries both.
+    became of those before it, `option_metadata` (tuple of mappings), what they had achieved, and
+    `option_costs` (tuple of TokenUsage), what they cost. The last error carries all three.
 
     Args:
         options: The stages in order, at least one.
+        on: The classes of failure after which the next is tried.
     """
 
     options: "tuple[Stage[A, B], ...]"
+    on: Failures = (ExecutionKitError,)
 
     def __post_init__(self) -> None:
         _check_stages(self.options)
+        _check_failures(self.on)
         if not self.options:
             raise ValueError("a fallback needs a stage to try")
 
     @override
     async def perform(self, value: A, context: Context) -> PatternResult[B]:
         failures: list[ExecutionKitError] = []
-        context.report(lambda: _tried(failures))
-        for position, option in enumerate(self.options):
-            outcome = await context.attempt(partial(_run_option, option, value, position))
+        context.report(lambda: _tried(failures) if failures else {})
+        position = first_position(context)
+        for option in self.options:
+            outcome = await context.attempt(partial(self._run_option, option, value, position))
+            position += _breadth(option, self._is_alike)
             match outcome:
                 case Success(result):
                     metadata = {**result.metadata, **_tried(failures)}
                     return PatternResult(result.value, result.score, metadata=metadata)
                 case Failure(error):
+                    if not isinstance(error, self.on) or run_is_over(error, context):
+                        raise error
                     failures.append(error)
         raise failures.pop()
+
+    async def _run_option(
+        self, option: Stage[A, B], value: A, position: int, context: Context
+    ) -> PatternResult[B]:
+        if self._is_alike(option):
+            return await run_group(context, option, value, position)
+        return await context.run(option, value, at=position)
+
+    def _is_alike(self, option: Stage[Any, Any]) -> bool:
+        """Tell whether an option is a named group that would be part of this one without its name."""
+        group = _group(option)
+        return isinstance(group, Fallback) and group.on == self.on
 
 
 class Both(Stage[A, tuple[T, B]], Generic[A, T, B], frozen=True):
@@ -351,8 +509,193 @@ class Mapped(Stage[A, B], Generic[A, T, B], frozen=True):
     async def perform(self, value: A, context: Context) -> PatternResult[B]:
         result: PatternResult[Any] = await self.stage.perform(value, context)
         for function in self.functions:
-            result = result.map(function)
+            with wrapping(StageError, f"{function_name(function)}, a function of map,"):
+                result = result.map(function)
         return result
+
+
+class Named(Stage[A, B], frozen=True):
+    """A stage with a name of its own. `a.named(name)` makes one.
+
+    Args:
+        stage: The stage.
+        label: What traces, progress, errors and drawings call it.
+    """
+
+    stage: Stage[A, B]
+    label: str
+
+    def __post_init__(self) -> None:
+        _check_stages((self.stage,))
+        if not isinstance(cast("object", self.label), str):
+            raise TypeError(f"a name must be text, not {type(self.label).__name__}")
+        if not self.label.strip():
+            raise ValueError("a name must not be empty")
+
+    @property
+    @override
+    def name(self) -> str:
+        return self.label
+
+    @override
+    async def perform(self, value: A, context: Context) -> PatternResult[B]:
+        return await self.stage.perform(value, context)
+
+
+class WithInput(Stage[A, tuple[A, B]], Generic[A, B], frozen=True):
+    """A stage whose value has the input beside it. `a.with_input()` makes one.
+
+    Args:
+        stage: The stage.
+    """
+
+    stage: Stage[A, B]
+
+    def __post_init__(self) -> None:
+        _check_stages((self.stage,))
+
+    @property
+    @override
+    def name(self) -> str:
+        return self.stage.name
+
+    @override
+    async def perform(self, value: A, context: Context) -> PatternResult[tuple[A, B]]:
+        result = await self.stage.perform(value, context)
+        return result.map(lambda answer: (value, answer))
+
+
+class Checked(Stage[str, B], frozen=True):
+    """A stage that is run again while a rule refuses its value. `a.checked(rule)` makes one.
+
+    The prompt of the next run has the reason below it. All runs share the ledger.
+
+    Metadata: that of the run that will do, with `attempts` (int), how many runs there were, and `reasons`
+    (tuple of str), why the values before the last were refused. On an error also why the last one was, and
+    `last_value`, that value.
+
+    Args:
+        stage: The stage.
+        rule: Looks at the value, plain or async, and returns None, or the reason why it will not do.
+        output_retries: Runs after the first.
+
+    Returns (on `run`):
+        InvalidOutputError: No value will do, the first and `output_retries` more.
+        EvaluationError: The rule raised, or returned neither None nor text.
+    """
+
+    stage: Stage[str, B]
+    rule: Rule[B]
+    output_retries: int = 2
+
+    def __post_init__(self) -> None:
+        _check_stages((self.stage,))
+        if self.rule is None:
+            raise TypeError("checked takes a rule, a function of the value")
+        check_rule(self.rule)
+        check_count("output_retries", self.output_retries, 0)
+
+    @property
+    @override
+    def name(self) -> str:
+        return self.stage.name
+
+    @override
+    async def perform(self, value: str, context: Context) -> PatternResult[B]:
+        opening(value)  # refuses what is not a prompt
+        reasons: list[str] = []
+        values: list[B] = []
+        context.report(lambda: _refused(values, reasons))
+        prompt = value
+        while len(values) <= self.output_retries:
+            result = await context.run(self.stage, prompt, at=len(values))
+            values.append(result.value)
+            reason = await broken(self.rule, result.value)
+            if reason is None:
+                noted = {"attempts": len(values), "reasons": tuple(reasons)}
+                return PatternResult(result.value, result.score, metadata={**result.metadata, **noted})
+            reasons.append(reason)
+            prompt = f"{value}\n\nAn earlier answer could not be used: {reason}"
+        raise InvalidOutputError(f"no value that will do in {len(values)} runs: {reasons[-1]}")
+
+
+def _refused(values: list[Any], reasons: list[str]) -> dict[str, object]:
+    noted: dict[str, object] = {"attempts": len(values), "reasons": tuple(reasons)}
+    return {**noted, "last_value": values[-1]} if values else noted
+
+
+class Each(Stage[Sequence[A], tuple[T, ...]], Generic[A, T], frozen=True):
+    """A stage run for each of many inputs, at most `max_concurrency` at once. `a.each()` makes one.
+
+    The value has an entry for each input, in order. All draw on one budget. With `on_error="collect"` an
+    entry is an `Outcome` with a cost of its own, and a failure is one like any other, unless all inputs would
+    share it: a status 401, 402, 403 or 404, a used up quota, a provider that was closed, or the budget or the
+    deadline of the run. That ends it: no further call is bought, and the rest are that failure at no cost.
+
+    With `on_error="fail"` an entry is a value, and the first failure ends all.
+
+    Metadata:
+        inputs (int): How many inputs there are.
+        failed (int): How many of them failed.
+        item_scores, item_metadata, item_costs (tuple): With `"fail"`: an entry for each input.
+        results (tuple of PatternResult or None): On an error: what the inputs gave that were done.
+        failed_input (int): On an error with `"fail"`: the place of the input that failed, from 0.
+
+    Args:
+        stage: The stage.
+        max_concurrency: Inputs under way at once.
+        on_error: `"collect"` or `"fail"`.
+        label: What traces call an input; None for its number.
+
+    Returns (on `run`):
+        InvalidPromptError: The input is not a sequence of inputs.
+    """
+
+    stage: Stage[A, Any]
+    max_concurrency: int = 8
+    on_error: OnError = "collect"
+    label: Callable[[A], str] | None = None
+
+    def __post_init__(self) -> None:
+        _check_stages((self.stage,))
+        check_count("max_concurrency", self.max_concurrency)
+        if self.on_error not in {"collect", "fail"}:
+            raise ValueError(f'on_error must be "collect" or "fail", not {self.on_error!r}')
+        if self.label is not None:
+            check_function("name", self.label)
+
+    @override
+    async def perform(self, value: Sequence[A], context: Context) -> PatternResult[tuple[T, ...]]:
+        items: Items[A, Any] = Items(self.stage, _inputs(value), context, self.label)
+        context.report(items.achieved)
+        if self.on_error == "collect":
+            outcomes = await items.collected(self.max_concurrency)
+            return PatternResult(cast("tuple[T, ...]", tuple(outcomes)), metadata=items.counted())
+        results: list[PatternResult[T]] = await items.all(self.max_concurrency)
+        metadata = {
+            **items.counted(),
+            "item_scores": tuple([result.score for result in results]),
+            "item_metadata": tuple([result.metadata for result in results]),
+            "item_costs": tuple([result.cost for result in results]),
+        }
+        return PatternResult(tuple([result.value for result in results]), metadata=metadata)
+
+
+def _is_sequence(value: object) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, (str, bytes))
+
+
+def _inputs(value: Sequence[A]) -> tuple[A, ...]:
+    """Return the inputs as they are now.
+
+    Raises:
+        InvalidPromptError: They are not several: a text, or something without an order.
+    """
+    if not _is_sequence(value):
+        raise InvalidPromptError(
+            f"each takes a sequence of inputs, not {type(value).__name__}; give it a list"
+        )
+    return tuple(value)
 
 
 class Within(Stage[A, B], frozen=True):
@@ -376,7 +719,7 @@ class Within(Stage[A, B], frozen=True):
 
     @override
     async def perform(self, value: A, context: Context) -> PatternResult[B]:
-        tighten(context, self.max_cost)
+        tighten(context, self.max_cost, self.name)
         return await self.stage.perform(value, context)
 
 
@@ -441,12 +784,54 @@ def _chain(first: Stage[Any, Any], second: Stage[Any, Any]) -> Stage[Any, Any]:
     return _extended(Pipeline[Any, Any](()), "stages", stages)
 
 
-def _options(stage: Stage[A, B]) -> tuple[Stage[A, B], ...]:
-    return stage.options if isinstance(stage, Fallback) else (stage,)
+_ANY_FAILURE: Failures = (ExecutionKitError,)
 
 
-async def _run_option(option: Stage[A, B], value: A, position: int, context: Context) -> PatternResult[B]:
-    return await context.run(option, value, at=position)
+def _either(one: Stage[Any, Any], other: Stage[Any, Any], on: Failures) -> Stage[Any, Any]:
+    options = _options(one, on) + _options(other, on)
+    if not (_is_stage(one) and _is_stage(other)):
+        _check_stages((one, other))
+    _check_nesting(*[stage for stage in (one, other) if not isinstance(stage, Fallback)])
+    return _extended(Fallback(options[:1], on), "options", options)
+
+
+def _options(stage: Stage[A, B], on: Failures) -> tuple[Stage[A, B], ...]:
+    return stage.options if isinstance(stage, Fallback) and stage.on == on else (stage,)
+
+
+def _group(stage: Stage[Any, Any]) -> Stage[Any, Any] | None:
+    """Return what has a name here; None where a stage has none."""
+    return stage.stage if isinstance(stage, Named) else None
+
+
+def _is_pipeline(stage: Stage[Any, Any]) -> bool:
+    """Tell whether a stage is a named pipeline, which would be part of the one around it without its name."""
+    return isinstance(_group(stage), Pipeline)
+
+
+def _breadth(stage: Stage[Any, Any], is_group: Callable[[Stage[Any, Any]], bool]) -> int:
+    """Return how many positions a stage takes beside others: a named group one for each of its parts."""
+    if not is_group(stage):
+        return 1
+    return sum([_breadth(part, is_group) for part in _group_parts(_group(stage))])
+
+
+def _group_parts(group: Stage[Any, Any] | None) -> tuple[Stage[Any, Any], ...]:
+    match group:
+        case Pipeline():
+            return group.stages
+        case Fallback():
+            return group.options
+        case _:
+            return ()
+
+
+def _check_failures(on: object) -> None:
+    if not isinstance(on, tuple):
+        raise TypeError(f"on must be a tuple of classes of errors, not {type(on).__name__}")
+    for kind in cast("tuple[object, ...]", on):
+        if not (isinstance(kind, type) and issubclass(kind, ExecutionKitError)):
+            raise TypeError(f"a stage fails with an ExecutionKitError, so `on` cannot name {kind!r:.80}")
 
 
 def _steps(done: list[PatternResult[Any]]) -> dict[str, object]:
@@ -507,5 +892,6 @@ def _extended(stage: _S, field: str, value: tuple[object, ...]) -> _S:
 def _tried(failures: list[ExecutionKitError]) -> dict[str, object]:
     return {
         "option_failures": tuple(map(described, failures)),
+        "option_metadata": tuple([failure.metadata for failure in failures]),
         "option_costs": tuple([failure.cost for failure in failures]),
     }

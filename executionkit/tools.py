@@ -3,6 +3,7 @@
 import re
 import sys
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from functools import cached_property, partial
 from inspect import isasyncgenfunction, isawaitable, iscoroutinefunction, isgeneratorfunction
 from types import MappingProxyType
@@ -11,6 +12,7 @@ from typing import Any, Final, Protocol, cast, overload, runtime_checkable
 import msgspec
 
 from executionkit.core.checks import check_count, check_number
+from executionkit.core.schema.models import plain_model
 from executionkit.core.schema.signature import Signature, read_signature
 from executionkit.core.schema.validation import Rejected, SchemaText, compile_schema, schema_text
 from executionkit.provider import ToolSpec
@@ -156,7 +158,7 @@ def as_text(result: object) -> str:
     if isinstance(result, str):
         return result
     try:
-        return msgspec.json.encode(result, enc_hook=_stable_text).decode()
+        return msgspec.json.encode(result, enc_hook=_plain_or_text).decode()
     except (UnicodeEncodeError, TypeError, ValueError, RecursionError):
         return _lenient_text(result)
 
@@ -166,9 +168,16 @@ def _lenient_text(result: object) -> str:
     import json
 
     try:
-        return json.dumps(result, default=_stable_text, skipkeys=True)
+        return json.dumps(result, default=_plain_or_text, skipkeys=True)
     except (TypeError, ValueError, RecursionError):
         raise ToolError(f"the tool's result, of type {type(result).__name__}, has no JSON form") from None
+
+
+def _plain_or_text(value: object) -> object:
+    """Return a model's value as plain data, anything else as its stable text."""
+    with suppress(Exception):  # no model, or one of somebody else that cannot be written
+        return plain_model(value)
+    return _stable_text(value)
 
 
 def _stable_text(value: object) -> str:

@@ -7,11 +7,11 @@ from decimal import Decimal
 
 import pytest
 
-from executionkit import TokenUsage, complete, consensus, refine
+from executionkit import PermanentError, TokenUsage, complete, consensus, refine
 from executionkit.events import CallStarted, Event, RunStarted, StageStarted, ToolStarted
 from executionkit.prices import Price
 from executionkit.progress import Progress
-from executionkit.providers.scripted import ScriptedProvider
+from executionkit.providers.scripted import ScriptedProvider, ScriptedRequest
 from executionkit.retry import RetryConfig
 from tests.conftest import needs
 
@@ -101,3 +101,41 @@ def test_calls_in_flight_and_tools_are_drawn() -> None:
     )
     console.print(progress)
     assert "React: running, 0 calls, 1 in flight, 1 tool call, 0 + 0 tokens" in drawn.getvalue()
+
+
+def test_many_inputs_are_counted_and_named() -> None:
+    file = io.StringIO()
+    stage = complete().each(max_concurrency=1, name=lambda text: f"ticket {text}").named("tickets")
+    script = ScriptedProvider(["yes", PermanentError("no"), "yes"])
+    with Progress(file=file) as progress:
+        stage.run_sync(script, ["a", "b", "c"], trace=progress)
+    lines = [re.sub(r"\d+\.\d s", "T", line) for line in file.getvalue().splitlines()]
+    assert lines == [
+        "tickets ...",
+        "  1/3 ticket a: done, 1 call, T",
+        "  2/3 ticket b: PermanentError, 1 call, T",
+        "  3/3 ticket c: done, 1 call, T",
+        "tickets: done, 3/3, 1 failed, 3 calls, 8 + 2 tokens, T",
+    ]
+
+
+@needs("rich")
+def test_the_tree_shows_the_inputs_under_way_and_forgets_those_that_are_over() -> None:
+    from rich.console import Console
+
+    shown: list[str] = []
+    progress = Progress(file=io.StringIO(), live=True)
+
+    def look(request: ScriptedRequest) -> str:
+        console = Console(file=io.StringIO(), width=100)
+        with console.capture() as capture:
+            console.print(progress)
+        shown.append(capture.get())
+        return "yes"
+
+    stage = complete().each(max_concurrency=1, name=lambda text: f"ticket {text}")
+    stage.run_sync(ScriptedProvider(look), ["a", "b", "c"], trace=progress)
+    last = shown[-1]
+    assert "2/3" in last
+    assert "ticket c" in last
+    assert "ticket a" not in last

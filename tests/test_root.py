@@ -60,7 +60,9 @@ def test_a_function_of_the_facade_is_an_import_error_that_says_where_it_is(name:
 
 MOVED = {
     "approval": ["Approve", "Deny", "Edit", "Proposal", "Stop"],
-    "errors": ["ProviderClosedError"],
+    "errors": ["ProviderClosedError", "StoppedError"],
+    "patterns.refine": ["Draft"],
+    "stage": ["Rule"],
     "events": ["Event", "Trace", "with_content"],
     "runtime.context": ["MeteredProvider"],
     "voting": ["StoppingRule", "beta", "certain", "forecast", "unanimous_window"],

@@ -8,12 +8,13 @@ import msgspec
 
 from executionkit.core.encoding import json_text
 from executionkit.core.money import dollars, money_text, picodollars_of, tokens_for
-from executionkit.core.usage import TokenUsage
+from executionkit.core.usage import NO_USAGE, TokenUsage
 
 __all__ = [
     "LEAST_USEFUL_OUTPUT",
     "Admission",
     "Ask",
+    "Owner",
     "Purse",
     "Refused",
     "Wait",
@@ -64,6 +65,29 @@ class Wait(enum.Enum):
     WAIT = enum.auto()
 
 
+class Owner(msgspec.Struct, frozen=True):
+    """Whose a budget is.
+
+    Args:
+        name: The stage that it was given to.
+        path: Where that is in the pipeline.
+        is_run: Whether it is the `max_cost` of a run, not a stage's own.
+    """
+
+    name: str
+    path: tuple[int | str, ...]
+    is_run: bool = False
+
+    @property
+    def described(self) -> str:
+        """What to call the budget in a message.
+
+        >>> Owner("Refine", (1,)).described, Owner("Refine", (), is_run=True).described
+        ('the budget of Refine', "the run's budget")
+        """
+        return "the run's budget" if self.is_run else f"the budget of {self.name}"
+
+
 class Refused(msgspec.Struct, frozen=True, repr_omit_defaults=True):
     """The call can not fit any more, and this is why.
 
@@ -71,11 +95,19 @@ class Refused(msgspec.Struct, frozen=True, repr_omit_defaults=True):
         reason: A clause, fit to stand after a colon.
         is_halted: Whether the budget has no part in it: nothing more is bought after a failure.
         remedy: What to do about it.
+        owner: Whose budget it is, where that is known.
+        limit: That budget.
+        spent: What is spent of it.
+        needed: The worst case of the call, where a budget refused it.
     """
 
     reason: str
     is_halted: bool = False
     remedy: str = "raise max_cost or ask for less"
+    owner: Owner | None = None
+    limit: TokenUsage = NO_USAGE
+    spent: TokenUsage = NO_USAGE
+    needed: TokenUsage = NO_USAGE
 
 
 Admission: TypeAlias = int | Wait | Refused

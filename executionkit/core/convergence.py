@@ -1,10 +1,14 @@
 """Has a refinement converged? Pure: a state in, the next state out."""
 
 import math
+from typing import Any, Generic, cast
 
 import msgspec
+from typing_extensions import TypeVar
 
 __all__ = ["Convergence", "Refinement"]
+
+T = TypeVar("T", default=str)
 
 
 class Convergence(msgspec.Struct, frozen=True):
@@ -21,11 +25,11 @@ class Convergence(msgspec.Struct, frozen=True):
     delta_threshold: float
 
 
-class Refinement(msgspec.Struct, frozen=True):
+class Refinement(msgspec.Struct, Generic[T], frozen=True):
     """How far a refinement has come.
 
     Args:
-        best: The best draft.
+        best: The best draft; an empty text before any draft is judged.
         score: Its score; minus infinity before any draft is judged.
         critique: What its evaluator said of it.
         history: Every score, the first draft's first.
@@ -33,7 +37,7 @@ class Refinement(msgspec.Struct, frozen=True):
         refusal: What the model or its content filter said in place of the best draft; None where it is one.
     """
 
-    best: str = ""
+    best: T = cast("Any", "")
     score: float = -math.inf
     critique: str = ""
     history: tuple[float, ...] = ()
@@ -46,8 +50,8 @@ class Refinement(msgspec.Struct, frozen=True):
         return len(self.history) - 1
 
     def judged(
-        self, draft: str, score: float, critique: str, rule: Convergence, refusal: str | None = None
-    ) -> "Refinement":
+        self, draft: T, score: float, critique: str, rule: Convergence, refusal: str | None = None
+    ) -> "Refinement[T]":
         """Return the state after one more draft; the best one stays unless it is beaten.
 
         >>> rule = Convergence(target_score=0.9, patience=3, delta_threshold=0.01)

@@ -2,6 +2,8 @@
 
 import msgspec
 
+from executionkit.core.schema.models import plain_model
+
 __all__ = ["json_text"]
 
 
@@ -12,9 +14,16 @@ def json_text(value: object) -> str:
     '{"city":"Zürich","at":3}'
     """
     try:
-        return msgspec.json.encode(value, enc_hook=str).decode()
+        return msgspec.json.encode(value, enc_hook=_plain_or_text).decode()
     except (UnicodeEncodeError, TypeError, ValueError, RecursionError):
         return _lenient_text(value)
+
+
+def _plain_or_text(value: object) -> object:
+    try:
+        return plain_model(value)
+    except Exception:  # noqa: BLE001 - no model, or one of somebody else that cannot be written
+        return str(value)
 
 
 def _lenient_text(value: object) -> str:

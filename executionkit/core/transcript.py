@@ -14,6 +14,9 @@ __all__ = ["Rounds", "Transcript", "call_ids", "in_rounds", "parted", "transcrip
 
 _ROLES: Final = ("system", "developer", "user", "assistant", "tool", "function")
 
+_SYSTEM: Final = frozenset({"system", "developer"})
+"""The roles that say how to behave: the second is OpenAI's newer name."""
+
 Message: TypeAlias = dict[str, Any]
 Rounds: TypeAlias = list[list[Message]]
 """Messages that stand or fall together: a request for tools with its results, or a message alone."""
@@ -153,7 +156,7 @@ def parted(transcript: Transcript) -> tuple[list[Message], Rounds]:
     """
     if not transcript:
         return [], []
-    system = list(takewhile(lambda message: message.get("role") == "system", transcript))
+    system = list(takewhile(lambda message: message.get("role") in _SYSTEM, transcript))
     return system, in_rounds(transcript[len(system) :])
 
 

@@ -9,6 +9,7 @@ from executionkit.outcome import PatternResult
 from executionkit.provider import DEFAULT_MAX_TOKENS, opening
 from executionkit.runtime.context import Context
 from executionkit.stage import Stage
+from executionkit.system import System, check_system, system_messages
 
 __all__ = ["Complete", "complete"]
 
@@ -19,15 +20,17 @@ class Complete(Stage[str, str], frozen=True):
     temperature: float | None = None
     max_tokens: int = DEFAULT_MAX_TOKENS
     stream: bool = False
+    system: System[str] | None = None
 
     def __post_init__(self) -> None:
         check_completion(self.temperature, self.max_tokens)
         check_flag("stream", self.stream)
+        check_system(self.system)
 
     @override
     async def perform(self, value: str, context: Context) -> PatternResult[str]:
         response = await context.complete(
-            opening(value),
+            [*system_messages(self.system, value), *opening(value)],
             temperature=self.temperature,
             max_tokens=self.max_tokens,
             stream=self.stream,
@@ -38,7 +41,11 @@ class Complete(Stage[str, str], frozen=True):
 
 @makes_stage
 def complete(
-    *, temperature: float | None = None, max_tokens: int = DEFAULT_MAX_TOKENS, stream: bool = False
+    *,
+    temperature: float | None = None,
+    max_tokens: int = DEFAULT_MAX_TOKENS,
+    stream: bool = False,
+    system: System[str] | None = None,
 ) -> Complete:
     """Ask once. The value is the text, the score None.
 
@@ -47,6 +54,7 @@ def complete(
         max_tokens: Output tokens at most.
         stream: Have the answer streamed where the provider can; its pieces are sent as `TextDelta` to a trace
             that asked for content (`with_content`). Once text was sent, a failure is not retried.
+        system: What the model is told before the prompt: text, or a function of the input.
 
     Metadata:
         finish_reason (str): Why the model stopped: `"stop"`, `"length"`, `"content_filter"`, ...
@@ -57,4 +65,4 @@ def complete(
         TypeError: A setting is not a number.
         ValueError: A setting is out of range.
     """
-    return Complete(temperature, max_tokens, stream)
+    return Complete(temperature, max_tokens, stream, system)

@@ -2,24 +2,33 @@
 
 import inspect
 from collections.abc import Awaitable, Callable
-from typing import TypeAlias, TypedDict, Unpack, cast, overload
+from typing import Any, Generic, TypeAlias, TypedDict, cast, overload
 
 import msgspec
-from typing_extensions import override
+from typing_extensions import TypeForm, TypeVar, Unpack, override
 
 from executionkit.core.checks import check_completion, check_count, check_number
 from executionkit.core.convergence import Convergence, Refinement
+from executionkit.core.encoding import json_text
 from executionkit.core.facade import makes_stage
 from executionkit.core.judging import improvement_prompt, judge_prompt, parse_rating, why_no_verdict
 from executionkit.core.refusals import noted_refusal
+from executionkit.core.schema.answer import AnswerType, answer_type, asking
 from executionkit.errors import EvaluationError, wrapping
 from executionkit.outcome import PatternResult
-from executionkit.provider import DEFAULT_MAX_TOKENS, LLMProvider, LLMResponse, opening, user
+from executionkit.provider import DEFAULT_MAX_TOKENS, LLMProvider, opening, user
+from executionkit.runtime.answers import TypedAnswers
 from executionkit.runtime.context import Context
 from executionkit.runtime.timeouts import finish_within
 from executionkit.stage import Stage
+from executionkit.system import System, check_system, system_messages
 
-__all__ = ["Evaluation", "Evaluator", "Refine", "refine"]
+__all__ = ["Draft", "Evaluation", "Evaluator", "Refine", "ValueEvaluator", "refine"]
+
+A = TypeVar("A", default=str)
+T = TypeVar("T", default=str)
+A_co = TypeVar("A_co", covariant=True)
+T_co = TypeVar("T_co", covariant=True)
 
 
 class Evaluation(msgspec.Struct, frozen=True):
@@ -27,25 +36,53 @@ class Evaluation(msgspec.Struct, frozen=True):
 
     Args:
         score: From 0 to 1.
-        critique: What would make the text better; the next draft gets to see it.
+        critique: What would make the draft better; the next draft gets to see it.
     """
 
     score: float
     critique: str = ""
 
 
-_WithProvider: TypeAlias = Callable[[str, LLMProvider], Awaitable[float | Evaluation]]
-_Plain: TypeAlias = Callable[[str], float | Evaluation]
-Evaluator: TypeAlias = _WithProvider | _Plain
+class Draft(msgspec.Struct, Generic[A_co, T_co], frozen=True):
+    """The best draft so far: what `improve` makes a better one of.
+
+    Args:
+        task: What the refinement was given.
+        value: The draft.
+        score: Its score.
+        critique: What its evaluator said of it.
+    """
+
+    task: A_co
+    value: T_co
+    score: float
+    critique: str = ""
+
+
+_WithProvider: TypeAlias = Callable[[T, LLMProvider], Awaitable[float | Evaluation]]
+_Plain: TypeAlias = Callable[[T], float | Evaluation]
+Evaluator: TypeAlias = (
+    Callable[[str, LLMProvider], Awaitable[float | Evaluation]] | Callable[[str], float | Evaluation]
+)
 """Scores a text from 0 to 1: `async (text, provider)`, its calls on the run's ledger, or a plain `(text)`."""
+
+ValueEvaluator: TypeAlias = (
+    Callable[[T], float | Evaluation] | Callable[[T, LLMProvider], Awaitable[float | Evaluation]]
+)
+"""The same of a value of any type."""
 
 _JUDGE_TEMPERATURE = 0.1
 
 
-class Refine(Stage[str, str], frozen=True):
+class _Drafted(msgspec.Struct, Generic[T], frozen=True):
+    value: T
+    refusal: str | None = None
+
+
+class Refine(Stage[A, T], Generic[A, T], frozen=True):
     """A refinement; see `refine`."""
 
-    evaluator: Evaluator | None = None
+    evaluator: ValueEvaluator[T] | None = None
     target_score: float = 0.9
     max_iterations: int = 5
     patience: int = 3
@@ -53,6 +90,11 @@ class Refine(Stage[str, str], frozen=True):
     temperature: float | None = 0.7
     max_tokens: int = DEFAULT_MAX_TOKENS
     max_eval_chars: int = 32_768
+    system: System[A] | None = None
+    output_type: Any = None
+    output_retries: int = 2
+    draft: Stage[A, T] | None = None
+    improve: Stage[Draft[A, T], T] | None = None
 
     def __post_init__(self) -> None:
         if self.evaluator is not None:
@@ -63,20 +105,29 @@ class Refine(Stage[str, str], frozen=True):
         check_number("delta_threshold", self.delta_threshold, 0)
         check_completion(self.temperature, self.max_tokens)
         check_count("max_eval_chars", self.max_eval_chars)
+        check_system(self.system)
+        check_count("output_retries", self.output_retries, 0)
+        _check_stage("draft", self.draft)
+        _check_stage("improve", self.improve)
+        if self.output_type is not None:
+            answer_type(self.output_type)
+            if self.evaluator is None:
+                raise TypeError("the built-in judge reads text: to refine values of a type give an evaluator")
+        if self.system is not None and self.draft is not None and self.improve is not None:
+            raise ValueError("draft and improve have words of their own: set system there")
 
     @override
-    async def perform(self, value: str, context: Context) -> PatternResult[str]:
+    async def perform(self, value: A, context: Context) -> PatternResult[T]:
         rule = Convergence(self.target_score, self.patience, self.delta_threshold)
-        state, draft = Refinement(), LLMResponse("")
-        context.report(lambda: {**_best(state, draft), **_progress(state)})
-        messages = opening(value)
+        state: Refinement[T] = Refinement()
+        drafted: _Drafted[T] | None = None
+        context.report(lambda: {**_best(state, drafted), **_progress(state)})
         while True:
-            draft = await context.complete(messages, temperature=self.temperature, max_tokens=self.max_tokens)
-            found = await self._evaluate(value, draft.content, context)
-            state = state.judged(draft.content, found.score, found.critique, rule, draft.refusal)
+            drafted = await self._next(value, state, context)
+            found = await self._evaluate(value, drafted.value, context)
+            state = state.judged(drafted.value, found.score, found.critique, rule, drafted.refusal)
             if state.has_converged(rule) or state.iterations >= self.max_iterations:
                 break
-            messages = [user(improvement_prompt(value, state.best, state.score, state.critique))]
         metadata = {
             **_progress(state),
             "converged": state.has_converged(rule),
@@ -84,20 +135,50 @@ class Refine(Stage[str, str], frozen=True):
         }
         return PatternResult(state.best, state.score, metadata=metadata)
 
-    async def _evaluate(self, task: str, draft: str, context: Context) -> Evaluation:
+    async def _next(self, task: A, state: Refinement[T], context: Context) -> _Drafted[T]:
+        """Return the first draft, or one that is to be better than the best."""
+        if not state.history:
+            if self.draft is not None:
+                return _drafted(await context.run(self.draft, task, at="draft"))
+            return await self._asked(task, _text(task), context)
+        if self.improve is not None:
+            best = Draft(task, state.best, state.score, state.critique)
+            round_ = context.part(len(state.history))
+            return _drafted(await round_.run(self.improve, best, at="improve"))
+        shown = state.best if isinstance(state.best, str) else json_text(state.best)
+        prompt = improvement_prompt(_text(task), shown, state.score, state.critique)
+        return await self._asked(task, prompt, context)
+
+    async def _asked(self, task: A, prompt: str, context: Context) -> _Drafted[T]:
+        """Ask the model for a draft: text, or a value of the type."""
+        system = system_messages(self.system, task)
+        if self.output_type is None:
+            response = await context.complete(
+                [*system, user(prompt)], temperature=self.temperature, max_tokens=self.max_tokens
+            )
+            return _Drafted(cast("T", response.content), response.refusal)
+        kind: AnswerType[T] = answer_type(self.output_type)
+        answers = TypedAnswers(kind, self.output_retries, None, self.temperature, self.max_tokens)
+        return _Drafted(await answers.ask([*system, user(asking(prompt, kind))], context))
+
+    async def _evaluate(self, task: A, draft: T, context: Context) -> Evaluation:
         if self.evaluator is None:
             return await self._judge(task, draft, context)
         with wrapping(EvaluationError, "the evaluator"):
             found: object
             if _wants_provider(self.evaluator):
-                found = cast("_WithProvider", self.evaluator)(draft, context.provider)
+                found = cast("_WithProvider[T]", self.evaluator)(draft, context.provider)
             else:
-                found = cast("_Plain", self.evaluator)(draft)
+                found = cast("_Plain[T]", self.evaluator)(draft)
             return _checked(await _ended(found) if inspect.isawaitable(found) else found)
 
-    async def _judge(self, task: str, draft: str, context: Context) -> Evaluation:
+    async def _judge(self, task: A, draft: T, context: Context) -> Evaluation:
+        if not isinstance(draft, str):
+            raise EvaluationError(
+                f"the built-in judge reads text, not {type(draft).__name__}; give an evaluator"
+            )
         response = await context.complete(
-            [user(judge_prompt(task, draft, self.max_eval_chars))],
+            [user(judge_prompt(_text(task), draft, self.max_eval_chars))],
             temperature=_JUDGE_TEMPERATURE,
             max_tokens=self.max_tokens,
         )
@@ -126,25 +207,107 @@ class RefineOptions(TypedDict, total=False):
     temperature: float | None
     max_tokens: int
     max_eval_chars: int
+    system: System[str] | None
+
+
+class ValueOptions(RefineOptions, total=False):
+    """Those of a refinement of typed values."""
+
+    output_retries: int
 
 
 # Overloads, so that the parameters of a lambda are inferred: of a union of functions mypy infers none.
 @overload
-def refine(evaluator: _Plain | None = None, **options: Unpack[RefineOptions]) -> Refine: ...
+def refine(
+    evaluator: Callable[[str], float | Evaluation] | None = None,
+    *,
+    draft: Stage[str, str] | None = None,
+    improve: Stage[Draft[str, str], str] | None = None,
+    **options: Unpack[RefineOptions],
+) -> Refine: ...
 @overload
-def refine(evaluator: _WithProvider, **options: Unpack[RefineOptions]) -> Refine: ...
+def refine(
+    evaluator: Callable[[str, LLMProvider], Awaitable[float | Evaluation]],
+    *,
+    draft: Stage[str, str] | None = None,
+    improve: Stage[Draft[str, str], str] | None = None,
+    **options: Unpack[RefineOptions],
+) -> Refine: ...
+@overload
+def refine(
+    evaluator: Callable[[T], float | Evaluation],
+    *,
+    output_type: type[T],
+    draft: Stage[str, T] | None = None,
+    improve: Stage[Draft[str, T], T] | None = None,
+    **options: Unpack[ValueOptions],
+) -> Refine[str, T]: ...
+@overload
+def refine(
+    evaluator: Callable[[T, LLMProvider], Awaitable[float | Evaluation]],
+    *,
+    output_type: type[T],
+    draft: Stage[str, T] | None = None,
+    improve: Stage[Draft[str, T], T] | None = None,
+    **options: Unpack[ValueOptions],
+) -> Refine[str, T]: ...
+@overload
+def refine(
+    evaluator: Callable[[T], float | Evaluation],
+    *,
+    output_type: TypeForm[T],
+    draft: Stage[str, T] | None = None,
+    improve: Stage[Draft[str, T], T] | None = None,
+    **options: Unpack[ValueOptions],
+) -> Refine[str, T]: ...
+@overload
+def refine(
+    evaluator: Callable[[T, LLMProvider], Awaitable[float | Evaluation]],
+    *,
+    output_type: TypeForm[T],
+    draft: Stage[str, T] | None = None,
+    improve: Stage[Draft[str, T], T] | None = None,
+    **options: Unpack[ValueOptions],
+) -> Refine[str, T]: ...
+@overload
+def refine(
+    evaluator: Callable[[T], float | Evaluation],
+    *,
+    draft: Stage[A, T],
+    improve: Stage[Draft[A, T], T],
+    **options: Unpack[RefineOptions],
+) -> Refine[A, T]: ...
+@overload
+def refine(
+    evaluator: Callable[[T, LLMProvider], Awaitable[float | Evaluation]],
+    *,
+    draft: Stage[A, T],
+    improve: Stage[Draft[A, T], T],
+    **options: Unpack[RefineOptions],
+) -> Refine[A, T]: ...
 @makes_stage
-def refine(evaluator: Evaluator | None = None, **options: Unpack[RefineOptions]) -> Refine:
+def refine(
+    evaluator: Callable[..., object] | None = None,
+    *,
+    output_type: object = None,
+    draft: Stage[Any, Any] | None = None,
+    improve: Stage[Any, Any] | None = None,
+    **options: Unpack[ValueOptions],
+) -> Refine[Any, Any]:
     """Draft, score, and improve the best draft (Madaan et al. 2023, "Self-Refine", algorithm 1).
 
     The value is the best draft ever seen, the score its score. Stops at `target_score`, after `patience`
     rounds in a row without a gain, or after `max_iterations` rounds. At most `2 * (1 + max_iterations)` calls
-    with the built-in judge.
+    with the built-in judge, and what `draft` and `improve` take where they are given.
 
     Args:
-        evaluator: `async (text, provider)` or plain `(text)`; returns a score from 0 to 1, or an `Evaluation`
-            whose critique the next draft gets to see. None: the model is asked for a rating from 0 to 10, at
-            temperature 0.1, and for what is missing.
+        evaluator: `async (draft, provider)` or plain `(draft)`; returns a score from 0 to 1, or an
+            `Evaluation` whose critique the next draft gets to see. None: the model is asked for a rating from
+            0 to 10, at temperature 0.1, and for what is missing; that takes texts only.
+        output_type: The type of the drafts, any that msgspec decodes; None for text.
+        draft: The stage that makes the first draft; None asks the model.
+        improve: The stage that makes a better one of a `Draft`, the best so far; None asks the model. With
+            both, the task may be of any type.
         target_score: Good enough, 0 to 1 (default 0.9).
         max_iterations: Rounds after the first draft (default 5); 0 only drafts and scores.
         patience: Rounds in a row without a gain after which to stop (default 3).
@@ -152,36 +315,65 @@ def refine(evaluator: Evaluator | None = None, **options: Unpack[RefineOptions])
         temperature: Sampling temperature of the drafts, 0 to 2 (default 0.7); None leaves it to the provider.
         max_tokens: Output tokens at most, a draft or a judgement (default 4096).
         max_eval_chars: Characters of a draft that the built-in judge gets to see (default 32768).
+        system: What the model is told before every draft: text, or a function of the input. The judge has
+            words of its own, and so have `draft` and `improve`.
+        output_retries: With `output_type`: answers asked for after the first where one does not decode, for
+            each draft (default 2).
 
     Metadata:
         iterations (int): Rounds after the first draft.
-        converged (bool): Whether it stopped at the target or for want of gains, not at `max_iterations`.
+        converged (bool): Whether it stopped at the target or because nothing got better, not at
+            `max_iterations`.
         score_history (tuple of float): Every score, the first draft's first.
         refusal (str): Where the model refused the best draft, or a content filter cut in on it: the text of
             the refusal, or `"content_filter"`. Also on an error.
-        best_draft (str): On an error: the best draft so far; beside it `iterations` and `score_history`.
+        best_draft (str, or of the type of the drafts): On an error: the best draft so far; beside it
+            `iterations` and `score_history`.
         judge_answer (str): On an `EvaluationError` of the built-in judge: what it said.
         judge_refusal (str): On an `EvaluationError`, where the judge refused or was filtered, as `refusal`.
 
     Returns (on `run`):
         EvaluationError: The evaluator raised or gave no score from 0 to 1, or the judge no rating;
             a rating that was refused or filtered is none.
+        InvalidOutputError: With `output_type`: no answer decoded.
 
     Raises:
         TypeError: A setting is of the wrong type; the evaluator takes neither one argument nor two.
         ValueError: A setting is out of range.
     """
-    return Refine(evaluator, **options)
+    chosen: Any = evaluator
+    return Refine(chosen, output_type=output_type, draft=draft, improve=improve, **options)
 
 
-def _best(state: Refinement, draft: LLMResponse) -> dict[str, object]:
+def _text(task: object) -> str:
+    """Return a task as a prompt.
+
+    Raises:
+        InvalidPromptError: It is empty, or not text.
+    """
+    return str(opening(cast("str", task))[0]["content"])
+
+
+def _drafted(result: PatternResult[T]) -> _Drafted[T]:
+    refusal: object = result.metadata.get("refusal")
+    return _Drafted(result.value, refusal if isinstance(refusal, str) else None)
+
+
+def _check_stage(name: str, stage: object) -> None:
+    if stage is not None and not isinstance(stage, Stage):
+        raise TypeError(f"{name} must be a Stage, not {type(stage).__name__}")
+
+
+def _best(state: Refinement[T], drafted: _Drafted[T] | None) -> dict[str, object]:
     """Return the best draft so far; the first stands for it until one is judged."""
-    if not state.history:
-        return {"best_draft": draft.content, "best_score": None, **noted_refusal(draft.refusal)}
-    return {"best_draft": state.best, "best_score": state.score, **noted_refusal(state.refusal)}
+    if state.history:
+        return {"best_draft": state.best, "best_score": state.score, **noted_refusal(state.refusal)}
+    if drafted is None:
+        return {"best_draft": "", "best_score": None}
+    return {"best_draft": drafted.value, "best_score": None, **noted_refusal(drafted.refusal)}
 
 
-def _progress(state: Refinement) -> dict[str, object]:
+def _progress(state: Refinement[T]) -> dict[str, object]:
     return {"iterations": max(0, state.iterations), "score_history": state.history}
 
 
@@ -212,8 +404,8 @@ async def _ended(found: Awaitable[object]) -> object:
             found.close()  # cancelled before it began
 
 
-def _wants_provider(evaluator: Evaluator) -> bool:
-    """Tell whether an evaluator takes a provider beside the text.
+def _wants_provider(evaluator: Callable[..., object]) -> bool:
+    """Tell whether an evaluator takes a provider beside the draft.
 
     Raises:
         TypeError: It can be called neither way.

@@ -9,11 +9,11 @@ from executionkit.core.budget import tighter
 from executionkit.core.checks import check_completion
 from executionkit.core.keywords import bound_keywords, by_name, function_name, names, takes
 from executionkit.core.usage import NO_USAGE, TokenUsage, checked_budget
-from executionkit.errors import BudgetExhaustedError, StageError
+from executionkit.errors import StageError
 from executionkit.outcome import PatternResult
 from executionkit.provider import DEFAULT_MAX_TOKENS, LLMProvider
 from executionkit.retry import checked_retry
-from executionkit.runtime.context import Context, charged, tighten
+from executionkit.runtime.context import Context, charged, nothing_left, tighten
 from executionkit.runtime.timeouts import finish_within
 from executionkit.stage import Stage
 
@@ -55,7 +55,7 @@ class Step(Stage[object, T], frozen=True):
     async def perform(self, value: object, context: Context) -> PatternResult[T]:
         budget = self._budget()
         if budget != NO_USAGE:
-            tighten(context, budget)
+            tighten(context, budget, self.name)
         keywords = {**dict(self.keywords), **self._told(budget, context)}
 
         async def call() -> PatternResult[T]:
@@ -78,7 +78,7 @@ class Step(Stage[object, T], frozen=True):
             return {}
         left = context.left
         if left is None:
-            raise BudgetExhaustedError(f"nothing is left of the budget for step {self.name}; raise it")
+            raise nothing_left(context, f"step {self.name}")
         return {} if left == NO_USAGE else {"max_cost": left}
 
 

@@ -1,25 +1,23 @@
 """Structured: an answer of a given type, asked for by JSON Schema, decoded, repaired where it is wrong."""
 
-from typing import Any, Final, Generic, TypeVar, overload
+from typing import Any, Generic, TypeVar, overload
 
 from typing_extensions import TypeForm, override
 
 from executionkit.core.checks import check_completion, check_count
-from executionkit.core.dialect import Request
 from executionkit.core.facade import makes_stage
-from executionkit.core.refusals import noted_refusal
-from executionkit.core.schema.answer import AnswerType, Decoded, answer_type, asking, complaint
-from executionkit.errors import InvalidOutputError
+from executionkit.core.schema.answer import AnswerType, answer_type, asking
 from executionkit.outcome import PatternResult
-from executionkit.provider import DEFAULT_MAX_TOKENS, LLMResponse, Message, opening, user
+from executionkit.provider import DEFAULT_MAX_TOKENS, opening, user
+from executionkit.runtime.answers import TypedAnswers
 from executionkit.runtime.context import Context
+from executionkit.runtime.rules import Rule, check_rule
 from executionkit.stage import Stage
+from executionkit.system import System, check_system, system_messages
 
 __all__ = ["Structured", "structured"]
 
 T = TypeVar("T")
-
-_LONGEST_ECHO: Final = 8_000
 
 
 class Structured(Stage[str, T], Generic[T], frozen=True):
@@ -40,6 +38,9 @@ class Structured(Stage[str, T], Generic[T], frozen=True):
         output_retries: Answers asked for after the first (default 2).
         temperature: Sampling temperature (default 0); None leaves it to the provider.
         max_tokens: Output tokens of each answer at most (default 4096).
+        check: Looks at a value, plain or async, and returns None, or the reason why it will not do: the
+            reason goes back to the model as one that does not decode would, within `output_retries`.
+        system: What the model is told before the prompt, with every answer: text, or a function of the input.
 
     Metadata (also on an error):
         attempts (int): Answers read.
@@ -51,8 +52,9 @@ class Structured(Stage[str, T], Generic[T], frozen=True):
             text of the refusal, or `"content_filter"`.
 
     Returns (on `run`):
-        InvalidOutputError: No answer decoded, the first and `output_retries` more; its message ends in the
-            last reason.
+        InvalidOutputError: No answer decoded and passed `check`, the first and `output_retries` more; its
+            message ends in the last reason.
+        EvaluationError: `check` raised, or returned neither None nor text.
         BudgetExhaustedError: The next answer would not fit the budget.
         PermanentError: The server refused the request in every form, or for another reason than its form.
 
@@ -65,44 +67,25 @@ class Structured(Stage[str, T], Generic[T], frozen=True):
     output_retries: int = 2
     temperature: float | None = 0.0
     max_tokens: int = DEFAULT_MAX_TOKENS
+    check: Rule[T] | None = None
+    system: System[str] | None = None
 
     def __post_init__(self) -> None:
         answer_type(self.output_type)
         check_count("output_retries", self.output_retries, 0)
         check_completion(self.temperature, self.max_tokens)
+        check_rule(self.check)
+        check_system(self.system)
 
     @override
     async def perform(self, value: str, context: Context) -> PatternResult[T]:
         kind: AnswerType[T] = answer_type(self.output_type)
-        prompt = [user(asking(opening(value)[0]["content"], kind))]
-        talk = prompt
-        answers: list[LLMResponse] = []
-        reasons: list[str] = []
-        context.report(lambda: _noted(answers, reasons))
-        while len(answers) <= self.output_retries:
-            asked = await context.answer(Request(talk, self.temperature, self.max_tokens, form=kind.form))
-            answers.append(asked.response)
-            answer = kind.read(
-                asked.response.content, asked.response.refusal, was_cut=asked.response.was_truncated
-            )
-            if isinstance(answer, Decoded):
-                metadata = {**_noted(answers, reasons), "response_format": asked.response_format}
-                return PatternResult(answer.value, metadata=metadata)
-            reasons.append(complaint(answer, was_truncated=asked.response.was_truncated))
-            talk = [*prompt, *_repair(asked.response.content, reasons[-1])]
-        raise InvalidOutputError(f"no {kind.name} in {len(answers)} answers: {reasons[-1]}")
-
-
-def _noted(answers: list[LLMResponse], reasons: list[str]) -> dict[str, object]:
-    noted: dict[str, object] = {"attempts": len(answers), "reasons": tuple(reasons)}
-    if len(reasons) == len(answers) > 0:
-        noted |= {"last_text": answers[-1].content, **noted_refusal(answers[-1].refusal)}
-    return noted
-
-
-def _repair(text: str, reason: str) -> list[Message]:
-    request = f"{reason}\nSend the whole JSON again, corrected, and nothing else."
-    return [{"role": "assistant", "content": text[:_LONGEST_ECHO]}, user(request)]
+        answers = TypedAnswers(kind, self.output_retries, self.check, self.temperature, self.max_tokens)
+        context.report(answers.noted)
+        prompt = user(asking(opening(value)[0]["content"], kind))
+        answer = await answers.ask([*system_messages(self.system, value), prompt], context)
+        metadata = {**answers.noted(), "response_format": answers.response_format}
+        return PatternResult(answer, metadata=metadata)
 
 
 @overload
@@ -112,6 +95,8 @@ def structured(
     output_retries: int = 2,
     temperature: float | None = 0.0,
     max_tokens: int = DEFAULT_MAX_TOKENS,
+    check: Rule[T] | None = None,
+    system: System[str] | None = None,
 ) -> Structured[T]: ...
 @overload
 def structured(
@@ -120,6 +105,8 @@ def structured(
     output_retries: int = 2,
     temperature: float | None = 0.0,
     max_tokens: int = DEFAULT_MAX_TOKENS,
+    check: Rule[T] | None = None,
+    system: System[str] | None = None,
 ) -> Structured[T]: ...
 @makes_stage
 def structured(
@@ -128,6 +115,8 @@ def structured(
     output_retries: int = 2,
     temperature: float | None = 0.0,
     max_tokens: int = DEFAULT_MAX_TOKENS,
+    check: Rule[Any] | None = None,
+    system: System[str] | None = None,
 ) -> Structured[Any]:
     """Return a stage that answers with a value of type `output_type`; see `Structured`.
 
@@ -136,6 +125,8 @@ def structured(
         output_retries: Answers asked for after the first.
         temperature: Sampling temperature; None leaves it to the provider.
         max_tokens: Output tokens of each answer at most.
+        check: None for a value that will do, or the reason why it will not.
+        system: What the model is told before the prompt.
 
     Raises:
         TypeError: msgspec cannot decode `output_type`.
@@ -144,4 +135,4 @@ def structured(
     >>> structured(list[int], output_retries=1)
     Structured(output_type=list[int], output_retries=1)
     """
-    return Structured(output_type, output_retries, temperature, max_tokens)
+    return Structured(output_type, output_retries, temperature, max_tokens, check, system)

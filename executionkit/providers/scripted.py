@@ -1,20 +1,27 @@
 """`ScriptedProvider`: a model made from a list of answers or a function, for tests and examples."""
 
+import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from functools import partial
 from inspect import isawaitable
-from typing import Any, Literal, TypeAlias
+from types import TracebackType
+from typing import Any, Final, Literal, Self, TypeAlias
 
 import anyio
 import msgspec
+from anyio.lowlevel import checkpoint
 
 from executionkit.core.budget import estimate_input
 from executionkit.core.encoding import json_text
+from executionkit.core.usage import NO_USAGE, TokenUsage
 from executionkit.errors import PermanentError
 from executionkit.prices import Price, Prices
 from executionkit.provider import LLMResponse, Message, ToolCall, ToolSpec
 from executionkit.runtime.terms import checked_terms
 
-__all__ = ["Answer", "ScriptedProvider", "ScriptedRequest"]
+__all__ = ["Answer", "ScriptedPiece", "ScriptedProvider", "ScriptedRequest", "ScriptedStream"]
+
+_WORD: Final = re.compile(r"\s*\S+\s*|\s+")
 
 Answer: TypeAlias = str | ToolCall | LLMResponse | Exception
 """What a script says: a text, a request to call a tool, a whole response, or an exception to raise."""
@@ -43,6 +50,72 @@ class ScriptedRequest(msgspec.Struct, frozen=True):
     def prompt(self) -> str:
         """The text of the last message."""
         return str(self.messages[-1].get("content") or "") if self.messages else ""
+
+
+class ScriptedPiece(msgspec.Struct, frozen=True):
+    """A piece of a streamed answer.
+
+    Args:
+        text: What it adds to the text.
+    """
+
+    text: str
+
+
+class ScriptedStream:
+    """An answer of a `ScriptedProvider` in pieces: a word each, with the white space behind it.
+
+    Args:
+        ask: Gives the whole answer.
+    """
+
+    def __init__(self, ask: Callable[[], Awaitable[LLMResponse]]) -> None:
+        self._ask = ask
+        self._whole: LLMResponse | None = None
+        self._left: list[str] = []
+        self._seen = 0
+
+    @property
+    def cost(self) -> TokenUsage:
+        """What it has cost so far: a token for each piece, and the whole once all are there."""
+        if self._whole is None:
+            return NO_USAGE
+        if not self._left:
+            return TokenUsage(self._whole.input_tokens, self._whole.output_tokens, 1)
+        return TokenUsage(self._whole.input_tokens, self._seen, 1)
+
+    @property
+    def response(self) -> LLMResponse:
+        """The whole, once all pieces are there.
+
+        Raises:
+            RuntimeError: They are not.
+        """
+        if self._whole is None or self._left:
+            raise RuntimeError("the stream has not ended; iterate it to its end first")
+        return self._whole
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Do nothing: there is no connection."""
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> ScriptedPiece:
+        if self._whole is None:
+            self._whole = await self._ask()
+            self._left = _WORD.findall(self._whole.content)
+        else:
+            await checkpoint()
+        if not self._left:
+            raise StopAsyncIteration
+        self._seen += 1
+        return ScriptedPiece(self._left.pop(0))
 
 
 Script: TypeAlias = Callable[[ScriptedRequest], Answer | Awaitable[Answer]]
@@ -99,6 +172,29 @@ class ScriptedProvider:
     def unused(self) -> tuple[Answer, ...]:
         """The answers that nobody asked for yet; empty where a function answers."""
         return self._answers[len(self.requests) :]
+
+    def stream(
+        self,
+        messages: list[Message],
+        *,
+        temperature: float | None = None,
+        max_tokens: int | None = None,
+        tools: list[ToolSpec] | None = None,
+        **kwargs: Any,
+    ) -> "ScriptedStream":
+        """Give the next answer word by word; it is asked for with the first piece, as a server would be.
+
+        What `complete` raises is raised by the iteration.
+        """
+        ask = partial(
+            self.complete,
+            messages,
+            temperature=temperature,
+            max_tokens=max_tokens,
+            tools=tools,
+            **kwargs,
+        )
+        return ScriptedStream(ask)
 
     async def complete(
         self,

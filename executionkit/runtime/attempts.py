@@ -1,7 +1,6 @@
 """One attempt at a completion: in one piece, or streamed where that was asked for and the provider can."""
 
-from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 from executionkit.core.dialect import Spelled
 from executionkit.core.usage import NO_USAGE, TokenUsage
@@ -9,6 +8,14 @@ from executionkit.provider import LLMProvider, LLMResponse, Pieces, checked_resp
 from executionkit.runtime.frame import attribute
 
 __all__ = ["Attempt"]
+
+
+class Deliver(Protocol):
+    """Receives the text of an answer as it comes in."""
+
+    def __call__(self, text: str, *, whole: bool = False) -> None:
+        """Take a piece; `whole` says that it is all, from a provider that cannot stream."""
+        ...
 
 
 class Attempt:
@@ -24,7 +31,7 @@ class Attempt:
 
     __slots__ = ("_deliver", "_pieces", "_provider", "has_delivered")
 
-    def __init__(self, provider: LLMProvider, deliver: Callable[[str], None] | None = None) -> None:
+    def __init__(self, provider: LLMProvider, deliver: Deliver | None = None) -> None:
         self._provider = provider
         self._deliver = deliver
         self._pieces: Pieces | None = None
@@ -45,11 +52,14 @@ class Attempt:
             options["tools"] = [*map(_copied, tools)]
         stream = attribute(provider, "stream") if deliver is not None else None
         if deliver is None or not callable(stream):
-            return checked_response(
+            response = checked_response(
                 await provider.complete(
                     messages, temperature=asked.temperature, max_tokens=asked.max_tokens, **options
                 )
             )
+            if deliver is not None and response.content:
+                deliver(response.content, whole=True)
+            return response
         self._pieces = stream(messages, temperature=asked.temperature, max_tokens=asked.max_tokens, **options)
         async with self._pieces as pieces:
             async for piece in pieces:

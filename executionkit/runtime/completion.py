@@ -23,6 +23,7 @@ from executionkit.errors import (
     ProviderError,
     RateLimitError,
     described,
+    unwrapped,
 )
 from executionkit.events import (
     AttemptFinished,
@@ -44,7 +45,7 @@ from executionkit.runtime.ledger import Account, Payers, Reservation, reserve, t
 from executionkit.runtime.open_call import OpenCall, call_under_way
 from executionkit.runtime.tracing import Span
 
-__all__ = ["Answered", "Completion"]
+__all__ = ["Answered", "Completion", "out_of_budget"]
 
 _REFUSALS = frozenset({400, 422, None})
 """The statuses with which a server says that it does not take a request as it is; None for no status."""
@@ -253,10 +254,8 @@ class Completion:
         if decision.is_halted and failure is not None:
             raise failure
         if decision.is_halted:
-            raise BudgetExhaustedError("not sent: a call beside it has failed")
-        raise BudgetExhaustedError(
-            f"the budget does not allow another call: {decision.reason}; {decision.remedy}"
-        ) from failure
+            raise BudgetExhaustedError("not sent: a call beside it has failed", metadata={"halted": True})
+        raise out_of_budget(decision) from failure
 
     async def _attempt(self, member: Endpoint, reservation: Reservation) -> LLMResponse | ExecutionKitError:
         self._attempts += 1
@@ -272,7 +271,7 @@ class Completion:
         except BaseException as raised:
             error = taken_as(raised)
             if isinstance(error, Exception):
-                failure = _as_failure(error, self._retry(member), attempt)
+                failure = _placed(_as_failure(error, self._retry(member), attempt), member)
                 self._has_delivered = attempt.has_delivered
                 learned = self._learn(member.memory, failure)
                 reservation.abandon(failure.cost)
@@ -332,6 +331,7 @@ class Completion:
             ordinal=self._ordinal,
             model=endpoint.model,
             server=endpoint.server,
+            provider=endpoint.kind,
             max_tokens=self._request.max_tokens,
             choices=self._request.n,
             prompt=json_text(self._request.messages) if span.content else None,
@@ -356,6 +356,7 @@ class Completion:
             max_tokens=reservation.max_tokens,
             model=member.model,
             server=member.server,
+            provider=member.kind,
         )
         return span
 
@@ -388,6 +389,31 @@ class Completion:
         )
 
 
+def out_of_budget(refused: Refused) -> BudgetExhaustedError:
+    """Return the error for a call that a budget has no room for."""
+    owner = refused.owner
+    if owner is None:
+        return BudgetExhaustedError(
+            f"the budget does not allow another call: {refused.reason}; {refused.remedy}"
+        )
+    noted = {
+        "budget": "run" if owner.is_run else "stage",
+        "budget_path": owner.path,
+        "budget_limit": refused.limit,
+        "budget_spent": refused.spent,
+        "budget_needed": refused.needed,
+    }
+    needed, call = refused.needed, ""
+    if needed.llm_calls:
+        tokens = f"{needed.input_tokens:,} input tokens and up to {needed.output_tokens:,} output tokens"
+        call = f"the call needs about {tokens}; "
+    return BudgetExhaustedError(
+        f"{owner.described} does not allow another call: {refused.reason}; "
+        f"{call}{refused.remedy}",
+        metadata=noted,
+    )
+
+
 def _refusal_in(failure: ExecutionKitError) -> Refusal | None:
     """Return what a server said when it did not take a request as it is; None where it is another failure."""
     said = failure.metadata
@@ -406,6 +432,7 @@ def _may_retry(member: Endpoint, failure: ExecutionKitError) -> bool:
 
 def _as_failure(error: Exception, retry: RetryConfig, attempt: Attempt) -> ExecutionKitError:
     """Wrap what a foreign provider raised, and say whether it is worth a retry."""
+    error = unwrapped(error)
     if not isinstance(error, ExecutionKitError):
         may_pass = _may_pass(error, retry)
         failure = ProviderError(f"the provider raised {described(error)}", retryable=may_pass)
@@ -417,6 +444,18 @@ def _as_failure(error: Exception, retry: RetryConfig, attempt: Attempt) -> Execu
     return error
 
 
+def _placed(failure: ExecutionKitError, member: Endpoint) -> ExecutionKitError:
+    """Say who was asked, in the message and as `model` and `server`, once and where the provider tells."""
+    who = {"model": member.model, "server": member.server}
+    told = {key: name for key, name in who.items() if name}
+    if not told or not isinstance(failure, LLMError) or told.keys() & failure.metadata.keys():
+        return failure
+    placed = failure.stamped(failure.cost, told)
+    if placed.args and isinstance(placed.args[0], str):
+        placed.args = (f"{placed.args[0]} ({' at '.join(told.values())})", *placed.args[1:])
+    return placed
+
+
 def _may_pass(error: Exception, retry: RetryConfig) -> bool:
     """Tell whether a foreign exception is what the system reports, TLS aside, or what the caller named."""
     from ssl import SSLEOFError, SSLError  # takes long to import, and most runs do without
@@ -425,6 +464,6 @@ def _may_pass(error: Exception, retry: RetryConfig) -> bool:
     return not is_tls and isinstance(error, (OSError, *retry.retryable))
 
 
-def _send_delta(call: Span | None, text: str) -> None:
+def _send_delta(call: Span | None, text: str, *, whole: bool = False) -> None:
     if call is not None and call.content:
-        call.send(TextDelta, text=text)
+        call.send(TextDelta, text=text, whole=whole)

@@ -10,17 +10,19 @@ from typing import Any, Protocol, TypeAlias, TypeVar
 
 from anyio import current_time
 from anyio.lowlevel import checkpoint_if_cancelled, current_token
+from msgspec.structs import replace
 from returns.result import Failure, Success
 
+from executionkit.core.budget import Owner, Refused
 from executionkit.core.checks import check_count
 from executionkit.core.dialect import JsonForm, Request, limited
 from executionkit.core.usage import NO_USAGE, TokenUsage, sane_usage
-from executionkit.errors import ExecutionKitError, StageError, described
+from executionkit.errors import BudgetExhaustedError, ExecutionKitError, StageError, described, unwrapped
 from executionkit.events import Path, StageFinished, StageStarted
 from executionkit.outcome import Outcome, PatternResult
 from executionkit.provider import LLMProvider, LLMResponse, Message, ToolSpec, supports_tools
 from executionkit.runtime.cancellation import cancellations, stop_if_cancelled, taken_as
-from executionkit.runtime.completion import Answered, Completion
+from executionkit.runtime.completion import Answered, Completion, out_of_budget
 from executionkit.runtime.frame import Frame, attribute
 from executionkit.runtime.gather import gather
 from executionkit.runtime.tracing import Span
@@ -32,7 +34,10 @@ __all__ = [
     "Performer",
     "as_outcome",
     "charged",
+    "first_position",
+    "nothing_left",
     "perform",
+    "run_group",
     "span_below",
     "tighten",
     "using",
@@ -84,6 +89,11 @@ class Context:
         """Seconds to the run's deadline, infinite where it has none."""
         ends_at = self._frame.settings.ends_at
         return math.inf if ends_at is None else ends_at - current_time()
+
+    @property
+    def path(self) -> Path:
+        """Where this stage is in the pipeline."""
+        return self._frame.path
 
     @property
     def provider(self) -> "MeteredProvider":
@@ -346,16 +356,38 @@ def _send_end(
         span.send(StageFinished, stage=stage, duration=span.duration, cost=cost, score=score, error=error)
 
 
-def tighten(context: Context, limit: TokenUsage) -> None:
+def tighten(context: Context, limit: TokenUsage, stage: str = "the stage") -> None:
     """Give a stage a budget of its own, beside those above it."""
-    context._frame.account.tighten(limit)
+    frame = context._frame
+    frame.account.tighten(limit, Owner(stage, frame.path))
+
+
+async def run_group(context: Context, stage: Performer[In, Out], value: In, first: int) -> PatternResult[Out]:
+    """Run a named group of parts below a stage, their positions counted on from `first`.
+
+    So a name changes no path: the parts have those that they had without it.
+    """
+    frame = context._frame.below(context._frame.path, is_stage=True)
+    frame.first = first
+    return await perform(stage, value, frame)
+
+
+def first_position(context: Context) -> int:
+    """Return the position of the first part of a stage: not 0 in a named group."""
+    return context._frame.first
+
+
+def nothing_left(context: Context, what: str) -> BudgetExhaustedError:
+    """Return the error for something that cannot begin, since a budget has run out."""
+    refused = context._frame.account.spent_out() or Refused("")
+    return out_of_budget(replace(refused, reason=f"nothing is left for {what}"))
 
 
 def using(context: Context, provider: LLMProvider) -> Context:
     """Return the context of the same stage, asking another provider."""
     frame = context._frame
     bound = Frame(provider, frame.account, frame.settings, frame.path, frame.span, frame.above)
-    bound.reports, bound.counts = frame.reports, frame.counts
+    bound.reports, bound.counts, bound.first = frame.reports, frame.counts, frame.first
     return Context(bound)
 
 
@@ -370,8 +402,11 @@ async def charged(context: Context, call: Callable[[], Awaitable[PatternResult[O
     before = context.cost
     try:
         result = await call()
-    except ExecutionKitError as error:
-        _charge_difference(context, error.cost, before)
+    except Exception as raised:
+        error = unwrapped(raised)
+        if isinstance(error, ExecutionKitError):
+            _charge_difference(context, error.cost, before)
+            raise error from error.__cause__
         raise
     _charge_difference(context, result.cost, before)
     return result
@@ -401,7 +436,8 @@ def _is_result(result: object) -> bool:
     return isinstance(result, PatternResult)
 
 
-def _as_failure(error: Exception, stage: str) -> ExecutionKitError:
+def _as_failure(raised: Exception, stage: str) -> ExecutionKitError:
+    error = unwrapped(raised)
     if isinstance(error, ExecutionKitError):
         return error
     failure = StageError(f"stage {stage} raised {described(error)}")

@@ -12,7 +12,7 @@ from executionkit.core.retry_quota import RetryQuota
 from executionkit.errors import ExecutionKitError
 from executionkit.provider import LLMProvider
 from executionkit.retry import DEFAULT_RETRY, RetryConfig
-from executionkit.runtime.frame import attribute
+from executionkit.runtime.frame import Frame, attribute
 from executionkit.runtime.ledger import Account
 from executionkit.runtime.terms import Terms, terms_of
 
@@ -88,6 +88,7 @@ class Endpoint:
 
     __slots__ = (
         "choose",
+        "kind",
         "memory",
         "model",
         "moves_on",
@@ -113,9 +114,17 @@ class Endpoint:
         self.retry: RetryConfig = retry if isinstance(retry, RetryConfig) else DEFAULT_RETRY
         self.retry_quota: RetryQuota | None = quota if isinstance(quota, RetryQuota) else None
         model, server = attribute(provider, "model"), attribute(provider, "server")
+        self.kind: str = _kind_of(provider)
         self.model: str | None = model if isinstance(model, str) else None
         self.server: str | None = server if isinstance(server, str) else None
         self.terms: Terms = terms_of(provider, attribute)
+
+
+def _kind_of(provider: object) -> str:
+    """Name the class of a provider: of the one behind, where it is a running stage's."""
+    while isinstance(frame := attribute(provider, "frame"), Frame):
+        provider = frame.provider
+    return type(provider).__name__
 
 
 def endpoint_of(provider: LLMProvider, account: Account) -> Endpoint:

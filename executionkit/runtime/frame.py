@@ -63,6 +63,7 @@ class Frame:
         "above",
         "account",
         "counts",
+        "first",
         "path",
         "provider",
         "reports",
@@ -88,6 +89,8 @@ class Frame:
         self.reports: list[Report] = []
         self._handed_up: Report | None = None
         self.counts: Counts = Counts()
+        self.first: int = 0
+        """The position of the first of its parts: those of a named group are counted with others."""
 
     def next_call(self) -> int:
         """Return how many calls came before the next one at this path."""

@@ -12,7 +12,7 @@ import msgspec
 from anyio.lowlevel import checkpoint
 from msgspec.structs import replace
 
-from executionkit.core.budget import Ask, Purse, Refused, Wait, admit, left_of, tighter
+from executionkit.core.budget import Ask, Owner, Purse, Refused, Wait, admit, left_of, tighter
 from executionkit.core.dialect import Request
 from executionkit.core.money import Matched, dollars, picodollars, picodollars_of
 from executionkit.core.usage import NO_USAGE, Reading, TokenUsage, least_output, plausible, read_usage
@@ -140,6 +140,7 @@ class Account:
         "_input_scale",
         "_limit",
         "_limit_usd",
+        "_owners",
         "endpoints",
         "halts",
         "is_closed",
@@ -154,6 +155,7 @@ class Account:
         self.spent: CostTracker = CostTracker()
         self._limit = NO_USAGE if limit is None else limit
         self._limit_usd = 0 if limit is None or limit.usd is None else picodollars(limit.usd)
+        self._owners: tuple[tuple[Owner, TokenUsage], ...] = ()
         own = () if limit is None else (self,)
         self.payers: Payers = (
             Payers((self,), own)
@@ -187,10 +189,12 @@ class Account:
         """What has been spent."""
         return self.spent.to_usage()
 
-    def tighten(self, limit: TokenUsage) -> None:
+    def tighten(self, limit: TokenUsage, owner: Owner | None = None) -> None:
         """Add a budget to this account's own; only before anything is reserved on it."""
         self._limit = tighter(self._limit, limit)
         self._limit_usd = 0 if self._limit.usd is None else picodollars(self._limit.usd)
+        if owner is not None:
+            self._owners = (*self._owners, (owner, limit))
         others = [each for each in self.payers.limited if each is not self]
         self.payers = Payers(self.payers.all, (self, *others))
 
@@ -217,10 +221,30 @@ class Account:
 
     def admit(self, ask: Ask) -> int | Wait | Refused:
         """Decide whether a call fits this account's own budget."""
+        return self._admit(ask, self._limit, self._limit_usd)
+
+    def _admit(self, ask: Ask, limit: TokenUsage, limit_usd: int) -> int | Wait | Refused:
         purse = None
-        if self._limit_usd:
-            purse = Purse(self._limit_usd, self.spent.picodollars or 0, self._held_usd)
-        return admit(self._limit, self.cost, TokenUsage(self._held_input, self._held_output), ask, purse)
+        if limit_usd:
+            purse = Purse(limit_usd, self.spent.picodollars or 0, self._held_usd)
+        return admit(limit, self.cost, TokenUsage(self._held_input, self._held_output), ask, purse)
+
+    def refused(self, decision: Refused, ask: Ask) -> Refused:
+        """Return why a call does not fit, with whose budget it is: the run's, where it is that as well."""
+        for owner, limit in self._owners:
+            limit_usd = 0 if limit.usd is None else picodollars(limit.usd)
+            if isinstance(self._admit(ask, limit, limit_usd), Refused):
+                needed = TokenUsage(ask.input_tokens, ask.output_tokens, 1)
+                return replace(decision, owner=owner, limit=limit, spent=self.cost, needed=needed)
+        return decision
+
+    def spent_out(self) -> Refused | None:
+        """Return which budget, of this account or one above, has nothing left; None where all have."""
+        for account in self.payers.limited:
+            for owner, limit in account._owners:
+                if left_of(limit, account.cost) is None:
+                    return Refused("nothing is left", owner=owner, limit=limit, spent=account.cost)
+        return None
 
     @property
     def output_limit(self) -> int:
@@ -344,9 +368,10 @@ def try_to_reserve(
     output_tokens = max(request.n, min([_most_output(request), *bounds]))
     busy: Account | None = None
     for account in payers.limited:
-        decision = account.admit(Ask(input_tokens, output_tokens, request.n, input_usd, output_rate))
+        ask = Ask(input_tokens, output_tokens, request.n, input_usd, output_rate)
+        decision = account.admit(ask)
         if isinstance(decision, Refused):
-            return decision
+            return account.refused(decision, ask)
         if isinstance(decision, Wait):
             busy = account
         else:

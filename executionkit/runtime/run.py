@@ -12,6 +12,7 @@ import sniffio
 from anyio.lowlevel import checkpoint, current_token
 from returns.result import Failure
 
+from executionkit.core.budget import Owner
 from executionkit.core.usage import TokenUsage, checked_budget
 from executionkit.errors import DeadlineExceededError, StageError, described
 from executionkit.events import RunFinished, RunStarted, Trace, WithContent
@@ -60,7 +61,7 @@ async def run_stage(
     run = None if tracer is None else tracer.span()
     frame = _open(checked_provider(provider), retry, tracer, deadline, run)
     if limit is not None:
-        frame.account.tighten(limit)
+        frame.account.tighten(limit, Owner(stage.name, frame.path, is_run=True))
     if run is None:
         return await _bounded(frame, stage, value, deadline)
     run.send(RunStarted, stage=stage.name, max_cost=limit, deadline=deadline, started=time.time())

@@ -7,7 +7,8 @@ import anyio
 import pytest
 
 from executionkit import LLMProvider, LLMResponse, PermanentError, ToolCall, complete, consensus
-from executionkit.provider import ToolCallingProvider, user
+from executionkit.core.usage import NO_USAGE
+from executionkit.provider import StreamingProvider, ToolCallingProvider, user
 from executionkit.providers.scripted import Answer, ScriptedProvider, ScriptedRequest
 from executionkit.retry import RetryConfig
 
@@ -120,3 +121,41 @@ def test_it_has_the_shape_of_a_provider_and_pickles_with_its_list() -> None:
     copy = pickle.loads(pickle.dumps(provider))
     assert copy.unused == ("one", "two")
     assert repr(copy) == "ScriptedProvider(0 requests, 2 answers unused)"
+
+
+@pytest.mark.anyio
+class TestStreams:
+    @pytest.mark.parametrize("text", ["", "one", "two words", " a\n\nb  c ", "  "])
+    async def test_the_pieces_are_the_text(self, text: str) -> None:
+        provider = ScriptedProvider(text)
+        async with provider.stream([user("x")]) as pieces:
+            found = [piece.text async for piece in pieces]
+        assert "".join(found) == text == pieces.response.content
+        assert len(found) == max(len(text.split()), bool(text))
+        assert pieces.cost.llm_calls == 1
+
+    async def test_nothing_is_asked_before_the_first_piece(self) -> None:
+        provider = ScriptedProvider(["one two"])
+        stream = provider.stream([user("x")], temperature=0.5)
+        assert provider.requests == []
+        assert stream.cost == NO_USAGE
+        with pytest.raises(RuntimeError, match="not ended"):
+            _ = stream.response
+        assert (await anext(stream)).text == "one "
+        assert provider.requests[0].temperature == 0.5
+        assert stream.cost.output_tokens == 1
+        with pytest.raises(RuntimeError, match="not ended"):
+            _ = stream.response
+
+    async def test_tools_are_called_and_errors_raised_as_without(self) -> None:
+        call = ToolCall("1", "add", {"left": 1})
+        provider = ScriptedProvider([call, PermanentError("gone")])
+        stream = provider.stream([user("x")])
+        assert [piece async for piece in stream] == []
+        assert stream.response.tool_calls == (call,)
+        with pytest.raises(PermanentError, match="gone"):
+            await anext(provider.stream([user("x")]))
+
+    async def test_it_has_the_shape_of_a_provider_that_streams(self) -> None:
+        provider: StreamingProvider = ScriptedProvider("x")
+        assert isinstance(provider, StreamingProvider)

@@ -39,6 +39,7 @@ from executionkit import (
     structured_sync,
 )
 from executionkit.core.voting.stopping import certain
+from executionkit.patterns.refine import Draft
 from executionkit.patterns.structured import Structured, structured
 from executionkit.tools import tool
 from tests.typing.stages import City, Count, Spell
@@ -366,3 +367,35 @@ def tools_and_typed_answers(add: Tool, first: Structured[bytes], second: Structu
     react([], output_type=3)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType, reportCallIssue]
     first >> second  # type: ignore[operator]  # pyright: ignore[reportOperatorIssue]
     add(1, 2)  # type: ignore[operator]  # pyright: ignore[reportCallIssue]
+
+
+def of_numbers(number: int) -> str | None:
+    """Look at numbers."""
+    return None
+
+
+def answers_no(text: str) -> bool:
+    """Give no reason."""
+    return False
+
+
+def combinators(improving: Stage[Draft[int, str], str]) -> None:
+    """Many inputs, fallbacks, rules, names, templates."""
+    complete().each(on_error="ignore")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
+    complete().each(name=of_numbers)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    complete().each() >> complete()  # type: ignore[operator]  # pyright: ignore[reportOperatorIssue]
+    complete().each().run_sync(compat, ["a"])  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    complete().or_else(Spell())  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    complete().or_else(complete(), on=(ValueError,))  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    Spell().checked(of_numbers)  # type: ignore[misc, arg-type]  # pyright: ignore[reportAttributeAccessIssue]
+    complete().checked(of_numbers)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    complete().checked(answers_no)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    structured(City, check=of_numbers)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    consensus(check=answers_no)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    complete().named(3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    complete(system=3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    consensus(system=of_numbers)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    executionkit.prompt(3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    refine(output_type=City)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
+    refine(len, draft=Count(), improve=improving)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    refine(of_nothing, output_type=City)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType, reportCallIssue]

@@ -10,6 +10,7 @@ import msgspec
 from executionkit.core.dialect import JsonForm
 from executionkit.core.json_text import find_json
 from executionkit.core.refusals import why_refused
+from executionkit.core.schema.models import schema_of, with_models
 from executionkit.core.schema.reading import JsonDecoder, why_rejected
 from executionkit.core.schema.signature import inline_root
 from executionkit.core.schema.validation import Rejected
@@ -46,7 +47,7 @@ class AnswerType(Generic[T]):
     __slots__ = ("_bare", "_wrapped", "is_strict", "name", "text")
 
     def __init__(self, kind: object) -> None:
-        schema = inline_root(msgspec.json.schema(kind))
+        schema = inline_root(schema_of(kind))
         is_object = schema.get("type") == "object"
         schema = _closed(schema if is_object else _wrapped(schema))
         self.text: str = msgspec.json.encode(schema).decode()
@@ -122,7 +123,7 @@ def answer_type(kind: Any) -> AnswerType[Any]:
 
 
 def _envelope(kind: object) -> Any:
-    return msgspec.defstruct("Answer", [("answer", cast("type[Any]", kind))])
+    return msgspec.defstruct("Answer", [("answer", cast("type[Any]", with_models(kind)))])
 
 
 def _wrapped(schema: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,8 @@ from typing import Any, Final, cast
 
 import msgspec
 
+from executionkit.core.schema.models import UnfitError, read_model, with_models
+
 __all__ = ["JsonDecoder", "as_kind", "why_refused_argument", "why_rejected"]
 
 _LARGEST_INTEGER: Final = 2.0**63
@@ -27,8 +29,8 @@ class JsonDecoder:
     __slots__ = ("_decoder", "_kind")
 
     def __init__(self, kind: Any) -> None:
-        self._kind = kind
-        self._decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(kind)
+        self._kind = with_models(kind)
+        self._decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(self._kind, dec_hook=read_model)
 
     def decode(self, text: str) -> Any:
         """Return the value.
@@ -53,8 +55,9 @@ def as_kind(value: object, kind: Any) -> Any:
     >>> as_kind({"a": 1.0}, dict[str, int])
     {'a': 1}
     """
+    kind = with_models(kind)
     try:
-        return msgspec.convert(value, kind, str_keys=True)
+        return msgspec.convert(value, kind, str_keys=True, dec_hook=read_model)
     except msgspec.ValidationError as error:
         return _once_more(value, kind, error)
 
@@ -64,7 +67,7 @@ def _once_more(value: object, kind: Any, refused: msgspec.ValidationError) -> An
     whole = _with_whole_numbers(value)
     if whole is not value:
         with suppress(msgspec.ValidationError):
-            return msgspec.convert(whole, kind, str_keys=True)
+            return msgspec.convert(whole, kind, str_keys=True, dec_hook=read_model)
     raise refused
 
 
@@ -102,6 +105,8 @@ def why_refused_argument(error: Exception) -> str:
     Its text may hold a secret, as that of any exception in a tool.
     """
     cause = error.__cause__
+    if isinstance(cause, UnfitError):
+        return cause.safe + str(error).removeprefix(str(cause))
     if isinstance(error, msgspec.ValidationError) and cause is None:
         return str(error)
     if not isinstance(error, msgspec.ValidationError):

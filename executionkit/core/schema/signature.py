@@ -10,6 +10,7 @@ import msgspec
 from msgspec import UNSET
 
 from executionkit.core.schema.docstring import parse_docstring
+from executionkit.core.schema.models import plain_model, schema_of, with_models
 from executionkit.core.schema.reading import as_kind, why_refused_argument
 from executionkit.core.schema.validation import Rejected
 
@@ -150,7 +151,7 @@ def _as_struct(
     target: Callable[..., object], parameters: _Parameters, described: Mapping[str, str]
 ) -> type[msgspec.Struct]:
     fields = [
-        (name, _described(hint, described.get(name)), _default(parameter))
+        (name, _described(with_models(hint), described.get(name)), _default(parameter))
         for name, (parameter, hint) in parameters.items()
     ]
     return msgspec.defstruct(f"{_name(target)}_arguments", fields, forbid_unknown_fields=True, kw_only=True)
@@ -172,7 +173,7 @@ def _schema_of(
     target: Callable[..., object], struct: type[msgspec.Struct], parameters: _Parameters
 ) -> dict[str, Any]:
     try:
-        schema = inline_root(msgspec.json.schema(struct))
+        schema = inline_root(schema_of(struct))
     except TypeError as error:
         reason = str(error).splitlines()[-1]
         raise TypeError(f"{_name(target)}() has an argument that JSON cannot give: {reason}") from error
@@ -185,7 +186,7 @@ def _schema_of(
 
 def _note_default(schema: dict[str, Any], default: object) -> None:
     try:
-        schema["default"] = msgspec.to_builtins(default, str_keys=True)
+        schema["default"] = msgspec.to_builtins(default, str_keys=True, enc_hook=plain_model)
     except (TypeError, ValueError, RecursionError):
         return  # a default that JSON cannot show is still the default
 

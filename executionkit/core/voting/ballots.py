@@ -15,6 +15,8 @@ from typing_extensions import TypeForm, override
 
 from executionkit.core.json_text import find_json, without_thoughts
 from executionkit.core.schema.answer import AnswerType, Decoded, answer_type, asking
+from executionkit.core.schema.models import plain_model, read_model, schema_of, with_models
+from executionkit.core.schema.reading import as_kind
 from executionkit.core.schema.signature import inline_root
 from executionkit.core.voting.keys import Grouping
 from executionkit.core.voting.tally import fold
@@ -200,7 +202,7 @@ class FieldBallot(Ballot[T], frozen=True):
         for name, winner in zip(self.questions, map(_plain_fields, winners), strict=True):
             if name in winner:
                 parts[name] = winner[name]
-        answer: T = msgspec.convert(parts, self.output_type)
+        answer: T = as_kind(parts, self.output_type)
         return answer
 
 
@@ -216,7 +218,9 @@ def _decoded(text: str, output_type: TypeForm[T], was_cut: bool) -> T:
         return found.value
     if was_cut or find_json(text).was_begun:
         raise ValueError(str(found))
-    value: T = msgspec.convert(without_thoughts(text).strip(), output_type, strict=False)
+    value: T = msgspec.convert(
+        without_thoughts(text).strip(), with_models(output_type), strict=False, dec_hook=read_model
+    )
     return value
 
 
@@ -225,11 +229,11 @@ def _kind_of(output_type: object) -> AnswerType[Any]:
 
 
 def _written(value: object) -> str:
-    return msgspec.json.encode(value, order="deterministic").decode()
+    return msgspec.json.encode(value, order="deterministic", enc_hook=plain_model).decode()
 
 
 def _plain_fields(value: object) -> dict[str, Any]:
-    return cast("dict[str, Any]", msgspec.to_builtins(value))
+    return cast("dict[str, Any]", msgspec.to_builtins(value, enc_hook=plain_model))
 
 
 def _fields_of(output_type: object) -> tuple[str, ...]:
@@ -239,4 +243,4 @@ def _fields_of(output_type: object) -> tuple[str, ...]:
 @lru_cache(maxsize=256)
 def _fields(output_type: Hashable) -> tuple[str, ...]:
     """Return the names of a type's fields as JSON has them, if it has any."""
-    return tuple(inline_root(msgspec.json.schema(output_type)).get("properties", ()))
+    return tuple(inline_root(schema_of(output_type)).get("properties", ()))

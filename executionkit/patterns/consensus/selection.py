@@ -23,6 +23,7 @@ from executionkit.patterns.consensus.sampling import Sampler, Sampling
 from executionkit.provider import DEFAULT_MAX_TOKENS, LLMProvider, LLMResponse, opening, user
 from executionkit.runtime.context import Context
 from executionkit.stage import Stage
+from executionkit.system import System, check_system, system_messages
 
 __all__ = ["Select", "parse_selection", "select", "selection_prompt"]
 
@@ -68,14 +69,19 @@ class Select(Stage[str, str], frozen=True, kw_only=True):
 
     Args:
         sampling: How the texts are drawn.
+        system: What the model is told before the prompt.
     """
 
     sampling: Sampling = Sampling()
+    system: System[str] | None = None
+
+    def __post_init__(self) -> None:
+        check_system(self.system)
 
     @override
     async def perform(self, value: str, context: Context) -> PatternResult[str]:
         poll = Poll(TextBallot())
-        sampler = Sampler(self.sampling, opening(value), context)
+        sampler = Sampler(self.sampling, [*system_messages(self.system, value), *opening(value)], context)
         context.report(lambda: {"votes": sampler.texts, **_counted(poll, sampler)})
         await sampler.draw(self.sampling.n)
         sampler.check_quorum()
@@ -139,6 +145,7 @@ def select(
     quorum: int | None = None,
     providers: Sequence[LLMProvider] = (),
     one_request: bool = False,
+    system: System[str] | None = None,
 ) -> Select:
     """Ask `n` times and have the model pick the response most consistent with the others.
 
@@ -158,6 +165,8 @@ def select(
         providers: Whom to ask in turn, in place of the run's provider; the run's provider picks.
         one_request: Ask for all responses in one request (the endpoint's `n`). Those that the server does not
             send are drawn one by one, and so are all where it refuses, or a budget bounds output.
+        system: What the model is told before the prompt, with each response: text, or a function of the
+            input. The pick has words of its own.
 
     Metadata (also on an error, as far as it came):
         agreement_ratio (float): The share of the responses that say the same. Not on an error.
@@ -192,5 +201,6 @@ def select(
             quorum=quorum,
             providers=tuple(providers),
             one_request=one_request,
-        )
+        ),
+        system=system,
     )

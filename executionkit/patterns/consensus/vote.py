@@ -1,6 +1,6 @@
 """Consensus: ask several times and take the answer given most often."""
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from inspect import iscoroutinefunction
 from typing import Any, Generic, Literal, TypeAlias, TypeVar, overload
 
@@ -18,7 +18,9 @@ from executionkit.outcome import PatternResult
 from executionkit.patterns.consensus.sampling import Sampler, Sampling
 from executionkit.provider import DEFAULT_MAX_TOKENS, LLMProvider, opening, user
 from executionkit.runtime.context import Context
+from executionkit.runtime.rules import Rule, broken, check_rule
 from executionkit.stage import Stage
+from executionkit.system import System, check_system, system_messages
 
 __all__ = ["Consensus", "consensus"]
 
@@ -38,6 +40,8 @@ class Consensus(Stage[str, T], Generic[T], frozen=True, kw_only=True):
         strategy: What it takes to win.
         stop: When to end early.
         weigh: How much a sample counts.
+        check: What a value must be like beyond its type.
+        system: What the model is told before the prompt.
     """
 
     ballot: Ballot[T]
@@ -45,9 +49,13 @@ class Consensus(Stage[str, T], Generic[T], frozen=True, kw_only=True):
     strategy: VotingStrategy = VotingStrategy.MAJORITY
     stop: StoppingRule | None = None
     weigh: Callable[[Sample[T]], float] | None = None
+    check: Rule[T] | None = None
+    system: System[str] | None = None
 
     def __post_init__(self) -> None:
         _check_function("weigh", self.weigh)
+        check_rule(self.check)
+        check_system(self.system)
         rule: object = self.stop
         if rule is not None and (not isinstance(rule, StoppingRule) or isinstance(rule, type)):
             raise TypeError(f"stop must be a StoppingRule such as certain() or beta(), not {rule!r}")
@@ -65,26 +73,35 @@ class Consensus(Stage[str, T], Generic[T], frozen=True, kw_only=True):
         poll = Poll(self.ballot)
         sampler = Sampler(
             self.sampling,
-            [user(self.ballot.ask(value))],
+            [*system_messages(self.system, value), user(self.ballot.ask(value))],
             context,
             form=None if kind is None else kind.form,
             logprobs=isinstance(self.weigh, ByProbability),
         )
-        context.report(lambda: self._so_far(poll, sampler))
+        broken_by: dict[int, str] = {}
+        context.report(lambda: self._so_far(poll, sampler, broken_by))
         while wanted := self._wanted(poll, sampler):
-            for index in await sampler.draw(wanted):
-                self._count(poll, sampler, index)
+            drawn = await sampler.draw(wanted)
+            if self.check is not None:
+                broken_by |= await self._broken(self.check, sampler, drawn, context)
+            for index in drawn:
+                self._count(poll, sampler, index, is_valid=index not in broken_by)
         sampler.check_quorum()
         verdicts = poll.verdicts(self.strategy)
         if not verdicts:
-            raise ConsensusFailedError(_why_nobody_won(poll))
+            raise ConsensusFailedError(_why_nobody_won(poll, tuple(broken_by.values())))
         with wrapping(ConsensusFailedError, "assembling the fields that won"):
             answer = poll.answer(verdicts)
+        if isinstance(self.ballot, FieldBallot):  # no sample may have given it as a whole
+            reason = await broken(self.check, answer)
+            if reason is not None:
+                raise ConsensusFailedError(f"the answer made of the fields that won will not do: {reason}")
         agreement = min([verdict.agreement for verdict in verdicts])
         metadata: dict[str, object] = {
             "agreement_ratio": agreement,
             **poll.account(),
             **sampler.account(),
+            **self._reasons(broken_by),
             "stop_rule": "none" if self.stop is None else repr(self.stop),
             "stop_bound": 1.0,
         }
@@ -109,9 +126,24 @@ class Consensus(Stage[str, T], Generic[T], frozen=True, kw_only=True):
             needed = max([self.stop.more(standing) for standing in poll.standings(sampler.drawable)])
         return min(max(needed, sampler.missing, not poll.casts), sampler.left, self.sampling.max_concurrency)
 
-    def _count(self, poll: Poll[T], sampler: Sampler, index: int) -> None:
+    async def _broken(
+        self, rule: Rule[T], sampler: Sampler, drawn: Sequence[int], context: Context
+    ) -> dict[int, str]:
+        """Return why the rule does not take samples, for those that it does not take."""
+
+        async def reason_for(at: int) -> str | None:
+            read = self._read(sampler.drawn[drawn[at]])
+            return None if read is None else await broken(rule, read.value)
+
+        reasons = await context.gather(reason_for, len(drawn), self.sampling.max_concurrency)
+        return {index: reason for index, reason in zip(drawn, reasons, strict=True) if reason is not None}
+
+    def _reasons(self, broken_by: Mapping[int, str]) -> dict[str, object]:
+        return {} if self.check is None else {"reasons": tuple(broken_by.values())}
+
+    def _count(self, poll: Poll[T], sampler: Sampler, index: int, *, is_valid: bool) -> None:
         choice = sampler.drawn[index]
-        read = self._read(choice)
+        read = self._read(choice) if is_valid else None
         if self.weigh is None or read is None:
             poll.add(read)
             return
@@ -125,11 +157,19 @@ class Consensus(Stage[str, T], Generic[T], frozen=True, kw_only=True):
     def _read(self, choice: Choice) -> Cast[T] | None:
         return None if choice.was_refused else self.ballot.cast(choice.text, was_cut=choice.was_cut)
 
-    def _so_far(self, poll: Poll[T], sampler: Sampler) -> dict[str, object]:
-        """Return what an error shall carry, counting also the samples of the round that failed."""
+    def _so_far(self, poll: Poll[T], sampler: Sampler, broken_by: Mapping[int, str]) -> dict[str, object]:
+        """Return what an error shall carry, counting also the samples of the round that failed.
+
+        With a rule these abstain: it may not have seen them.
+        """
         for index in sorted(sampler.drawn)[len(poll.casts) :]:
-            poll.add(self._read(sampler.drawn[index]))
-        return {"votes": sampler.texts, **poll.account(), **sampler.account()}
+            poll.add(self._read(sampler.drawn[index]) if self.check is None else None)
+        return {
+            "votes": sampler.texts,
+            **poll.account(),
+            **sampler.account(),
+            **self._reasons(broken_by),
+        }
 
 
 @overload
@@ -146,6 +186,8 @@ def consensus(
     quorum: int | None = None,
     providers: Sequence[LLMProvider] = (),
     one_request: bool = False,
+    check: Rule[str] | None = None,
+    system: System[str] | None = None,
 ) -> Consensus[str]: ...
 
 
@@ -165,6 +207,8 @@ def consensus(
     quorum: int | None = None,
     providers: Sequence[LLMProvider] = (),
     one_request: bool = False,
+    check: Rule[T] | None = None,
+    system: System[str] | None = None,
 ) -> Consensus[T]: ...
 
 
@@ -184,6 +228,8 @@ def consensus(
     quorum: int | None = None,
     providers: Sequence[LLMProvider] = (),
     one_request: bool = False,
+    check: Rule[T] | None = None,
+    system: System[str] | None = None,
 ) -> Consensus[T]: ...
 
 
@@ -203,6 +249,8 @@ def consensus(
     quorum: int | None = None,
     providers: Sequence[LLMProvider] = (),
     one_request: bool = False,
+    check: Rule[Any] | None = None,
+    system: System[str] | None = None,
 ) -> Consensus[Any]:
     """Ask up to `n` times and take the answer given most often (Wang et al. 2022, "Self-Consistency").
 
@@ -234,6 +282,9 @@ def consensus(
         providers: Whom to ask in turn, sample by sample, in place of the run's provider.
         one_request: Ask for a round's samples in one request (the endpoint's `n`). Samples that the server
             does not send are drawn one by one, and so are all where it refuses, or a budget bounds output.
+        check: Looks at the value of a sample, plain or async, and returns None, or the reason why it will not
+            do: the sample then abstains. With `by_field` it looks at the assembled answer as well.
+        system: What the model is told before the prompt, with each sample: text, or a function of the input.
 
     Metadata (also on an error, as far as the vote came):
         agreement_ratio (float): The winner's share of the samples drawn, abstentions included; with
@@ -244,7 +295,9 @@ def consensus(
         samples (int): Samples that came back.
         saved (int): Samples that no request was sent for.
         rounds (int): How often samples were asked for; each waits for the one before.
-        abstentions (int): Samples that cost a call and did not vote: unreadable, refused or filtered.
+        abstentions (int): Samples that cost a call and did not vote: unreadable, refused, filtered or against
+            the rule.
+        reasons (tuple of str): With `check`: why samples abstained by the rule.
         stop_rule (str): The rule, or `"none"`. Not on an error.
         stop_bound (float): The rule's figure at the stop, a probability. Not on an error.
         failures (tuple of str): With a quorum: why samples did not come back.
@@ -256,7 +309,8 @@ def consensus(
     Returns (on `run`):
         ConsensusFailedError: No sample voted, a unanimous vote has a difference, or the fields that won do
             not make a valid value.
-        EvaluationError: `weigh` raised or returned no weight.
+        EvaluationError: `weigh` raised or returned no weight; `check` raised, or returned neither None nor
+            text.
 
     Raises:
         TypeError: A setting is of the wrong type, or `output_type` is a type that msgspec does not decode.
@@ -285,6 +339,8 @@ def consensus(
         strategy=VotingStrategy(strategy),
         stop=stop,
         weigh=weigh,
+        check=check,
+        system=system,
     )
 
 
@@ -297,7 +353,7 @@ def _check_function(name: str, function: object) -> None:
         raise TypeError(f"{name} must be a plain function: what an async one returns cannot be awaited here")
 
 
-def _why_nobody_won(poll: Poll[Any]) -> str:
+def _why_nobody_won(poll: Poll[Any], reasons: Sequence[str]) -> str:
     if poll.answers:
         return f"the {len(poll.casts)} samples gave {len(poll.answers)} different answers"
     if poll.weightless:
@@ -305,4 +361,6 @@ def _why_nobody_won(poll: Poll[Any]) -> str:
             f"{poll.weightless} of {len(poll.casts)} samples were read, and all of them weigh nothing: "
             "`weigh` must be above 2**-21 for a sample to count"
         )
+    if reasons:
+        return f"{len(reasons)} of {len(poll.casts)} samples broke the rule, and no other voted: {reasons[0]}"
     return f"none of the {len(poll.casts)} samples said anything that its key or type could read"

@@ -1,6 +1,7 @@
 """The ReAct loop: the model calls tools and sees what comes of it, until it answers."""
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any, Final, Generic, Literal, TypeAlias, TypedDict, TypeVar, cast, overload
 
 from returns.result import Failure, Success
@@ -14,6 +15,7 @@ from executionkit.core.history import trim_rounds
 from executionkit.core.limits import is_last_call
 from executionkit.core.refusals import noted_refusal
 from executionkit.core.schema.answer import AnswerType, Decoded, answer_type, asking, complaint
+from executionkit.core.schema.validation import Rejected
 from executionkit.core.transcript import Rounds, Transcript, call_ids, parted, transcript_of
 from executionkit.core.usage import NO_USAGE
 from executionkit.errors import BudgetExhaustedError, InvalidOutputError, MaxIterationsError, StoppedError
@@ -22,7 +24,9 @@ from executionkit.patterns.react.protocols import Reply, ReplySettings, choose_p
 from executionkit.patterns.react.toolbox import CallRules, Toolbox
 from executionkit.provider import DEFAULT_MAX_TOKENS, Message, ToolCall, opening, user
 from executionkit.runtime.context import Context
+from executionkit.runtime.rules import Rule, broken, check_rule
 from executionkit.stage import Stage
+from executionkit.system import System, check_system, system_messages
 from executionkit.tools import Tool, check_timeout
 
 __all__ = ["OnLimit", "React", "ReactOptions", "react"]
@@ -57,6 +61,8 @@ class React(Stage[str, T], Generic[T], frozen=True):
     summarise: Stage[str, str] | None = None
     transcript: Transcript = Transcript()
     delimit_results: bool = False
+    check: Rule[T] | None = None
+    system: System[str] | None = None
 
     def __post_init__(self) -> None:
         _check_tools(self.tools)
@@ -74,6 +80,8 @@ class React(Stage[str, T], Generic[T], frozen=True):
         if self.output_type is not None:
             answer_type(self.output_type)
         _check_choices(self.on_limit, self.approve, self.summarise)
+        check_rule(self.check)
+        check_system(self.system)
 
     @override
     async def perform(self, value: str, context: Context) -> PatternResult[T]:
@@ -87,7 +95,7 @@ class React(Stage[str, T], Generic[T], frozen=True):
                 await loop.observe(reply)
             elif reply.complaint is not None:
                 loop.add([user(reply.complaint)])
-            elif (answer := loop.read(reply)) is not None:
+            elif (answer := await loop.read(reply)) is not None:
                 return PatternResult(cast("T", answer.value), metadata=loop.metadata())
         if self.on_limit == "answer":
             return await loop.conclude("rounds")
@@ -118,10 +126,12 @@ class _Loop(Generic[T]):
         is_told = self.kind is None or bool(self.protocol.head)
         self.prompt = user(prompt if is_told or self.kind is None else asking(prompt, self.kind))
         system, earlier = parted(settings.transcript)
+        if settings.system is not None:
+            system = system_messages(settings.system, prompt)
         self.earlier = list(map(self.protocol.earlier, earlier))
         self.head = [*self.protocol.head, *system]
         self.later: Rounds = []
-        self.talk: list[Message] = [*settings.transcript, self.prompt]
+        self.talk: list[Message] = [*system, *chain(*earlier), self.prompt]
         self.summary: list[Message] = []
         self.reasons: list[str] = []
         self.rounds = 0
@@ -193,17 +203,21 @@ class _Loop(Generic[T]):
         if self.toolbox.stopped is not None:
             raise StoppedError(self.toolbox.stopped)
 
-    def read(self, reply: Reply) -> Decoded[Any] | None:
+    async def read(self, reply: Reply) -> Decoded[Any] | None:
         """Return the answer, or None where the model has to try again."""
-        if self.kind is None:
-            return Decoded(reply.text)
-        answer = self.kind.read(reply.text, reply.refusal, was_cut=reply.was_truncated)
+        answer: Decoded[Any] | Rejected = Decoded(reply.text)
+        if self.kind is not None:
+            answer = self.kind.read(reply.text, reply.refusal, was_cut=reply.was_truncated)
         if isinstance(answer, Decoded):
-            return answer
+            reason = await broken(self.settings.check, answer.value)
+            if reason is None:
+                return answer
+            answer = Rejected((reason,))
         self.reasons.append(complaint(answer, was_truncated=reply.was_truncated))
         if len(self.reasons) > self.settings.output_retries:
+            what = "text" if self.kind is None else self.kind.name
             raise InvalidOutputError(
-                f"no {self.kind.name} in {len(self.reasons)} answers: {self.reasons[-1]}",
+                f"no {what} in {len(self.reasons)} answers: {self.reasons[-1]}",
                 metadata={"last_text": reply.text},
             )
         self.add([user(f"{self.reasons[-1]}\nSend it again, corrected.")])
@@ -218,7 +232,7 @@ class _Loop(Generic[T]):
             raise InvalidOutputError(reply.complaint, metadata={"last_text": reply.text})
         if reply.complaint is not None or not (reply.text or self.kind):
             raise MaxIterationsError(f"no answer when the {limit} ran out, nor in a last call without tools")
-        answer = self.read(reply)
+        answer = await self.read(reply)
         if answer is None:
             raise InvalidOutputError(self.reasons[-1], metadata={"last_text": reply.text})
         return PatternResult(cast("T", answer.value), metadata=self.metadata())
@@ -322,6 +336,7 @@ class ReactOptions(TypedDict, total=False):
     max_tool_calls: int | None
     summarise: Stage[str, str] | None
     delimit_results: bool
+    system: System[str] | None
 
 
 @overload
@@ -330,6 +345,7 @@ def react(
     *,
     output_type: None = None,
     transcript: Sequence[Mapping[str, Any]] = (),
+    check: Rule[str] | None = None,
     **options: Unpack[ReactOptions],
 ) -> React[str]: ...
 @overload
@@ -338,6 +354,7 @@ def react(
     *,
     output_type: type[T],
     transcript: Sequence[Mapping[str, Any]] = (),
+    check: Rule[T] | None = None,
     **options: Unpack[ReactOptions],
 ) -> React[T]: ...
 @overload
@@ -346,6 +363,7 @@ def react(
     *,
     output_type: TypeForm[T],
     transcript: Sequence[Mapping[str, Any]] = (),
+    check: Rule[T] | None = None,
     **options: Unpack[ReactOptions],
 ) -> React[T]: ...
 @makes_stage
@@ -354,6 +372,7 @@ def react(
     *,
     output_type: object = None,
     transcript: Sequence[Mapping[str, Any]] = (),
+    check: Rule[Any] | None = None,
     **options: Unpack[ReactOptions],
 ) -> React[Any]:
     """Let the model call tools until it answers (Yao et al. 2022, "ReAct", section 2).
@@ -391,6 +410,10 @@ def react(
             tool calls is told those in it in JSON.
         delimit_results: Put each result between `<tool_result>` tags, of which it can hold none itself
             (default False). Without tool calls they always are.
+        check: Looks at the answer, plain or async, and returns None, or the reason why it will not do: the
+            reason goes back to the model, within the same retries as answers that do not decode.
+        system: What the model is told before all else, in every round: text, or a function of the input. It
+            takes the place of the system messages that `transcript` begins with.
 
     Metadata (also on an error):
         rounds (int): Completions.
@@ -400,14 +423,17 @@ def react(
         messages_trimmed (int): Messages dropped from the conversation.
         transcript (Transcript): The whole conversation, to go on from. A call that had not ended when the run
             did has a result that says so.
-        reasons (tuple of str): Why typed answers did not decode, or were refused or filtered, where any were.
+        reasons (tuple of str): Why answers did not decode, were refused or filtered, or broke the rule, where
+            any did.
         limit (str): `"rounds"` or `"budget"`, where `on_limit` made the last call.
         refusal (str): Where the model refused in its last completion, or a content filter cut in: the text of
             the refusal, or `"content_filter"`. A final text is then no answer.
 
     Returns (on `run`):
         MaxIterationsError: No answer after `max_rounds`.
-        InvalidOutputError: No answer of the type `output_type`; `last_text` (str) in the metadata.
+        InvalidOutputError: No answer of the type `output_type` that passes `check`; `last_text` (str) in
+            the metadata.
+        EvaluationError: `check` raised, or returned neither None nor text.
         StoppedError: `approve` answered `Stop`.
 
     Raises:
@@ -416,6 +442,6 @@ def react(
             could be sent (see `executionkit.core.transcript`).
     """
     stage: React[Any] = React(
-        tuple(tools), output_type=output_type, transcript=transcript_of(transcript), **options
+        tuple(tools), output_type=output_type, transcript=transcript_of(transcript), check=check, **options
     )
     return stage

@@ -15,6 +15,7 @@ from executionkit.core.encoding import json_text
 from executionkit.core.frozen import freeze_mapping, thaw
 from executionkit.core.observation import failed, shortened
 from executionkit.core.schema.validation import Rejected, parse_arguments
+from executionkit.errors import unwrapped
 from executionkit.events import ToolFinished, ToolStarted
 from executionkit.provider import ToolCall
 from executionkit.runtime.context import Context, span_below
@@ -185,7 +186,8 @@ class Toolbox:
         except ToolError as error:
             return failed("ToolError", _text_of(error)), "ToolError"
         except Exception as error:
-            return failed(type(error).__name__), type(error).__name__
+            kind = type(unwrapped(error)).__name__
+            return failed(kind), kind
         return text, None
 
     def _shown(self, text: str) -> str:
@@ -227,7 +229,7 @@ async def _decision(approve: Approval, proposal: Proposal) -> Decision:
     try:
         decision = await finish_within(ask, name="an approval hook")
     except Exception as error:
-        return Deny(f"the approval hook raised {type(error).__name__}")
+        return Deny(f"the approval hook raised {type(unwrapped(error)).__name__}")
     answered: object = decision
     return answered if _is_decision(answered) else Deny("the approval hook gave no decision")
 

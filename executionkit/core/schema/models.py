@@ -1,0 +1,208 @@
+"""Types that bring a JSON Schema and a reader of their own, as Pydantic's models do.
+
+They are known by their shape (`model_json_schema`, `model_validate_json`, `model_dump_json`), wherever they
+stand within a type: nothing here imports Pydantic.
+"""
+
+from collections.abc import Iterator, Mapping
+from types import UnionType
+from typing import Annotated, Any, Final, Union, cast, get_args, get_origin
+
+import msgspec
+from typing_extensions import override
+
+__all__ = ["UnfitError", "is_model", "plain_model", "read_model", "schema_of", "with_models"]
+
+_MOST_REASONS: Final = 5
+_OWN_CHECKS: Final = frozenset({"value_error", "assertion_error"})
+"""What Pydantic calls a problem that a validator of the user's found."""
+_DEFS: Final = "#/$defs/"
+_CONTAINERS: Final[tuple[Any, ...]] = (list, dict, tuple, set, frozenset)
+
+
+class UnfitError(ValueError):
+    """A value that a model refuses.
+
+    Args:
+        told: Why, for the model that wrote it.
+        safe: The same without what the type's own checks say, whose texts may hold a secret.
+    """
+
+    def __init__(self, told: str, safe: str) -> None:
+        super().__init__(told)
+        self.safe: Final = safe
+
+
+class _Chosen(type):
+    """Has whatever was chosen pass for an instance: msgspec looks whether a hook kept its word."""
+
+    @override
+    def __instancecheck__(cls, instance: object) -> bool:
+        return True
+
+
+class _Choice(metaclass=_Chosen):
+    """A union with a model in it, which msgspec does not take: read by trying its members in turn."""
+
+    options: tuple[Any, ...] = ()
+
+
+def is_model(kind: object) -> bool:
+    """Tell whether a class brings its own schema and reader."""
+    return isinstance(kind, type) and all(
+        callable(getattr(kind, name, None)) for name in ("model_json_schema", "model_validate_json")
+    )
+
+
+def with_models(kind: Any) -> Any:
+    """Return a type as msgspec takes it: a union that holds a model becomes a type of its own.
+
+    >>> with_models(list[int])
+    list[int]
+    """
+    arguments = get_args(kind)
+    if not arguments or not any(map(is_model, _within(kind))):
+        return kind
+    origin: Any = get_origin(kind)
+    if origin in {Union, UnionType}:
+        options = tuple([with_models(each) for each in arguments])
+        return _Chosen("Choice", (_Choice,), {"options": options})
+    if origin is Annotated:
+        return Annotated[(with_models(arguments[0]), *kind.__metadata__)]
+    if origin in _CONTAINERS:
+        return origin[tuple([each if each is Ellipsis else with_models(each) for each in arguments])]
+    return kind
+
+
+def _within(kind: Any) -> Iterator[Any]:
+    yield kind
+    for argument in get_args(kind):
+        yield from _within(argument)
+
+
+def schema_of(kind: Any) -> dict[str, Any]:
+    """Return the JSON Schema of a type, models included; what they define stands at the root.
+
+    Raises:
+        TypeError: A part of it is known neither to msgspec nor by its shape.
+    """
+    schema = msgspec.json.schema(with_models(kind), schema_hook=_own_schema)
+    definitions: dict[str, Any] = dict(schema.pop("$defs", {}))
+    lifted = cast("dict[str, Any]", _lifted(schema, definitions))
+    definitions |= {name: _lifted(part, definitions) for name, part in [*definitions.items()]}
+    return {**lifted, "$defs": definitions} if definitions else lifted
+
+
+def _own_schema(kind: Any) -> dict[str, Any]:
+    if is_model(kind):
+        return dict(kind.model_json_schema())
+    if isinstance(kind, type) and issubclass(kind, _Choice):
+        return {"anyOf": [schema_of(option) for option in kind.options]}
+    raise NotImplementedError
+
+
+def _lifted(part: Any, definitions: dict[str, Any]) -> Any:
+    """Return a part of a schema without definitions of its own; they are added to the others."""
+    if isinstance(part, list):
+        return [_lifted(item, definitions) for item in cast("list[object]", part)]
+    if not isinstance(part, dict):
+        return part
+    given = cast("dict[str, Any]", part)
+    own: dict[str, Any] = given.get("$defs", {})
+    if not own:
+        return {key: _lifted(value, definitions) for key, value in given.items()}
+    names = {name: _free_name(name, own[name], definitions) for name in own}
+    for name, definition in own.items():
+        definitions[names[name]] = _lifted(_repointed(definition, names), definitions)
+    rest = {key: value for key, value in given.items() if key != "$defs"}
+    return _lifted(_repointed(rest, names), definitions)
+
+
+def _free_name(name: str, definition: Any, definitions: Mapping[str, Any]) -> str:
+    """Return a name that no other definition has."""
+    free, number = name, 1
+    while free in definitions and definitions[free] != definition:
+        number += 1
+        free = f"{name}_{number}"
+    return free
+
+
+def _repointed(part: Any, names: Mapping[str, str]) -> Any:
+    if isinstance(part, list):
+        return [_repointed(item, names) for item in cast("list[object]", part)]
+    if not isinstance(part, dict):
+        return part
+    given = cast("dict[str, Any]", part)
+    return {
+        key: _target(value, names) if key == "$ref" else _repointed(value, names)
+        for key, value in given.items()
+    }
+
+
+def _target(reference: Any, names: Mapping[str, str]) -> Any:
+    name = reference.removeprefix(_DEFS) if isinstance(reference, str) else ""
+    return _DEFS + names[name] if name in names else reference
+
+
+def read_model(kind: type, value: Any) -> Any:
+    """Read plain data as a type that msgspec does not know; its `dec_hook`.
+
+    Raises:
+        UnfitError: The model refuses it.
+        NotImplementedError: The type is no model.
+    """
+    options: tuple[Any, ...] | None = kind.options if issubclass(kind, _Choice) else None
+    if options is not None:
+        return _chosen(options, value)
+    if not is_model(kind):
+        raise NotImplementedError
+    try:
+        return cast("Any", kind).model_validate_json(msgspec.json.encode(value))
+    except ValueError as error:
+        raise _unfit(error) from None
+
+
+def _chosen(options: tuple[Any, ...], value: Any) -> Any:
+    told: list[str] = []
+    safe: list[str] = []
+    for option in options:
+        try:
+            return msgspec.convert(value, option, str_keys=True, dec_hook=read_model)
+        except Exception as error:  # noqa: BLE001 - a model of somebody else may raise anything
+            cause = error.__cause__
+            told.append(str(error) if isinstance(error, msgspec.ValidationError) else _named(error))
+            safe.append(cause.safe if isinstance(cause, UnfitError) else told[-1])
+    raise UnfitError("; or ".join(told), "; or ".join(safe))
+
+
+def _named(error: Exception) -> str:
+    return f"a check of its type raised {type(error).__name__}"
+
+
+def _unfit(error: ValueError) -> UnfitError:
+    """Return what a model says of a value, on one line: of each problem its place and what is wrong."""
+    problems: object = getattr(error, "errors", None)
+    found: object = problems() if callable(problems) else None
+    if not isinstance(found, list) or not found:
+        return UnfitError(str(error) or type(error).__name__, _named(error))
+    told: list[str] = []
+    safe: list[str] = []
+    for problem in cast("list[dict[str, Any]]", found)[:_MOST_REASONS]:
+        where = ".".join(map(str, problem.get("loc", ())))
+        place = f"{where}: " if where else ""
+        told.append(f"{place}{problem.get('msg', 'not valid')}")
+        is_own = problem.get("type") in _OWN_CHECKS
+        safe.append(f"{place}a check of its own refused it" if is_own else told[-1])
+    return UnfitError("; ".join(told), "; ".join(safe))
+
+
+def plain_model(value: object) -> Any:
+    """Return a model's value as plain data, under the names of its schema; an `enc_hook` of msgspec.
+
+    Raises:
+        NotImplementedError: It is no model.
+    """
+    write = getattr(value, "model_dump_json", None)
+    if isinstance(value, type) or not callable(write):
+        raise NotImplementedError
+    return msgspec.json.decode(cast("str | bytes", write(by_alias=True)))

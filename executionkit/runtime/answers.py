@@ -1,0 +1,92 @@
+"""Typed answers: asked for, decoded, checked, and sent back with the reason where they will not do."""
+
+from typing import Final, Generic, TypeVar
+
+from executionkit.core.dialect import Request, ResponseFormat
+from executionkit.core.refusals import noted_refusal
+from executionkit.core.schema.answer import AnswerType, Decoded, complaint
+from executionkit.core.schema.validation import Rejected
+from executionkit.errors import InvalidOutputError
+from executionkit.provider import LLMResponse, Message, user
+from executionkit.runtime.context import Context
+from executionkit.runtime.rules import Rule, broken
+
+__all__ = ["TypedAnswers"]
+
+T = TypeVar("T")
+
+_LONGEST_ECHO: Final = 8_000
+
+
+class TypedAnswers(Generic[T]):
+    """The answers to one request for a value of a type.
+
+    Args:
+        kind: The type.
+        retries: Answers asked for after the first.
+        check: What a value must be like beyond its type; it shares the retries.
+        temperature: Sampling temperature.
+        max_tokens: Output tokens at most, an answer.
+    """
+
+    def __init__(
+        self,
+        kind: AnswerType[T],
+        retries: int,
+        check: Rule[T] | None,
+        temperature: float | None,
+        max_tokens: int,
+    ) -> None:
+        self._kind = kind
+        self._retries = retries
+        self._check = check
+        self._temperature = temperature
+        self._max_tokens = max_tokens
+        self._answers: list[LLMResponse] = []
+        self._reasons: list[str] = []
+        self.response_format: ResponseFormat | None = None
+        """The form that was asked for last."""
+
+    async def ask(self, messages: list[Message], context: Context) -> T:
+        """Ask until an answer will do.
+
+        Raises:
+            InvalidOutputError: None did.
+            EvaluationError: The rule raised.
+            BudgetExhaustedError: The next answer would not fit the budget.
+            LLMError: The last attempt failed.
+        """
+        talk = messages
+        while len(self._answers) <= self._retries:
+            asked = await context.answer(
+                Request(talk, self._temperature, self._max_tokens, form=self._kind.form)
+            )
+            self._answers.append(asked.response)
+            self.response_format = asked.response_format
+            answer = self._kind.read(
+                asked.response.content, asked.response.refusal, was_cut=asked.response.was_truncated
+            )
+            if isinstance(answer, Decoded):
+                reason = await broken(self._check, answer.value)
+                if reason is None:
+                    return answer.value
+                answer = Rejected((reason,))
+            self._reasons.append(complaint(answer, was_truncated=asked.response.was_truncated))
+            talk = [*messages, *_repair(asked.response.content, self._reasons[-1])]
+        raise InvalidOutputError(
+            f"no {self._kind.name} in {len(self._answers)} answers: {self._reasons[-1]}",
+            metadata=self.noted(),
+        )
+
+    def noted(self) -> dict[str, object]:
+        """Return what is told of the answers: of the last one only where it would not do."""
+        noted: dict[str, object] = {"attempts": len(self._answers), "reasons": tuple(self._reasons)}
+        if len(self._reasons) == len(self._answers) > 0:
+            last = self._answers[-1]
+            noted |= {"last_text": last.content, **noted_refusal(last.refusal)}
+        return noted
+
+
+def _repair(text: str, reason: str) -> list[Message]:
+    request = f"{reason}\nSend the whole JSON again, corrected, and nothing else."
+    return [{"role": "assistant", "content": text[:_LONGEST_ECHO]}, user(request)]

@@ -1,0 +1,50 @@
+"""Which failures are not one input's or one option's own: the run is over, or all others would fail alike."""
+
+from typing import Final, cast
+
+from executionkit.errors import (
+    BudgetExhaustedError,
+    DeadlineExceededError,
+    ExecutionKitError,
+    LLMError,
+    ProviderClosedError,
+    RateLimitError,
+)
+from executionkit.events import Path
+from executionkit.runtime.context import Context
+
+__all__ = ["is_shared", "run_is_over"]
+
+_SHARED: Final = frozenset({401, 402, 403, 404})
+"""A wrong key, no money, no permission, an unknown model or address."""
+
+
+def run_is_over(error: ExecutionKitError, context: Context) -> bool:
+    """Tell whether a failure means that the budget or the deadline of the run itself is spent.
+
+    A budget of `within`, or of a run that somebody else began below this one, does not count.
+    """
+    if isinstance(error, BudgetExhaustedError) and error.metadata.get("budget") != "run":
+        return False
+    return _is_spent(error, context)
+
+
+def is_shared(error: ExecutionKitError, context: Context) -> bool:
+    """Tell whether a failure below a stage would meet whatever else is run there as well."""
+    if isinstance(error, LLMError):
+        is_quota = isinstance(error, RateLimitError) and not error.retryable
+        is_known = error.metadata.get("status") in _SHARED
+        return is_quota or is_known or isinstance(error, ProviderClosedError)
+    return _is_spent(error, context)
+
+
+def _is_spent(error: ExecutionKitError, context: Context) -> bool:
+    if isinstance(error, DeadlineExceededError):
+        return context.time_left <= 0
+    if not isinstance(error, BudgetExhaustedError):
+        return False
+    given: object = error.metadata.get("budget_path")
+    if not isinstance(given, tuple):
+        return False
+    path, own = cast("Path", given), context.path
+    return own[: len(path)] == path
