@@ -383,7 +383,7 @@ def described(error: BaseException) -> str:
     >>> described(ValueError("no such city"))
     'ValueError: no such city'
     """
-    with suppress(Exception):  # foreign code: what matters is that it failed, not that it can not say how
+    with suppress(Exception):  # foreign code: what matters is that it failed, not that it cannot say how
         return f"{type(error).__name__}: {error}"
     return type(error).__name__
 

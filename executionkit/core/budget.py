@@ -89,7 +89,7 @@ class Owner(msgspec.Struct, frozen=True):
 
 
 class Refused(msgspec.Struct, frozen=True, repr_omit_defaults=True):
-    """The call can not fit any more, and this is why.
+    """The call cannot fit any more, and this is why.
 
     Args:
         reason: A clause, fit to stand after a colon.

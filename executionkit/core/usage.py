@@ -92,7 +92,7 @@ class TokenUsage(_Counts, frozen=True, kw_only=True):
         )
 
     def if_positive(self) -> "TokenUsage":
-        """Return it with 0 in the place of what is below that; money below 0 is None.
+        """Return it with 0 in place of what is below that; money below 0 is None.
 
         >>> TokenUsage(-5, 3, 1, usd=Decimal("-0.1")).if_positive()
         TokenUsage(input_tokens=0, output_tokens=3, llm_calls=1)

@@ -131,7 +131,7 @@ class LocalProvider:
     def close(self) -> None:
         """Stop the server, once the calls in flight are over; later calls raise `ProviderClosedError`.
 
-        It can not close the connections of an event loop: `run_sync` closes its own, elsewhere use `aclose`.
+        It cannot close the connections of an event loop: `run_sync` closes its own, elsewhere use `aclose`.
         """
         with self._lock:
             self._closed, self._users = True, 0

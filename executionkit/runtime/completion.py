@@ -408,8 +408,7 @@ def out_of_budget(refused: Refused) -> BudgetExhaustedError:
         tokens = f"{needed.input_tokens:,} input tokens and up to {needed.output_tokens:,} output tokens"
         call = f"the call needs about {tokens}; "
     return BudgetExhaustedError(
-        f"{owner.described} does not allow another call: {refused.reason}; "
-        f"{call}{refused.remedy}",
+        f"{owner.described} does not allow another call: {refused.reason}; {call}{refused.remedy}",
         metadata=noted,
     )
 

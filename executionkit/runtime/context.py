@@ -69,31 +69,32 @@ class Performer(Protocol[In_contra, Out_co]):
 class Context:
     """The world as a running stage sees it. Made by `Stage.run`, never by hand."""
 
-    __slots__ = ("_frame",)
+    __slots__ = ("frame",)
 
     def __init__(self, frame: Frame) -> None:
-        self._frame = frame
+        self.frame: Frame = frame
+        """The runtime's own record of the stage; a pattern does without."""
 
     @property
     def cost(self) -> TokenUsage:
         """What this stage has spent so far, the stages below it included."""
-        return self._frame.account.cost
+        return self.frame.account.cost
 
     @property
     def left(self) -> TokenUsage | None:
         """What every budget above still allows; 0 in a field means no limit, None that one has run out."""
-        return self._frame.account.left()
+        return self.frame.account.left()
 
     @property
     def time_left(self) -> float:
         """Seconds to the run's deadline, infinite where it has none."""
-        ends_at = self._frame.settings.ends_at
+        ends_at = self.frame.settings.ends_at
         return math.inf if ends_at is None else ends_at - current_time()
 
     @property
     def path(self) -> Path:
         """Where this stage is in the pipeline."""
-        return self._frame.path
+        return self.frame.path
 
     @property
     def provider(self) -> "MeteredProvider":
@@ -102,7 +103,7 @@ class Context:
 
     def report(self, achieved: Callable[[], Mapping[str, object]]) -> None:
         """Say what an error leaving this stage shall carry as metadata; asked only if there is one."""
-        self._frame.reports.append(achieved)
+        self.frame.reports.append(achieved)
 
     def part(self, *at: int | str, provider: LLMProvider | None = None) -> "Context":
         """Return the context of a part of this stage, such as one sample or one round.
@@ -112,7 +113,7 @@ class Context:
                 that in traces and journals, so it must not depend on timing.
             provider: Whom the part asks; None for the same provider.
         """
-        frame = self._frame.below((*self._frame.path, *at), is_stage=False)
+        frame = self.frame.below((*self.frame.path, *at), is_stage=False)
         if provider is not None:
             frame.provider = provider
         return Context(frame)
@@ -137,7 +138,7 @@ class Context:
             ExecutionKitError: The first failure; others that came in meanwhile stand in its metadata as
                 `other_failures` (tuple of str).
         """
-        account, has_failed = self._frame.account, False
+        account, has_failed = self.frame.account, False
 
         def halt() -> None:
             nonlocal has_failed
@@ -162,8 +163,8 @@ class Context:
         Raises:
             ExecutionKitError: It failed; stamped with what it cost.
         """
-        path = self._frame.path_of(() if at is None else (at,))
-        return await perform(stage, value, self._frame.below(path, is_stage=True))
+        path = self.frame.path_of(() if at is None else (at,))
+        return await perform(stage, value, self.frame.below(path, is_stage=True))
 
     async def attempt(self, work: Callable[["Context"], Awaitable[T]]) -> Attempted[T]:
         """Do some work of this stage and return its failure as a value, stamped with what it cost.
@@ -171,8 +172,8 @@ class Context:
         Args:
             work: A coroutine function of the context that it is to use.
         """
-        frame = self._frame.below(self._frame.path, is_stage=False)
-        frame.counts = self._frame.counts
+        frame = self.frame.below(self.frame.path, is_stage=False)
+        frame.counts = self.frame.counts
         failure: ExecutionKitError
         before = cancellations()
         try:
@@ -198,7 +199,7 @@ class Context:
             DeadlineExceededError: The run's time is over.
             LLMError: The last attempt failed.
         """
-        return await Completion(self._frame, request, at=at, stream=stream).answer()
+        return await Completion(self.frame, request, at=at, stream=stream).answer()
 
     async def complete(
         self,
@@ -257,17 +258,17 @@ class MeteredProvider:
     @property
     def supports_tools(self) -> bool:
         """Whether the provider behind it says that its models can call tools."""
-        return supports_tools(self._context._frame.provider)
+        return supports_tools(self._context.frame.provider)
 
     @property
     def frame(self) -> Frame:
         """The running stage, for a run that joins it."""
-        return self._context._frame
+        return self._context.frame
 
     def __getattr__(self, name: str) -> Any:
         """Pass on what the provider behind it says of itself: its model, its dialect, its retry quota."""
         if name in _PASSED_ON:
-            return attribute(self._context._frame.provider, name)
+            return attribute(self._context.frame.provider, name)
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     async def complete(
@@ -358,7 +359,7 @@ def _send_end(
 
 def tighten(context: Context, limit: TokenUsage, stage: str = "the stage") -> None:
     """Give a stage a budget of its own, beside those above it."""
-    frame = context._frame
+    frame = context.frame
     frame.account.tighten(limit, Owner(stage, frame.path))
 
 
@@ -367,25 +368,25 @@ async def run_group(context: Context, stage: Performer[In, Out], value: In, firs
 
     So a name changes no path: the parts have those that they had without it.
     """
-    frame = context._frame.below(context._frame.path, is_stage=True)
+    frame = context.frame.below(context.frame.path, is_stage=True)
     frame.first = first
     return await perform(stage, value, frame)
 
 
 def first_position(context: Context) -> int:
     """Return the position of the first part of a stage: not 0 in a named group."""
-    return context._frame.first
+    return context.frame.first
 
 
 def nothing_left(context: Context, what: str) -> BudgetExhaustedError:
     """Return the error for something that cannot begin, since a budget has run out."""
-    refused = context._frame.account.spent_out() or Refused("")
+    refused = context.frame.account.spent_out() or Refused("")
     return out_of_budget(replace(refused, reason=f"nothing is left for {what}"))
 
 
 def using(context: Context, provider: LLMProvider) -> Context:
     """Return the context of the same stage, asking another provider."""
-    frame = context._frame
+    frame = context.frame
     bound = Frame(provider, frame.account, frame.settings, frame.path, frame.span, frame.above)
     bound.reports, bound.counts, bound.first = frame.reports, frame.counts, frame.first
     return Context(bound)
@@ -393,8 +394,8 @@ def using(context: Context, provider: LLMProvider) -> Context:
 
 def span_below(context: Context) -> Span | None:
     """Number something that begins within a stage; None where nobody traces."""
-    span = context._frame.span
-    return None if span is None else span.below(context._frame.path)
+    span = context.frame.span
+    return None if span is None else span.below(context.frame.path)
 
 
 async def charged(context: Context, call: Callable[[], Awaitable[PatternResult[Out]]]) -> PatternResult[Out]:
@@ -414,7 +415,7 @@ async def charged(context: Context, call: Callable[[], Awaitable[PatternResult[O
 
 def _charge_difference(context: Context, declared: TokenUsage, before: TokenUsage) -> None:
     missing = (sane_usage(declared) or NO_USAGE) - (context.cost - before)
-    context._frame.account.charge(missing.if_positive())
+    context.frame.account.charge(missing.if_positive())
 
 
 async def as_outcome(pending: Awaitable[PatternResult[Out]]) -> Outcome[Out]:

@@ -515,7 +515,7 @@ class Reservation:
         self._close(NO_USAGE)
 
     def _close(self, cost: TokenUsage, usd: int | None = None) -> TokenUsage:
-        """Count the cost in the place of the reservation; nothing where that was done before."""
+        """Count the cost in place of the reservation; nothing where that was done before."""
         if not self._is_open:
             return NO_USAGE
         self._is_open = False

@@ -76,9 +76,7 @@ def in_new_loop(run: Callable[[], Awaitable[T]], what: str) -> T:
     """
     library = _running_library()
     if library is not None:
-        raise RuntimeError(
-            f"{what} can not be called inside a running {library} event loop; await it instead"
-        )
+        raise RuntimeError(f"{what} cannot be called inside a running {library} event loop; await it instead")
     context = copy_context()
     # `anyio.run` notes its library in a context variable, which follows `asyncio.to_thread` into threads
     # where no event loop runs.

@@ -41,7 +41,7 @@ _PEM: Final = re.compile(
 
 
 def hide_credentials(text: str) -> str:
-    """Return a message with `***` in the place of what has the shape of a credential.
+    """Return a message with `***` in place of what has the shape of a credential.
 
     Known are tokens of the usual prefixes (`ghp_`, `AIza`, `xoxb-`, `sk-`, `AKIA`, `hf_`, ...), JSON web
     tokens, private keys, `Bearer` and `Basic`, settings such as `api_key=...`, and passwords in URLs.

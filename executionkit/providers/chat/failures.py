@@ -31,7 +31,7 @@ _CLASSES: Final[Mapping[FailureKind, type[LLMError]]] = {
     "provider": ProviderError,
 }
 _PROXY: Final = "the proxy"
-"""Who answers in the place of a server: its statuses say nothing of the key or the model."""
+"""Who answers in place of a server: its statuses say nothing of the key or the model."""
 
 
 def refused(head: Head, body: bytes, redactor: Redactor) -> LLMError:

@@ -19,7 +19,7 @@ __all__ = ["MASK", "NOTHING_SECRET", "SHORTEST_STUMP", "Redactor"]
 T = TypeVar("T")
 
 MASK: Final = "***"
-"""What stands in the place of a secret."""
+"""What stands in place of a secret."""
 
 _SHORTEST_IN_ANSWERS: Final = 8
 
@@ -74,7 +74,7 @@ class Redactor:
         if not self._spellings:
             return text
         cleaned = self._cleaned(text)
-        return self._without_stump(cleaned) if was_cut else cleaned
+        return self._without_beginning(cleaned) if was_cut else cleaned
 
     def _cleaned(self, text: str) -> str:
         pieces, end = list[str](), 0
@@ -133,21 +133,21 @@ class Redactor:
         if len(low) - first.start() >= self._shortest:
             text = self._cleaned(text)
             low = folded(text)
-        end = len(text) - self._stump(low, 1)
+        end = len(text) - self._beginning(low, 1)
         return text[:end], text[end:]
 
-    def _stump(self, text: bytes, shortest: int) -> int:
+    def _beginning(self, text: bytes, shortest: int) -> int:
         """Return the length of the longest beginning of a spelling that the text ends in."""
         start, last = max(0, len(text) - self._longest), len(text) - shortest
         while (found := self._begins.search(text, start)) and found.start() <= last:
-            stump = text[found.start() :]
-            if any(begins_with(spelling, stump) for spelling in self._spellings):
-                return len(stump)
+            beginning = text[found.start() :]
+            if any(begins_with(spelling, beginning) for spelling in self._spellings):
+                return len(beginning)
             start = found.start() + 1
         return 0
 
-    def _without_stump(self, text: str) -> str:
-        length = self._stump(folded(text), SHORTEST_STUMP)
+    def _without_beginning(self, text: str) -> str:
+        length = self._beginning(folded(text), SHORTEST_STUMP)
         return text[:-length] + MASK if length else text
 
     def __repr__(self) -> str:

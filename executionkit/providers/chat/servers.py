@@ -23,7 +23,7 @@ class Server(msgspec.Struct, frozen=True, repr_omit_defaults=True):
         hosts: Its hosts; `".example.com"` stands for all below that, `":1234"` for that port of this machine.
         models: What the names of the models begin with that the row is about; empty for all.
         dialect: How it wants requests said.
-        key_header: The header that its key goes in, in the place of a bearer token.
+        key_header: The header that its key goes in, in place of a bearer token.
     """
 
     name: str
