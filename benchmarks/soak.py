@@ -52,7 +52,7 @@ _ALL_WAYS: Final[list[tuple[Transport, str, str]]] = [
     ("aiohttp", "asyncio", "aiohttp"),
 ]
 WAYS: Final = [(transport, backend) for transport, backend, extra in _ALL_WAYS if find_spec(extra)]
-TRANSPORTS: Final = list(dict.fromkeys(transport for transport, _ in WAYS))
+TRANSPORTS: Final[tuple[Transport, ...]] = ("httpx", "aiohttp")
 NOISE: Final = {"asyncio": 500, "trio": 3_000}
 """Blocks that come and go: trio lets a thousand deadlines that were called off pile up."""
 

@@ -167,14 +167,15 @@ def frozen_json(value: object) -> object:
 
     What is nested too deep to be copied, or inside itself, stays as it is.
     """
+    whole: object = value
     if type(value) is dict:
         given = cast("dict[str, object]", value)
         if all(type(item) in _ATOMS for item in given.values()):  # most have nothing inside
             return FrozenDict(given)
     try:
-        return _frozen_json(value, {})
+        return _frozen_json(whole, {})
     except RecursionError:
-        return value
+        return whole
 
 
 def _frozen_json(value: object, seen: dict[int, object]) -> object:

@@ -163,7 +163,7 @@ def read_value(data: object, kind: object, read_outcome: OutcomeReader) -> objec
             raise ValueError(f"not a list of values: {data!s:.80}")
         return tuple([read_value(item, arguments[0], read_outcome) for item in cast("list[object]", data)])
     try:
-        return as_kind(data, kind)
+        return as_kind(data, kind)  # pyright: ignore[reportUnknownArgumentType] - whatever it holds
     except msgspec.ValidationError as error:
         raise ValueError(f"not a value of the type that is asked for: {error}") from None
 

@@ -5,7 +5,7 @@ from typing import Any, Protocol, cast
 from executionkit.core.dialect import Spelled
 from executionkit.core.usage import NO_USAGE, TokenUsage
 from executionkit.provider import LLMProvider, LLMResponse, Pieces, checked_response
-from executionkit.runtime.frame import attribute
+from executionkit.runtime.frame import method
 
 __all__ = ["Attempt"]
 
@@ -47,11 +47,11 @@ class Attempt:
         provider, deliver = self._provider, self._deliver
         # Copies for each attempt: a provider may well edit what it is handed.
         messages, tools = [*map(_copied, asked.messages)], asked.tools
-        options = _copied(asked.options) if asked.options else {}
+        options: dict[str, Any] = _copied(asked.options) if asked.options else {}
         if tools is not None:
             options["tools"] = [*map(_copied, tools)]
-        stream = attribute(provider, "stream") if deliver is not None else None
-        if deliver is None or not callable(stream):
+        stream = method(provider, "stream") if deliver is not None else None
+        if deliver is None or stream is None:
             response = checked_response(
                 await provider.complete(
                     messages, temperature=asked.temperature, max_tokens=asked.max_tokens, **options
@@ -60,8 +60,11 @@ class Attempt:
             if deliver is not None and response.content:
                 deliver(response.content, whole=True)
             return response
-        self._pieces = stream(messages, temperature=asked.temperature, max_tokens=asked.max_tokens, **options)
-        async with self._pieces as pieces:
+        started: Pieces = stream(
+            messages, temperature=asked.temperature, max_tokens=asked.max_tokens, **options
+        )
+        self._pieces = started
+        async with started as pieces:
             async for piece in pieces:
                 if piece.text:
                     self.has_delivered = True
@@ -75,5 +78,5 @@ def _copied(value: Any) -> Any:
         given = cast("dict[str, Any]", value)
         return {key: part if type(part) is str else _copied(part) for key, part in given.items()}
     if isinstance(value, list):
-        return [*map(_copied, value)]
+        return [*map(_copied, cast("list[Any]", value))]  # type: ignore[redundant-cast]  # for pyright
     return value

@@ -3,6 +3,7 @@
 This is the one loop of attempts in the package, with the one memory of what a server takes.
 """
 
+from collections.abc import Mapping
 from functools import partial
 
 import anyio
@@ -374,7 +375,7 @@ class Completion:
             return
         cost = reservation.charged
         self._cost += cost
-        said = {} if failure is None else failure.metadata
+        said: Mapping[str, object] = {} if failure is None else failure.metadata
         status, request_id = said.get("status"), said.get("request_id")
         span.send(
             AttemptFinished,

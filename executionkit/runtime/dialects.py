@@ -12,7 +12,7 @@ from executionkit.core.retry_quota import RetryQuota
 from executionkit.errors import ExecutionKitError
 from executionkit.provider import LLMProvider
 from executionkit.retry import DEFAULT_RETRY, RetryConfig
-from executionkit.runtime.frame import Frame, attribute
+from executionkit.runtime.frame import Frame, attribute, method
 from executionkit.runtime.ledger import Account
 from executionkit.runtime.terms import Terms, terms_of
 
@@ -102,14 +102,8 @@ class Endpoint:
     def __init__(self, provider: LLMProvider) -> None:
         self.provider: LLMProvider = provider
         self.memory: Memory = memory_of(provider)
-        choose = attribute(provider, "choose")
-        self.choose: Callable[[ExecutionKitError | None], LLMProvider] | None = (
-            choose if callable(choose) else None
-        )
-        moves_on = attribute(provider, "moves_on")
-        self.moves_on: Callable[[object, ExecutionKitError], bool] | None = (
-            moves_on if callable(moves_on) else None
-        )
+        self.choose: Callable[[ExecutionKitError | None], LLMProvider] | None = method(provider, "choose")
+        self.moves_on: Callable[[object, ExecutionKitError], bool] | None = method(provider, "moves_on")
         retry, quota = attribute(provider, "retry"), attribute(provider, "retry_quota")
         self.retry: RetryConfig = retry if isinstance(retry, RetryConfig) else DEFAULT_RETRY
         self.retry_quota: RetryQuota | None = quota if isinstance(quota, RetryQuota) else None
@@ -141,6 +135,6 @@ def _first_memory(provider: object) -> Memory:
         return Memory(known, is_certain=True)
     said = attribute(provider, "response_formats")
     if isinstance(said, _COLLECTIONS):
-        formats = tuple([form for form in _FORMATS if form in said])
+        formats: tuple[ResponseFormat, ...] = tuple([form for form in _FORMATS if form in said])
         return Memory(Dialect(response_formats=formats), is_certain=True)
     return Memory(PLAIN, is_certain=False)

@@ -14,7 +14,7 @@ from executionkit.retry import RetryConfig
 from executionkit.runtime.ledger import Account
 from executionkit.runtime.tracing import Span, Tracer
 
-__all__ = ["Frame", "Report", "Settings", "attribute"]
+__all__ = ["Frame", "Report", "Settings", "attribute", "method"]
 
 Report: TypeAlias = Callable[[], Mapping[str, object]]
 """Says what a stage has achieved so far."""
@@ -159,6 +159,12 @@ class Frame:
         """Take back what `hand_up` left above: the run ended by itself, and its error says it all."""
         if self.above is not None and self._handed_up is not None:
             self.above.reports.remove(self._handed_up)
+
+
+def method(owner: object, name: str) -> Any:
+    """Return a method of a foreign object; None where it has none of that name."""
+    found = attribute(owner, name)
+    return found if callable(found) else None
 
 
 def attribute(owner: object, name: str) -> Any:

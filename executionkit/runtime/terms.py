@@ -1,7 +1,7 @@
 """On which terms a provider is asked: what its calls cost, and how the tokens of a prompt are counted."""
 
 from collections.abc import Callable
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias, cast
 
 import msgspec
 
@@ -85,7 +85,7 @@ def terms_of(provider: object, attribute: Callable[[object, str], Any]) -> Terms
     if given is None and count is None:
         return NO_TERMS
     counted_by: Counted = "count_tokens" if callable(count) else "bytes" if count == "bytes" else "estimate"
-    count = count if callable(count) else None
+    count = cast("Any", count) if callable(count) else None
     if given is None:
         return Terms(counted_by=counted_by, count=count)
     model, base_url = attribute(provider, "model"), attribute(provider, "base_url")

@@ -153,7 +153,7 @@ def read_model(kind: type, value: Any) -> Any:
     """
     options: tuple[Any, ...] | None = kind.options if issubclass(kind, _Choice) else None
     if options is not None:
-        return _chosen(options, value)
+        return _chosen(options, value)  # pyright: ignore[reportUnknownArgumentType] - whatever it holds
     if not is_model(kind):
         raise NotImplementedError
     try:

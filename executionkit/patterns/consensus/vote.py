@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from inspect import iscoroutinefunction
-from typing import Any, Generic, Literal, TypeAlias, TypeVar, overload
+from typing import Any, Generic, Literal, TypeAlias, TypeVar, cast, overload
 
 from typing_extensions import TypeForm, override
 
@@ -56,7 +56,7 @@ class Consensus(Stage[str, T], Generic[T], frozen=True, kw_only=True):
         _check_function("weigh", self.weigh)
         check_rule(self.check)
         check_system(self.system)
-        rule: object = self.stop
+        rule = cast("object", self.stop)
         if rule is not None and (not isinstance(rule, StoppingRule) or isinstance(rule, type)):
             raise TypeError(f"stop must be a StoppingRule such as certain() or beta(), not {rule!r}")
         if self.strategy is VotingStrategy.UNANIMOUS and not isinstance(rule, Certain | None):

@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from functools import cache
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import anyio
 
@@ -144,7 +144,8 @@ def _said(error: BaseException) -> BaseException:
     if type(error).__name__ != "ConnectError":
         return error
     while link := error.__cause__ or error.__context__:
-        error = link.exceptions[0] if isinstance(link, BaseExceptionGroup) else link
+        is_group = isinstance(link, BaseExceptionGroup)
+        error = cast("BaseExceptionGroup[BaseException]", link).exceptions[0] if is_group else link
     return error
 
 

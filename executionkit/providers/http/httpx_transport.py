@@ -30,7 +30,7 @@ from executionkit.providers.secret import Secret
 
 __all__ = ["HttpxTransport"]
 
-_Body: Final = body_type(httpx)  # pyrefly: ignore[bad-argument-type] - modules hash
+_Body: Final = body_type(httpx)  # pyright: ignore[reportArgumentType]  # pyrefly: ignore[bad-argument-type] - modules hash
 _LIMITS: Final = httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=None)
 
 
