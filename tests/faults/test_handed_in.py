@@ -27,7 +27,6 @@ pytestmark = [
 ]
 
 
-@pytest.mark.long("faults")
 @on_each_loop(*HANDED_IN)
 async def test_every_fault_is_the_answer_or_the_error_of_the_table(way: Way, server: FaultServer) -> None:
     first = HANDED_IN.index(way) % 3  # a third of them in the suite, of each way another

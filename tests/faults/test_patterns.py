@@ -8,7 +8,7 @@ from tests.faults.playing import LONG
 from tests.faults.server import FaultServer
 from tests.faults.ways import HANDED_IN, OURS, Way, on_each_loop
 
-pytestmark = [pytest.mark.anyio, pytest.mark.long("faults")]
+pytestmark = pytest.mark.anyio
 
 
 @pytest.mark.parametrize("name", PATTERNS)

@@ -1,6 +1,6 @@
 """An exchange whose response is of httpx's shape, whichever package it comes from."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from functools import cache
 from typing import Any, Final
@@ -143,8 +143,11 @@ def _said(error: BaseException) -> BaseException:
     """Return the error itself; where there is no connection, what the system said at the end of the chain."""
     if type(error).__name__ != "ConnectError":
         return error
-    while link := error.__cause__ or error.__context__:
-        error = link.exceptions[0] if isinstance(link, BaseExceptionGroup) else link
+    found: BaseException | None = error
+    while found is not None:
+        error, found = found, found.__cause__ or found.__context__
+        each: Sequence[BaseException] = getattr(found, "exceptions", ())  # of a host with several addresses
+        found = each[0] if each else found
     return error
 
 

@@ -5,6 +5,7 @@ provider keeps one stock transport of one connection for each slot, and hands th
 """
 
 import ssl
+import sys
 import time
 from collections import deque
 from contextlib import suppress
@@ -30,7 +31,7 @@ from executionkit.providers.secret import Secret
 
 __all__ = ["HttpxTransport"]
 
-_Body: Final = body_type(httpx)  # pyrefly: ignore[bad-argument-type] - modules hash
+_Body: Final = body_type(sys.modules["httpx"])
 _LIMITS: Final = httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=None)
 
 
