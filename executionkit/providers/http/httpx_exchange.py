@@ -1,7 +1,9 @@
 """An exchange whose response is of httpx's shape, whichever package it comes from."""
 
+import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
+from contextvars import ContextVar
 from functools import cache
 from typing import Any, Final
 
@@ -15,10 +17,17 @@ from executionkit.providers.http.exchange import (
     is_tls_failure,
 )
 
-__all__ = ["ResponseExchange", "body_type", "broken", "by_name", "refusal"]
+__all__ = ["UNLOGGED", "ResponseExchange", "body_type", "broken", "by_name", "refusal"]
 
 _LEFT_AT_MOST: Final = 10_000
 """Pieces of an answer that may have come in one read."""
+
+
+UNLOGGED: Final[ContextVar[bool]] = ContextVar("executionkit_unlogged", default=False)
+"""Whether the running exchange is ours: its debug log would show what the server said, maybe the key."""
+
+for _name in ("httpcore.http11", "httpcore2.http11"):
+    logging.getLogger(_name).addFilter(lambda _: not UNLOGGED.get())
 
 
 class ResponseExchange:
@@ -44,6 +53,7 @@ class ResponseExchange:
         """Return the next piece of the body as sent, `b""` at its end."""
         if self._chunks is None:
             self._chunks = aiter(self._response.stream)
+        unlogged = UNLOGGED.set(True)
         try:
             async for chunk in self._chunks:
                 if chunk:
@@ -53,6 +63,8 @@ class ResponseExchange:
         except BaseException as cancelled:
             cancelled.__traceback__ = None  # the frames below may hold what the server said
             raise
+        finally:
+            UNLOGGED.reset(unlogged)
         self.is_over = True
         return b""
 
