@@ -47,10 +47,6 @@ replay *args: (install "dev")
 soak *args: (install "dev")
     python benchmarks/soak.py {{ args }}
 
-# Play all of what the suite plays a part of: `just long faults`, `just long cancel`
-long name *args: (install "dev")
-    EXECUTIONKIT_LONG=1 python -m pytest -q -m "long(name='{{ name }}')" --timeout 600 {{ args }}
-
 # Fuzz what reads a server's bytes for some minutes: `just fuzz 10`
 fuzz *args: (install "dev,fuzz")
     python scripts/fuzz.py {{ args }}

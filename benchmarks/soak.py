@@ -51,8 +51,8 @@ _ALL_WAYS: Final[list[tuple[Transport, str, str]]] = [
     ("httpx", "trio", "trio"),
     ("aiohttp", "asyncio", "aiohttp"),
 ]
-WAYS: Final = [(transport, backend) for transport, backend, extra in _ALL_WAYS if find_spec(extra)]
-TRANSPORTS: Final[tuple[Transport, ...]] = ("httpx", "aiohttp")
+WAYS: Final[list[tuple[Transport, str]]] = [way[:2] for way in _ALL_WAYS if find_spec(way[2])]
+TRANSPORTS: Final[list[Transport]] = [transport for transport, backend in WAYS if backend == "asyncio"]
 NOISE: Final = {"asyncio": 500, "trio": 3_000}
 """Blocks that come and go: trio lets a thousand deadlines that were called off pile up."""
 

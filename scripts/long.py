@@ -6,6 +6,11 @@ import sys
 from typing import Final
 
 CAMPAIGNS: Final[dict[str, tuple[dict[str, str], list[str]]]] = {
+    "cancel": ({"EXECUTIONKIT_LONG": "1"}, ["tests/faults/test_storm.py"]),
+    "faults": (
+        {"EXECUTIONKIT_LONG": "1"},
+        ["tests/faults", "-k", "handed_in or survives"],
+    ),
     "foreign": ({"EXECUTIONKIT_TREES": "5000"}, ["tests/runtime/test_foreign_trees.py"]),
     "interrupts": ({"EXECUTIONKIT_INTERRUPTS": "500"}, ["tests/runtime/test_interrupts.py"]),
     "money": (

@@ -15,6 +15,7 @@ from tests.faults.kinds import FAULTS, HEAVY
 from tests.faults.playing import KEY
 from tests.faults.script import Fault
 from tests.faults.server import FaultServer
+from tests.faults.ways import Way
 
 __all__ = ["KINDS", "PATTERNS", "play_all"]
 
@@ -41,16 +42,16 @@ async def play_all(
     account: str,
     faults: Iterable[Fault],
     server: FaultServer,
+    way: Way,
     may_be_unsent: Container[str] = (),
-    **settings: Any,
 ) -> None:
-    """Play faults; after those named an attempt may end before a byte of it is sent, and still counts."""
+    """Play faults, for each of which the way is made anew; after those named an attempt may end before a byte of it is sent, and still counts."""
     turns = anyio.Semaphore(8)
 
     async def play(fault: Fault) -> None:
         async with turns:
             route = f"{name}-{account}~{fault.name}"
-            await check(route, PATTERNS[name](), fault, server, may_be_unsent, settings)
+            await check(route, PATTERNS[name](), fault, server, way, may_be_unsent)
 
     with anyio.fail_after(50):
         async with anyio.create_task_group() as group:
@@ -63,11 +64,12 @@ async def check(
     stage: Stage[str, Any],
     fault: Fault,
     server: FaultServer,
+    way: Way,
     may_be_unsent: Container[str],
-    settings: dict[str, Any],
 ) -> None:
     timeout = 0.3 if fault.slow else 20.0
-    async with Provider(server.url(route), "m", KEY, timeout=timeout, **settings) as provider:
+    url = server.url(route)
+    async with way.settings() as settings, Provider(url, "m", KEY, timeout=timeout, **settings) as provider:
         outcome = await stage.run(provider, PROMPT, retry=ONCE_MORE)
     if fault.error is not None or fault.text:  # of an answer without text each pattern thinks its own
         assert isinstance(outcome, Success) is (fault.error is None), (route, outcome)

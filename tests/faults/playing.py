@@ -17,6 +17,7 @@ from executionkit.providers.openai import Provider
 from tests.faults.kinds import FAULTS, HEAVY, UNANNOUNCED
 from tests.faults.script import Fault
 from tests.faults.server import FaultServer
+from tests.faults.ways import Way
 
 __all__ = ["KEY", "LONG", "PROMPT", "collect", "deviations", "is_shown", "play", "play_stream", "play_twice"]
 
@@ -116,15 +117,19 @@ async def collect(stream: Stream, texts: list[str]) -> None:
         texts.append(piece.text)  # noqa: PERF401 - what came before an error counts
 
 
-async def deviations(faults: Iterable[Fault], server: FaultServer, **settings: Any) -> list[str]:
-    """Play faults, eight at once, and say which did not end as the table says."""
+async def deviations(faults: Iterable[Fault], server: FaultServer, way: Way) -> list[str]:
+    """Play faults, eight at once, and say which did not end as the table says.
+
+    For each the way is made anew: pools of others carry on after bytes that nobody asked for, and after a hang-up.
+    """
     turns, found = anyio.Semaphore(8), list[str]()
 
     async def one(fault: Fault) -> None:
         async with turns:
             try:
                 played = play_stream if fault.name.startswith("stream-") else play
-                await played(fault, server, patience=1.0, **settings)  # eight at once take their time
+                async with way.settings() as settings:
+                    await played(fault, server, patience=1.0, **settings)  # eight at once take their time
             except (AssertionError, LLMError, pytest.fail.Exception) as error:
                 found.append(f"{fault.name}: {error!r}")
 

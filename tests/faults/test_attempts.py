@@ -1,14 +1,16 @@
 """Every kind of fault against one attempt: an answer, or exactly the error that the table names."""
 
+from contextlib import suppress
+
 import pytest
 
 from executionkit.errors import LLMError, ProviderError
 from executionkit.providers.openai import Provider
-from tests.faults.kinds import FAULTS, NOT_KEPT
+from tests.faults.kinds import BY_NAME, FAULTS, NOT_KEPT
 from tests.faults.playing import KEY, PROMPT, is_shown, play, play_twice
 from tests.faults.script import Fault
 from tests.faults.server import FaultServer
-from tests.faults.ways import OURS, Way, on_each_loop
+from tests.faults.ways import OURS, WAYS, Way, on_each_loop
 
 IN_QUERY = f"hidden{1:04}"  # made, for a traceback shows the lines of this file, too
 
@@ -71,6 +73,23 @@ async def test_what_breaks_behind_its_head_keeps_its_name(
             else:
                 await provider.complete(PROMPT)
     assert (caught.value.metadata["status"], caught.value.metadata["request_id"]) == (200, "req-1")
+
+
+@on_each_loop(*WAYS)
+async def test_no_log_shows_what_a_server_echoes(
+    way: Way, server: FaultServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG")
+    names = ["401-echo", "500-echo", "echo-status", "echo-header", "good-echo"]
+    if way.setting == "transport":  # a client prints the line of a status, and is the user's
+        names.append("echo-reason")
+    for name in names:
+        async with way.settings() as settings:
+            await play(BY_NAME[name], server, **settings)
+            async with Provider(server.url(name), "m", KEY, **settings) as provider:
+                with suppress(LLMError):
+                    [piece async for piece in provider.stream(PROMPT)]
+    assert KEY not in caplog.text
 
 
 @on_each_loop(*OURS)

@@ -8,7 +8,7 @@ from tests.faults.playing import LONG
 from tests.faults.server import FaultServer
 from tests.faults.ways import HANDED_IN, OURS, Way, on_each_loop
 
-pytestmark = [pytest.mark.anyio, pytest.mark.long("faults")]
+pytestmark = pytest.mark.anyio
 
 
 @pytest.mark.parametrize("name", PATTERNS)
@@ -30,6 +30,5 @@ async def test_a_pattern_survives_it_on_what_is_handed_in(
 async def survive(name: str, way: Way, loop: str, server: FaultServer, every: int) -> None:
     first = [*PATTERNS].index(name) % every  # of each pattern others are played
     faults = [fault for fault in KINDS[first::every] if fault.name not in NOT_KEPT.get(way.name, {})]
-    async with way.settings() as settings:
-        # A connection may be handed out that the server has just closed; in vain, but an attempt.
-        await play_all(name, f"{way.name}-{loop}", faults, server, UNANNOUNCED, **settings)
+    # A connection may be handed out that the server has just closed: in vain, but an attempt.
+    await play_all(name, f"{way.name}-{loop}", faults, server, way, UNANNOUNCED)

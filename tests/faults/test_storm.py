@@ -17,7 +17,6 @@ SLOTS = 20
 
 pytestmark = [
     pytest.mark.anyio,
-    pytest.mark.long("cancel"),
     # httpcore does not close its inner generators where a body is not read to its end; trio says so.
     pytest.mark.filterwarnings("ignore:.*async_generator object:pytest.PytestUnraisableExceptionWarning"),
 ]

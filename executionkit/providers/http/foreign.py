@@ -13,7 +13,7 @@ from executionkit.providers.http.exchange import (
     HTTPTransport,
     Request,
 )
-from executionkit.providers.http.httpx_exchange import ResponseExchange, body_type, broken, refusal
+from executionkit.providers.http.httpx_exchange import UNLOGGED, ResponseExchange, body_type, broken, refusal
 
 __all__ = ["ForeignClient", "ForeignTransport"]
 
@@ -103,6 +103,7 @@ class ForeignClient:
 
 
 async def _foreign_exchange(send: Callable[[], Awaitable[Any]]) -> Exchange:
+    unlogged = UNLOGGED.set(True)
     try:
         response = await send()
         return ResponseExchange(
@@ -116,6 +117,8 @@ async def _foreign_exchange(send: Callable[[], Awaitable[Any]]) -> Exchange:
     except BaseException as cancelled:
         cancelled.__traceback__ = None  # the frames below may hold the request, key and all
         raise
+    finally:
+        UNLOGGED.reset(unlogged)
 
 
 def _package_of(given: object, base: str) -> Any:

@@ -1,9 +1,11 @@
 """An exchange whose response is of httpx's shape, whichever package it comes from."""
 
-from collections.abc import AsyncIterator, Callable
+import logging
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
+from contextvars import ContextVar
 from functools import cache
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import anyio
 
@@ -15,10 +17,17 @@ from executionkit.providers.http.exchange import (
     is_tls_failure,
 )
 
-__all__ = ["ResponseExchange", "body_type", "broken", "by_name", "refusal"]
+__all__ = ["UNLOGGED", "ResponseExchange", "body_type", "broken", "by_name", "refusal"]
 
 _LEFT_AT_MOST: Final = 10_000
 """Pieces of an answer that may have come in one read."""
+
+
+UNLOGGED: Final[ContextVar[bool]] = ContextVar("executionkit_unlogged", default=False)
+"""Whether the running exchange is ours: its debug log would show what the server said, maybe the key."""
+
+for _name in ("httpcore.http11", "httpcore2.http11"):
+    logging.getLogger(_name).addFilter(lambda _: not UNLOGGED.get())
 
 
 class ResponseExchange:
@@ -44,6 +53,7 @@ class ResponseExchange:
         """Return the next piece of the body as sent, `b""` at its end."""
         if self._chunks is None:
             self._chunks = aiter(self._response.stream)
+        unlogged = UNLOGGED.set(True)
         try:
             async for chunk in self._chunks:
                 if chunk:
@@ -53,6 +63,8 @@ class ResponseExchange:
         except BaseException as cancelled:
             cancelled.__traceback__ = None  # the frames below may hold what the server said
             raise
+        finally:
+            UNLOGGED.reset(unlogged)
         self.is_over = True
         return b""
 
@@ -143,9 +155,11 @@ def _said(error: BaseException) -> BaseException:
     """Return the error itself; where there is no connection, what the system said at the end of the chain."""
     if type(error).__name__ != "ConnectError":
         return error
-    while link := error.__cause__ or error.__context__:
-        is_group = isinstance(link, BaseExceptionGroup)
-        error = cast("BaseExceptionGroup[BaseException]", link).exceptions[0] if is_group else link
+    found: BaseException | None = error
+    while found is not None:
+        error, found = found, found.__cause__ or found.__context__
+        each: Sequence[BaseException] = getattr(found, "exceptions", ())  # of a host with several addresses
+        found = each[0] if each else found
     return error
 
 

@@ -5,6 +5,7 @@ provider keeps one stock transport of one connection for each slot, and hands th
 """
 
 import ssl
+import sys
 import time
 from collections import deque
 from contextlib import suppress
@@ -19,6 +20,7 @@ from executionkit.providers.http.address import Address
 from executionkit.providers.http.certificates import shared_tls_context
 from executionkit.providers.http.exchange import CONNECT_TIMEOUT, KEEPALIVE, Exchange, Request
 from executionkit.providers.http.httpx_exchange import (
+    UNLOGGED,
     ResponseExchange,
     body_type,
     broken,
@@ -30,7 +32,7 @@ from executionkit.providers.secret import Secret
 
 __all__ = ["HttpxTransport"]
 
-_Body: Final = body_type(httpx)  # pyright: ignore[reportArgumentType]  # pyrefly: ignore[bad-argument-type] - modules hash
+_Body: Final = body_type(sys.modules["httpx"])
 _LIMITS: Final = httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=None)
 
 
@@ -77,6 +79,7 @@ class HttpxTransport:
         """
         await self._free.acquire()
         slot: _Slot | None = None
+        unlogged = UNLOGGED.set(True)
         try:
             slot = await self._fresh_or_idle()
             timeouts: dict[str, Any] = {"connect": CONNECT_TIMEOUT}
@@ -102,6 +105,8 @@ class HttpxTransport:
             await self.drop(slot)
             cancelled.__traceback__ = None  # the frames below may hold the request, key and all
             raise
+        finally:
+            UNLOGGED.reset(unlogged)
 
     async def _fresh_or_idle(self) -> "_Slot":
         while self._idle:
