@@ -188,7 +188,8 @@ def _read(owner: Any, info: Any, model: str) -> Price | None:
     """Return what `genai-prices` knows of a model as our own; None where that is not enough."""
     from datetime import UTC, datetime
 
-    given: dict[str, Any] = vars(info.get_prices(datetime.now(UTC)))  # pyright: ignore[reportUnknownArgumentType] - untyped there
+    found: Any = info.get_prices(datetime.now(UTC))
+    given: dict[str, Any] = found.__dict__
     prices: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if not {"input_mtok", "output_mtok"} <= prices.keys() or _NOT_BY_THE_TOKEN & prices.keys():
         return None

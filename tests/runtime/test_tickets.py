@@ -294,10 +294,10 @@ async def test_a_provider_that_edits_what_it_is_handed_edits_a_copy() -> None:
             for message in messages:
                 message["content"] = "edited"
             messages.append({"role": "user", "content": "more"})
-            for held in kwargs.values():
-                if isinstance(held, dict):
-                    held.clear()  # pyright: ignore[reportUnknownMemberType]
-                elif isinstance(held, list):
+            for name, held in kwargs.items():
+                if name == "response_format":
+                    held.clear()
+                elif name == "tools" and held:
                     held[0]["function"].clear()
             return response
 

@@ -153,8 +153,8 @@ def read_model(kind: type, value: Any) -> Any:
     """
     options: tuple[Any, ...] | None = kind.options if issubclass(kind, _Choice) else None
     if options is not None:
-        return _chosen(options, value)  # pyright: ignore[reportUnknownArgumentType] - whatever it holds
-    if not is_model(kind):
+        return _chosen(options, value)
+    if not is_model(kind):  # pyright: ignore[reportUnknownArgumentType] - narrowed to a class of nothing
         raise NotImplementedError
     try:
         return cast("Any", kind).model_validate_json(msgspec.json.encode(value))
