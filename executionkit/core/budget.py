@@ -20,6 +20,7 @@ __all__ = [
     "Wait",
     "admit",
     "bound_input",
+    "by_field",
     "estimate_input",
     "left_of",
     "tighter",
@@ -96,7 +97,7 @@ class Refused(msgspec.Struct, frozen=True, repr_omit_defaults=True):
         is_halted: Whether the budget has no part in it: nothing more is bought after a failure.
         remedy: What to do about it.
         owner: Whose budget it is, where that is known.
-        limit: That budget.
+        limit: The part of that budget that there is no room in.
         spent: What is spent of it.
         needed: The worst case of the call, where a budget refused it.
     """
@@ -183,6 +184,17 @@ def _admit_money(purse: Purse, ask: Ask, asked: int) -> Admission:
     return Refused(
         f"{spent} of {limit} are spent and the call may come to {comes_to} with {least} tokens of output"
     )
+
+
+def by_field(limit: TokenUsage) -> list[TokenUsage]:
+    """Return a budget as several, of one field each.
+
+    >>> by_field(TokenUsage(llm_calls=5, output_tokens=300))
+    [TokenUsage(input_tokens=0, output_tokens=0, llm_calls=5), TokenUsage(... output_tokens=300, ...)]
+    """
+    fields = ("llm_calls", "input_tokens", "output_tokens", "usd")
+    given = [(name, getattr(limit, name)) for name in fields]
+    return [TokenUsage(**{name: most}) for name, most in given if most]
 
 
 def left_of(limit: TokenUsage, spent: TokenUsage) -> TokenUsage | None:

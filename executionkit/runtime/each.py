@@ -23,9 +23,9 @@ __all__ = ["Items"]
 A = TypeVar("A")
 B = TypeVar("B")
 
-_MARGIN: Final = 0.02
+_MARGIN: Final = 0.1
 """The part of the time left, and ..."""
-_LONGEST_MARGIN: Final = 0.05
+_LONGEST_MARGIN: Final = 0.25
 """... the seconds at most by which the inputs end before the run does: what they gave has to be handed on."""
 
 

@@ -12,7 +12,7 @@ import msgspec
 from anyio.lowlevel import checkpoint
 from msgspec.structs import replace
 
-from executionkit.core.budget import Ask, Owner, Purse, Refused, Wait, admit, left_of, tighter
+from executionkit.core.budget import Ask, Owner, Purse, Refused, Wait, admit, by_field, left_of, tighter
 from executionkit.core.dialect import Request
 from executionkit.core.money import Matched, dollars, picodollars, picodollars_of
 from executionkit.core.usage import NO_USAGE, Reading, TokenUsage, least_output, plausible, read_usage
@@ -231,19 +231,21 @@ class Account:
 
     def refused(self, decision: Refused, ask: Ask) -> Refused:
         """Return why a call does not fit, with whose budget it is: the run's, where it is that as well."""
-        for owner, limit in self._owners:
-            limit_usd = 0 if limit.usd is None else picodollars(limit.usd)
-            if isinstance(self._admit(ask, limit, limit_usd), Refused):
-                needed = TokenUsage(ask.input_tokens, ask.output_tokens, 1)
-                return replace(decision, owner=owner, limit=limit, spent=self.cost, needed=needed)
+        needed = TokenUsage(ask.input_tokens, ask.output_tokens, 1)
+        for owner, budget in self._owners:
+            for limit in by_field(budget):
+                limit_usd = 0 if limit.usd is None else picodollars(limit.usd)
+                if isinstance(self._admit(ask, limit, limit_usd), Refused):
+                    return replace(decision, owner=owner, limit=limit, spent=self.cost, needed=needed)
         return decision
 
     def spent_out(self) -> Refused | None:
         """Return which budget, of this account or one above, has nothing left; None where all have."""
         for account in self.payers.limited:
-            for owner, limit in account._owners:
-                if left_of(limit, account.cost) is None:
-                    return Refused("nothing is left", owner=owner, limit=limit, spent=account.cost)
+            for owner, budget in account._owners:
+                for limit in by_field(budget):
+                    if left_of(limit, account.cost) is None:
+                        return Refused("nothing is left", owner=owner, limit=limit, spent=account.cost)
         return None
 
     @property

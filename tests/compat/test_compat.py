@@ -29,7 +29,7 @@ from executionkit.compat import (
 from tests.doubles import shown
 
 REQUIRED = inspect.Parameter.empty
-COMMON: dict[str, object] = {"max_tokens": 4096, "max_cost": None, "retry": None}
+COMMON: dict[str, object] = {"max_tokens": 4096, "max_cost": None, "retry": None, "system": None}
 KEYWORDS: dict[str, dict[str, object]] = {
     "consensus": {
         "num_samples": 5,

@@ -177,7 +177,7 @@ class Slow:
 async def test_the_deadline_leaves_what_is_done() -> None:
     slow = Slow("letter c")
     stage = complete().each(max_concurrency=1)
-    result = result_of(await soon(stage.run(slow, letters(6), deadline=0.3)))
+    result = result_of(await soon(stage.run(slow, letters(6), deadline=1.5)))
     assert [isinstance(outcome, Success) for outcome in result.value] == [True, True, *[False] * 4]
     errors = [outcome.failure() for outcome in result.value[2:]]
     assert {type(error) for error in errors} == {DeadlineExceededError}
@@ -189,7 +189,7 @@ async def test_a_late_input_says_how_far_it_came() -> None:
     def never(text: str) -> float:
         return 0.1
 
-    result = result_of(await soon(refine(never).each().run(Rated(), ["x"], deadline=0.3)))
+    result = result_of(await soon(refine(never).each().run(Rated(), ["x"], deadline=1.5)))
     assert result.value[0].failure().metadata["best_draft"] == "draft"
 
 

@@ -144,20 +144,19 @@ def _target(reference: Any, names: Mapping[str, str]) -> Any:
     return _DEFS + names[name] if name in names else reference
 
 
-def read_model(kind: type, value: Any) -> Any:
+def read_model(kind: Any, value: Any) -> Any:
     """Read plain data as a type that msgspec does not know; its `dec_hook`.
 
     Raises:
         UnfitError: The model refuses it.
         NotImplementedError: The type is no model.
     """
-    options: tuple[Any, ...] | None = kind.options if issubclass(kind, _Choice) else None
-    if options is not None:
-        return _chosen(options, value)
-    if not is_model(kind):  # pyright: ignore[reportUnknownArgumentType] - narrowed to a class of nothing
+    if issubclass(kind, _Choice):
+        return _chosen(kind.options, value)
+    if not is_model(kind):
         raise NotImplementedError
     try:
-        return cast("Any", kind).model_validate_json(msgspec.json.encode(value))
+        return kind.model_validate_json(msgspec.json.encode(value))
     except ValueError as error:
         raise _unfit(error) from None
 
