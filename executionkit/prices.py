@@ -12,9 +12,9 @@ from typing import Any, Final, Protocol, cast, runtime_checkable
 import msgspec
 from msgspec.structs import replace
 
-from executionkit.core.money import Amount, Price, Tier
+from executionkit.core.money import Dollars, Price, Tier
 
-__all__ = ["Amount", "Price", "PriceTable", "Prices", "Tier", "genai_prices"]
+__all__ = ["Dollars", "Price", "PriceTable", "Prices", "Tier", "genai_prices"]
 
 
 @runtime_checkable
@@ -188,8 +188,8 @@ def _read(owner: Any, info: Any, model: str) -> Price | None:
     """Return what `genai-prices` knows of a model as our own; None where that is not enough."""
     from datetime import UTC, datetime
 
-    given: dict[str, Any] = vars(info.get_prices(datetime.now(UTC)))  # pyright: ignore[reportUnknownArgumentType] - untyped there
-    prices: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    given: dict[str, Any] = info.get_prices(datetime.now(UTC)).__dict__
+    prices = {name: value for name, value in given.items() if value is not None}
     if not {"input_mtok", "output_mtok"} <= prices.keys() or _NOT_BY_THE_TOKEN & prices.keys():
         return None
     limits = sorted({tier.start for name in _KINDS for tier in getattr(prices.get(name), "tiers", ())})
