@@ -15,6 +15,7 @@ from typing_extensions import override
 
 from executionkit import Pool
 from executionkit.core.bounds import Amount, Bounds, Given, Reach
+from executionkit.core.budget import bound_input
 from executionkit.core.usage import TokenUsage
 from executionkit.errors import PermanentError, ProviderError, RateLimitError
 from executionkit.outcome import PatternResult
@@ -77,7 +78,8 @@ class Server:
             await checkpoint()
         limit = kwargs.get("max_tokens") or kwargs["max_completion_tokens"]
         answers = kwargs.get("n", 1)
-        cost = TokenUsage(random.randint(0, 50), random.randint(1, limit), 1)
+        given = random.randint(1, bound_input(messages))  # no more tokens than bytes
+        cost = TokenUsage(given, random.randint(1, limit), 1)
         match random.choice(self.fates):
             case "again":
                 raise RateLimitError("busy")
@@ -98,7 +100,7 @@ class Server:
             return LLMResponse("", (call,), "tool_calls", {"prompt_tokens": 9, "completion_tokens": limit})
         text = random.choice(("yes", "no", "[1, 2]", "Score: 7", "Response 1", "1"))
         taken = random.randint(len(text), limit) + limit * (answers - 1)
-        usage = {"prompt_tokens": random.randint(1, 60), "completion_tokens": taken}
+        usage = {"prompt_tokens": given, "completion_tokens": taken}
         choices = [{"message": {"content": text}, "finish_reason": "stop"}] * random.randint(1, answers)
         return LLMResponse(text, usage=usage, raw={"choices": choices} if answers > 1 else None)
 
@@ -224,6 +226,11 @@ STAGES: list[tuple[str, Callable[[], Text], int]] = [
     ("consensus", lambda: consensus(3, max_tokens=30, quorum=1), 3 * 6),
     ("refine", lambda: refine(lambda text: 0.1, max_iterations=2, patience=9, max_tokens=30), 3 * 6),
     ("react", lambda: react([look], max_rounds=3, max_tokens=30), 3 * (6 + 3)),
+    ("last words", lambda: react([look], max_rounds=3, on_limit="answer"), (3 + 2) * (6 + 3)),
+    ("in one request", lambda: consensus(4, one_request=True), 4 * 6 + 2 * (3 + 4 + 1)),
+    ("typed", lambda: structured(str, output_retries=1).map(str), 2 * (3 + 5 + 1)),
+    ("select", lambda: select(2), 3 * 6),
+    ("either", lambda: complete() | complete(), 2 * 6),
 ]
 
 

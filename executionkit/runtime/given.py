@@ -72,6 +72,6 @@ def asking(given: Given, providers: Sequence[object]) -> Given:
 
 def _members(provider: object) -> tuple[Any, ...]:
     """Return whom a pool may ask; of any other provider itself."""
-    members = attribute(provider, "members")
-    is_pool = callable(attribute(provider, "choose")) and isinstance(members, tuple) and members
-    return members if is_pool else (provider,)
+    members: tuple[Any, ...] | None = attribute(provider, "members")
+    is_pool = callable(attribute(provider, "choose")) and type(members) is tuple
+    return (members or (provider,)) if is_pool else (provider,)
