@@ -12,9 +12,9 @@ from typing import Any, Final, Protocol, cast, runtime_checkable
 import msgspec
 from msgspec.structs import replace
 
-from executionkit.core.money import Amount, Price, Tier
+from executionkit.core.money import Dollars, Price, Tier
 
-__all__ = ["Amount", "Price", "PriceTable", "Prices", "Tier", "genai_prices"]
+__all__ = ["Dollars", "Price", "PriceTable", "Prices", "Tier", "genai_prices"]
 
 
 @runtime_checkable

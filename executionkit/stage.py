@@ -4,6 +4,7 @@ A stage is a frozen value that describes work; nothing runs before `run`. To add
 make its settings fields, check them in `__post_init__` and implement `perform`.
 """
 
+import math
 from abc import ABCMeta, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
@@ -26,6 +27,7 @@ import msgspec
 from returns.result import Failure, Success
 from typing_extensions import TypeForm, TypeIs, override
 
+from executionkit.core.bounds import Bounds, Given, Reach, beside, either, in_turn, unbounded
 from executionkit.core.budget import tighter
 from executionkit.core.checks import check_count, check_function
 from executionkit.core.keywords import function_name
@@ -41,9 +43,10 @@ from executionkit.errors import (
 from executionkit.events import Trace
 from executionkit.outcome import Outcome, PatternResult
 from executionkit.provider import LLMProvider, checked_provider, opening
-from executionkit.retry import RetryConfig
+from executionkit.retry import RetryConfig, checked_retry
 from executionkit.runtime.context import Context, first_position, run_group, tighten, using
 from executionkit.runtime.each import Items
+from executionkit.runtime.given import asking, given_of
 from executionkit.runtime.rules import Rule, broken, check_rule
 from executionkit.runtime.run import in_new_loop, run_stage
 from executionkit.runtime.shared import run_is_over
@@ -147,6 +150,45 @@ class Stage(
             field, dot, _ = name.partition(".")
             fields[field] = (*fields.get(field, ()), part) if dot else part
         return cls(**fields)
+
+    def reach(self, given: Given) -> Reach:  # noqa: ARG002 - for those who override it
+        """Return what this stage takes at the least and at the most, for `bounds`.
+
+        A pattern that states it does so beside its `perform`; of one that does not, nothing is known.
+
+        Args:
+            given: What it depends on, such as the length of the value and the price.
+        """
+        return unbounded(f"what {self.name} asks the model")
+
+    @final
+    def bounds(
+        self,
+        value: In_contra | None = None,
+        *,
+        provider: LLMProvider | None = None,
+        retry: RetryConfig | None = None,
+        max_cost: TokenUsage | None = None,
+    ) -> Bounds:
+        """Return what a run of this stage takes at the least and at the most. Nothing is sent.
+
+        The most holds where servers honour `max_tokens` and count no more tokens than a prompt has bytes.
+
+        Args:
+            value: The input; None: of any length.
+            provider: The model to be asked, for its price and its retries; None: any, at no known price.
+            retry: How transient failures are retried; None: as the provider has it, else `DEFAULT_RETRY`.
+            max_cost: The budget of the run.
+
+        Raises:
+            TypeError: An argument is of the wrong type.
+            ValueError: A budget is negative.
+        """
+        limit = checked_budget(max_cost)
+        asked = None if provider is None else checked_provider(provider)
+        given = given_of(value, asked, checked_retry(retry), is_limited=limit is not None)
+        reach = self.reach(given)
+        return (reach if limit is None else reach.within(limit, given)).bounds()
 
     @final
     async def run(
@@ -396,6 +438,15 @@ class Pipeline(Stage[A, B], frozen=True):
             done.append(last)
         return PatternResult(last.value, last.score, metadata={**last.metadata, **_steps(done)})
 
+    @override
+    def reach(self, given: Given) -> Reach:
+        reaches: list[Reach] = []
+        for stage in self.stages:
+            reaches.append(stage.reach(given))
+            why = reaches[-1].why_value or given.why_value
+            given = msgspec.structs.replace(given, value=reaches[-1].value, items=None, why_value=why)
+        return in_turn(reaches) if reaches else Reach(value=given.value, why_value=given.why_value)
+
     def _failed_step(self, done: int) -> dict[str, str]:
         """Name the stage that failed; none did where a `map` after the last one raised."""
         return {"failed_step": self.stages[done].name} if done < len(self.stages) else {}
@@ -443,6 +494,10 @@ class Fallback(Stage[A, B], frozen=True):
                     failures.append(error)
         raise failures.pop()
 
+    @override
+    def reach(self, given: Given) -> Reach:
+        return either([option.reach(given) for option in self.options])
+
     async def _run_option(
         self, option: Stage[A, B], value: A, position: int, context: Context
     ) -> PatternResult[B]:
@@ -483,6 +538,10 @@ class Both(Stage[A, tuple[T, B]], Generic[A, T, B], frozen=True):
         }
         return PatternResult((cast("T", left.value), cast("B", right.value)), metadata=metadata)
 
+    @override
+    def reach(self, given: Given) -> Reach:
+        return beside([self.left.reach(given), self.right.reach(given)], given)
+
 
 class Mapped(Stage[A, B], Generic[A, T, B], frozen=True):
     """A stage with pure functions applied to its value, one after the other. `a.map(f)` makes one.
@@ -513,6 +572,11 @@ class Mapped(Stage[A, B], Generic[A, T, B], frozen=True):
                 result = result.map(function)
         return result
 
+    @override
+    def reach(self, given: Given) -> Reach:
+        why = f"what a function makes of the value of {self.name}"
+        return msgspec.structs.replace(self.stage.reach(given), value=math.inf, why_value=why)
+
 
 class Named(Stage[A, B], frozen=True):
     """A stage with a name of its own. `a.named(name)` makes one.
@@ -541,6 +605,10 @@ class Named(Stage[A, B], frozen=True):
     async def perform(self, value: A, context: Context) -> PatternResult[B]:
         return await self.stage.perform(value, context)
 
+    @override
+    def reach(self, given: Given) -> Reach:
+        return self.stage.reach(given)
+
 
 class WithInput(Stage[A, tuple[A, B]], Generic[A, B], frozen=True):
     """A stage whose value has the input beside it. `a.with_input()` makes one.
@@ -563,6 +631,12 @@ class WithInput(Stage[A, tuple[A, B]], Generic[A, B], frozen=True):
     async def perform(self, value: A, context: Context) -> PatternResult[tuple[A, B]]:
         result = await self.stage.perform(value, context)
         return result.map(lambda answer: (value, answer))
+
+    @override
+    def reach(self, given: Given) -> Reach:
+        inner = self.stage.reach(given)
+        why = inner.why_value or given.why_value
+        return msgspec.structs.replace(inner, value=inner.value + given.value, why_value=why)
 
 
 class Checked(Stage[str, B], frozen=True):
@@ -617,6 +691,17 @@ class Checked(Stage[str, B], frozen=True):
             reasons.append(reason)
             prompt = f"{value}\n\nAn earlier answer could not be used: {reason}"
         raise InvalidOutputError(f"no value that will do in {len(values)} runs: {reasons[-1]}")
+
+    @override
+    def reach(self, given: Given) -> Reach:
+        first = self.stage.reach(given)
+        longer = msgspec.structs.replace(
+            given, value=math.inf, why_value=f"the reasons that {self.name} is run again for"
+        )
+        again = msgspec.structs.replace(self.stage.reach(longer), least_calls=0)
+        whole = in_turn([first, *[again] * self.output_retries])
+        value = max(first.value, whole.value)
+        return msgspec.structs.replace(whole, value=value, why_value=first.why_value or whole.why_value)
 
 
 def _refused(values: list[Any], reasons: list[str]) -> dict[str, object]:
@@ -681,6 +766,22 @@ class Each(Stage[Sequence[A], tuple[T, ...]], Generic[A, T], frozen=True):
         }
         return PatternResult(tuple([result.value for result in results]), metadata=metadata)
 
+    @override
+    def reach(self, given: Given) -> Reach:
+        if given.items is None:
+            return unbounded(f"how many inputs {self.name} has")
+        one = self.stage.reach(msgspec.structs.replace(given, items=None))
+        whole = beside([one] * given.items, given) if given.items else Reach()
+        rounds = given.items if given.is_limited else max(1, given.items - self.max_concurrency + 1)
+        least = whole.least_calls if self.on_error == "fail" else 0  # a failure is an answer, too
+        return msgspec.structs.replace(
+            whole,
+            least_calls=least,
+            depth=one.depth * min(rounds, given.items),
+            value=math.inf,
+            why_value=f"the value of {self.name} as text",
+        )
+
 
 def _is_sequence(value: object) -> bool:
     return isinstance(value, Sequence) and not isinstance(value, (str, bytes))
@@ -723,6 +824,12 @@ class Within(Stage[A, B], frozen=True):
         tighten(context, self.max_cost, self.name)
         return await self.stage.perform(value, context)
 
+    @override
+    def reach(self, given: Given) -> Reach:
+        if self.max_cost == NO_USAGE:
+            return self.stage.reach(given)
+        return self.stage.reach(msgspec.structs.replace(given, is_limited=True)).within(self.max_cost, given)
+
 
 class Using(Stage[A, B], frozen=True):
     """A stage bound to a provider of its own. `a.using(provider)` makes one.
@@ -746,6 +853,10 @@ class Using(Stage[A, B], frozen=True):
     @override
     async def perform(self, value: A, context: Context) -> PatternResult[B]:
         return await self.stage.perform(value, using(context, self.provider))
+
+    @override
+    def reach(self, given: Given) -> Reach:
+        return self.stage.reach(asking(given, [self.provider]))
 
 
 @overload

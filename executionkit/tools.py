@@ -107,6 +107,12 @@ class Tool(msgspec.Struct, frozen=True, dict=True):
         function = {"name": self.name, "description": self.description, "parameters": parameters}
         return {"type": "function", "function": function}
 
+    @property
+    def may_ask(self) -> bool:
+        """Whether it is given the context of the running stage, so that it may ask the model itself."""
+        execute = self._typed
+        return execute is not None and not (isinstance(execute, _Function) and not execute.wants_context)
+
     def prepare(self, arguments: Mapping[str, Any]) -> Mapping[str, Any] | Rejected:
         """Return the arguments as `call` takes them, or why they are refused. Never raises."""
         if self._typed is not None:
@@ -199,6 +205,10 @@ class _Function(msgspec.Struct, frozen=True, dict=True):
 
     def decode(self, arguments: Mapping[str, Any]) -> dict[str, Any] | Rejected:
         return self.signature.decode(arguments)
+
+    @property
+    def wants_context(self) -> bool:
+        return self.signature.injected is not None
 
     async def call(self, arguments: Mapping[str, Any], context: Context) -> object:
         injected = self.signature.injected

@@ -6,6 +6,7 @@ import sys
 from typing import Final
 
 CAMPAIGNS: Final[dict[str, tuple[dict[str, str], list[str]]]] = {
+    "bounds": ({"EXECUTIONKIT_PIPELINES": "20000"}, ["-s", "tests/test_bounds.py"]),
     "cancel": ({"EXECUTIONKIT_LONG": "1"}, ["tests/faults/test_storm.py"]),
     "faults": (
         {"EXECUTIONKIT_LONG": "1"},

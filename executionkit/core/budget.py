@@ -12,6 +12,7 @@ from executionkit.core.usage import NO_USAGE, TokenUsage
 
 __all__ = [
     "LEAST_USEFUL_OUTPUT",
+    "TOKENS_A_REQUEST",
     "Admission",
     "Ask",
     "Owner",
@@ -29,9 +30,11 @@ __all__ = [
 LEAST_USEFUL_OUTPUT: Final = 16
 """A call's `max_tokens` is lowered to fit a budget, but not below this many tokens."""
 
+TOKENS_A_REQUEST: Final = 16
+"""What the bound of a prompt adds for the frame that a server puts around all messages."""
+
 _BYTES_A_TOKEN: Final = 4
 _TOKENS_A_MESSAGE: Final = 4
-_TOKENS_A_REQUEST: Final = 16
 
 
 class Ask(msgspec.Struct, frozen=True):
@@ -248,7 +251,7 @@ def bound_input(*parts: object) -> int:
     >>> bound_input([{"role": "user", "content": "What is the capital of France?"}])
     76
     """
-    return _TOKENS_A_REQUEST + sum(len(json_text(part).encode()) for part in parts if part is not None)
+    return TOKENS_A_REQUEST + sum(len(json_text(part).encode()) for part in parts if part is not None)
 
 
 def _length(part: object) -> int:

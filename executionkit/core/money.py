@@ -13,7 +13,7 @@ import msgspec
 from msgspec.structs import force_setattr
 
 __all__ = [
-    "Amount",
+    "Dollars",
     "Matched",
     "Price",
     "Rate",
@@ -27,7 +27,7 @@ __all__ = [
     "tokens_for",
 ]
 
-Amount: TypeAlias = Decimal | str | int
+Dollars: TypeAlias = Decimal | str | int
 """US dollars. A float is none: 0.1 is no tenth there."""
 
 Matched: TypeAlias = Literal["name", "prefix", "other server"]
@@ -78,14 +78,14 @@ def money_text(usd: Decimal) -> str:
 
 
 class _PerToken(msgspec.Struct, frozen=True):
-    input: Amount
-    output: Amount
+    input: Dollars
+    output: Dollars
 
 
 class _Above(msgspec.Struct, frozen=True):
     above: int
-    input: Amount
-    output: Amount
+    input: Dollars
+    output: Dollars
 
 
 class Tier(_Above, frozen=True, kw_only=True, repr_omit_defaults=True):
@@ -103,8 +103,8 @@ class Tier(_Above, frozen=True, kw_only=True, repr_omit_defaults=True):
         ValueError: An amount is negative, not finite or has more than 18 decimals.
     """
 
-    cache_read: Amount | None = None
-    cache_write: Amount | None = None
+    cache_read: Dollars | None = None
+    cache_write: Dollars | None = None
 
     def __post_init__(self) -> None:
         above: object = self.above
@@ -201,10 +201,10 @@ class Price(_PerToken, frozen=True, kw_only=True, dict=True, repr_omit_defaults=
     Price(input=Decimal('0.25'), output=Decimal('2'))
     """
 
-    cache_read: Amount | None = None
-    cache_write: Amount | None = None
+    cache_read: Dollars | None = None
+    cache_write: Dollars | None = None
     tiers: tuple[Tier, ...] = ()
-    per_call: Amount = Decimal(0)
+    per_call: Dollars = Decimal(0)
     matched_by: Matched = "name"
 
     def __post_init__(self) -> None:

@@ -2,12 +2,14 @@
 
 from typing_extensions import override
 
+from executionkit.core.bounds import Given, Reach, of_calls
 from executionkit.core.checks import check_completion, check_flag
 from executionkit.core.facade import makes_stage
 from executionkit.core.refusals import noted_refusal
 from executionkit.outcome import PatternResult
 from executionkit.provider import DEFAULT_MAX_TOKENS, opening
 from executionkit.runtime.context import Context
+from executionkit.runtime.given import size_of, told
 from executionkit.stage import Stage
 from executionkit.system import System, check_system, system_messages
 
@@ -37,6 +39,11 @@ class Complete(Stage[str, str], frozen=True):
         )
         metadata = {"finish_reason": response.finish_reason, **noted_refusal(response.refusal)}
         return PatternResult(response.content, metadata=metadata)
+
+    @override
+    def reach(self, given: Given) -> Reach:
+        given = told(given, self.system)
+        return of_calls(given, given.value + size_of(opening("x")), self.max_tokens)
 
 
 @makes_stage

@@ -4,10 +4,12 @@ from typing import cast
 
 from typing_extensions import override
 
+from executionkit.core.bounds import Given, Reach
 from executionkit.core.template import filled, parts_of
 from executionkit.errors import StageError
 from executionkit.outcome import PatternResult
 from executionkit.runtime.context import Context
+from executionkit.runtime.given import size_of
 from executionkit.stage import Stage
 from executionkit.tools import as_text
 
@@ -36,6 +38,12 @@ class Prompt(Stage[object, str], frozen=True):
             return PatternResult(filled(parts_of(self.template), value, as_text))
         except LookupError as error:
             raise StageError(f"the template does not fit: {error.args[0]}") from error
+
+    @override
+    def reach(self, given: Given) -> Reach:
+        places = self.template.count("{")
+        value = size_of(self.template) + (places * given.value if places else 0)
+        return Reach(value=value, why_value=given.why_value)
 
 
 def prompt(template: str, /) -> Prompt:

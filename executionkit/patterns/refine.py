@@ -1,12 +1,14 @@
 """Refinement: draft, score, improve the best draft, until it is good enough or stops getting better."""
 
 import inspect
+import math
 from collections.abc import Awaitable, Callable
 from typing import Any, Generic, TypeAlias, TypedDict, cast, overload
 
 import msgspec
 from typing_extensions import TypeForm, TypeVar, Unpack, override
 
+from executionkit.core.bounds import Given, Reach, in_turn, of_calls, unbounded
 from executionkit.core.checks import check_completion, check_count, check_number
 from executionkit.core.convergence import Convergence, Refinement
 from executionkit.core.encoding import json_text
@@ -17,8 +19,9 @@ from executionkit.core.schema.answer import AnswerType, answer_type, asking
 from executionkit.errors import EvaluationError, wrapping
 from executionkit.outcome import PatternResult
 from executionkit.provider import DEFAULT_MAX_TOKENS, LLMProvider, opening, user
-from executionkit.runtime.answers import TypedAnswers
+from executionkit.runtime.answers import TypedAnswers, typed_reach
 from executionkit.runtime.context import Context
+from executionkit.runtime.given import size_of, told
 from executionkit.runtime.timeouts import finish_within
 from executionkit.stage import Stage
 from executionkit.system import System, check_system, system_messages
@@ -72,6 +75,8 @@ ValueEvaluator: TypeAlias = (
 """The same of a value of any type."""
 
 _JUDGE_TEMPERATURE = 0.1
+_BYTES_A_CHARACTER = 6
+"""In JSON, at the most."""
 
 
 class _Drafted(msgspec.Struct, Generic[T], frozen=True):
@@ -134,6 +139,40 @@ class Refine(Stage[A, T], Generic[A, T], frozen=True):
             **noted_refusal(state.refusal),
         }
         return PatternResult(state.best, state.score, metadata=metadata)
+
+    @override
+    def reach(self, given: Given) -> Reach:
+        why = f"what the evaluator of {self.name} says of a draft"
+        asked = told(given, self.system)
+        first = self._reach_of_draft(asked, asked.value + size_of(opening("x")), "")
+        if self.draft is not None:
+            first = self.draft.reach(given)
+        best = max(first.value, self.max_tokens) + self.max_tokens  # the best draft, and what the judge says
+        improved = asked.value + best + size_of(opening(improvement_prompt("x", "", 1, "x")))
+        if self.evaluator is not None:
+            improved = math.inf
+        again = self._reach_of_draft(asked, improved, why)
+        if self.improve is not None:
+            again = self.improve.reach(msgspec.structs.replace(given, value=math.inf, why_value=why))
+        again = msgspec.structs.replace(again, least_calls=0)
+        longest = max((first, again), key=lambda reach: reach.value)
+        judging = self._reach_of_judging(given, longest.value)
+        whole = in_turn([judging, first, *[again] * self.max_iterations])
+        return msgspec.structs.replace(whole, value=longest.value, why_value=longest.why_value)
+
+    def _reach_of_draft(self, given: Given, prompt: float, why: str) -> Reach:
+        if self.output_type is None:
+            return of_calls(given, prompt, self.max_tokens, why_prompt=why)
+        kind: AnswerType[T] = answer_type(self.output_type)
+        return typed_reach(kind, given, prompt, self.max_tokens, self.output_retries, why)
+
+    def _reach_of_judging(self, given: Given, draft: float) -> Reach:
+        if self.evaluator is not None:
+            asks = f"what the evaluator of {self.name} asks the model"
+            return unbounded(asks) if _wants_provider(self.evaluator) else Reach()
+        shown = min(draft, _BYTES_A_CHARACTER * self.max_eval_chars)
+        prompt = given.value + shown + size_of(opening(judge_prompt("x", "", 1)))
+        return of_calls(given, prompt, self.max_tokens, most=1 + self.max_iterations)
 
     async def _next(self, task: A, state: Refinement[T], context: Context) -> _Drafted[T]:
         """Return the first draft, or one that is to be better than the best."""

@@ -5,6 +5,7 @@ from typing import Any, Concatenate, ParamSpec, Protocol, TypeAlias, TypeVar, ov
 
 from typing_extensions import override
 
+from executionkit.core.bounds import Given, Reach, unbounded
 from executionkit.core.budget import tighter
 from executionkit.core.checks import check_completion
 from executionkit.core.keywords import bound_keywords, by_name, function_name, names, takes
@@ -65,6 +66,12 @@ class Step(Stage[object, T], frozen=True):
             return _checked(result, self.name)
 
         return await charged(context, call)
+
+    @override
+    def reach(self, given: Given) -> Reach:
+        reach = unbounded(f"what {self.name} asks the model")
+        budget = self._budget()
+        return reach if budget == NO_USAGE else reach.within(budget, given)
 
     def _budget(self) -> TokenUsage:
         """Return the tightest budget that was given to the function, by keyword or by `partial`."""

@@ -4,13 +4,15 @@ from typing import Any, Generic, TypeVar, overload
 
 from typing_extensions import TypeForm, override
 
+from executionkit.core.bounds import Given, Reach
 from executionkit.core.checks import check_completion, check_count
 from executionkit.core.facade import makes_stage
 from executionkit.core.schema.answer import AnswerType, answer_type, asking
 from executionkit.outcome import PatternResult
 from executionkit.provider import DEFAULT_MAX_TOKENS, opening, user
-from executionkit.runtime.answers import TypedAnswers
+from executionkit.runtime.answers import TypedAnswers, typed_reach
 from executionkit.runtime.context import Context
+from executionkit.runtime.given import size_of, told
 from executionkit.runtime.rules import Rule, check_rule
 from executionkit.stage import Stage
 from executionkit.system import System, check_system, system_messages
@@ -86,6 +88,12 @@ class Structured(Stage[str, T], Generic[T], frozen=True):
         answer = await answers.ask([*system_messages(self.system, value), prompt], context)
         metadata = {**answers.noted(), "response_format": answers.response_format}
         return PatternResult(answer, metadata=metadata)
+
+    @override
+    def reach(self, given: Given) -> Reach:
+        kind: AnswerType[T] = answer_type(self.output_type)
+        prompt = given.value + size_of(opening("x"))
+        return typed_reach(kind, told(given, self.system), prompt, self.max_tokens, self.output_retries)
 
 
 @overload

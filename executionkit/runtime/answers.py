@@ -1,17 +1,22 @@
 """Typed answers: asked for, decoded, checked, and sent back with the reason where they will not do."""
 
-from typing import Final, Generic, TypeVar
+import math
+from typing import Any, Final, Generic, TypeVar
 
+from msgspec.structs import replace
+
+from executionkit.core.bounds import Given, Reach, in_turn, of_calls
 from executionkit.core.dialect import Request, ResponseFormat
 from executionkit.core.refusals import noted_refusal
-from executionkit.core.schema.answer import AnswerType, Decoded, complaint
+from executionkit.core.schema.answer import AnswerType, Decoded, asking, complaint
 from executionkit.core.schema.validation import Rejected
 from executionkit.errors import InvalidOutputError
 from executionkit.provider import LLMResponse, Message, user
 from executionkit.runtime.context import Context
+from executionkit.runtime.given import size_of
 from executionkit.runtime.rules import Rule, broken
 
-__all__ = ["TypedAnswers"]
+__all__ = ["TypedAnswers", "typed_reach"]
 
 T = TypeVar("T")
 
@@ -90,3 +95,27 @@ class TypedAnswers(Generic[T]):
 def _repair(text: str, reason: str) -> list[Message]:
     request = f"{reason}\nSend the whole JSON again, corrected, and nothing else."
     return [{"role": "assistant", "content": text[:_LONGEST_ECHO]}, user(request)]
+
+
+def typed_reach(
+    kind: AnswerType[Any], given: Given, prompt: float, max_tokens: int, output_retries: int, why: str = ""
+) -> Reach:
+    """Return what an answer of a type takes at the least and at the most.
+
+    Args:
+        kind: The type.
+        given: What it depends on.
+        prompt: Tokens of the prompt at the most, without what is said of the type.
+        max_tokens: Output tokens of each answer at the most.
+        output_retries: Answers asked for after the first.
+        why: Why nothing bounds the prompt.
+    """
+    prompt += size_of(asking("", kind)) + size_of(kind.form.schema)
+    once = of_calls(given, prompt, max_tokens, has_form=True, why_prompt=why)
+    reasons = f"the reasons that an answer of type {kind.name} is asked for again for"
+    if output_retries:
+        again = of_calls(
+            given, math.inf, max_tokens, least=0, most=output_retries, has_form=True, why_prompt=reasons
+        )
+        once = in_turn([once, again])
+    return replace(once, value=math.inf, why_value=f"a value of type {kind.name} as text")

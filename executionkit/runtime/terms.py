@@ -81,11 +81,13 @@ def terms_of(provider: object, attribute: Callable[[object, str], Any]) -> Terms
         provider: The provider.
         attribute: Looks an attribute up, and returns None where there is none.
     """
-    given, count = attribute(provider, "price"), attribute(provider, "count_tokens")
-    if given is None and count is None:
+    given, counts = attribute(provider, "price"), attribute(provider, "count_tokens")
+    if given is None and counts is None:
         return NO_TERMS
-    counted_by: Counted = "count_tokens" if callable(count) else "bytes" if count == "bytes" else "estimate"
-    count = cast("Any", count) if callable(count) else None
+    count: CountTokens | None = cast("CountTokens", counts) if callable(counts) else None
+    counted_by: Counted = (
+        "count_tokens" if count is not None else "bytes" if counts == "bytes" else "estimate"
+    )
     if given is None:
         return Terms(counted_by=counted_by, count=count)
     model, base_url = attribute(provider, "model"), attribute(provider, "base_url")

@@ -1,10 +1,12 @@
 """Samples of one prompt, drawn in rounds: over one provider or several, one by one or many in a request."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import msgspec
 from returns.result import Failure, Success
 
+from executionkit.core.bounds import Given, Reach, in_turn, of_calls
 from executionkit.core.checks import check_completion, check_count, check_flag
 from executionkit.core.dialect import JsonForm, Request
 from executionkit.core.usage import TokenUsage
@@ -13,6 +15,7 @@ from executionkit.errors import BudgetExhaustedError, ExecutionKitError, Permane
 from executionkit.provider import DEFAULT_MAX_TOKENS, LLMProvider, LLMResponse, Message, checked_provider
 from executionkit.runtime.context import Context
 from executionkit.runtime.frame import attribute
+from executionkit.runtime.given import asking
 
 __all__ = ["Sampler", "Sampling"]
 
@@ -53,6 +56,32 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=Tru
             check_count("quorum", self.quorum)
             if self.quorum > self.n:
                 raise ValueError(f"quorum must be at most n, which is {self.n}, not {self.quorum}")
+
+    def reach(
+        self, given: Given, prompt: float, *, least: int, has_form: bool = False, has_logprobs: bool = False
+    ) -> Reach:
+        """Return what the samples take at the least and at the most.
+
+        Args:
+            given: What it depends on.
+            prompt: Tokens of the prompt at the most.
+            least: Samples of a vote that answers.
+            has_form: Whether they are asked for in a form.
+            has_logprobs: Whether log-probabilities are asked for.
+        """
+        if self.providers:
+            given = asking(given, self.providers)
+        ask = partial(of_calls, given, prompt, self.max_tokens, has_form=has_form, has_logprobs=has_logprobs)
+        # A worker may draw all samples but those that the others are at, and one may go ahead of all.
+        chain = self.n if given.is_limited else min(self.n, max(2, self.n - self.max_concurrency + 2))
+        singly = ask(least=least, most=self.n, depth=chain)
+        if not self.one_request or self.n < 2:
+            return singly
+        # What a request for several does not bring is asked for singly; a round has one for each provider.
+        most = self.n // 2
+        together = ask(least=0, most=most, depth=most, answers=self.n / most)
+        several = in_turn([singly, together])
+        return msgspec.structs.replace(several, least_calls=min(least, max(1, len(self.providers))))
 
 
 class Sampler:

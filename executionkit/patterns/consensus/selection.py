@@ -10,6 +10,7 @@ from typing import Final
 from returns.result import Failure, Success
 from typing_extensions import override
 
+from executionkit.core.bounds import Given, Reach, in_turn, of_calls
 from executionkit.core.dialect import Request
 from executionkit.core.facade import makes_stage
 from executionkit.core.json_text import without_thoughts
@@ -22,6 +23,7 @@ from executionkit.outcome import PatternResult
 from executionkit.patterns.consensus.sampling import Sampler, Sampling
 from executionkit.provider import DEFAULT_MAX_TOKENS, LLMProvider, LLMResponse, opening, user
 from executionkit.runtime.context import Context
+from executionkit.runtime.given import size_of, told
 from executionkit.stage import Stage
 from executionkit.system import System, check_system, system_messages
 
@@ -105,6 +107,18 @@ class Select(Stage[str, str], frozen=True, kw_only=True):
             "judged": response is not None,
         }
         return PatternResult(poll.answer([verdict]), verdict.agreement, metadata=metadata)
+
+    @override
+    def reach(self, given: Given) -> Reach:
+        most, given = self.sampling, told(given, self.system)
+        samples = most.reach(
+            given,
+            given.value + size_of(opening("x")),
+            least=most.n if most.quorum is None else most.quorum,
+        )
+        asked = size_of(opening(selection_prompt("x", [""] * most.n)))
+        judge = of_calls(given, given.value + most.n * most.max_tokens + asked, most.max_tokens, least=0)
+        return in_turn([judge, samples])
 
     async def _judged(self, prompt: str, context: Context) -> LLMResponse | None:
         """Ask which text to take; None where the budget ends before that and a quorum is in hand."""

@@ -1,23 +1,34 @@
 """Consensus: ask several times and take the answer given most often."""
 
+import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from inspect import iscoroutinefunction
 from typing import Any, Generic, Literal, TypeAlias, TypeVar, cast, overload
 
+import msgspec
 from typing_extensions import TypeForm, override
 
+from executionkit.core.bounds import Given, Reach
 from executionkit.core.checks import check_flag
 from executionkit.core.facade import makes_stage
 from executionkit.core.voting.ballots import Ballot, Cast, FieldBallot, TextBallot, ValueBallot
 from executionkit.core.voting.polls import Poll
 from executionkit.core.voting.samples import ByProbability, Choice, Sample, checked_weight
-from executionkit.core.voting.stopping import Beta, Certain, Forecast, StoppingRule
+from executionkit.core.voting.stopping import (
+    Beta,
+    Certain,
+    Forecast,
+    Standing,
+    StoppingRule,
+    UnanimousWindow,
+)
 from executionkit.core.voting.tally import VotingStrategy, fold
 from executionkit.errors import ConsensusFailedError, EvaluationError, wrapping
 from executionkit.outcome import PatternResult
 from executionkit.patterns.consensus.sampling import Sampler, Sampling
 from executionkit.provider import DEFAULT_MAX_TOKENS, LLMProvider, opening, user
 from executionkit.runtime.context import Context
+from executionkit.runtime.given import size_of, told
 from executionkit.runtime.rules import Rule, broken, check_rule
 from executionkit.stage import Stage
 from executionkit.system import System, check_system, system_messages
@@ -113,6 +124,35 @@ class Consensus(Stage[str, T], Generic[T], frozen=True, kw_only=True):
         if self.weigh is not None:
             metadata["weights"] = poll.weights()
         return PatternResult(answer, agreement, metadata=metadata)
+
+    @override
+    def reach(self, given: Given) -> Reach:
+        kind = self.ballot.kind
+        given = told(given, self.system)
+        prompt = given.value + size_of(opening(self.ballot.ask("x")))
+        if kind is not None:
+            prompt += size_of(kind.form.schema)
+        reach = self.sampling.reach(
+            given,
+            prompt,
+            least=self._least(),
+            has_form=kind is not None,
+            has_logprobs=isinstance(self.weigh, ByProbability),
+        )
+        if kind is None:
+            return reach
+        return msgspec.structs.replace(reach, value=math.inf, why_value=f"the value of {self.name} as text")
+
+    def _least(self) -> int:
+        """Return the fewest samples that a vote can do with: those of one where all say the same."""
+        n = self.sampling.n if self.sampling.quorum is None else self.sampling.quorum
+        if self.stop is None or self.strategy is VotingStrategy.UNANIMOUS:
+            return n
+        if not isinstance(self.stop, Beta | Certain | Forecast | UnanimousWindow):
+            return 1
+        full = self.sampling.n
+        alike = [Standing(full, drawn, drawn, streak=drawn) for drawn in range(1, full)]
+        return min(n, next((at.samples for at in alike if not self.stop.more(at)), full))
 
     def _wanted(self, poll: Poll[T], sampler: Sampler) -> int:
         """Return how many samples to draw next: as many as the rule needs at the least before it may stop."""

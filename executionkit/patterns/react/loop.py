@@ -1,13 +1,16 @@
 """The ReAct loop: the model calls tools and sees what comes of it, until it answers."""
 
+import math
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Any, Final, Generic, Literal, TypeAlias, TypedDict, TypeVar, cast, overload
 
+import msgspec
 from returns.result import Failure, Success
 from typing_extensions import TypeForm, Unpack, override
 
 from executionkit.approval import Approval
+from executionkit.core.bounds import Given, Reach, in_turn, of_calls, unbounded
 from executionkit.core.checks import check_completion, check_count
 from executionkit.core.encoding import json_text
 from executionkit.core.facade import makes_stage
@@ -102,6 +105,31 @@ class React(Stage[str, T], Generic[T], frozen=True):
         raise MaxIterationsError(
             f"no answer after {self.max_rounds} rounds; raise max_rounds or give the model better tools"
         )
+
+    @override
+    def reach(self, given: Given) -> Reach:
+        last = 2 if self.on_limit == "answer" else 0  # the second where the first does not fit the budget
+        why = f"what the tools of {self.name} return"
+        reaches = [
+            unbounded(f"what the tool {tool.name} asks the model") for tool in self.tools if tool.may_ask
+        ]
+        if self.summarise is not None and self.max_history_messages is not None:
+            dropped = msgspec.structs.replace(given, value=math.inf, why_value=why)
+            summary = msgspec.structs.replace(self.summarise.reach(dropped), least_calls=0)
+            reaches += [summary] * (self.max_rounds + last)
+        loop = of_calls(
+            given,
+            math.inf,
+            self.max_tokens,
+            most=self.max_rounds + last,
+            has_form=given.has_tools is not True,
+            has_history=True,
+            why_prompt=why,
+        )
+        whole = in_turn([*reaches, loop])
+        if self.output_type is None:
+            return whole
+        return msgspec.structs.replace(whole, value=math.inf, why_value=f"the value of {self.name} as text")
 
 
 class _Loop(Generic[T]):
