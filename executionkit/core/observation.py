@@ -25,7 +25,7 @@ def shortened(text: str, most: int) -> str:
     no UTF-8, become `?`: no request can hold them.
 
     >>> shortened("abcdefgh" * 9, 40), shortened("abc", 4), shortened("abcdefgh", 4)
-    ('abcdefghabcdef\n[58 more characters cut]', 'abc', 'abcd')
+    ('abcdefghabcdefg\n[57 more characters cut]', 'abc', 'abcd')
     """
     sound = text.encode(errors="replace").decode()
     if len(text) <= most:
