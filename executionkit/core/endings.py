@@ -1,5 +1,6 @@
 """Why a model stopped, under the names that servers give it."""
 
+from functools import lru_cache
 from typing import Final
 
 __all__ = ["FILTERED", "is_cut", "is_failed", "is_filtered"]
@@ -67,6 +68,9 @@ def is_failed(finish_reason: object) -> bool:
 
 def _plain(finish_reason: object) -> str:
     """Return a reason in small letters, without the prefix that Google's enumerations have."""
-    if not isinstance(finish_reason, str):
-        return ""
+    return _folded(finish_reason) if isinstance(finish_reason, str) else ""
+
+
+@lru_cache(maxsize=256)
+def _folded(finish_reason: str) -> str:
     return finish_reason.strip().lower().replace("-", "_").removeprefix("finish_reason_")

@@ -196,18 +196,20 @@ class Sampler:
 
     async def _draw_singly(self, indices: Sequence[int]) -> None:
         ahead = self._first_of_cached(indices)
-        if ahead:
-            await self._draw_at_once(ahead)
-        await self._draw_at_once([index for index in indices if index not in ahead])
+        if not ahead:
+            return await self._draw_at_once(indices)
+        await self._draw_at_once(ahead)
+        return await self._draw_at_once([index for index in indices if index not in ahead])
 
     def _first_of_cached(self, indices: Sequence[int]) -> Sequence[int]:
         """Return the samples that go ahead: where prompts are cached, the others read what those wrote."""
         if self.drawn or self._sent or len(indices) < 2:
             return ()
+        caches = [attribute(source.provider, "caches_prompts") is True for source in self._sources]
         firsts: dict[int, int] = {}
-        for index in indices:
+        for index in indices if any(caches) else ():
             source = self.source_of(index)
-            if attribute(self._sources[source].provider, "caches_prompts") is True:
+            if caches[source]:
                 firsts.setdefault(source, index)
         return [*firsts.values()]
 
