@@ -37,6 +37,10 @@ _DRAIN_TIMEOUT: Final = 0.05
 """Seconds that the end of a finished stream may take, so that its connection can be used again."""
 
 
+_READS_UNCHECKED: Final = 16
+"""Reads between two looks whether the stream is cancelled; a look takes as long as a read."""
+
+
 class Stream:
     """A streamed completion: an async iterator of `StreamChunk`, made by `Provider.stream`.
 
@@ -74,6 +78,7 @@ class Stream:
         self._request = request
         self._timeout = timeout
         self._seconds_left = timeout
+        self._reads = 0
         self._redactor = redactor
         self._input_estimate = input_estimate
         self._exchange: Exchange | None = None
@@ -188,17 +193,30 @@ class Stream:
             await self._turn.wait()
         failure: LLMError | None = None
         began = anyio.current_time()
-        with anyio.move_on_after(max(0.0, self._seconds_left)):
-            try:
-                await checkpoint_if_cancelled()  # reading what is there already would never be cancelled
-                await self._read_on()
-                self._seconds_left -= anyio.current_time() - began
-                return
-            except ExchangeError as error:
-                failure = broken_exchange(error, self._redactor, self._head)
+        deadline = began + self._seconds_left
+        try:
+            if self._seconds_left > 0:
+                await self._read_until(deadline)
+        except ExchangeError as error:
+            failure = broken_exchange(error, self._redactor, self._head)
+        now = anyio.current_time()
+        self._seconds_left -= now - began
+        if now < deadline and failure is None:
+            return
         if self._assembly.finish_reason is None:
-            raise failure or timed_out(self._timeout, self._head, self._redactor)
+            in_time = failure if now < deadline else None
+            raise in_time or timed_out(self._timeout, self._head, self._redactor)
         await self._end()  # all of the text is there
+
+    async def _read_until(self, deadline: float) -> None:
+        self._reads += 1
+        if self._reads % _READS_UNCHECKED == 0:
+            await checkpoint_if_cancelled()  # reading what is there already is never cancelled
+        if self._reader is not None and self._exchange is not None and self._exchange.end_reads_at(deadline):
+            await self._read_on()
+            return
+        with anyio.CancelScope(deadline=deadline):
+            await self._read_on()
 
     @property
     def _head(self) -> Head | None:

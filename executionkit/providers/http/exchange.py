@@ -86,6 +86,10 @@ class Exchange(Protocol):
 
     head: Head
 
+    def end_reads_at(self, deadline: float) -> bool:
+        """Have reads raise from this time of the event loop on; False where the caller has to see to it."""
+        ...
+
     async def read(self) -> bytes:
         """Return the next piece of the answer's body as sent, `b""` at its end.
 

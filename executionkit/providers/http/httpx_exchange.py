@@ -49,6 +49,10 @@ class ResponseExchange:
         self._chunks: AsyncIterator[bytes] | None = None
         self.is_over: bool = False  # whether the body was read to its end
 
+    def end_reads_at(self, deadline: float) -> bool:  # noqa: ARG002 - a caller says it to every exchange
+        """Leave it to the caller."""
+        return False
+
     async def read(self) -> bytes:
         """Return the next piece of the body as sent, `b""` at its end."""
         if self._chunks is None:
@@ -86,7 +90,7 @@ async def _exhaust(chunks: AsyncIterator[bytes]) -> None:
             await anext(chunks)
     close = getattr(chunks, "aclose", None)  # an async generator has one
     if close is not None:
-        with anyio.CancelScope(shield=True):
+        with anyio.CancelScope(shield=True), suppress(RuntimeError):  # another task reads on, and ends them
             await close()
 
 
@@ -124,6 +128,9 @@ class _Refusal:
     def __init__(self, head: Head, words: bytes) -> None:
         self.head = head
         self._words = words
+
+    def end_reads_at(self, deadline: float) -> bool:  # noqa: ARG002 - a caller says it to every exchange
+        return True  # there is nothing to wait for
 
     async def read(self) -> bytes:
         words, self._words = self._words, b""

@@ -4,6 +4,7 @@ httpx's stock pool costs time in the square of what is in flight, and loses slot
 provider keeps one stock transport of one connection for each slot, and hands the slots out from a stack.
 """
 
+import math
 import ssl
 import sys
 import time
@@ -34,6 +35,27 @@ __all__ = ["HttpxTransport"]
 
 _Body: Final = body_type(sys.modules["httpx"])
 _LIMITS: Final = httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=None)
+
+
+class _WouldWait(BaseException):
+    """Reading would have to wait for the server."""
+
+
+class _ReadTimeout(float):
+    """A time-out for reading whose end is moved while httpx uses it.
+
+    httpx takes it up once for a body, and asks anyio or trio for so much time whenever it has to wait.
+    """
+
+    ends: float | None = math.inf  # a time of the event loop; None where nothing may be waited for
+
+    def __radd__(self, now: float) -> float:  # the time now, and this
+        if self.ends is None:
+            raise _WouldWait
+        return self.ends
+
+    def __lt__(self, other: float) -> bool:  # trio takes none that is negative
+        return False
 
 
 class HttpxTransport:
@@ -82,7 +104,7 @@ class HttpxTransport:
         unlogged = UNLOGGED.set(True)
         try:
             slot = await self._fresh_or_idle()
-            timeouts: dict[str, Any] = {"connect": CONNECT_TIMEOUT}
+            patience = _ReadTimeout()
             # The request is made in place: a local name would show the key in a traceback.
             response = await slot.transport.handle_async_request(
                 httpx.Request(
@@ -90,10 +112,13 @@ class HttpxTransport:
                     self._url,
                     headers=request.headers,
                     stream=_Body(request.body),
-                    extensions={"timeout": timeouts, **slot.extensions},
+                    extensions={
+                        "timeout": {"connect": CONNECT_TIMEOUT, "read": patience},
+                        **slot.extensions,
+                    },
                 )
             )
-            return _SlotExchange(self, slot, response, timeouts)
+            return _SlotExchange(self, slot, response, patience)
         except Exception as error:  # noqa: BLE001 - whatever httpx and the event loop make of what happened
             await self.drop(slot)
             answer = refusal(error, {} if slot is None else slot.headers)
@@ -210,12 +235,16 @@ class _SlotExchange(ResponseExchange):
     """An exchange that has a slot."""
 
     def __init__(
-        self, owner: HttpxTransport, slot: _Slot, response: httpx.Response, timeouts: dict[str, Any]
+        self, owner: HttpxTransport, slot: _Slot, response: httpx.Response, patience: _ReadTimeout
     ) -> None:
         super().__init__(response, by_name(response.headers.raw))
         self._owner = owner
         self._slot: _Slot | None = slot
-        self._timeouts = timeouts
+        self._patience = patience
+
+    def end_reads_at(self, deadline: float) -> bool:
+        self._patience.ends = deadline
+        return True
 
     async def finish(self) -> None:
         slot, self._slot = self._slot, None
@@ -237,7 +266,7 @@ class _SlotExchange(ResponseExchange):
 
         Its stream, asked once more, ends at once where something is left, and else would wait for the server.
         """
-        self._timeouts["read"] = _NoTimeToWait()
+        self._patience.ends = None
         try:
             async for _ in self._response.stream:
                 break
@@ -246,20 +275,6 @@ class _SlotExchange(ResponseExchange):
         except Exception:  # noqa: BLE001 - what it received is not even HTTP
             return True
         return True
-
-
-class _WouldWait(BaseException):
-    """Reading would have to wait for the server."""
-
-
-class _NoTimeToWait(float):
-    """A time-out that raises `_WouldWait` as soon as anybody takes it for one, before a byte is read."""
-
-    def __radd__(self, now: float) -> float:  # anyio adds it to the time
-        raise _WouldWait
-
-    def __lt__(self, other: float) -> bool:  # trio checks that it is not negative
-        raise _WouldWait
 
 
 def _proxy(url: Secret, trust_env: bool) -> httpx.Proxy:

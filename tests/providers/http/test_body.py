@@ -36,6 +36,9 @@ class Sent:
             await anyio.sleep_forever()
         return b""
 
+    def end_reads_at(self, deadline: float) -> bool:
+        return False
+
     async def finish(self) -> None: ...
 
 
