@@ -62,7 +62,8 @@ class Refinement(msgspec.Struct, Generic[T], frozen=True):
         history = (*self.history, score)
         stale = 0 if score - self.score > rule.delta_threshold else self.stale + 1
         if score > self.score:
-            return Refinement(draft, score, critique, history, stale, refusal)
+            better: Refinement[T] = Refinement(draft, score, critique, history, stale, refusal)
+            return better
         return msgspec.structs.replace(self, history=history, stale=stale)
 
     def has_converged(self, rule: Convergence) -> bool:

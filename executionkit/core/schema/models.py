@@ -68,7 +68,8 @@ def with_models(kind: Any) -> Any:
         options = tuple([with_models(each) for each in arguments])
         return _Chosen("Choice", (_Choice,), {"options": options})
     if origin is Annotated:
-        return Annotated[(with_models(arguments[0]), *kind.__metadata__)]
+        annotated: Any = Annotated
+        return annotated[(with_models(arguments[0]), *kind.__metadata__)]
     if origin in _CONTAINERS:
         return origin[tuple([each if each is Ellipsis else with_models(each) for each in arguments])]
     return kind
