@@ -62,8 +62,15 @@ class Refinement(msgspec.Struct, Generic[T], frozen=True):
         history = (*self.history, score)
         stale = 0 if score - self.score > rule.delta_threshold else self.stale + 1
         if score > self.score:
-            better: Refinement[T] = Refinement(draft, score, critique, history, stale, refusal)
-            return better
+            return msgspec.structs.replace(
+                self,
+                best=draft,
+                score=score,
+                critique=critique,
+                history=history,
+                stale=stale,
+                refusal=refusal,
+            )
         return msgspec.structs.replace(self, history=history, stale=stale)
 
     def has_converged(self, rule: Convergence) -> bool:
