@@ -55,6 +55,8 @@ WAYS: Final[list[tuple[Transport, str]]] = [way[:2] for way in _ALL_WAYS if find
 TRANSPORTS: Final[list[Transport]] = [transport for transport, backend in WAYS if backend == "asyncio"]
 NOISE: Final = {"asyncio": 500, "trio": 3_000}
 """Blocks that come and go: trio lets a thousand deadlines that were called off pile up."""
+NOISE_LEFT: Final[dict[Transport, int]] = {"httpx": 3_000, "aiohttp": 40_000}
+"""Bytes that are left however long a vote is: asyncio keeps a hundred deadlines that aiohttp called off."""
 
 Bounds = dict[str, tuple[float, float]]
 """Figures by name, each with the most that it may be."""
@@ -172,7 +174,7 @@ def long_vote(port: int, samples: int, transport: Transport) -> Bounds:
         # Garbage that waits for its collection is noise; the shorter the vote, the more it weighs.
         "bytes_a_sample": ((whole - half) / (samples - samples // 2), 1_000 + 2_000_000 / samples),
         "second_to_first": (again / whole, 1 + 1_000 / samples),
-        "bytes_left_a_sample": (bytes_left / samples, 1 + 3_000 / samples),
+        "bytes_left_a_sample": (bytes_left / samples, 1 + NOISE_LEFT[transport] / samples),
         "descriptors_left": (footprint().descriptors - before.descriptors, 0),
     }
     return {f"{transport}_vote_{name}": figure for name, figure in figures.items()}
