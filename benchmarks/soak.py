@@ -55,8 +55,8 @@ WAYS: Final[list[tuple[Transport, str]]] = [way[:2] for way in _ALL_WAYS if find
 TRANSPORTS: Final[list[Transport]] = [transport for transport, backend in WAYS if backend == "asyncio"]
 NOISE: Final = {"asyncio": 500, "trio": 3_000}
 """Blocks that come and go: trio lets a thousand deadlines that were called off pile up."""
-NOISE_LEFT: Final[dict[Transport, int]] = {"httpx": 3_000, "aiohttp": 40_000}
-"""Bytes that are left however long a vote is: asyncio keeps a hundred deadlines that aiohttp called off."""
+NOISE_LEFT: Final[dict[Transport, int]] = {"httpx": 10_000, "aiohttp": 40_000}
+"""Bytes that are left however long a vote is: asyncio keeps a hundred deadlines that were called off."""
 
 Bounds = dict[str, tuple[float, float]]
 """Figures by name, each with the most that it may be."""
