@@ -53,7 +53,7 @@ class PriceTable:
 
     >>> table = PriceTable({"gpt-5-mini": Price("0.25", "2"), ("llama", "localhost:8080"): Price.free()})
     >>> table.price("gpt-5-mini", "https://api.openai.com/v1")
-    Price(input=Decimal('0.25'), output=Decimal('2'))
+    Price(input=Decimal('0.25'), output=Decimal('2'), per_call=Decimal('0'))
     >>> table.price("gpt-5-mini-2025-08-07", "https://api.openai.com/v1").matched_by
     'prefix'
     >>> table.price("gpt-5", "https://api.openai.com/v1")

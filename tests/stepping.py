@@ -92,7 +92,11 @@ def _counting() -> Generator[None]:
 
 def _counted_task(loop: asyncio.AbstractEventLoop, work: Any, **options: Any) -> "asyncio.Task[Any]":
     steps = _steps.get()
-    return asyncio.Task(work if steps is None else _counted(work, steps), loop=loop, **options)
+    if steps is None:
+        return asyncio.Task(work, loop=loop, **options)
+    task = asyncio.Task(_counted(work, steps), loop=loop, **options)
+    task.add_done_callback(lambda _: work.close())  # one that is cancelled before it begins never sees it
+    return task
 
 
 async def _counted(coroutine: Coroutine[Any, Any, Any], steps: _Steps) -> Any:

@@ -198,7 +198,7 @@ class Price(_PerToken, frozen=True, kw_only=True, dict=True, repr_omit_defaults=
         ValueError: An amount is negative, not finite or has more than 18 decimals, or two tiers begin alike.
 
     >>> Price("0.25", 2)
-    Price(input=Decimal('0.25'), output=Decimal('2'))
+    Price(input=Decimal('0.25'), output=Decimal('2'), per_call=Decimal('0'))
     """
 
     cache_read: Dollars | None = None

@@ -13,6 +13,7 @@ from anyio.lowlevel import checkpoint_if_cancelled
 
 __all__ = [
     "INTERRUPTS",
+    "STRUCK",
     "Waiter",
     "cancellations",
     "is_cancellation",
@@ -21,6 +22,10 @@ __all__ = [
     "stop_if_cancelled",
     "taken_as",
 ]
+
+STRUCK: Final = "the task was cancelled"
+"""Marks a cancellation whose count in the task was lost: where a scope of anyio's (4.16) ends in a task of a group,
+it takes back what it asked of that task from the task that waits for the group."""
 
 INTERRUPTS: Final = (KeyboardInterrupt, SystemExit)
 """What ends the process: it passes, whatever stands beside it."""
@@ -89,6 +94,8 @@ class Waiter(asyncio.Future[None]):
     def __init__(self, on_cancel: Callable[[], None]) -> None:
         super().__init__(loop=asyncio.get_running_loop())
         self._on_cancel = on_cancel
+        self.was_struck: bool = False
+        """Whether `Task.cancel` struck the task that waits; a cancel scope of anyio's signs its own."""
 
     def end(self, _: object = None) -> None:
         """End the wait, whatever for."""
@@ -96,10 +103,17 @@ class Waiter(asyncio.Future[None]):
             self.set_result(None)
 
     def cancel(self, msg: object = None) -> bool:
-        """Cancel what is waited for, and the wait."""
-        if not self.done():
+        """Cancel the wait, and what is waited for.
+
+        In this order: a cancel scope that is cancelled first would put its own mark on the cancellation of a
+        task that `Task.cancel` has struck, and take it for its own.
+        """
+        is_pending = not self.done()
+        is_cancelled = super().cancel(msg)
+        self.was_struck |= is_pending and not str(msg).startswith("Cancelled via cancel scope")
+        if is_pending:
             self._on_cancel()
-        return super().cancel(msg)
+        return is_cancelled
 
 
 def is_cancellation(raised: object) -> bool:
@@ -139,7 +153,7 @@ def taken_as(raised: BaseException) -> BaseException:
             return leaf
     own = anyio.get_cancelled_exc_class()
     for leaf in leaves:
-        if isinstance(leaf, own) and is_cancelled():
+        if isinstance(leaf, own) and (is_cancelled() or STRUCK in leaf.args):
             return leaf
     failure = RuntimeError("it was cancelled by itself: nobody had asked it to stop")
     failure.__cause__ = raised

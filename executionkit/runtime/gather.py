@@ -1,5 +1,6 @@
 """Several pieces of work at once: bounded, in order, and with one failure at most."""
 
+from asyncio import CancelledError
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
 from typing import Generic, TypeVar
@@ -9,7 +10,7 @@ from sniffio import current_async_library
 
 from executionkit.core.frozen import freeze_mapping
 from executionkit.errors import ExecutionKitError, described
-from executionkit.runtime.cancellation import Waiter, is_cancellation, let_interrupts_wait, taken_as
+from executionkit.runtime.cancellation import STRUCK, Waiter, is_cancellation, let_interrupts_wait, taken_as
 
 __all__ = ["gather"]
 
@@ -88,12 +89,16 @@ class _Gathering(Generic[T]):
         if is_trio:
             let_interrupts_wait(self._worker)
         self._working = workers
-        async with self._group as group:
-            ended = None if is_trio else Waiter(group.cancel_scope.cancel)
-            for _ in range(workers):
-                group.start_soon(self._worker, ended)
-            if ended is not None:
-                await ended  # is told of a cancellation a turn sooner than the end of the block
+        ended = None if is_trio else Waiter(self._group.cancel_scope.cancel)
+        try:
+            async with self._group as group:
+                for _ in range(workers):
+                    group.start_soon(self._worker, ended)
+                if ended is not None:
+                    await ended  # is told of a cancellation a turn sooner than the end of the block
+        finally:
+            if ended is not None and ended.was_struck and not self.interrupts:
+                raise CancelledError(STRUCK)
 
     async def _worker(self, ended: Waiter | None) -> None:
         try:
