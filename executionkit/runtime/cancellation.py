@@ -26,8 +26,8 @@ __all__ = [
 STRUCK: Final = "the task was cancelled"
 """Marks a cancellation whose count in the task was lost.
 
-Where a scope of anyio's (4.16) ends in a task of a group, it takes back what it asked of that task from the task
-that waits for the group.
+Where a scope of anyio's (4.16) ends in a task of a group, it takes back what it asked of that task from
+another: the one that waits for the group.
 """
 
 INTERRUPTS: Final = (KeyboardInterrupt, SystemExit)
