@@ -41,7 +41,7 @@ from executionkit.retry import RetryConfig, retry_delay
 from executionkit.runtime.attempts import Attempt
 from executionkit.runtime.cancellation import cancellations, stop_if_cancelled, taken_as
 from executionkit.runtime.dialects import Endpoint, Memory, endpoint_of
-from executionkit.runtime.frame import Frame
+from executionkit.runtime.frame import Frame, attribute
 from executionkit.runtime.ledger import Account, Payers, Reservation, reserve, try_to_reserve
 from executionkit.runtime.open_call import OpenCall, call_under_way
 from executionkit.runtime.tracing import Span
@@ -275,11 +275,11 @@ class Completion:
                 failure = _placed(_as_failure(error, self._retry(member), attempt), member)
                 self._has_delivered = attempt.has_delivered
                 learned = self._learn(member.memory, failure)
-                reservation.abandon(failure.cost)
+                reservation.abandon(attribute(failure, "cost"))
                 self._settled(span, reservation, failure=failure, learned=learned)
                 await stop_if_cancelled(before, error)
                 return failure
-            reservation.abandon(attempt.billed)
+            reservation.abandon(attribute(attempt, "billed"))
             self._settled(span, reservation, error=type(error).__name__)
             if error is raised:
                 raise

@@ -214,6 +214,22 @@ async def test_no_attribute_of_a_provider_can_lose_an_answer() -> None:
     assert result_of(await consensus(2).run(Odd(), "?")).value == "paid"
 
 
+async def test_a_cost_that_cannot_be_read_settles_the_call() -> None:
+    class Odd(ProviderError):
+        def __init__(self) -> None:
+            super().__init__("down", retryable=False)
+
+        def __getattribute__(self, name: str) -> Any:
+            if name == "cost":
+                raise KeyError(name)
+            return super().__getattribute__(name)
+
+    model = Model(lambda asked: Odd())
+    budget = TokenUsage(output_tokens=100)
+    outcome = await soon((complete() | complete()).run(model, "?", max_cost=budget))
+    assert error_of(outcome).cost.llm_calls == model.calls == 2
+
+
 async def test_a_metered_provider_is_refused_once_its_run_is_over() -> None:
     kept: list[LLMProvider] = []
 
