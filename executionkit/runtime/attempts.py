@@ -1,6 +1,6 @@
 """One attempt at a completion: in one piece, or streamed where that was asked for and the provider can."""
 
-from typing import Any, Protocol, cast
+from typing import Any, Final, Protocol
 
 from executionkit.core.dialect import Spelled
 from executionkit.core.usage import NO_USAGE, TokenUsage
@@ -72,11 +72,15 @@ class Attempt:
         return checked_response(pieces.response)
 
 
+_ATOMS: Final = frozenset({str, int, float, bool, type(None)})
+
+
 def _copied(value: Any) -> Any:
     """Return a copy of JSON's shapes all the way down; of anything else the thing itself."""
     if isinstance(value, dict):
-        given = cast("dict[str, Any]", value)
-        return {key: part if type(part) is str else _copied(part) for key, part in given.items()}
+        items: Any = value.items()  # pyright: ignore[reportUnknownVariableType]
+        return {key: part if type(part) in _ATOMS else _copied(part) for key, part in items}
     if isinstance(value, list):
-        return [*map(_copied, cast("list[Any]", value))]  # type: ignore[redundant-cast]  # for pyright
+        parts: Any = value  # pyright: ignore[reportUnknownVariableType]
+        return [part if type(part) in _ATOMS else _copied(part) for part in parts]
     return value
