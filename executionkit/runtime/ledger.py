@@ -229,13 +229,15 @@ class Account:
             purse = Purse(limit_usd, self.spent.picodollars or 0, self._held_usd)
         return admit(limit, self.cost, TokenUsage(self._held_input, self._held_output), ask, purse)
 
-    def refused(self, decision: Refused, ask: Ask) -> Refused:
+    def refused(self, decision: Refused, ask: Ask, counted: int) -> Refused:
         """Return why a call does not fit, with whose budget it is: the run's, where it is that as well."""
-        needed = TokenUsage(ask.input_tokens, ask.output_tokens, 1)
         for owner, budget in self._owners:
             for limit in by_field(budget):
                 limit_usd = 0 if limit.usd is None else picodollars(limit.usd)
                 if isinstance(self._admit(ask, limit, limit_usd), Refused):
+                    # Where input is not what is limited, what the run has learned of it says nothing.
+                    input_tokens = ask.input_tokens if limit.input_tokens or limit_usd else counted
+                    needed = TokenUsage(input_tokens, ask.output_tokens, 1)
                     return replace(decision, owner=owner, limit=limit, spent=self.cost, needed=needed)
         return decision
 
@@ -373,7 +375,7 @@ def try_to_reserve(
         ask = Ask(input_tokens, output_tokens, request.n, input_usd, output_rate)
         decision = account.admit(ask)
         if isinstance(decision, Refused):
-            return account.refused(decision, ask)
+            return account.refused(decision, ask, counted)
         if isinstance(decision, Wait):
             busy = account
         else:
