@@ -40,7 +40,7 @@ from executionkit.provider import LLMResponse
 from executionkit.retry import RetryConfig, retry_delay
 from executionkit.runtime.attempts import Attempt
 from executionkit.runtime.cancellation import cancellations, stop_if_cancelled, taken_as
-from executionkit.runtime.dialects import Endpoint, Memory, endpoint_of
+from executionkit.runtime.dialects import Endpoint, Memory, endpoint_of, lesson_of
 from executionkit.runtime.frame import Frame, attribute
 from executionkit.runtime.ledger import Account, Payers, Reservation, reserve, try_to_reserve
 from executionkit.runtime.open_call import OpenCall, call_under_way
@@ -298,10 +298,13 @@ class Completion:
         learned = None if refusal is None else learn(self._dialect, self._request, refusal)
         if learned is None:
             return ()
-        changed = memory.learn(self._dialect, learned)
-        self._has_learned = all(self._lessons.count(name) <= (name == _FORM) for name in changed)
-        self._lessons.extend(changed)
-        return changed
+        lesson = lesson_of(self._dialect, learned)
+        if any(self._lessons.count(name) > (name == _FORM) for name in lesson):
+            return ()  # it refuses what it was refused for before: nothing follows from that
+        memory.learn(lesson)
+        self._lessons.extend(lesson)
+        self._has_learned = True
+        return tuple(lesson)
 
     async def _back_off(self, member: Endpoint, failure: ExecutionKitError) -> None:
         delay = retry_delay(self._retry(member), self._retries, failure)

@@ -1,7 +1,7 @@
 """What is remembered of each server: its dialect, and which optional fields it is known to take."""
 
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Mapping
+from typing import Any, Final
 from weakref import WeakKeyDictionary
 
 from msgspec.structs import asdict, replace
@@ -16,7 +16,7 @@ from executionkit.runtime.frame import Frame, attribute, method
 from executionkit.runtime.ledger import Account
 from executionkit.runtime.terms import Terms, terms_of
 
-__all__ = ["Endpoint", "Memory", "endpoint_of", "memory_of"]
+__all__ = ["Endpoint", "Memory", "endpoint_of", "lesson_of", "memory_of"]
 
 _FORMATS: Final[tuple[ResponseFormat, ...]] = ("json_schema", "json_object")
 _COLLECTIONS: Final = (tuple, list, frozenset, set)
@@ -53,12 +53,15 @@ class Memory:
         """Whether the server has answered a request for several answers at once."""
         return "n" in self._proven
 
-    def learn(self, before: Dialect, after: Dialect) -> tuple[str, ...]:
-        """Remember what a refusal changed, beside what other calls have learned; return the fields."""
-        old, new = asdict(before), asdict(after)
-        changed = {name: value for name, value in new.items() if value != old[name]}
-        self.dialect = replace(self.dialect, **changed)
-        return tuple(changed)
+    def learn(self, lesson: Mapping[str, Any]) -> None:
+        """Remember the fields that a refusal changed, beside what other calls have learned."""
+        self.dialect = replace(self.dialect, **lesson)
+
+
+def lesson_of(before: Dialect, after: Dialect) -> dict[str, Any]:
+    """Return the fields of a dialect that a refusal changed."""
+    old, new = asdict(before), asdict(after)
+    return {name: value for name, value in new.items() if value != old[name]}
 
 
 _memories: Final["WeakKeyDictionary[object, Memory]"] = WeakKeyDictionary()

@@ -207,7 +207,7 @@ async def _ended(task: "asyncio.Task[None]", child: _Child[Any]) -> asyncio.Canc
                 cancelled = cancelled or error
     if not task.done():
         child.leave()
-        # Nobody is to wait for it when the loop ends, nor to hear of it then: it was said already.
+        # The end of the loop neither waits for it nor tells of it: the log has said so already.
         _unregister_task(task)
         task._log_destroy_pending = False  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
         task.cancel()  # what swallowed the first may end by the second

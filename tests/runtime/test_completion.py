@@ -33,7 +33,9 @@ from executionkit.events import (
     with_content,
 )
 from executionkit.outcome import PatternResult
+from executionkit.providers.scripted import ScriptedProvider, ScriptedRequest
 from executionkit.runtime.context import Context
+from executionkit.runtime.dialects import memory_of
 from tests.doubles import error_of, result_of
 
 pytestmark = pytest.mark.anyio
@@ -358,3 +360,19 @@ async def test_a_stage_that_does_not_listen_buys_nothing_after_the_deadline() ->
     await Deaf().run(model, "q", deadline=0.01)
     assert said == ["not sent: the run's deadline has passed"]
     assert not model.asked
+
+
+async def test_a_server_that_refuses_both_names_of_a_limit_teaches_once() -> None:
+    seen: list[str] = []
+
+    def answer(request: ScriptedRequest) -> Exception:
+        named = "max_completion_tokens" if "max_completion_tokens" in request.options else "max_tokens"
+        seen.append(named)
+        return PermanentError(f"Unsupported parameter: {named}", metadata={"status": 400})
+
+    provider = ScriptedProvider(answer)
+    error = error_of(await complete().run(provider, "q"))
+    assert isinstance(error, PermanentError)
+    assert seen == ["max_tokens", "max_completion_tokens"]
+    assert error.cost.llm_calls == 2
+    assert memory_of(provider).dialect.output_limit == "max_completion_tokens"
