@@ -8,7 +8,7 @@ import math
 from abc import ABCMeta, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
-from functools import partial
+from functools import partial, reduce
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -150,6 +150,13 @@ class Stage(
             field, dot, _ = name.partition(".")
             fields[field] = (*fields.get(field, ()), part) if dot else part
         return cls(**fields)
+
+    def unnamed(self) -> "Stage[Any, Any]":
+        """Return what this stage is without a name that changes no request and no answer.
+
+        A fingerprint is taken of that. Stages within keep theirs, but where the name alone keeps it apart.
+        """
+        return self
 
     def reach(self, given: Given) -> Reach:  # noqa: ARG002 - for those who override it
         """Return what this stage takes at the least and at the most, for `bounds`.
@@ -447,6 +454,10 @@ class Pipeline(Stage[A, B], frozen=True):
             given = msgspec.structs.replace(given, value=reaches[-1].value, items=None, why_value=why)
         return in_turn(reaches) if reaches else Reach(value=given.value, why_value=given.why_value)
 
+    @override
+    def unnamed(self) -> Stage[Any, Any]:
+        return reduce(_chain, [_nameless(stage) for stage in self.stages], Pipeline[Any, Any](()))
+
     def _failed_step(self, done: int) -> dict[str, str]:
         """Name the stage that failed; none did where a `map` after the last one raised."""
         return {"failed_step": self.stages[done].name} if done < len(self.stages) else {}
@@ -497,6 +508,11 @@ class Fallback(Stage[A, B], frozen=True):
     @override
     def reach(self, given: Given) -> Reach:
         return either([option.reach(given) for option in self.options])
+
+    @override
+    def unnamed(self) -> Stage[Any, Any]:
+        options = [each for option in self.options for each in _options(_nameless(option), self.on)]
+        return _extended(Fallback(self.options[:1], self.on), "options", tuple(options))
 
     async def _run_option(
         self, option: Stage[A, B], value: A, position: int, context: Context
@@ -608,6 +624,10 @@ class Named(Stage[A, B], frozen=True):
     @override
     def reach(self, given: Given) -> Reach:
         return self.stage.reach(given)
+
+    @override
+    def unnamed(self) -> Stage[Any, Any]:
+        return self.stage.unnamed()
 
 
 class WithInput(Stage[A, tuple[A, B]], Generic[A, B], frozen=True):
@@ -782,6 +802,10 @@ class Each(Stage[Sequence[A], tuple[T, ...]], Generic[A, T], frozen=True):
             why_value=f"the value of {self.name} as text",
         )
 
+    @override
+    def unnamed(self) -> Stage[Any, Any]:
+        return msgspec.structs.replace(self, label=None)
+
 
 def _is_sequence(value: object) -> bool:
     return isinstance(value, Sequence) and not isinstance(value, (str, bytes))
@@ -909,6 +933,11 @@ def _either(one: Stage[Any, Any], other: Stage[Any, Any], on: Failures) -> Stage
 
 def _options(stage: Stage[A, B], on: Failures) -> tuple[Stage[A, B], ...]:
     return stage.options if isinstance(stage, Fallback) and stage.on == on else (stage,)
+
+
+def _nameless(stage: Stage[Any, Any]) -> Stage[Any, Any]:
+    """Return a part without the name that would keep it apart from the others."""
+    return stage.unnamed() if isinstance(stage, Named) else stage
 
 
 def _group(stage: Stage[Any, Any]) -> Stage[Any, Any] | None:
