@@ -41,6 +41,7 @@ from executionkit.stage import (
     Using,
     Within,
     WithInput,
+    identity,
 )
 from executionkit.tools import Tool, tool
 from executionkit.voting import (
@@ -376,7 +377,7 @@ LEAVES: st.SearchStrategy[Any] = st.one_of(
     builds(Step, _other, _keywords),
     builds(Step, st.just(partial(own, size=3))),
     builds(Own, st.lists(st.text(), max_size=3).map(tuple), st.dates()),
-    st.just(Pipeline(())),
+    st.just(identity(str)),
 )
 
 
