@@ -136,7 +136,7 @@ def checked_budget(budget: object) -> TokenUsage | None:
     if budget is None:
         return None
     if not isinstance(budget, TokenUsage):
-        raise TypeError(f"a budget must be a TokenUsage, not {type(budget).__name__}")
+        raise TypeError(f"a budget must be a TokenUsage, as TokenUsage(llm_calls=9), not {budget!r:.60}")
     given = msgspec.structs.asdict(budget)
     for name in (*_Counts.__struct_fields__, *_PARTS):
         count = given[name]

@@ -70,8 +70,8 @@ def test_a_limit_in_money_is_kept_in_whole_picodollars() -> None:
 @pytest.mark.parametrize(
     ("budget", "kind", "words"),
     [
-        (5, TypeError, "a budget must be a TokenUsage, not int"),
-        ({"llm_calls": 5}, TypeError, "not dict"),
+        (5, TypeError, r"as TokenUsage\(llm_calls=9\), not 5"),
+        ({"llm_calls": 5}, TypeError, "not {'llm_calls': 5}"),
         (TokenUsage(input_tokens=-1), ValueError, "input_tokens must be 0 .* not -1"),
         (TokenUsage(output_tokens=-5), ValueError, "output_tokens"),
         (TokenUsage(llm_calls=-1), ValueError, "llm_calls"),

@@ -1,10 +1,12 @@
 """Types that bring a JSON Schema and a reader of their own, as Pydantic's models do.
 
 They are known by their shape (`model_json_schema`, `model_validate_json`, `model_dump_json`), wherever they
-stand within a type: nothing here imports Pydantic.
+stand within a type. Pydantic is imported only for the schema of one of its dataclasses, whose validator it
+brought already.
 """
 
 from collections.abc import Iterator, Mapping
+from importlib import import_module
 from types import UnionType
 from typing import Annotated, Any, Final, Union, cast, get_args, get_origin
 
@@ -47,6 +49,12 @@ class _Choice(metaclass=_Chosen):
     options: tuple[Any, ...] = ()
 
 
+class _Validated(metaclass=_Chosen):
+    """A dataclass of Pydantic's, which msgspec would make without its validator."""
+
+    kind: Any = None
+
+
 def is_model(kind: object) -> bool:
     """Tell whether a class brings its own schema and reader."""
     return isinstance(kind, type) and all(
@@ -54,14 +62,22 @@ def is_model(kind: object) -> bool:
     )
 
 
+def _has_validator(kind: object) -> bool:
+    return isinstance(kind, type) and hasattr(kind, "__pydantic_validator__") and not is_model(kind)
+
+
 def with_models(kind: Any) -> Any:
-    """Return a type as msgspec takes it: a union that holds a model becomes a type of its own.
+    """Return a type as msgspec takes it.
+
+    A union that holds a model becomes a type of its own, and so does a dataclass with a validator.
 
     >>> with_models(list[int])
     list[int]
     """
+    if _has_validator(kind):
+        return _Chosen(kind.__name__, (_Validated,), {"kind": kind})
     arguments = get_args(kind)
-    if not arguments or not any(map(is_model, _within(kind))):
+    if not arguments or not any(is_model(part) or _has_validator(part) for part in _within(kind)):
         return kind
     origin: Any = get_origin(kind)
     if origin in {Union, UnionType}:
@@ -87,16 +103,38 @@ def schema_of(kind: Any) -> dict[str, Any]:
     Raises:
         TypeError: A part of it is known neither to msgspec nor by its shape.
     """
-    schema = msgspec.json.schema(with_models(kind), schema_hook=_own_schema)
+    taken = with_models(kind)
+    _check_validated(msgspec.inspect.type_info(taken), set())
+    schema = msgspec.json.schema(taken, schema_hook=_own_schema)
     definitions: dict[str, Any] = dict(schema.pop("$defs", {}))
     lifted = cast("dict[str, Any]", _lifted(schema, definitions))
     definitions |= {name: _lifted(part, definitions) for name, part in [*definitions.items()]}
     return {**lifted, "$defs": definitions} if definitions else lifted
 
 
+def _check_validated(part: object, seen: set[int]) -> None:
+    """Check that no field of a struct or dataclass is of a type whose validator msgspec would leave out."""
+    if isinstance(part, (tuple, list)):
+        for item in cast("tuple[object, ...]", part):
+            _check_validated(item, seen)
+    elif isinstance(part, (msgspec.inspect.Type, msgspec.inspect.Field)) and id(part) not in seen:
+        seen.add(id(part))
+        if isinstance(part, msgspec.inspect.DataclassType) and _has_validator(part.cls):
+            raise TypeError(
+                f"{part.cls.__name__} is a dataclass of Pydantic's in a field of a type that is none, where "
+                "it would not be validated; make the outer type one of Pydantic's too"
+            )
+        for field in part.__struct_fields__:
+            if field != "default":
+                _check_validated(getattr(part, field), seen)
+
+
 def _own_schema(kind: Any) -> dict[str, Any]:
     if is_model(kind):
         return dict(kind.model_json_schema())
+    if isinstance(kind, type) and issubclass(kind, _Validated):
+        schema: dict[str, Any] = import_module("pydantic").TypeAdapter(kind.kind).json_schema()
+        return schema
     if isinstance(kind, type) and issubclass(kind, _Choice):
         return {"anyOf": [schema_of(option) for option in kind.options]}
     raise NotImplementedError
@@ -154,10 +192,12 @@ def read_model(kind: Any, value: Any) -> Any:
     """
     if issubclass(kind, _Choice):
         return _chosen(kind.options, value)
-    if not is_model(kind):
+    is_validated = issubclass(kind, _Validated)
+    if not (is_validated or is_model(kind)):
         raise NotImplementedError
+    read = kind.kind.__pydantic_validator__.validate_json if is_validated else kind.model_validate_json
     try:
-        return kind.model_validate_json(msgspec.json.encode(value))
+        return read(msgspec.json.encode(value))
     except ValueError as error:
         raise _unfit(error) from None
 

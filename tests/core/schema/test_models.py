@@ -9,6 +9,7 @@ import attrs
 import msgspec
 import pydantic
 import pytest
+from pydantic.dataclasses import dataclass as validated
 
 from executionkit.core.encoding import json_text
 from executionkit.core.schema.answer import Decoded, answer_type
@@ -52,6 +53,15 @@ class Node(pydantic.BaseModel):
 
 class Renamed(pydantic.BaseModel):
     full_name: str = pydantic.Field(alias="fullName")
+
+
+@validated
+class Sum:
+    euros: float = pydantic.Field(gt=0)
+
+
+class Paid(pydantic.BaseModel):
+    sum: Sum
 
 
 class Holder(msgspec.Struct):
@@ -119,6 +129,10 @@ KINDS: list[tuple[Any, Any, Any]] = [
     (list[Node], [{"name": "a"}], [Node(name="a")]),
     (Renamed, {"fullName": "Ada"}, Renamed(fullName="Ada")),
     (Shaped, {"n": 3}, Shaped(3)),
+    (Sum, {"euros": 3}, Sum(euros=3)),
+    (list[Sum], [{"euros": 3}], [Sum(euros=3)]),
+    (Sum | Cat | None, {"meows": True}, Cat(meows=True)),
+    (Paid, {"sum": {"euros": 3}}, Paid(sum=Sum(euros=3))),
     (Shaped | Cat, {"meows": True}, Cat(meows=True)),
     (Annotated[Cat, "a cat"], {"meows": True}, Cat(meows=True)),
     (Literal["a", "b"], "a", "a"),
@@ -179,6 +193,23 @@ def test_a_validator_speaks_to_who_wrote_an_answer_and_not_to_who_calls_a_tool()
     wrong = read_signature(book).decode({"invoice": {"number": 7}})
     assert isinstance(wrong, Rejected)
     assert wrong.reasons[0] == "number: Input should be a valid string - at `$.invoice`"
+
+
+def test_a_dataclass_with_a_validator_is_read_by_it() -> None:
+    found = answer_type(Sum).read('{"euros": -1}')
+    assert found == Rejected(("euros: Input should be greater than 0",))
+
+    def pay(sums: list[Sum]) -> str:
+        return str(sums)
+
+    refused = read_signature(pay).decode({"sums": [{"euros": -1}]})
+    assert refused == Rejected(("euros: Input should be greater than 0 - at `$.sums[0]`",))
+
+
+def test_a_field_whose_validator_would_be_left_out_is_refused() -> None:
+    outer: Any = msgspec.defstruct("Outer", [("amounts", list[Sum])])
+    with pytest.raises(TypeError, match="Sum is a dataclass of Pydantic's in a field"):
+        answer_type(outer)
 
 
 def test_two_models_that_define_the_same_name_stay_apart() -> None:
