@@ -1,11 +1,21 @@
-"""The examples run, as programs, and print what they are there to show."""
+"""The examples run, as programs, and print what they are there to show.
+
+`tests/real/test_examples.py` runs three of them on the embedded model; `examples/test_without_network.py` is
+collected by pytest itself.
+"""
 
 import runpy
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 
+from executionkit import PermanentError, Provider, RateLimitError, ScriptedProvider
+from executionkit.errors import ProviderClosedError
 from tests.conftest import needs
+from tests.servers.fake import KEY
+from tests.servers.known import FAKES
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -34,7 +44,35 @@ SHOWN = {
         "Error: InvalidArguments: Expected `str`, got `array` - at `$.page`",
         "a secret in 0 of ",
     ],
-    "facade": ["vote:   Paris, agreement 100%, 3 calls", "pipe:   Paris, 2 steps, 10 calls", "2 calls spent"],
+    "facade": [
+        "vote:   Paris, agreement 100%, 3 calls",
+        "pipe:   Paris, 2 steps, 5 calls",
+        "tools:  It is 42., 1 tool call",
+        "2 calls spent",
+        "twins:  Paris, Paris",
+    ],
+    "tickets": [
+        "ticket,queue,agreement,calls,failure\r\n",
+        "I was charged twice for order 101.,billing,1.0,2,\r\n",
+        "The app crashes on page 5.,technical,1.0,2,\r\n",
+        "Do you like tea?,,,3,ConsensusFailedError\r\n",
+        "\n,,,0,InvalidPromptError\r\n",
+    ],
+    "research": [
+        "Answer(text='In 9 days.', pages=['cards']) 0.9 7 calls",
+        'Error: ConnectionError ["cards"]',
+    ],
+    "notebook": ["0.0: Paris, agreement 100%, 5 calls", "1.5: "],
+    "pydantic_types": [
+        "total=Decimal('4')), 2 calls; refused: ",
+        "Value error, the lines come to 4, not to 5.",
+        "Booked. booked 0 EUR",
+    ],
+    "system_prompt": [
+        "Wir erstatten Ihnen den Betrag.",
+        "billing, delivery or technical. | Meine Rechnung kam zweimal.",
+        "in German, in one sentence. | Ticket: Meine Rechnung kam zweimal.",
+    ],
     "budget": [
         "no limit       : 'Paris', 6 calls",
         "three calls    : BudgetExhaustedError after 3 calls",
@@ -49,7 +87,7 @@ SHOWN = {
 }
 
 
-NEEDS = {"mcp_tools": [needs("mcp")]}
+NEEDS = {"mcp_tools": [needs("mcp")], "pydantic_types": [needs("pydantic")]}
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=NEEDS.get(name, [])) for name in SHOWN])
@@ -58,3 +96,77 @@ def test_example(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     printed = capsys.readouterr().out
     for line in SHOWN[name]:
         assert line in printed
+
+
+TEN = [
+    "tickets",
+    "research",
+    "test_without_network",
+    "facade",
+    "servers",
+    "web",
+    "notebook",
+    "pydantic_types",
+    "system_prompt",
+]
+"""What a user writes in the first hour; the stream to a web client has a test of its own."""
+
+
+@pytest.mark.parametrize("name", TEN)
+def test_what_a_user_writes_first_fits_on_a_page(name: str) -> None:
+    assert len((EXAMPLES / f"{name}.py").read_text(encoding="utf-8").splitlines()) < 60
+
+
+def of(name: str) -> dict[str, Any]:
+    """Return what an example defines."""
+    return runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name=name)
+
+
+def test_one_pipeline_runs_on_three_servers(capsys: pytest.CaptureFixture[str]) -> None:
+    example = of("servers")
+    fakes = {name: FAKES[name.lower()]() for name in example["SERVERS"]}
+    doubles = {
+        name: Provider(fake.base_url, fake.model, KEY, transport=fake.transport())
+        for name, fake in fakes.items()
+    }
+    for name, provider in example["SERVERS"].items():
+        assert provider.known_dialect == doubles[name].known_dialect
+    example["compare"](doubles)
+    printed = capsys.readouterr().out.splitlines()
+    assert [line.partition(", people=")[0] for line in printed] == [
+        f"{name}: City(name='Paris'" for name in fakes
+    ]
+    assert all(line.endswith("4 calls") for line in printed)
+    assert all(fake.refused == [] for fake in fakes.values())
+
+
+@pytest.mark.anyio
+@needs("fastapi")
+async def test_a_web_service_answers_with_a_vote_or_says_why_not() -> None:
+    example = of("web")
+    app = example["app"]
+    script = [
+        '"billing"',
+        '"billing"',
+        '"technical"',
+        RateLimitError("busy", retry_after=70),
+        PermanentError("no"),
+    ]
+    double = ScriptedProvider(script)
+    app.dependency_overrides[example["opened"]] = lambda: double
+    transport = httpx.ASGITransport(app=app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
+        answers = [await client.post("/tickets", json={"text": "I paid twice."}) for _ in range(3)]
+    assert answers[0].json() == {"queue": "billing", "agreement": 2 / 3, "calls": 3}
+    assert (answers[1].status_code, answers[1].headers["retry-after"]) == (503, "70")
+    assert (answers[2].status_code, answers[2].json()["detail"][:14]) == (502, "PermanentError")
+
+
+@pytest.mark.anyio
+@needs("fastapi")
+async def test_a_web_service_closes_its_provider() -> None:
+    example = of("web")
+    async with example["lifespan"](example["app"]):
+        provider = example["app"].state.provider
+    with pytest.raises(ProviderClosedError):
+        await provider.complete([{"role": "user", "content": "?"}])
