@@ -145,14 +145,8 @@ def test_one_pipeline_runs_on_three_servers(capsys: pytest.CaptureFixture[str]) 
 async def test_a_web_service_answers_with_a_vote_or_says_why_not() -> None:
     example = of("web")
     app = example["app"]
-    script = [
-        '"billing"',
-        '"billing"',
-        '"technical"',
-        RateLimitError("busy", retry_after=70),
-        PermanentError("no"),
-    ]
-    double = ScriptedProvider(script)
+    busy, gone = RateLimitError("busy", retry_after=70), PermanentError("no such model")
+    double = ScriptedProvider(['"billing"', '"billing"', '"technical"', busy, gone])
     app.dependency_overrides[example["opened"]] = lambda: double
     transport = httpx.ASGITransport(app=app)
     async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
