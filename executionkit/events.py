@@ -7,43 +7,59 @@ run. `error` names an error's class.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, TypeAlias, cast
+from typing import Any, Final, Generic, Literal, TypeAlias, TypeVar, cast
 
 import msgspec
 
 from executionkit.core.usage import NO_USAGE, TokenUsage
+from executionkit.outcome import Outcome
 
 __all__ = [
+    "Answered",
     "AttemptFinished",
     "AttemptStarted",
     "CallFinished",
     "CallStarted",
+    "DeltaKind",
+    "Element",
     "Event",
     "EventBase",
     "ItemFinished",
     "ItemStarted",
+    "PartialValue",
     "Path",
     "RunFinished",
     "RunStarted",
     "StageFinished",
     "StageStarted",
     "TextDelta",
+    "TextVoided",
     "ToolFinished",
     "ToolStarted",
     "Trace",
+    "VoidReason",
     "WaitFinished",
     "WaitReason",
     "WaitStarted",
     "WithContent",
     "event_from_dict",
     "with_content",
+    "without_content",
 ]
+
+T_co = TypeVar("T_co", covariant=True)
 
 Path: TypeAlias = tuple[int | str, ...]
 """Where a stage or a call is in the pipeline: positions, options, branches, samples, rounds."""
 
 WaitReason: TypeAlias = Literal["budget", "rate_limit", "back_off"]
 """Why a call waits: for calls in flight to make room in the budget, for a rate limit, or before a retry."""
+
+DeltaKind: TypeAlias = Literal["text", "reasoning", "arguments"]
+"""What a piece is of: the text of an answer, the model's thoughts, or the arguments of a tool call."""
+
+VoidReason: TypeAlias = Literal["failed", "repair", "tools"]
+"""Why text is taken back: what said it failed, is asked again, or calls tools before it answers."""
 
 
 class EventBase(msgspec.Struct, frozen=True, kw_only=True, tag=True, tag_field="event"):
@@ -281,15 +297,81 @@ class WaitFinished(EventBase, frozen=True, kw_only=True):
 
 
 class TextDelta(EventBase, frozen=True, kw_only=True):
-    """A piece of a streamed answer; sent only where content was asked for.
+    """A piece of a streamed answer; sent only where content was asked for. Its `id` is that of its call.
 
     Args:
         text: The piece.
         whole: Whether it is the whole text, from a provider that cannot stream.
+        kind: What it is a piece of.
+        is_answer: Whether it is text of the run's answer, by the place of its stage in the pipeline. A
+            `TextVoided` may take it back.
+        tool: For arguments, the name of the tool that is called.
+        index: For arguments, which call of the answer they are of, from 0.
     """
 
     text: str
     whole: bool = False
+    kind: DeltaKind = "text"
+    is_answer: bool = False
+    tool: str | None = None
+    index: int = 0
+
+    @property
+    def call(self) -> int:
+        """The call that says it."""
+        return self.id
+
+
+class TextVoided(EventBase, frozen=True, kw_only=True):
+    """Text that a call has said is no part of the answer after all. Its `id` is that of the call.
+
+    Args:
+        reason: `"failed"`: the call broke off, or the stage that it answered for failed; `"repair"`: the
+            answer would not do, and is asked for again; `"tools"`: the model calls tools before it answers.
+    """
+
+    reason: VoidReason
+
+    @property
+    def call(self) -> int:
+        """The call to forget the text of; its partial values and elements, too."""
+        return self.id
+
+
+class PartialValue(EventBase, frozen=True, kw_only=True):
+    """What can be read so far of an answer of a type. Its `id` is that of its call.
+
+    Args:
+        value: Plain data (dict, list, str, ...): fields may be missing, and the last text is a beginning.
+        is_answer: As in `TextDelta`.
+    """
+
+    value: Any
+    is_answer: bool = False
+
+    @property
+    def call(self) -> int:
+        """The call that says it."""
+        return self.id
+
+
+class Element(EventBase, frozen=True, kw_only=True):
+    """An element of an answer that is a list: whole, and of its type. Its `id` is that of its call.
+
+    Args:
+        value: The element.
+        index: Its place, from 0.
+        is_answer: As in `TextDelta`.
+    """
+
+    value: Any
+    index: int
+    is_answer: bool = False
+
+    @property
+    def call(self) -> int:
+        """The call that says it."""
+        return self.id
 
 
 class ToolStarted(EventBase, frozen=True, kw_only=True):
@@ -335,10 +417,23 @@ Event: TypeAlias = (
     | WaitStarted
     | WaitFinished
     | TextDelta
+    | TextVoided
+    | PartialValue
+    | Element
     | ToolStarted
     | ToolFinished
 )
 """Any record; `match` over it is exhaustive."""
+
+
+class Answered(msgspec.Struct, Generic[T_co], frozen=True):
+    """The end of a run that is streamed, its last event.
+
+    Args:
+        outcome: What `run` would have returned.
+    """
+
+    outcome: Outcome[T_co]
 
 
 def event_from_dict(data: Mapping[str, Any]) -> Event:
@@ -378,3 +473,23 @@ class WithContent(msgspec.Struct, frozen=True):
 def with_content(trace: Trace) -> WithContent:
     """Ask for the texts as well: prompts, answers, tool arguments and results. Mind where they go."""
     return WithContent(trace)
+
+
+_TEXTS: Final[dict[type[EventBase], str]] = {
+    CallStarted: "prompt",
+    CallFinished: "text",
+    ToolStarted: "arguments",
+    ToolFinished: "text",
+}
+
+
+def without_content(event: Event) -> Event | None:
+    """Return a record without the texts in it; None where it is nothing but text.
+
+    >>> without_content(ToolStarted(run="a1", id=2, tool="pay", arguments='{"amount":4}'))
+    ToolStarted(run='a1', id=2, parent=None, path=(), at=0.0, tool='pay', arguments=None)
+    """
+    if isinstance(event, TextDelta | TextVoided | PartialValue | Element):
+        return None
+    text = _TEXTS.get(type(event))
+    return event if text is None else cast("Event", msgspec.structs.replace(event, **{text: None}))

@@ -19,6 +19,7 @@ from executionkit.errors import InvalidPromptError, ProviderError
 
 __all__ = [
     "DEFAULT_MAX_TOKENS",
+    "CallPiece",
     "LLMProvider",
     "LLMResponse",
     "Message",
@@ -251,8 +252,26 @@ class ToolCallingProvider(LLMProvider, Protocol):
         ...
 
 
+class CallPiece(msgspec.Struct, frozen=True):
+    """A piece of a tool call under way.
+
+    Args:
+        name: The tool's name, as far as it is known.
+        arguments: What it adds to the arguments, JSON text.
+        index: Which call of the answer it is, from 0.
+    """
+
+    name: str
+    arguments: str
+    index: int = 0
+
+
 class Piece(Protocol):
-    """A piece of a streamed answer."""
+    """A piece of a streamed answer.
+
+    It may have `reasoning` (str), what it adds to the model's thoughts, and `calls` (tuple of `CallPiece`),
+    what it adds to tool calls; those are looked for, and need not be there.
+    """
 
     @property
     def text(self) -> str:
@@ -261,7 +280,11 @@ class Piece(Protocol):
 
 
 class Pieces(Protocol):
-    """A streamed answer, as it comes in: an async context manager to iterate over."""
+    """A streamed answer, as it comes in: an async context manager to iterate over.
+
+    It may have `is_cost_final` (bool), whether `cost` is the server's own figure for the whole; where it is
+    not there, the cost of a stream that is broken off counts as an estimate.
+    """
 
     async def __aenter__(self) -> Self: ...
 

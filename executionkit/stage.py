@@ -44,12 +44,13 @@ from executionkit.events import Trace
 from executionkit.outcome import Outcome, PatternResult
 from executionkit.provider import LLMProvider, checked_provider, opening
 from executionkit.retry import RetryConfig, checked_retry
-from executionkit.runtime.context import Context, first_position, run_group, tighten, using
+from executionkit.runtime.context import Context, aside, first_position, run_group, tighten, using
 from executionkit.runtime.each import Items
 from executionkit.runtime.given import asking, given_of
 from executionkit.runtime.rules import Rule, broken, check_rule
 from executionkit.runtime.run import in_new_loop, run_stage
 from executionkit.runtime.shared import run_is_over
+from executionkit.streaming import AHEAD, Streaming, SyncStreaming
 
 __all__ = [
     "Both",
@@ -158,6 +159,23 @@ class Stage(
         """
         return self
 
+    @property
+    def streams_text(self) -> bool:
+        """Whether the text of the answer comes in pieces under `stream`; otherwise it comes once, at the end.
+
+        It does where the last stage asks the model for just that: `complete`, `structured` or `react` (with a
+        model that can call tools), also within `>>`, `|`, `.within`, `.using`, `.named` and `.checked`.
+        """
+        return False
+
+    @property
+    def text_is_final(self) -> bool:
+        """Whether text of the answer stands once it is handed out, unless the run fails.
+
+        Where it is not, as another option of `|` may answer, `Streaming.text` hands it out at the end only.
+        """
+        return False
+
     def reach(self, given: Given) -> Reach:  # noqa: ARG002 - for those who override it
         """Return what this stage takes at the least and at the most, for `bounds`.
 
@@ -252,6 +270,84 @@ class Stage(
                 self.run, provider, value, max_cost=max_cost, retry=retry, trace=trace, deadline=deadline
             ),
             "run_sync",
+        )
+
+    @final
+    def stream(
+        self,
+        provider: LLMProvider,
+        value: In_contra,
+        /,
+        *,
+        max_cost: TokenUsage | None = None,
+        retry: RetryConfig | None = None,
+        trace: Trace | None = None,
+        deadline: float | None = None,
+        ahead: float = AHEAD,
+    ) -> Streaming[Out_co]:
+        """Run this stage and watch it: `async with stage.stream(...) as run`, `async for event in run`.
+
+        Nothing is sent before the first event is asked for. Leaving the block early ends the run.
+
+        Args:
+            provider: The model to ask.
+            value: The input, a prompt for most stages.
+            max_cost: As in `run`.
+            retry: As in `run`. Once a call has handed out text, it is not sent again.
+            trace: Receives the same records, in the same order; texts only with `with_content`.
+            deadline: As in `run`, from the first event on. It goes on while the reader is slow.
+            ahead: Records that the run may be ahead of the reader before its text waits, and with that the
+                server; `math.inf` never to wait.
+
+        Returns:
+            The run, to be entered and iterated over; see `Streaming`.
+
+        Raises:
+            TypeError: An argument is of the wrong type.
+            ValueError: A budget is negative, a deadline not positive, or `ahead` below 1.
+        """
+        return Streaming(
+            self,
+            provider,
+            value,
+            max_cost=max_cost,
+            retry=retry,
+            trace=trace,
+            deadline=deadline,
+            ahead=ahead,
+            text_is_final=self.text_is_final,
+        )
+
+    @final
+    def stream_sync(
+        self,
+        provider: LLMProvider,
+        value: In_contra,
+        /,
+        *,
+        max_cost: TokenUsage | None = None,
+        retry: RetryConfig | None = None,
+        trace: Trace | None = None,
+        deadline: float | None = None,
+        ahead: float = AHEAD,
+    ) -> SyncStreaming[Out_co]:
+        """Run this stage in a thread of its own and watch it: `with stage.stream_sync(...) as run`.
+
+        Otherwise like `stream`; for scripts, where no event loop runs.
+
+        Raises:
+            RuntimeError: An event loop is running in this thread; use `stage.stream(...)` there.
+        """
+        return SyncStreaming(
+            self.stream(
+                provider,
+                value,
+                max_cost=max_cost,
+                retry=retry,
+                trace=trace,
+                deadline=deadline,
+                ahead=ahead,
+            )
         )
 
     @final
@@ -437,13 +533,24 @@ class Pipeline(Stage[A, B], frozen=True):
         last: PatternResult[Any] = PatternResult(value)
         position = first_position(context)
         for stage in self.stages:
+            is_answer = len(done) == len(self.stages) - 1
             if _is_pipeline(stage):
-                last = await run_group(context, stage, last.value, position)
+                last = await run_group(context, stage, last.value, position, is_answer=is_answer)
             else:
-                last = await context.run(stage, last.value, at=position)
+                last = await context.run(stage, last.value, at=position, is_answer=is_answer)
             position += _breadth(stage, _is_pipeline)
             done.append(last)
         return PatternResult(last.value, last.score, metadata={**last.metadata, **_steps(done)})
+
+    @property
+    @override
+    def streams_text(self) -> bool:
+        return bool(self.stages) and self.stages[-1].streams_text
+
+    @property
+    @override
+    def text_is_final(self) -> bool:
+        return bool(self.stages) and self.stages[-1].text_is_final
 
     @override
     def reach(self, given: Given) -> Reach:
@@ -502,8 +609,19 @@ class Fallback(Stage[A, B], frozen=True):
                 case Failure(error):
                     if not isinstance(error, self.on) or run_is_over(error, context):
                         raise error
+                    context.void("failed")
                     failures.append(error)
         raise failures.pop()
+
+    @property
+    @override
+    def streams_text(self) -> bool:
+        return all(option.streams_text for option in self.options)
+
+    @property
+    @override
+    def text_is_final(self) -> bool:
+        return len(self.options) == 1 and self.options[0].text_is_final
 
     @override
     def reach(self, given: Given) -> Reach:
@@ -518,8 +636,8 @@ class Fallback(Stage[A, B], frozen=True):
         self, option: Stage[A, B], value: A, position: int, context: Context
     ) -> PatternResult[B]:
         if self._is_alike(option):
-            return await run_group(context, option, value, position)
-        return await context.run(option, value, at=position)
+            return await run_group(context, option, value, position, is_answer=True)
+        return await context.run(option, value, at=position, is_answer=True)
 
     def _is_alike(self, option: Stage[Any, Any]) -> bool:
         """Tell whether an option is a named group that would be part of this one without its name."""
@@ -582,7 +700,7 @@ class Mapped(Stage[A, B], Generic[A, T, B], frozen=True):
 
     @override
     async def perform(self, value: A, context: Context) -> PatternResult[B]:
-        result: PatternResult[Any] = await self.stage.perform(value, context)
+        result: PatternResult[Any] = await self.stage.perform(value, aside(context))
         for function in self.functions:
             with wrapping(StageError, f"{function_name(function)}, a function of map,"):
                 result = result.map(function)
@@ -621,6 +739,16 @@ class Named(Stage[A, B], frozen=True):
     async def perform(self, value: A, context: Context) -> PatternResult[B]:
         return await self.stage.perform(value, context)
 
+    @property
+    @override
+    def streams_text(self) -> bool:
+        return self.stage.streams_text
+
+    @property
+    @override
+    def text_is_final(self) -> bool:
+        return self.stage.text_is_final
+
     @override
     def reach(self, given: Given) -> Reach:
         return self.stage.reach(given)
@@ -649,7 +777,7 @@ class WithInput(Stage[A, tuple[A, B]], Generic[A, B], frozen=True):
 
     @override
     async def perform(self, value: A, context: Context) -> PatternResult[tuple[A, B]]:
-        result = await self.stage.perform(value, context)
+        result = await self.stage.perform(value, aside(context))
         return result.map(lambda answer: (value, answer))
 
     @override
@@ -702,15 +830,21 @@ class Checked(Stage[str, B], frozen=True):
         context.report(lambda: _refused(values, reasons))
         prompt = value
         while len(values) <= self.output_retries:
-            result = await context.run(self.stage, prompt, at=len(values))
+            result = await context.run(self.stage, prompt, at=len(values), is_answer=True)
             values.append(result.value)
             reason = await broken(self.rule, result.value)
             if reason is None:
                 noted = {"attempts": len(values), "reasons": tuple(reasons)}
                 return PatternResult(result.value, result.score, metadata={**result.metadata, **noted})
             reasons.append(reason)
+            context.void("repair")
             prompt = f"{value}\n\nAn earlier answer could not be used: {reason}"
         raise InvalidOutputError(f"no value that will do in {len(values)} runs: {reasons[-1]}")
+
+    @property
+    @override
+    def streams_text(self) -> bool:
+        return self.stage.streams_text
 
     @override
     def reach(self, given: Given) -> Reach:
@@ -848,6 +982,16 @@ class Within(Stage[A, B], frozen=True):
         tighten(context, self.max_cost, self.name)
         return await self.stage.perform(value, context)
 
+    @property
+    @override
+    def streams_text(self) -> bool:
+        return self.stage.streams_text
+
+    @property
+    @override
+    def text_is_final(self) -> bool:
+        return self.stage.text_is_final
+
     @override
     def reach(self, given: Given) -> Reach:
         if self.max_cost == NO_USAGE:
@@ -877,6 +1021,16 @@ class Using(Stage[A, B], frozen=True):
     @override
     async def perform(self, value: A, context: Context) -> PatternResult[B]:
         return await self.stage.perform(value, using(context, self.provider))
+
+    @property
+    @override
+    def streams_text(self) -> bool:
+        return self.stage.streams_text
+
+    @property
+    @override
+    def text_is_final(self) -> bool:
+        return self.stage.text_is_final
 
     @override
     def reach(self, given: Given) -> Reach:

@@ -59,6 +59,9 @@ SETTINGS: dict[str, type[msgspec.Struct]] = {
 }
 """Pages with a table of settings, and the struct whose fields they are."""
 
+KEYWORDS = {"in_pieces": "stream"}
+"""Fields that another name has as a keyword."""
+
 
 class Block(NamedTuple):
     """A fenced block of a page; one in a list loses its margin."""
@@ -178,7 +181,10 @@ def test_blocks_that_do_not_run_compile(page: Path) -> None:
 def test_tables_of_settings_are_complete_and_true(name: str) -> None:
     (table,) = _SETTINGS.findall((ROOT / "docs" / name).read_text(encoding="utf-8"))
     rows = dict(_SETTING.findall(table))
-    fields = {field.name: field.default for field in msgspec.structs.fields(SETTINGS[name])}
+    fields = {
+        KEYWORDS.get(field.name, field.name): field.default
+        for field in msgspec.structs.fields(SETTINGS[name])
+    }
     assert set(rows) == set(fields)
     names = {name: getattr(executionkit, name) for name in executionkit.__all__}
     for setting, shown in rows.items():

@@ -21,12 +21,13 @@ class Complete(Stage[str, str], frozen=True):
 
     temperature: float | None = None
     max_tokens: int = DEFAULT_MAX_TOKENS
-    stream: bool = False
+    in_pieces: bool = False
+    """The keyword `stream`: that name is a method's."""
     system: System[str] | None = None
 
     def __post_init__(self) -> None:
         check_completion(self.temperature, self.max_tokens)
-        check_flag("stream", self.stream)
+        check_flag("stream", self.in_pieces)
         check_system(self.system)
 
     @override
@@ -35,10 +36,21 @@ class Complete(Stage[str, str], frozen=True):
             [*system_messages(self.system, value), *opening(value)],
             temperature=self.temperature,
             max_tokens=self.max_tokens,
-            stream=self.stream,
+            stream=self.in_pieces,
+            is_answer=True,
         )
         metadata = {"finish_reason": response.finish_reason, **noted_refusal(response.refusal)}
         return PatternResult(response.content, metadata=metadata)
+
+    @property
+    @override
+    def streams_text(self) -> bool:
+        return True
+
+    @property
+    @override
+    def text_is_final(self) -> bool:
+        return True
 
     @override
     def reach(self, given: Given) -> Reach:

@@ -20,7 +20,7 @@ from executionkit.errors import EvaluationError, wrapping
 from executionkit.outcome import PatternResult
 from executionkit.provider import DEFAULT_MAX_TOKENS, LLMProvider, opening, user
 from executionkit.runtime.answers import TypedAnswers, typed_reach
-from executionkit.runtime.context import Context
+from executionkit.runtime.context import Context, aside
 from executionkit.runtime.given import size_of, told
 from executionkit.runtime.timeouts import finish_within
 from executionkit.stage import Stage
@@ -198,7 +198,7 @@ class Refine(Stage[A, T], Generic[A, T], frozen=True):
             return _Drafted(cast("T", response.content), response.refusal)
         kind: AnswerType[T] = answer_type(self.output_type)
         answers = TypedAnswers(kind, self.output_retries, None, self.temperature, self.max_tokens)
-        return _Drafted(await answers.ask([*system, user(asking(prompt, kind))], context))
+        return _Drafted(await answers.ask([*system, user(asking(prompt, kind))], aside(context)))
 
     async def _evaluate(self, task: A, draft: T, context: Context) -> Evaluation:
         if self.evaluator is None:

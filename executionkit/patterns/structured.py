@@ -89,6 +89,16 @@ class Structured(Stage[str, T], Generic[T], frozen=True):
         metadata = {**answers.noted(), "response_format": answers.response_format}
         return PatternResult(answer, metadata=metadata)
 
+    @property
+    @override
+    def streams_text(self) -> bool:
+        return True
+
+    @property
+    @override
+    def text_is_final(self) -> bool:
+        return self.output_retries == 0
+
     @override
     def reach(self, given: Given) -> Reach:
         kind: AnswerType[T] = answer_type(self.output_type)

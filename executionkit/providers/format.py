@@ -5,7 +5,7 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
-from executionkit.provider import LLMResponse
+from executionkit.provider import CallPiece, LLMResponse
 from executionkit.providers.chat.deltas import Assembly, StreamChunk
 from executionkit.providers.chat.redaction import Redactor
 from executionkit.providers.chat.wire import Unusable, decode_completion
@@ -42,6 +42,10 @@ class Assembling(Protocol):
 
     def flush(self, *, is_sound: bool) -> str:
         """Return what is held back, once nothing more comes."""
+        ...
+
+    def flush_calls(self, *, is_sound: bool) -> tuple[CallPiece, ...]:
+        """Return what is held back of tool calls, once nothing more comes."""
         ...
 
     def finished(self) -> LLMResponse:

@@ -324,6 +324,11 @@ class _Watched:
         return self._pieces.cost
 
     @property
+    def is_cost_final(self) -> bool:
+        """Whether that is the member's figure of the whole, as far as it says so."""
+        return getattr(self._pieces, "is_cost_final", False) is True
+
+    @property
     def response(self) -> LLMResponse:
         """The whole, once all pieces are there."""
         return self._pieces.response

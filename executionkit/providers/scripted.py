@@ -1,7 +1,8 @@
 """`ScriptedProvider`: a model made from a list of answers or a function, for tests and examples."""
 
 import re
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from functools import partial
 from inspect import isawaitable
 from types import TracebackType
@@ -16,7 +17,7 @@ from executionkit.core.encoding import json_text
 from executionkit.core.usage import NO_USAGE, TokenUsage
 from executionkit.errors import PermanentError
 from executionkit.prices import Price, Prices
-from executionkit.provider import LLMResponse, Message, ToolCall, ToolSpec
+from executionkit.provider import CallPiece, LLMResponse, Message, ToolCall, ToolSpec
 from executionkit.runtime.terms import checked_terms
 
 __all__ = ["Answer", "ScriptedPiece", "ScriptedProvider", "ScriptedRequest", "ScriptedStream"]
@@ -57,13 +58,19 @@ class ScriptedPiece(msgspec.Struct, frozen=True):
 
     Args:
         text: What it adds to the text.
+        reasoning: What it adds to the thoughts.
+        calls: What it adds to tool calls.
     """
 
-    text: str
+    text: str = ""
+    reasoning: str = ""
+    calls: tuple[CallPiece, ...] = ()
 
 
 class ScriptedStream:
     """An answer of a `ScriptedProvider` in pieces: a word each, with the white space behind it.
+
+    Thoughts come first, tool calls last; these in two pieces each, the first with the name alone.
 
     Args:
         ask: Gives the whole answer.
@@ -72,7 +79,7 @@ class ScriptedStream:
     def __init__(self, ask: Callable[[], Awaitable[LLMResponse]]) -> None:
         self._ask = ask
         self._whole: LLMResponse | None = None
-        self._left: list[str] = []
+        self._left: deque[ScriptedPiece] = deque()
         self._seen = 0
 
     @property
@@ -83,6 +90,11 @@ class ScriptedStream:
         if not self._left:
             return TokenUsage(self._whole.input_tokens, self._whole.output_tokens, 1)
         return TokenUsage(self._whole.input_tokens, self._seen, 1)
+
+    @property
+    def is_cost_final(self) -> bool:
+        """Whether the whole is there."""
+        return self._whole is not None and not self._left
 
     @property
     def response(self) -> LLMResponse:
@@ -109,13 +121,24 @@ class ScriptedStream:
     async def __anext__(self) -> ScriptedPiece:
         if self._whole is None:
             self._whole = await self._ask()
-            self._left = _WORD.findall(self._whole.content)
+            self._left.extend(_pieces(self._whole))
         else:
             await checkpoint()
         if not self._left:
             raise StopAsyncIteration
         self._seen += 1
-        return ScriptedPiece(self._left.pop(0))
+        return self._left.popleft()
+
+
+def _pieces(answer: LLMResponse) -> Iterator[ScriptedPiece]:
+    for word in _WORD.findall(answer.reasoning or ""):
+        yield ScriptedPiece(reasoning=word)
+    for word in _WORD.findall(answer.content or ""):
+        yield ScriptedPiece(word)
+    for index, call in enumerate(answer.tool_calls or ()):
+        yield ScriptedPiece(calls=(CallPiece(call.name, "", index),))
+        given = call.arguments if isinstance(call.arguments, str) else json_text(call.arguments)
+        yield ScriptedPiece(calls=(CallPiece(call.name, given, index),))
 
 
 Script: TypeAlias = Callable[[ScriptedRequest], Answer | Awaitable[Answer]]

@@ -64,7 +64,7 @@ class TypedAnswers(Generic[T]):
         talk = messages
         while len(self._answers) <= self._retries:
             asked = await context.answer(
-                Request(talk, self._temperature, self._max_tokens, form=self._kind.form)
+                Request(talk, self._temperature, self._max_tokens, form=self._kind.form), is_answer=True
             )
             self._answers.append(asked.response)
             self.response_format = asked.response_format
@@ -77,6 +77,7 @@ class TypedAnswers(Generic[T]):
                     return answer.value
                 answer = Rejected((reason,))
             self._reasons.append(complaint(answer, was_truncated=asked.response.was_truncated))
+            context.void("repair")
             talk = [*messages, *_repair(asked.response.content, self._reasons[-1])]
         raise InvalidOutputError(
             f"no {self._kind.name} in {len(self._answers)} answers: {self._reasons[-1]}",

@@ -2,18 +2,29 @@
 
 from typing import Any, Final, Protocol
 
+from executionkit.core.content import ThoughtFilter
 from executionkit.core.dialect import Spelled
 from executionkit.core.usage import NO_USAGE, TokenUsage
-from executionkit.provider import LLMProvider, LLMResponse, Pieces, checked_response
-from executionkit.runtime.frame import method
+from executionkit.events import DeltaKind
+from executionkit.provider import LLMProvider, LLMResponse, Piece, Pieces, checked_response
+from executionkit.runtime.backlog import Backlog
+from executionkit.runtime.frame import attribute, method
 
 __all__ = ["Attempt"]
 
 
 class Deliver(Protocol):
-    """Receives the text of an answer as it comes in."""
+    """Receives an answer as it comes in."""
 
-    def __call__(self, text: str, *, whole: bool = False) -> None:
+    def __call__(
+        self,
+        text: str,
+        kind: DeltaKind = "text",
+        *,
+        whole: bool = False,
+        tool: str | None = None,
+        index: int = 0,
+    ) -> None:
         """Take a piece; `whole` says that it is all, from a provider that cannot stream."""
         ...
 
@@ -23,17 +34,21 @@ class Attempt:
 
     Args:
         provider: Whom to ask.
-        deliver: Receives the pieces of the text as they come in; None asks for the answer in one piece.
+        deliver: Receives the pieces as they come in; None asks for the answer in one piece.
+        backlog: Where pieces wait while the reader of a stream is behind; None where there is no reader.
 
     Attributes:
-        has_delivered: Whether it has received any.
+        has_delivered: Whether it has received any text.
     """
 
-    __slots__ = ("_deliver", "_pieces", "_provider", "has_delivered")
+    __slots__ = ("_backlog", "_deliver", "_pieces", "_provider", "has_delivered")
 
-    def __init__(self, provider: LLMProvider, deliver: Deliver | None = None) -> None:
+    def __init__(
+        self, provider: LLMProvider, deliver: Deliver | None = None, backlog: Backlog | None = None
+    ) -> None:
         self._provider = provider
         self._deliver = deliver
+        self._backlog = backlog
         self._pieces: Pieces | None = None
         self.has_delivered: bool = False
 
@@ -41,6 +56,12 @@ class Attempt:
     def billed(self) -> TokenUsage:
         """What an attempt that was broken off is known to have cost, in tokens."""
         return NO_USAGE if self._pieces is None else self._pieces.cost
+
+    @property
+    def is_broken_off(self) -> bool:
+        """Whether `billed` is an estimate: pieces arrived, but not the server's own figure at their end."""
+        pieces = self._pieces
+        return pieces is not None and attribute(pieces, "is_cost_final") is not True
 
     async def answer(self, asked: Spelled) -> LLMResponse:
         """Send the request and return the whole answer."""
@@ -64,12 +85,30 @@ class Attempt:
             messages, temperature=asked.temperature, max_tokens=asked.max_tokens, **options
         )
         self._pieces = started
+        thoughts, backlog = ThoughtFilter(), self._backlog
         async with started as pieces:
             async for piece in pieces:
-                if piece.text:
-                    self.has_delivered = True
-                    deliver(piece.text)
+                if backlog is not None and backlog.is_full:
+                    await backlog.room()
+                self._hand_out(piece, deliver, thoughts)
+        reasoning, text = thoughts.flush()
+        if reasoning:
+            deliver(reasoning, "reasoning")
+        if text:
+            self.has_delivered = True
+            deliver(text)
         return checked_response(pieces.response)
+
+    def _hand_out(self, piece: Piece, deliver: Deliver, thoughts: ThoughtFilter) -> None:
+        reasoning, text = thoughts.feed(piece.text) if piece.text else ("", "")
+        reasoning = attribute(piece, "reasoning") or reasoning
+        if reasoning:
+            deliver(reasoning, "reasoning")
+        if text:
+            self.has_delivered = True
+            deliver(text)
+        for part in attribute(piece, "calls") or ():
+            deliver(part.arguments, "arguments", tool=part.name, index=part.index)
 
 
 _ATOMS: Final = frozenset({str, int, float, bool, type(None)})

@@ -3,8 +3,8 @@
 This is the one loop of attempts in the package, with the one memory of what a server takes.
 """
 
-from collections.abc import Mapping
-from functools import partial
+from collections.abc import Callable, Iterable, Mapping
+from typing import TypeAlias
 
 import anyio
 import msgspec
@@ -31,6 +31,9 @@ from executionkit.events import (
     AttemptStarted,
     CallFinished,
     CallStarted,
+    DeltaKind,
+    Element,
+    PartialValue,
     Path,
     TextDelta,
     WaitFinished,
@@ -46,7 +49,10 @@ from executionkit.runtime.ledger import Account, Payers, Reservation, reserve, t
 from executionkit.runtime.open_call import OpenCall, call_under_way
 from executionkit.runtime.tracing import Span
 
-__all__ = ["Answered", "Completion", "out_of_budget"]
+__all__ = ["Completed", "Completion", "OnText", "out_of_budget"]
+
+OnText: TypeAlias = Callable[[str], Iterable[tuple[type[PartialValue | Element], dict[str, object]]]]
+"""Reads an answer as it comes in: takes a piece, `""` at its end, and returns what records to send."""
 
 _REFUSALS = frozenset({400, 422, None})
 """The statuses with which a server says that it does not take a request as it is; None for no status."""
@@ -56,7 +62,7 @@ _FORM = "response_formats"
 """The field of a dialect that may change twice in one call: there are two forms to do without."""
 
 
-class Answered(msgspec.Struct, frozen=True):
+class Completed(msgspec.Struct, frozen=True):
     """An answer, and how it was asked for.
 
     Args:
@@ -76,6 +82,8 @@ class Completion:
         request: What it asks for.
         at: Where the call is below the stage, where it has a place of its own.
         stream: Whether to have the answer in pieces.
+        is_answer: Whether its text is the stage's answer: with a reader of a stream it comes in pieces then.
+        on_text: Reads the text as it comes in, where somebody is told of it.
     """
 
     __slots__ = (
@@ -86,8 +94,11 @@ class Completion:
         "_has_delivered",
         "_has_learned",
         "_has_left_out",
+        "_has_said",
+        "_is_answer",
         "_is_carried",
         "_lessons",
+        "_on_text",
         "_ordinal",
         "_path",
         "_payers",
@@ -95,12 +106,27 @@ class Completion:
         "_retries",
         "_span",
         "_stream",
+        "_texts",
     )
 
-    def __init__(self, frame: Frame, request: Request, *, at: Path = (), stream: bool = False) -> None:
+    def __init__(
+        self,
+        frame: Frame,
+        request: Request,
+        *,
+        at: Path = (),
+        stream: bool = False,
+        is_answer: bool = False,
+        on_text: OnText | None = None,
+    ) -> None:
+        tracer = frame.settings.tracer
         self._frame = frame
         self._request = request
-        self._stream = stream
+        self._is_answer = is_answer and frame.is_answer
+        self._stream = stream or (self._is_answer and tracer is not None and tracer.backlog is not None)
+        self._on_text = on_text
+        self._texts: list[str] = []
+        self._has_said = False
         self._ordinal = 0 if at else frame.next_call()
         self._path: Path = (*frame.path, *at) if at else frame.path
         self._span = None if frame.span is None else frame.span.below(self._path)
@@ -115,7 +141,7 @@ class Completion:
         self._has_delivered = False
         self._is_carried = False
 
-    async def answer(self) -> Answered:
+    async def answer(self) -> Completed:
         """Return the first answer.
 
         Raises:
@@ -130,7 +156,7 @@ class Completion:
             return await self._attempt_until_answered(member)
         return await self._prove(member)
 
-    async def _traced(self, span: Span, member: Endpoint) -> Answered:
+    async def _traced(self, span: Span, member: Endpoint) -> Completed:
         self._send_started(span)
         try:
             answered = await self._prove(member)
@@ -140,7 +166,7 @@ class Completion:
         self._send_finished(span, answered.response, None)
         return answered
 
-    async def _prove(self, member: Endpoint) -> Answered:
+    async def _prove(self, member: Endpoint) -> Completed:
         """Have one call of the run find out which of its fields the server takes, before the others go."""
         memory, proofs = member.memory, self._frame.account.proofs
         if memory.has_proven(self._request):
@@ -155,7 +181,7 @@ class Completion:
         finally:
             proof.set()
 
-    async def _attempt_until_answered(self, member: Endpoint) -> Answered:
+    async def _attempt_until_answered(self, member: Endpoint) -> Completed:
         failure: ExecutionKitError | None = None
         left_out: Dialect | None = None
         while True:
@@ -170,7 +196,7 @@ class Completion:
                     memory.note_taken(self._request, self._dialect)
                 if member.retry_quota is not None and not self._is_carried:
                     member.retry_quota.refund()
-                return Answered(outcome, asked_as(self._request, self._dialect))
+                return Completed(outcome, asked_as(self._request, self._dialect))
             failure = outcome
             if self._has_learned:
                 continue  # ask in the other way at once
@@ -262,7 +288,7 @@ class Completion:
         self._attempts += 1
         self._has_learned = False
         span = None if self._span is None else self._send_attempt(self._span.below(), member, reservation)
-        attempt = Attempt(member.provider, partial(_send_delta, self._span) if self._stream else None)
+        attempt = Attempt(member.provider, self._deliver if self._stream else None, self._frame.backlog)
         place = (self._path, self._ordinal)
         under_way = OpenCall(reservation, place, self._frame.settings.ends_at, span)
         token = call_under_way.set(under_way)
@@ -276,10 +302,12 @@ class Completion:
                 self._has_delivered = attempt.has_delivered
                 learned = self._learn(member.memory, failure)
                 reservation.abandon(attribute(failure, "cost"))
+                self._void()
                 self._settled(span, reservation, failure=failure, learned=learned)
                 await stop_if_cancelled(before, error)
                 return failure
-            reservation.abandon(attribute(attempt, "billed"))
+            reservation.abandon(attribute(attempt, "billed"), is_estimate=attempt.is_broken_off)
+            self._void()
             self._settled(span, reservation, error=type(error).__name__)
             if error is raised:
                 raise
@@ -288,9 +316,47 @@ class Completion:
             under_way.end()
             call_under_way.reset(token)
         reservation.settle(response.usage, response)
+        if self._texts and "".join(self._texts) != response.content:
+            self._void()  # thoughts were found in it that nobody could know for such before its end
+            self._deliver(response.content, whole=True)
         if span is not None:
             self._settled(span, reservation, finish_reason=response.finish_reason)
         return response
+
+    def _deliver(
+        self,
+        text: str,
+        kind: DeltaKind = "text",
+        *,
+        whole: bool = False,
+        tool: str | None = None,
+        index: int = 0,
+    ) -> None:
+        """Tell whoever wants texts of a piece."""
+        span = self._span
+        if span is None or not span.content:
+            return
+        self._has_said = True
+        if kind == "arguments":
+            span.send(TextDelta, text=text, kind=kind, tool=tool, index=index)
+            return
+        if kind == "reasoning":
+            span.send(TextDelta, text=text, kind=kind)
+            return
+        if self._is_answer and not self._texts:
+            span.tracer.note_said(span)
+        self._texts.append(text)
+        span.send(TextDelta, text=text, whole=whole, is_answer=self._is_answer)
+        if self._on_text is not None:
+            for record, fields in self._on_text(text):
+                span.send(record, is_answer=self._is_answer, **fields)
+
+    def _void(self) -> None:
+        """Take back what the call has said, where it has said anything."""
+        if self._span is not None and self._has_said:
+            self._span.tracer.void("failed", self._span)
+            self._has_said = False
+            self._texts.clear()
 
     def _learn(self, memory: Memory, failure: ExecutionKitError) -> tuple[str, ...]:
         """Learn from a refusal that names a field: once a field, twice for the form. Return what changed."""
@@ -465,8 +531,3 @@ def _may_pass(error: Exception, retry: RetryConfig) -> bool:
 
     is_tls = isinstance(error, SSLError) and not isinstance(error, SSLEOFError)
     return not is_tls and isinstance(error, (OSError, *retry.retryable))
-
-
-def _send_delta(call: Span | None, text: str, *, whole: bool = False) -> None:
-    if call is not None and call.content:
-        call.send(TextDelta, text=text, whole=whole)

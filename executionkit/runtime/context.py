@@ -18,11 +18,11 @@ from executionkit.core.checks import check_count
 from executionkit.core.dialect import JsonForm, Request, limited
 from executionkit.core.usage import NO_USAGE, TokenUsage, sane_usage
 from executionkit.errors import BudgetExhaustedError, ExecutionKitError, StageError, described, unwrapped
-from executionkit.events import Path, StageFinished, StageStarted
+from executionkit.events import Path, StageFinished, StageStarted, VoidReason
 from executionkit.outcome import Outcome, PatternResult
 from executionkit.provider import LLMProvider, LLMResponse, Message, ToolSpec, supports_tools
 from executionkit.runtime.cancellation import cancellations, stop_if_cancelled, taken_as
-from executionkit.runtime.completion import Answered, Completion, out_of_budget
+from executionkit.runtime.completion import Completed, Completion, OnText, out_of_budget
 from executionkit.runtime.frame import Frame, attribute
 from executionkit.runtime.gather import gather
 from executionkit.runtime.tracing import Span
@@ -33,6 +33,7 @@ __all__ = [
     "MeteredProvider",
     "Performer",
     "as_outcome",
+    "aside",
     "charged",
     "first_position",
     "nothing_left",
@@ -151,7 +152,12 @@ class Context:
             account.halts -= has_failed
 
     async def run(
-        self, stage: Performer[In, Out], value: In, *, at: int | str | None = None
+        self,
+        stage: Performer[In, Out],
+        value: In,
+        *,
+        at: int | str | None = None,
+        is_answer: bool = False,
     ) -> PatternResult[Out]:
         """Run a stage below this one, on an account of its own.
 
@@ -159,12 +165,26 @@ class Context:
             stage: The stage.
             value: Its input.
             at: Where it is below this stage; None for the next by number.
+            is_answer: Whether its answer is this stage's, as it is: under `stream` its text is then handed
+                out as it comes in. See `void`.
 
         Raises:
             ExecutionKitError: It failed; stamped with what it cost.
         """
         path = self.frame.path_of(() if at is None else (at,))
-        return await perform(stage, value, self.frame.below(path, is_stage=True))
+        below = self.frame.below(path, is_stage=True)
+        below.is_answer = is_answer and self.frame.is_answer
+        return await perform(stage, value, below)
+
+    def void(self, reason: VoidReason) -> None:
+        """Take back what was handed out as text of this stage's answer: another answer is to follow.
+
+        Args:
+            reason: Why.
+        """
+        tracer = self.frame.settings.tracer
+        if tracer is not None and self.frame.is_answer:
+            tracer.void(reason)
 
     async def attempt(self, work: Callable[["Context"], Awaitable[T]]) -> Attempted[T]:
         """Do some work of this stage and return its failure as a value, stamped with what it cost.
@@ -173,7 +193,7 @@ class Context:
             work: A coroutine function of the context that it is to use.
         """
         frame = self.frame.below(self.frame.path, is_stage=False)
-        frame.counts = self.frame.counts
+        frame.counts, frame.is_answer = self.frame.counts, self.frame.is_answer
         failure: ExecutionKitError
         before = cancellations()
         try:
@@ -185,7 +205,15 @@ class Context:
         await stop_if_cancelled(before, failure)
         return Failure(frame.stamped(failure))
 
-    async def answer(self, request: Request, *, at: Path = (), stream: bool = False) -> Answered:
+    async def answer(
+        self,
+        request: Request,
+        *,
+        at: Path = (),
+        stream: bool = False,
+        is_answer: bool = False,
+        on_text: OnText | None = None,
+    ) -> Completed:
         """Ask the model: within every budget above, with the run's retries, on the ledger.
 
         Args:
@@ -193,13 +221,20 @@ class Context:
             at: Where the call is below this stage, such as the number of a sample; with none it is the next.
             stream: Have the answer streamed where the provider can, its pieces sent to a trace that asked for
                 content. Once text was sent, a failure is not retried.
+            is_answer: Whether its text is this stage's answer: under `stream` it is then streamed whatever
+                `stream` says, where this stage's answer is the run's.
+            on_text: Told of the answer's text as it comes in, where it is streamed to somebody; what it
+                returns is sent as further records of the call.
 
         Raises:
             BudgetExhaustedError: The call, or another attempt at it, no longer fits.
             DeadlineExceededError: The run's time is over.
             LLMError: The last attempt failed.
         """
-        return await Completion(self.frame, request, at=at, stream=stream).answer()
+        completion = Completion(
+            self.frame, request, at=at, stream=stream, is_answer=is_answer, on_text=on_text
+        )
+        return await completion.answer()
 
     async def complete(
         self,
@@ -212,6 +247,7 @@ class Context:
         form: JsonForm | None = None,
         logprobs: bool = False,
         stream: bool = False,
+        is_answer: bool = False,
         **options: Any,
     ) -> LLMResponse:
         """Ask the model, as `answer` does, and return its response.
@@ -225,6 +261,7 @@ class Context:
             form: The form that the answer shall have.
             logprobs: Whether to ask for the log-probabilities of the tokens.
             stream: As in `answer`.
+            is_answer: As in `answer`.
             **options: Further request fields, sent as they are. The output limit is held to the budget under
                 whatever name it comes.
 
@@ -240,7 +277,7 @@ class Context:
             check_count("max_tokens", max_tokens)
         check_count("n", n)
         request = Request(messages, temperature, max_tokens, tools, n, form, logprobs, options, limit_name)
-        return (await self.answer(request, stream=stream)).response
+        return (await self.answer(request, stream=stream, is_answer=is_answer)).response
 
 
 class MeteredProvider:
@@ -363,13 +400,15 @@ def tighten(context: Context, limit: TokenUsage, stage: str = "the stage") -> No
     frame.account.tighten(limit, Owner(stage, frame.path))
 
 
-async def run_group(context: Context, stage: Performer[In, Out], value: In, first: int) -> PatternResult[Out]:
+async def run_group(
+    context: Context, stage: Performer[In, Out], value: In, first: int, *, is_answer: bool
+) -> PatternResult[Out]:
     """Run a named group of parts below a stage, their positions counted on from `first`.
 
     So a name changes no path: the parts have those that they had without it.
     """
     frame = context.frame.below(context.frame.path, is_stage=True)
-    frame.first = first
+    frame.first, frame.is_answer = first, is_answer and context.frame.is_answer
     return await perform(stage, value, frame)
 
 
@@ -386,10 +425,12 @@ def nothing_left(context: Context, what: str) -> BudgetExhaustedError:
 
 def using(context: Context, provider: LLMProvider) -> Context:
     """Return the context of the same stage, asking another provider."""
-    frame = context.frame
-    bound = Frame(provider, frame.account, frame.settings, frame.path, frame.span, frame.above)
-    bound.reports, bound.counts, bound.first = frame.reports, frame.counts, frame.first
-    return Context(bound)
+    return Context(context.frame.twin(provider, is_answer=context.frame.is_answer))
+
+
+def aside(context: Context) -> Context:
+    """Return the context of the same stage, for work whose answer is not the stage's."""
+    return Context(context.frame.twin(is_answer=False))
 
 
 def span_below(context: Context) -> Span | None:

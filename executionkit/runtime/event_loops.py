@@ -1,14 +1,19 @@
 """The end of an event loop: what was opened inside it is closed before it goes."""
 
+import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from contextvars import ContextVar
-from typing import Final
+from typing import Any, Final
 
 import anyio
+import sniffio
 from anyio.lowlevel import current_token
 
-__all__ = ["closing_at_exit", "on_loop_exit"]
+__all__ = ["closer", "closing_at_exit", "on_loop_exit"]
+
+_closing: Final[set["asyncio.Task[None]"]] = set()
+"""Tasks that close what was dropped; an event loop alone does not keep them."""
 
 _scope: Final[ContextVar[tuple[object, AsyncExitStack] | None]] = ContextVar(
     "executionkit_loop", default=None
@@ -46,3 +51,34 @@ def on_loop_exit(close: Callable[[], Awaitable[None]]) -> bool:
 async def _shielded(close: Callable[[], Awaitable[None]]) -> None:
     with anyio.CancelScope(shield=True):
         await close()
+
+
+def closer() -> Callable[[Callable[[], Awaitable[None]]], None]:
+    """Return what has something awaited in this event loop, soon: from a finalizer, in whatever thread."""
+    if sniffio.current_async_library() == "trio":
+        import trio  # an extra
+
+        soon: Callable[..., Any] = trio.lowlevel.current_trio_token().run_sync_soon
+
+        def start(close: Callable[[], Awaitable[None]]) -> None:
+            trio.lowlevel.spawn_system_task(_quietly, close)
+
+    else:
+        loop = asyncio.get_running_loop()
+        soon = loop.call_soon_threadsafe
+
+        def start(close: Callable[[], Awaitable[None]]) -> None:
+            task = loop.create_task(_quietly(close))
+            _closing.add(task)
+            task.add_done_callback(_closing.discard)
+
+    def closing(close: Callable[[], Awaitable[None]]) -> None:
+        with suppress(RuntimeError):  # the event loop is over
+            soon(start, close)
+
+    return closing
+
+
+async def _quietly(close: Callable[[], Awaitable[None]]) -> None:
+    with suppress(Exception):
+        await _shielded(close)

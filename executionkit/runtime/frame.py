@@ -11,6 +11,7 @@ from executionkit.errors import ExecutionKitError
 from executionkit.events import Path
 from executionkit.provider import LLMProvider
 from executionkit.retry import RetryConfig
+from executionkit.runtime.backlog import Backlog
 from executionkit.runtime.ledger import Account
 from executionkit.runtime.tracing import Span, Tracer
 
@@ -64,6 +65,7 @@ class Frame:
         "account",
         "counts",
         "first",
+        "is_answer",
         "path",
         "provider",
         "reports",
@@ -91,6 +93,14 @@ class Frame:
         self.counts: Counts = Counts()
         self.first: int = 0
         """The position of the first of its parts: those of a named group are counted with others."""
+        self.is_answer: bool = False
+        """Whether what it answers is the run's answer, by its place in the pipeline."""
+
+    @property
+    def backlog(self) -> Backlog | None:
+        """What the reader of the run's stream has yet to read; None where nobody reads one."""
+        tracer = self.settings.tracer
+        return None if tracer is None else tracer.backlog
 
     def next_call(self) -> int:
         """Return how many calls came before the next one at this path."""
@@ -110,6 +120,24 @@ class Frame:
         if span is not None and is_stage:
             span = span.below(path)
         return Frame(self.provider, Account(self.account), self.settings, path, span, self)
+
+    def twin(self, provider: LLMProvider | None = None, *, is_answer: bool) -> "Frame":
+        """Return a frame of the same stage that asks another provider, or whose answer is not the run's."""
+        twin = Frame(
+            self.provider if provider is None else provider,
+            self.account,
+            self.settings,
+            self.path,
+            self.span,
+            self.above,
+        )
+        twin.reports, twin.counts, twin.first, twin.is_answer = (
+            self.reports,
+            self.counts,
+            self.first,
+            is_answer,
+        )
+        return twin
 
     def stamped(self, error: ExecutionKitError) -> ExecutionKitError:
         """Return a copy of an error with this stage's cost and what the stage has achieved."""

@@ -505,13 +505,18 @@ class Reservation:
         """What the call was charged when it was settled, in money too where that is known."""
         return self._cost if self._usd is None else replace(self._cost, usd=dollars(self._usd))
 
-    def abandon(self, billed: object = NO_USAGE) -> TokenUsage:
-        """Settle a call that gave no answer; `billed` is what the failure says it cost.
+    def abandon(self, billed: object = NO_USAGE, *, is_estimate: bool = False) -> TokenUsage:
+        """Settle a call that gave no answer; a figure that is absurd stays as reserved, as with an answer.
 
-        A figure that is absurd stays as reserved, as with an answer.
+        Args:
+            billed: What the failure says it cost, or what had arrived.
+            is_estimate: Whether that is not the server's own figure.
         """
         if billed == NO_USAGE or not isinstance(billed, TokenUsage):
             return self._close(TokenUsage(llm_calls=1), None if self._terms.rates is None else 0)
+        if is_estimate and self._is_open:
+            for account in self.payers.all:
+                account.unreported += 1
         return self.settle(billed)
 
     def cancel(self) -> None:

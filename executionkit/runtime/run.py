@@ -19,6 +19,7 @@ from executionkit.events import RunFinished, RunStarted, Trace, WithContent
 from executionkit.outcome import Outcome
 from executionkit.provider import LLMProvider, checked_provider
 from executionkit.retry import RetryConfig, checked_retry
+from executionkit.runtime.backlog import Backlog
 from executionkit.runtime.cancellation import let_interrupts_wait, taken_as
 from executionkit.runtime.context import MeteredProvider, Performer, as_outcome, check_loop, perform
 from executionkit.runtime.event_loops import closing_at_exit
@@ -27,7 +28,7 @@ from executionkit.runtime.ledger import Account
 from executionkit.runtime.timeouts import finish_within
 from executionkit.runtime.tracing import Span, Tracer
 
-__all__ = ["in_new_loop", "run_stage"]
+__all__ = ["check_no_loop", "check_run", "in_new_loop", "run_stage"]
 
 T = TypeVar("T")
 In = TypeVar("In")
@@ -43,8 +44,21 @@ async def run_stage(
     retry: RetryConfig | None,
     trace: Trace | None,
     deadline: float | None,
+    backlog: Backlog | None = None,
+    opened: Callable[[Frame], None] | None = None,
 ) -> Outcome[Out]:
     """Run a stage on a ledger of its own; with a metered provider, on the ledger that it belongs to.
+
+    Args:
+        stage: The stage.
+        provider: The model to ask.
+        value: The input.
+        max_cost: The budget of the whole run.
+        retry: How transient failures are retried.
+        trace: Receives the records of the run.
+        deadline: Seconds the whole run may take.
+        backlog: Receives them for the reader of a stream.
+        opened: Told of the frame of the run, before anything is done in it.
 
     Raises:
         TypeError: An argument is of the wrong type.
@@ -53,13 +67,12 @@ async def run_stage(
     if sniffio.current_async_library() == "trio":
         let_interrupts_wait(run_stage)
         let_interrupts_wait(MeteredProvider.complete)
-    limit = checked_budget(max_cost)
-    checked_retry(retry)
-    _check_deadline(deadline)
-    _check_trace(trace)
-    tracer = None if trace is None else Tracer(trace)
+    limit = check_run(provider, max_cost, retry, trace, deadline)
+    tracer = None if trace is None and backlog is None else Tracer(trace, backlog)
     run = None if tracer is None else tracer.span()
-    frame = _open(checked_provider(provider), retry, tracer, deadline, run)
+    frame = _open(provider, retry, tracer, deadline, run)
+    if opened is not None:
+        opened(frame)
     if limit is not None:
         frame.account.tighten(limit, Owner(stage.name, frame.path, is_run=True))
     if run is None:
@@ -68,20 +81,50 @@ async def run_stage(
     return await _traced(frame, run, _bounded(frame, stage, value, deadline))
 
 
+def check_run(
+    provider: LLMProvider,
+    max_cost: TokenUsage | None,
+    retry: RetryConfig | None,
+    trace: Trace | None,
+    deadline: float | None,
+) -> TokenUsage | None:
+    """Check the arguments of a run; return its budget.
+
+    Raises:
+        TypeError: An argument is of the wrong type.
+        ValueError: A budget is negative, or a deadline not positive.
+    """
+    limit = checked_budget(max_cost)
+    checked_retry(retry)
+    _check_deadline(deadline)
+    _check_trace(trace)
+    checked_provider(provider)
+    return limit
+
+
 def in_new_loop(run: Callable[[], Awaitable[T]], what: str) -> T:
     """Run to the end on a new asyncio loop and close what was opened in it.
 
     Raises:
         RuntimeError: An event loop runs in this thread already.
     """
-    library = _running_library()
-    if library is not None:
-        raise RuntimeError(f"{what} cannot be called inside a running {library} event loop; await it instead")
+    check_no_loop(what, "await it instead")
     context = copy_context()
     # `anyio.run` notes its library in a context variable, which follows `asyncio.to_thread` into threads
     # where no event loop runs.
     context.run(sniffio.current_async_library_cvar.set, None)
     return context.run(anyio.run, _closing, run)
+
+
+def check_no_loop(what: str, remedy: str) -> None:
+    """Check that no event loop runs in this thread.
+
+    Raises:
+        RuntimeError: One does.
+    """
+    library = _running_library()
+    if library is not None:
+        raise RuntimeError(f"{what} cannot be called inside a running {library} event loop; {remedy}")
 
 
 def _running_library() -> str | None:
@@ -117,7 +160,9 @@ def _open(
     ends_at = None if deadline is None else anyio.current_time() + deadline
     if not isinstance(provider, MeteredProvider):
         settings = Settings(retry, tracer, ends_at, current_token())
-        return Frame(provider, Account(), settings, (), None if run is None else run.below(()))
+        frame = Frame(provider, Account(), settings, (), None if run is None else run.below(()))
+        frame.is_answer = True
+        return frame
     above = provider.frame
     check_loop(above)
     frame = above.below(above.path_of(()), is_stage=True)
@@ -127,7 +172,7 @@ def _open(
         retry or settings.retry, tracer or settings.tracer, min(ends, default=None), settings.loop
     )
     if run is not None:
-        frame.span = run.below(frame.path)
+        frame.span, frame.is_answer = run.below(frame.path), True
     return frame
 
 
@@ -182,6 +227,8 @@ async def _traced(frame: Frame, run: Span, pending: Awaitable[Outcome[Out]]) -> 
         outcome = await pending
         error = type(outcome.failure()).__name__ if isinstance(outcome, Failure) else None
     finally:
+        if error is not None:
+            run.tracer.void("failed")
         run.send(RunFinished, duration=run.duration, cost=frame.account.cost, error=error)
     return outcome
 

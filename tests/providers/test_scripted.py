@@ -151,7 +151,9 @@ class TestStreams:
         call = ToolCall("1", "add", {"left": 1})
         provider = ScriptedProvider([call, PermanentError("gone")])
         stream = provider.stream([user("x")])
-        assert [piece async for piece in stream] == []
+        pieces = [piece async for piece in stream]
+        assert not any(piece.text for piece in pieces)
+        assert "".join(part.arguments for piece in pieces for part in piece.calls) == '{"left":1}'
         assert stream.response.tool_calls == (call,)
         with pytest.raises(PermanentError, match="gone"):
             await anext(provider.stream([user("x")]))

@@ -41,6 +41,7 @@ from executionkit import (
 from executionkit.core.voting.stopping import certain
 from executionkit.patterns.refine import Draft
 from executionkit.patterns.structured import Structured, structured
+from executionkit.streaming import Streaming
 from executionkit.tools import tool
 from tests.typing.stages import City, Count, Spell
 
@@ -399,3 +400,18 @@ def combinators(improving: Stage[Draft[int, str], str]) -> None:
     refine(output_type=City)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
     refine(len, draft=Count(), improve=improving)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType, reportCallIssue]
     refine(of_nothing, output_type=City)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType, reportCallIssue]
+
+
+async def streams(provider: LLMProvider) -> None:
+    """What a stream is not."""
+    complete().stream(provider, 3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    complete().stream(provider, "a", ahead="b")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    complete().stream(NotAsync(), "a")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    list(complete().stream(provider, "a"))  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
+    async with complete().stream(provider, "a") as run:
+        run.elements().anext()  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
+    async with Count().stream(provider, "a") as numbers:
+        numbers.elements()  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]
+    wanted: Streaming[str] = Count().stream(provider, "a")  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
+    with complete().stream(provider, "a"):  # type: ignore[attr-defined]  # pyright: ignore[reportGeneralTypeIssues]
+        pass

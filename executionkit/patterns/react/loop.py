@@ -95,8 +95,10 @@ class React(Stage[str, T], Generic[T], frozen=True):
             if reply is None:
                 return await loop.conclude("budget")
             if reply.calls:
+                context.void("tools")
                 await loop.observe(reply)
             elif reply.complaint is not None:
+                context.void("repair")
                 loop.add([user(reply.complaint)])
             elif (answer := await loop.read(reply)) is not None:
                 return PatternResult(cast("T", answer.value), metadata=loop.metadata())
@@ -105,6 +107,11 @@ class React(Stage[str, T], Generic[T], frozen=True):
         raise MaxIterationsError(
             f"no answer after {self.max_rounds} rounds; raise max_rounds or give the model better tools"
         )
+
+    @property
+    @override
+    def streams_text(self) -> bool:
+        return True
 
     @override
     def reach(self, given: Given) -> Reach:
@@ -248,6 +255,7 @@ class _Loop(Generic[T]):
                 f"no {what} in {len(self.reasons)} answers: {self.reasons[-1]}",
                 metadata={"last_text": reply.text},
             )
+        self.context.void("repair")
         self.add([user(f"{self.reasons[-1]}\nSend it again, corrected.")])
         return None
 

@@ -117,6 +117,7 @@ class NativeTools:
             temperature=self._settings.temperature,
             max_tokens=self._settings.max_tokens,
             tools=[tool.spec for tool in self._tools] if with_tools and self._tools else None,
+            is_answer=True,
         )
         calls = tuple(self._ids.renamed(response.tool_calls)) if with_tools else ()
         message = _as_message(response)

@@ -12,7 +12,7 @@ from executionkit.core.content import Said, ThoughtFilter, read_content, read_re
 from executionkit.core.endings import is_failed
 from executionkit.core.json import MAX_DEPTH, Unreadable, decode_json, decode_piece, whole_text
 from executionkit.core.usage import TokenUsage
-from executionkit.provider import LLMResponse, ToolCall
+from executionkit.provider import CallPiece, LLMResponse, ToolCall
 from executionkit.providers.chat.complaints import complaint_in_answer
 from executionkit.providers.chat.redaction import MASK, SHORTEST_STUMP, Redactor
 from executionkit.providers.chat.wire import (
@@ -46,12 +46,14 @@ class StreamChunk(msgspec.Struct, frozen=True):
         finish_reason: Why the model stopped, in the piece that says so.
         usage: Token counts as reported, in the piece that has them; usually the last one.
         reasoning: What it adds to the model's thoughts, which are no part of the text.
+        calls: What it adds to tool calls.
     """
 
     text: str = ""
     finish_reason: str | None = None
     usage: Mapping[str, Any] = {}
     reasoning: str = ""
+    calls: tuple[CallPiece, ...] = ()
 
 
 class _Function(msgspec.Struct):
@@ -95,10 +97,12 @@ class _Call:
 
     Args:
         place: Where it stands among the calls of the answer.
+        redactor: Keeps the key out of the arguments that are handed out before their end.
     """
 
-    def __init__(self, place: int) -> None:
+    def __init__(self, place: int, redactor: Redactor) -> None:
         self.place = place
+        self._shown = Channel(redactor)
         self.id = ""
         self.name = ""
         self._arguments: list[str] = []
@@ -117,17 +121,23 @@ class _Call:
         """Whether its arguments are all there, so that its name said again begins another call."""
         return self._whole is not None or isinstance(decode_json("".join(self._arguments)), dict)
 
-    def add(self, delta: _CallDelta, sent: dict[str, Any]) -> None:
-        """Take in a piece of it, and the same as it was sent."""
+    def add(self, delta: _CallDelta, sent: dict[str, Any], redactor: Redactor) -> CallPiece:
+        """Take in a piece of it, and the same as it was sent; return what can be handed out of it."""
         function = delta.function or _Function()
         self.id = self.id or ("" if delta.id is None else str(delta.id))
         if function.name and function.name != self.name:  # some servers name it in every piece
             self.name += function.name
         if isinstance(function.arguments, dict):
-            self._whole = function.arguments
+            self._whole, text = function.arguments, json.dumps(function.arguments)
         else:
-            self._arguments.append(function.arguments or "")
+            text = function.arguments or ""
+            self._arguments.append(text)
         self._extra.update(unknown_fields(sent, CALL_FIELDS))
+        return CallPiece(whole_text(redactor.answer(self.name)), self._shown.released(text), self.place)
+
+    def flush(self, redactor: Redactor, *, is_sound: bool) -> CallPiece:
+        """Return what is held back of the arguments."""
+        return CallPiece(redactor.answer(self.name), self._shown.flush(is_sound=is_sound), self.place)
 
     def finished(self, redactor: Redactor) -> ToolCall:
         """Return the whole of it."""
@@ -228,8 +238,12 @@ class Assembly:
             said, calls = _said_in(delta), _calls_in(delta)
         except (msgspec.ValidationError, RecursionError) as problem:
             return Unusable(f"a piece of the answer is not a completion: {problem}", ONE_CALL)
-        for call, sent in zip(calls, delta.get("tool_calls") or (), strict=True):
-            self._call_of(call).add(call, sent)
+        parts = tuple(
+            [
+                self._call_of(call).add(call, sent, self._redactor)
+                for call, sent in zip(calls, delta.get("tool_calls") or (), strict=True)
+            ]
+        )
         has_more = not delta.keys() <= MESSAGE_FIELDS and self._add_extra(delta)
         self.pieces += bool(said.text or said.reasoning or said.refusal or calls or has_more)
         if said.refusal:
@@ -238,15 +252,15 @@ class Assembly:
         text, thoughts = self._text.released(text), self._reasoning.released(said.reasoning + thoughts)
         if choice.finish_reason:
             self.finish_reason = whole_text(self._redactor.answer(choice.finish_reason))
-            return StreamChunk(text, self.finish_reason, usage, thoughts)
-        return StreamChunk(text, None, usage, thoughts)
+            return StreamChunk(text, self.finish_reason, usage, thoughts, parts)
+        return StreamChunk(text, None, usage, thoughts, parts)
 
     def _call_of(self, delta: _CallDelta) -> _Call:
         """Return the call that a piece belongs to: that of its index, else the last, unless it begins one."""
         last = self._calls[-1] if self._calls else None
         known = last if delta.index is None else self._calls_by_index.get(delta.index)
         if known is None or not known.is_continued_by(delta):
-            known = _Call(len(self._calls) if delta.index is None else delta.index)
+            known = _Call(len(self._calls) if delta.index is None else delta.index, self._redactor)
             self._calls.append(known)
             self._calls_by_index[known.place] = known
         return known
@@ -263,6 +277,11 @@ class Assembly:
         self._reasoning.released(thoughts)
         self._reasoning.flush(is_sound=is_sound)
         return self._text.released(text) + self._text.flush(is_sound=is_sound)
+
+    def flush_calls(self, *, is_sound: bool) -> tuple[CallPiece, ...]:
+        """Return what is held back of tool calls, once nothing more comes."""
+        held = [call.flush(self._redactor, is_sound=is_sound) for call in self._calls]
+        return tuple([piece for piece in held if piece.arguments])
 
     def _add_extra(self, delta: dict[str, Any]) -> bool:
         """Take in the fields that this package does not know, and say whether they hold anything."""

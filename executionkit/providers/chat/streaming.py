@@ -1,8 +1,9 @@
 """A completion that arrives in pieces."""
 
 import re
+import warnings
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from types import TracebackType
 from typing import Final, Literal, Self
@@ -22,6 +23,7 @@ from executionkit.providers.format import CHAT, Assembling, Format
 from executionkit.providers.http.body import BODY_LIMIT, BodyReader, read_error_body
 from executionkit.providers.http.exchange import Exchange, ExchangeError, Head, Request, Transport
 from executionkit.providers.pacing import Turn
+from executionkit.runtime.event_loops import closer
 
 __all__ = ["Stream"]
 
@@ -44,9 +46,9 @@ _READS_UNCHECKED: Final = 16
 class Stream:
     """A streamed completion: an async iterator of `StreamChunk`, made by `Provider.stream`.
 
-    Nothing is sent before the first piece is asked for. Use it with `async with` where the iteration may
-    stop early, so that its connection is closed. Only the waits for the server count towards the time-out,
-    not those for a rate limit.
+    Nothing is sent before the first piece is asked for. Use it with `async with` where the iteration may stop
+    early, so that its connection is closed at once; one that is dropped loses it when it is collected, with a
+    `ResourceWarning`. Only the waits for the server count towards the time-out, not those for a rate limit.
 
     ::
 
@@ -82,6 +84,7 @@ class Stream:
         self._redactor = redactor
         self._input_estimate = input_estimate
         self._exchange: Exchange | None = None
+        self._closer: Callable[[Callable[[], Awaitable[None]]], None] | None = None
         self._reader: BodyReader | None = None
         self._parser = EventParser()
         self._assembly: Assembling = written.assembly(redactor)
@@ -119,6 +122,14 @@ class Stream:
         at_least = 1 if is_final and reading.output_tokens is not None else pieces
         reading = plausible(reading, at_least if pieces else 0)
         return reading.or_else(self._input_estimate, pieces), not reading.is_complete
+
+    @property
+    def is_cost_final(self) -> bool:
+        """Whether `cost` is what the server reported of the whole, and not an estimate of what arrived."""
+        cost, is_estimate = self._bill
+        if is_estimate or cost == ONE_CALL:
+            return not is_estimate
+        return self._whole is not None or self._assembly.finish_reason is not None
 
     @property
     def response(self) -> LLMResponse:
@@ -168,8 +179,9 @@ class Stream:
         known = len(self._assembly.reasoning)
         held = self._assembly.flush(is_sound=is_sound)
         thoughts = self._assembly.reasoning[known:]
-        if held or thoughts:
-            self._ready.append(StreamChunk(held, reasoning=thoughts))
+        calls = self._assembly.flush_calls(is_sound=is_sound)
+        if held or thoughts or calls:
+            self._ready.append(StreamChunk(held, reasoning=thoughts, calls=calls))
 
     async def __aenter__(self) -> Self:
         return self
@@ -187,6 +199,17 @@ class Stream:
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
             await exchange.finish()
+
+    def __del__(self) -> None:
+        exchange, close = getattr(self, "_exchange", None), getattr(self, "_closer", None)
+        if exchange is not None and close is not None:
+            close(exchange.finish)
+            warnings.warn(
+                "a stream was dropped before its end; use `async with` where the iteration may stop early",
+                ResourceWarning,
+                stacklevel=2,
+                source=self,
+            )
 
     async def _advance(self) -> None:
         if self._turn is not None and self._exchange is None:
@@ -230,7 +253,7 @@ class Stream:
             if self._ended:  # closed by another task
                 await exchange.finish()
                 return
-            self._exchange = exchange
+            self._exchange, self._closer = exchange, closer()
         if self._reader is None:
             await self._begin(self._exchange)
         else:
@@ -288,7 +311,7 @@ class Stream:
         piece = self._assembly.take(data, kind)
         if isinstance(piece, Unusable):
             raise unusable(head, piece, self._redactor)
-        if piece.text or piece.finish_reason or piece.usage or piece.reasoning:
+        if piece.text or piece.finish_reason or piece.usage or piece.reasoning or piece.calls:
             self._ready.append(piece)
 
     async def _drain(self, reader: BodyReader) -> None:

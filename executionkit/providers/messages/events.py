@@ -6,7 +6,7 @@ from typing import Any, Final, cast
 import msgspec
 
 from executionkit.core.json import MAX_DEPTH, Unreadable, decode_json, is_deeper_than
-from executionkit.provider import LLMResponse
+from executionkit.provider import CallPiece, LLMResponse
 from executionkit.providers.chat.deltas import Channel, StreamChunk
 from executionkit.providers.chat.redaction import Redactor
 from executionkit.providers.chat.wire import ONE_CALL, Unusable, error_object, mapping, reported_usage
@@ -48,6 +48,7 @@ class MessageAssembly:
         self._reasoning = Channel(redactor)
         self._blocks: dict[int, dict[str, Any]] = {}
         self._inputs: dict[int, list[str]] = {}
+        self._shown: dict[int, Channel] = {}
         self._stop_reason: str | None = None
         self._details: object = None
         self.usage: dict[str, Any] = {}
@@ -125,9 +126,15 @@ class MessageAssembly:
                 block["signature"] = str(block.get("signature") or "") + delta.signature
             case "input_json_delta":
                 self._inputs.setdefault(index, []).append(delta.partial_json)
+                return StreamChunk(calls=(self._shown_call(index, delta.partial_json),))
             case _:
                 self.pieces -= 1
         return StreamChunk()
+
+    def _shown_call(self, index: int, text: str) -> CallPiece:
+        """Return what can be handed out of the arguments of a call."""
+        shown = self._shown.setdefault(index, Channel(self._redactor))
+        return CallPiece(self._name_of(index), shown.released(text), sorted(self._inputs).index(index))
 
     def flush(self, *, is_sound: bool) -> str:
         """Return the text that is held back, once nothing more comes; what is most of a key stays hidden.
@@ -139,6 +146,19 @@ class MessageAssembly:
         """
         self._reasoning.flush(is_sound=is_sound)
         return self._text.flush(is_sound=is_sound)
+
+    def flush_calls(self, *, is_sound: bool) -> tuple[CallPiece, ...]:
+        """Return what is held back of tool calls, once nothing more comes."""
+        pieces: list[CallPiece] = []
+        for place, index in enumerate(sorted(self._shown)):
+            held = self._shown[index].flush(is_sound=is_sound)
+            if held:
+                pieces.append(CallPiece(self._name_of(index), held, place))
+        return tuple(pieces)
+
+    def _name_of(self, index: int) -> str:
+        name: str = self._redactor.answer(str(self._blocks[index].get("name") or ""))
+        return name
 
     def finished(self) -> LLMResponse:
         """Return the whole answer."""

@@ -1,0 +1,101 @@
+"""Work in a task of its own, which nobody has to wait for inside a cancel scope.
+
+A cancel scope that is entered in one call and left in another breaks where the code between the two is an
+async generator (PEP 789): a web framework iterates over one in one task, and closes it in another or not at
+all. So a run that is streamed has a task beside the reader's, as code that is awaited with a time-out has.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from contextvars import copy_context
+
+import anyio
+import sniffio
+
+from executionkit.runtime.cancellation import INTERRUPTS, taken_as
+from executionkit.runtime.timeouts import GRACE
+
+__all__ = ["Background"]
+
+
+class Background:
+    """A piece of work in a task of its own.
+
+    Args:
+        work: Called and awaited in a copy of the context in which it is started.
+        name: What to call its task, also in the log.
+    """
+
+    __slots__ = ("_ended", "_failure", "_name", "_scope", "_soon", "_task", "_work", "is_started")
+
+    def __init__(self, work: Callable[[], Awaitable[None]], name: str) -> None:
+        self._work = work
+        self._name = name
+        self._scope = anyio.CancelScope()
+        self._ended = anyio.Event()
+        self._failure: BaseException | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._soon: Callable[[Callable[[], None]], object] | None = None
+        self.is_started: bool = False
+
+    def start(self) -> None:
+        """Begin."""
+        self.is_started = True
+        if sniffio.current_async_library() == "trio":
+            import trio  # an extra
+
+            self._soon = trio.lowlevel.current_trio_token().run_sync_soon
+            trio.lowlevel.spawn_system_task(self._run, name=self._name, context=copy_context())
+        else:
+            loop = asyncio.get_running_loop()
+            self._soon = loop.call_soon_threadsafe
+            self._task = loop.create_task(self._run(), name=self._name)
+            self._task.add_done_callback(self._note_end)  # it may be cancelled before it begins
+
+    async def _run(self) -> None:
+        try:
+            with self._scope:
+                try:
+                    await self._work()
+                except BaseException as raised:  # noqa: BLE001 - it is kept for who waits
+                    self._failure = taken_as(raised)
+        except BaseException as failure:  # noqa: BLE001 - an interrupt between two lines of ours, say
+            self._failure = failure
+        finally:
+            self._ended.set()
+
+    def _note_end(self, _: object) -> None:
+        self._ended.set()
+
+    async def stop(self) -> None:
+        """Cancel it and wait until it has ended; one that is stubborn is left behind, by name, in the log.
+
+        Is not cancelled itself: the wait is short.
+        """
+        if not self.is_started or self._ended.is_set():
+            return
+        self._scope.cancel()
+        # Longer than the code below it is given, so that it can leave that behind in time.
+        with anyio.move_on_after(2 * GRACE, shield=True):
+            await self._ended.wait()
+        if not self._ended.is_set():
+            import logging  # takes long to import, and is needed once if ever
+
+            logging.getLogger("executionkit").warning(
+                "%s did not end when it was cancelled, and is left behind as it is", self._name
+            )
+
+    def stop_soon(self) -> bool:
+        """Have it cancelled, from any thread, without a wait; return whether there was anything to stop."""
+        if self._soon is None or self._ended.is_set():
+            return False
+        with suppress(RuntimeError):  # the event loop is over, and so is its task
+            self._soon(self._scope.cancel)
+        return True
+
+    def raise_interrupt(self) -> None:
+        """Raise what ended it, where that is to end the process."""
+        failure, self._failure = self._failure, None
+        if isinstance(failure, INTERRUPTS):
+            raise failure
