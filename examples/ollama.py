@@ -1,21 +1,19 @@
 """The README's example, on a real server: start Ollama and pull llama3.2 first."""
 
-from returns.result import Failure, Success
+from typing import Literal
 
-from executionkit import Provider, TokenUsage, consensus, refine
+from executionkit import Failure, Provider, Success, TokenUsage, complete, consensus, prompt
 
+Queue = Literal["billing", "delivery", "technical"]
 
-def is_short(text: str) -> float:
-    """Score a draft from 0 to 1."""
-    return min(1.0, 300 / max(1, len(text)))
+vote = consensus(n=5, output_type=Queue)  # five samples, and the queue that most of them name
+write = prompt("Ticket: {0}\nQueue: {1}\nWrite a short reply.") >> complete(system="You answer tickets.")
+pipeline = vote.with_input() >> write  # a frozen value: nothing has run yet
 
-
-pipeline = consensus(n=5) >> refine(is_short, max_iterations=2)  # a value: nothing has run yet
 provider = Provider("http://localhost:11434/v1", "llama3.2")  # Ollama, or any other such server
-
-outcome = pipeline.run_sync(provider, "Why is the sky blue?", max_cost=TokenUsage(llm_calls=20))
+outcome = pipeline.run_sync(provider, "I was charged twice in May.", max_cost=TokenUsage(llm_calls=10))
 match outcome:
     case Success(result):
-        print(result.value, result.score, result.cost)
+        print(result.value, result.cost)
     case Failure(error):
         print(type(error).__name__, error, error.cost)

@@ -28,7 +28,7 @@ try:
     )
     from mcp.types import Tool as Described
 except ImportError as _missing:  # pragma: no cover - the extra is installed where this is tested
-    message = "executionkit.mcp needs the official SDK: pip install 'executionkit[mcp]'"
+    message = 'executionkit.mcp needs the official SDK: pip install "./executionkit[mcp]"'
     raise ImportError(message) from _missing
 
 from executionkit.core.encoding import json_text

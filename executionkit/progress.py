@@ -267,7 +267,7 @@ def _open_live(progress: Progress, file: TextIO) -> "Live":
         from rich.live import Live
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            'the live view needs rich; run: pip install "executionkit[progress]", or ask for live=False',
+            'the live view needs rich; run: pip install "./executionkit[progress]", or ask for live=False',
             name="rich",
         ) from error
     console = Console(file=file)

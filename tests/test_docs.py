@@ -3,8 +3,8 @@
 What a page may rely on:
 
 - Its Python blocks run in order and share one namespace; `await` may stand at the top level.
-- `provider` is there already: a `ScriptedProvider` that answers "Paris", or "Score: 9" where a judge is
-  asked. A page that needs other answers makes a double of its own.
+- `provider` is there already: a `ScriptedProvider` that answers "Paris", "Score: 9" where a judge is asked, and
+  the first word of an enum where the schema has one. A page that needs other answers makes a double of its own.
 - `Provider(...)` may be made and asked: its `complete` answers as `provider` does. No page reaches a network.
 - Blocks with `>>>` run as doctests, in the same namespace.
 - `<!-- no-run: reason -->` above a block: it is compiled, not run, for the reason given (a real server).
@@ -24,6 +24,7 @@ from pathlib import Path
 from textwrap import dedent
 from types import ModuleType
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 import anyio
 import msgspec
@@ -39,7 +40,7 @@ from tests.conftest import BARE
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-EVERYTHING = [*PAGES, *(ROOT / name for name in ("CHANGELOG.md", "CONTRIBUTING.md"))]
+EVERYTHING = [*PAGES, *(ROOT / name for name in ("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"))]
 
 _BLOCK = re.compile(
     r"(?:^<!-- (?P<mark>[\w-]+): (?P<note>.+?) -->\n+)?^```(?P<language>\w*)\n(?P<text>.*?)^```$",
@@ -122,7 +123,10 @@ def run_doctest(block: Block, names: dict[str, Any]) -> None:
 
 
 def answer(request: ScriptedRequest) -> str:
-    """Judge where a judge is asked, and answer "Paris" otherwise."""
+    """Judge where a judge is asked, choose where there is a choice, and answer "Paris" otherwise."""
+    choice = re.search(r'"enum":\["(\w+)"', request.prompt)
+    if choice is not None:
+        return f'"{choice[1]}"'
     return "Score: 9" if "response_to_rate" in request.prompt else "Paris"
 
 
@@ -170,6 +174,12 @@ def test_the_readme_shows_an_example_that_the_checkers_read() -> None:
     assert len(example.splitlines()) <= 20
 
 
+def test_the_readme_s_example_answers(names: dict[str, Any], anyio_backend: str) -> None:
+    (example,) = (block for block in blocks(ROOT / "README.md") if block.language == "python")
+    execute(example, names, anyio_backend)
+    assert [cost.llm_calls for cost in names["outcome"].unwrap().metadata["step_costs"]] == [5, 0, 1]
+
+
 @pytest.mark.parametrize("page", PAGES, ids=page_id)
 def test_blocks_that_do_not_run_compile(page: Path) -> None:
     for block in blocks(page):
@@ -213,6 +223,38 @@ def test_links_lead_somewhere(page: Path) -> None:
         aim = (page.parent / target) if target else page
         assert aim.exists(), f"{page.name} links to {target}, which is not there"
         assert not heading or heading in headings(aim), f"{page.name} links to {target}#{heading}"
+
+
+_WRITTEN = [
+    *EVERYTHING,
+    *(ROOT / "SECURITY.md", ROOT / "justfile"),
+    *(file for folder in ("executionkit", "examples", "scripts") for file in (ROOT / folder).rglob("*.py")),
+]
+_INSTALLED = re.compile(r"pip install[^`\n]*?(?<![./])\bexecutionkit\b")
+
+
+def test_nobody_is_told_to_install_what_has_our_name_and_is_not_ours() -> None:
+    told = [file.name for file in _WRITTEN if _INSTALLED.search(file.read_text(encoding="utf-8"))]
+    assert told == []
+    assert _INSTALLED.search('pip install "executionkit[mcp]"') is not None
+    assert _INSTALLED.search('pip install "./executionkit[mcp]"') is None
+
+
+@pytest.mark.parametrize("page", EVERYTHING, ids=page_id)
+def test_addresses_have_the_shape_of_one(page: Path) -> None:
+    for found in _LINK.finditer(page.read_text(encoding="utf-8")):
+        if "://" in found["target"]:
+            address = urlsplit(found["target"])
+            assert address.scheme == "https", f"{page.name} links to {found['target']}"
+            assert re.fullmatch(r"[a-z0-9-]+(\.[a-z0-9-]+)+", address.netloc), (
+                f"{page.name}: {address.netloc}"
+            )
+
+
+def test_pictures_are_there() -> None:
+    for page in EVERYTHING:
+        for target in re.findall(r"!\[[^\]]*\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).is_file(), f"{page.name} shows {target}, which is not there"
 
 
 def headings(page: Path) -> set[str]:

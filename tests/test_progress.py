@@ -77,7 +77,7 @@ def test_a_tree_in_a_terminal() -> None:
 
 def test_a_terminal_without_rich(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "rich.console", None)
-    with pytest.raises(ModuleNotFoundError, match=r'pip install "executionkit\[progress\]"'):
+    with pytest.raises(ModuleNotFoundError, match=r'pip install "./executionkit\[progress\]"'):
         Progress(file=Terminal()).__enter__()
     with Progress(file=Terminal(), live=False):
         pass
