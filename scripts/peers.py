@@ -2,8 +2,8 @@
 
     python scripts/peers.py [--keep FOLDER]
 
-Prints the table of README.md. A cell is a public name that was found; `-` means that no class and no function
-anywhere in the package has a name like it. `--keep` leaves the environments there and uses what is there.
+Prints the table of README.md. A cell is a public name that was found; `-` means that no public class and no
+public function of the package has a name like it. `--keep` leaves the environments and uses what is there.
 """
 
 import argparse
@@ -17,13 +17,13 @@ from typing import Any, Final
 
 ROOT: Final = Path(__file__).parent.parent
 PEERS: Final = {
-    "ExecutionKit": ([str(ROOT)], "executionkit"),
-    "pydantic-ai": (["pydantic-ai-slim[openai]"], "pydantic_ai"),
-    "LangChain": (["langchain", "langchain-openai"], "langchain"),
-    "DSPy": (["dspy"], "dspy"),
-    "instructor": (["instructor"], "instructor"),
+    "ExecutionKit": ([str(ROOT)], "from executionkit import consensus"),
+    "pydantic-ai": (["pydantic-ai-slim[openai]"], "from pydantic_ai import Agent"),
+    "LangChain": (["langchain", "langchain-openai"], "from langchain.agents import create_agent"),
+    "DSPy": (["dspy"], "from dspy import majority"),
+    "instructor": (["instructor"], "from instructor import from_provider"),
 }
-"""What is installed, and what is imported."""
+"""What is installed, and how a program begins."""
 
 ROWS: Final = {
     "a vote": (
@@ -54,7 +54,7 @@ ROWS: Final = {
         },
     ),
     "a limit on calls": (
-        r"usage_?limit|call_?limit|budget",
+        r"usage_?limit|call_?limit|max_?calls",
         {
             "ExecutionKit": "executionkit:TokenUsage(llm_calls)",
             "pydantic-ai": "pydantic_ai:UsageLimits(request_limit)",
@@ -66,39 +66,46 @@ ROWS: Final = {
         {
             "ExecutionKit": "executionkit:TokenUsage(output_tokens)",
             "pydantic-ai": "pydantic_ai:UsageLimits(total_tokens_limit)",
+            "instructor": "instructor:Instructor.create(token_budget)",
         },
     ),
-    "a limit in dollars": (r"cost_?limit|max_?cost|budget", {"ExecutionKit": "executionkit:TokenUsage(usd)"}),
-    "what a failure cost": (
-        r"!usage|cost",
+    "a limit in dollars": (
+        r"cost_?limit|max_?cost|spend",
+        {
+            "ExecutionKit": "executionkit:TokenUsage(usd)",
+            "pydantic-ai": "pydantic_ai:UsageLimits(cost_limit)",
+        },
+    ),
+    "what a failed run cost": (
+        r"usage|cost",
         {
             "ExecutionKit": "executionkit:ExecutionKitError(cost)",
+            "pydantic-ai": "pydantic_ai:Agent.run(usage)",
+            "LangChain": "langchain_core.callbacks:get_usage_metadata_callback",
+            "DSPy": "dspy:track_usage",
             "instructor": "instructor.core:InstructorRetryException(total_usage)",
         },
     ),
-    "prompts found by an optimiser": (r"mipro|gepa|teleprompt|optimi[sz]er", {"DSPy": "dspy:MIPROv2"}),
+    "prompts found by an optimiser": (r"^(mipro|gepa)|teleprompt|optimi[sz]er", {"DSPy": "dspy:MIPROv2"}),
     "graphs with cycles": (
         r"^(state)?graph$",
         {"pydantic-ai": "pydantic_graph:Graph", "LangChain": "langgraph.graph:StateGraph"},
     ),
 }
-"""A pattern of names, and where a name is; a pattern after `!` is of the arguments of exceptions."""
+"""A pattern that names are looked for by, and where the name is that does it."""
 
 INSIDE: Final = """
-import ast, importlib, importlib.metadata, inspect, json, pathlib, re, subprocess, sys, time
+import ast, importlib, importlib.metadata, inspect, json, os, pathlib, re, subprocess, sys
 
-package, rows = json.loads(sys.stdin.read())
+begins, rows = json.loads(sys.stdin.read())
+package = begins.split()[1].partition(".")[0]
 root = importlib.import_module(package)
 folder = pathlib.Path(root.__file__).parent
-names, arguments = set(), set()
+names = set()
 for file in folder.rglob("*.py"):
     for node in ast.parse(file.read_text(encoding="utf-8")).body:
         if isinstance(node, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
-            names.add(node.name)
-        bases = " ".join(map(ast.unparse, getattr(node, "bases", ())))
-        if re.search("rror|xception", bases):
-            made = [inner for inner in node.body if getattr(inner, "name", "") == "__init__"]
-            arguments |= {each.arg for inner in made for each in inner.args.args + inner.args.kwonlyargs}
+            names |= {node.name} if not node.name.startswith("_") else set()
 
 
 def cell(pattern, where):
@@ -111,18 +118,18 @@ def cell(pattern, where):
         if argument and argument not in inspect.signature(found).parameters:
             raise LookupError(where)
         return rest
-    among = arguments if pattern.startswith("!") else names
-    found = sorted(name for name in among if re.search(pattern.lstrip("!"), name, re.IGNORECASE))
+    found = sorted(name for name in names if re.search(pattern, name, re.IGNORECASE))
     return "-" if not found else "? " + " ".join(found[:5])
 
 
 def seconds(program):
-    begun = time.perf_counter()
+    begun = os.times()
     subprocess.run([sys.executable, "-c", program], check=True)
-    return time.perf_counter() - begun
+    ended = os.times()
+    return ended.children_user + ended.children_system - begun.children_user - begun.children_system
 
 
-cold = min(seconds(f"import {package}") for _ in range(5)) - min(seconds("pass") for _ in range(5))
+cold = min(seconds(begins) for _ in range(5)) - min(seconds("pass") for _ in range(5))
 installed = {each.name for each in importlib.metadata.distributions()} - {"pip", "setuptools"}
 print(json.dumps({
     "cells": [cell(pattern, where) for pattern, where in rows],
@@ -135,7 +142,7 @@ print(json.dumps({
 
 def look(name: str, folder: Path) -> dict[str, Any]:
     """Install one package into an environment of its own, unless it is there, and look its names up."""
-    wanted, package = PEERS[name]
+    wanted, begins = PEERS[name]
     python = folder / name / "bin" / "python"
     if not python.exists():
         venv.create(folder / name, with_pip=True)
@@ -143,7 +150,7 @@ def look(name: str, folder: Path) -> dict[str, Any]:
     rows = [(pattern, places.get(name)) for pattern, places in ROWS.values()]
     command = [python, "-W", "ignore", "-c", INSIDE]
     done = subprocess.run(
-        command, input=json.dumps([package, rows]), capture_output=True, text=True, check=False, cwd=folder
+        command, input=json.dumps([begins, rows]), capture_output=True, text=True, check=False, cwd=folder
     )
     if done.returncode:
         sys.exit(f"{name}: {done.stderr}")
@@ -160,7 +167,7 @@ def main() -> None:
     for number, row in enumerate(ROWS):
         lines.append([row, *[shown(each["cells"][number]) for each in found.values()]])
     lines.append(["packages installed", *[str(each["packages"]) for each in found.values()]])
-    lines.append(["`import`, seconds", *[f"{each['import']:.1f}" for each in found.values()]])
+    lines.append(["importing it, CPU seconds", *[f"{each['import']:.1f}" for each in found.values()]])
     print(*[f"| {' | '.join(line)} |" for line in lines], sep="\n")
 
 
