@@ -16,6 +16,7 @@ import ast
 import doctest
 import inspect
 import re
+import runpy
 import sys
 from collections.abc import Coroutine, Generator, Iterator
 from contextlib import contextmanager
@@ -178,6 +179,17 @@ def test_the_readme_s_example_answers(names: dict[str, Any], anyio_backend: str)
     (example,) = (block for block in blocks(ROOT / "README.md") if block.language == "python")
     execute(example, names, anyio_backend)
     assert [cost.llm_calls for cost in names["outcome"].unwrap().metadata["step_costs"]] == [5, 0, 1]
+
+
+def test_the_readme_s_comparison_is_the_one_that_the_command_prints() -> None:
+    rows: dict[str, Any] = runpy.run_path(str(ROOT / "scripts" / "peers.py"), run_name="peers")["ROWS"]
+    table = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Why this")[2]
+    for name, (_, places) in rows.items():
+        (cells,) = re.findall(rf"^\| {re.escape(name)} \| (.*) \|$", table, re.MULTILINE)
+        found = {place.partition(":")[2] for place in places.values()}
+        assert {cell.strip("`") for cell in cells.split(" | ")} == found | (
+            {"-"} if len(places) < 5 else set()
+        )
 
 
 @pytest.mark.parametrize("page", PAGES, ids=page_id)
