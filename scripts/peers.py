@@ -148,7 +148,7 @@ def look(name: str, folder: Path) -> dict[str, Any]:
         venv.create(folder / name, with_pip=True)
         subprocess.run([python, "-m", "pip", "install", "--quiet", *wanted], check=True)
     rows = [(pattern, places.get(name)) for pattern, places in ROWS.values()]
-    command = [python, "-W", "ignore", "-c", INSIDE]
+    command: list[str | Path] = [python, "-W", "ignore", "-c", INSIDE]
     done = subprocess.run(
         command, input=json.dumps([begins, rows]), capture_output=True, text=True, check=False, cwd=folder
     )
