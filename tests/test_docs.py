@@ -266,7 +266,8 @@ def test_addresses_have_the_shape_of_one(page: Path) -> None:
 def test_contributors_are_sent_to_places_that_are_there() -> None:
     page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").partition("## Where what goes")[2]
     named = re.findall(r"`((?:executionkit|tests|docs)/[^`]*)`", page.partition("\n## ")[0])
-    assert named and [place for place in named if not (ROOT / place).exists()] == []
+    assert named
+    assert [place for place in named if not (ROOT / place).exists()] == []
 
 
 def test_pictures_are_there() -> None:
