@@ -536,9 +536,10 @@ class Pipeline(Stage[A, B], frozen=True):
             is_answer = len(done) == len(self.stages) - 1
             if _is_pipeline(stage):
                 last = await run_group(context, stage, last.value, position, is_answer=is_answer)
+                position += _breadth(stage, _is_pipeline)
             else:
                 last = await context.run(stage, last.value, at=position, is_answer=is_answer)
-            position += _breadth(stage, _is_pipeline)
+                position += 1
             done.append(last)
         return PatternResult(last.value, last.score, metadata={**last.metadata, **_steps(done)})
 
@@ -1096,12 +1097,12 @@ def _nameless(stage: Stage[Any, Any]) -> Stage[Any, Any]:
 
 def _group(stage: Stage[Any, Any]) -> Stage[Any, Any] | None:
     """Return what has a name here; None where a stage has none."""
-    return stage.stage if isinstance(stage, Named) else None
+    return stage.stage if type(stage) is Named else None
 
 
 def _is_pipeline(stage: Stage[Any, Any]) -> bool:
     """Tell whether a stage is a named pipeline, which would be part of the one around it without its name."""
-    return isinstance(_group(stage), Pipeline)
+    return (group := _group(stage)) is not None and isinstance(group, Pipeline)
 
 
 def _breadth(stage: Stage[Any, Any], is_group: Callable[[Stage[Any, Any]], bool]) -> int:

@@ -115,11 +115,14 @@ def is_deeper_than(value: object, levels: int) -> bool:
     (False, True)
     """
     layer = [value]
-    for _ in range(levels + 1):
-        layer = [child for item in layer for child in _children(item)]
+    for _ in range(levels):
+        layer = [child for item in layer for child in _children(item) if type(child) not in _ATOMS]
         if not layer:
             return False
-    return True
+    return any(map(_children, layer))
+
+
+_ATOMS: Final = frozenset({str, int, float, bool, type(None)})
 
 
 def _children(value: object) -> Collection[object]:

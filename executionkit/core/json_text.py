@@ -127,6 +127,8 @@ def without_thoughts(text: str) -> str:
     >>> without_thoughts("<thinking>I would")
     ''
     """
+    if "<" not in text and "[" not in text:
+        return text
     if not (_OPENING_TAG.search(text) or _CLOSING_TAG.search(text)):
         return text
     rest = text.lstrip()

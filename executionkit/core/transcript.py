@@ -7,7 +7,7 @@ from typing import Any, Final, TypeAlias, cast, overload
 from typing_extensions import override
 
 from executionkit.core.encoding import json_text
-from executionkit.core.frozen import plain_copy, thaw
+from executionkit.core.frozen import json_copy, thaw
 from executionkit.core.json import MAX_DEPTH, is_deeper_than
 
 __all__ = ["Rounds", "Transcript", "call_ids", "in_rounds", "parted", "transcript_of"]
@@ -35,7 +35,7 @@ class Transcript(Sequence[Message]):
     __slots__ = ("_messages",)
 
     def __init__(self, messages: Iterable[Mapping[str, Any]] = ()) -> None:
-        self._messages = tuple([cast("Message", plain_copy(message)) for message in messages])
+        self._messages = tuple(json_copy([*cast("Iterable[Message]", messages)]))
 
     @overload
     def __getitem__(self, index: int) -> Message: ...
@@ -43,7 +43,7 @@ class Transcript(Sequence[Message]):
     def __getitem__(self, index: slice) -> Sequence[Message]: ...
     @override
     def __getitem__(self, index: int | slice) -> Message | Sequence[Message]:
-        return cast("Message | Sequence[Message]", plain_copy(self._messages[index]))
+        return json_copy(self._messages[index])
 
     @override
     def __len__(self) -> int:

@@ -26,13 +26,13 @@ _SUMS: Final = Context(prec=60, traps=[])
 """Sums of money do not depend on the caller's decimal context."""
 
 
-class _Counts(msgspec.Struct, frozen=True):
+class _Counts(msgspec.Struct, frozen=True, gc=False):
     input_tokens: int = 0
     output_tokens: int = 0
     llm_calls: int = 0
 
 
-class TokenUsage(_Counts, frozen=True, kw_only=True):
+class TokenUsage(_Counts, frozen=True, kw_only=True, gc=False):
     """Tokens, calls and money, spent or allowed.
 
     As a budget (`max_cost`), 0 or None in a field means no limit there and a positive number is the limit.
@@ -188,7 +188,7 @@ def sane_usage(usage: object) -> TokenUsage | None:
     return usage if has_sane_money and all(_sane(count) is not None for count in counts) else None
 
 
-class Reading(msgspec.Struct, frozen=True, repr_omit_defaults=True):
+class Reading(msgspec.Struct, frozen=True, repr_omit_defaults=True, gc=False):
     """Reported usage, as far as it can be believed.
 
     Args:

@@ -4,6 +4,7 @@ from typing import Any, Final, Protocol
 
 from executionkit.core.content import ThoughtFilter
 from executionkit.core.dialect import Spelled
+from executionkit.core.frozen import json_copy
 from executionkit.core.usage import NO_USAGE, TokenUsage
 from executionkit.events import DeltaKind
 from executionkit.provider import LLMProvider, LLMResponse, Piece, Pieces, checked_response
@@ -67,10 +68,10 @@ class Attempt:
         """Send the request and return the whole answer."""
         provider, deliver = self._provider, self._deliver
         # Copies for each attempt: a provider may well edit what it is handed.
-        messages, tools = [*map(_copied, asked.messages)], asked.tools
+        messages = json_copy(asked.messages)
         options: dict[str, Any] = _copied(asked.options) if asked.options else {}
-        if tools is not None:
-            options["tools"] = [*map(_copied, tools)]
+        if asked.tools is not None:
+            options["tools"] = json_copy(asked.tools)
         stream = method(provider, "stream") if deliver is not None else None
         if deliver is None or stream is None:
             response = checked_response(

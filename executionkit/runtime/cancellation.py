@@ -102,8 +102,9 @@ class Waiter(asyncio.Future[None]):
 
     def end(self, _: object = None) -> None:
         """End the wait, whatever for."""
-        with suppress(asyncio.InvalidStateError):  # it ended before; a signal may cancel it at any moment
-            self.set_result(None)
+        if not self.done():
+            with suppress(asyncio.InvalidStateError):  # a signal may cancel it between the two lines
+                self.set_result(None)
 
     def cancel(self, msg: object = None) -> bool:
         """Cancel the wait, and what is waited for.

@@ -37,14 +37,11 @@ class Settings(msgspec.Struct, frozen=True):
     loop: object = None
 
 
-class Counts:
+class Counts(msgspec.Struct, eq=False, gc=False):
     """How many calls and stages without a name of their own have begun at a path."""
 
-    __slots__ = ("calls", "stages")
-
-    def __init__(self) -> None:
-        self.calls: int = 0
-        self.stages: int = 0
+    calls: int = 0
+    stages: int = 0
 
 
 class Frame:

@@ -12,6 +12,7 @@ import asyncio
 import math
 from asyncio import _unregister_task  # pyright: ignore[reportPrivateUsage]  # documented for just this
 from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
 from contextvars import ContextVar, copy_context
 from typing import Any, Final, Generic, TypeVar
 
@@ -66,7 +67,18 @@ async def finish_within(
 class _Child(Generic[T]):
     """A piece of foreign code, and what became of it."""
 
-    __slots__ = ("_failure", "_is_left", "_outer", "_results", "_work", "ends_at", "name", "scope", "task")
+    __slots__ = (
+        "_failure",
+        "_is_left",
+        "_outer",
+        "_results",
+        "_work",
+        "ended",
+        "ends_at",
+        "name",
+        "scope",
+        "task",
+    )
 
     def __init__(self, work: Callable[[], Awaitable[T]], name: str) -> None:
         self._work = work
@@ -78,6 +90,8 @@ class _Child(Generic[T]):
         self.scope: anyio.CancelScope | None = None
         """What cancels it; None where `asyncio.Task.cancel` does."""
         self.task: asyncio.Task[None] | None = None
+        self.ended: Waiter | None = None
+        """Who waits for it on asyncio: told from within, which is a turn sooner than by the task."""
         self.ends_at: float = math.inf
         """The event loop's time at which it is left behind; infinite before it is cancelled."""
 
@@ -96,19 +110,17 @@ class _Child(Generic[T]):
     async def run(self) -> None:
         """Do the work and keep what comes of it, for the task that waits for it to take. Raises nothing."""
         _within.set(self)
-        if self.scope is None:
-            return await self._run()
         try:
-            with self.scope:
-                await self._run()
+            with nullcontext() if self.scope is None else self.scope:
+                try:
+                    self._results.append(await self._work())
+                except BaseException as raised:  # noqa: BLE001
+                    self.keep(taken_as(raised))
         except Exception as error:  # noqa: BLE001 - it left a cancel scope of its own open
             self.keep(error)
-
-    async def _run(self) -> None:
-        try:
-            self._results.append(await self._work())
-        except BaseException as raised:  # noqa: BLE001
-            self.keep(taken_as(raised))
+        finally:
+            if self.ended is not None:
+                self.ended.end()
 
     def keep(self, failure: BaseException) -> None:
         """Note what it raised."""
@@ -174,7 +186,7 @@ async def _on_asyncio(child: _Child[T], seconds: float) -> T:
     child.task = task = asyncio.get_running_loop().create_task(child.run(), name=child.name)
     cancelled: asyncio.CancelledError | None = None
     try:
-        await _done_or(seconds, task, child.cancel)
+        await _done_or(seconds, task, child)
     except asyncio.CancelledError as error:
         cancelled = error
     except BaseException:
@@ -214,18 +226,35 @@ async def _ended(task: "asyncio.Task[None]", child: _Child[Any]) -> asyncio.Canc
     return cancelled
 
 
-async def _done_or(
-    seconds: float, task: "asyncio.Task[None]", on_cancel: Callable[[], None] = lambda: None
-) -> None:
-    """Wait until a task is done or the time is up, as `asyncio.wait` does at twice the cost."""
-    ended = Waiter(on_cancel)
-    timer = task.get_loop().call_later(seconds, ended.end)
-    task.add_done_callback(ended.end)
+async def _done_or(seconds: float, task: "asyncio.Task[None]", child: _Child[Any] | None = None) -> None:
+    """Wait until a task is done or the time is up; a cancellation of the wait reaches the child at once.
+
+    There is no timer before the task has had its first turn: most are done by then.
+    """
+    ended, loop = Waiter(_nothing if child is None else child.cancel), task.get_loop()
+    if child is not None:
+        child.ended = ended
+    timer: asyncio.TimerHandle | None = None
+    ends_at = loop.time() + seconds
+
+    def set_timer() -> None:
+        nonlocal timer
+        if not ended.done():
+            timer = loop.call_at(ends_at, ended.end)
+
+    first_turn = loop.call_soon(set_timer)
+    task.add_done_callback(ended.end)  # it may be cancelled before it begins
     try:
         await ended
     finally:
-        timer.cancel()
+        first_turn.cancel()
+        if timer is not None:
+            timer.cancel()
         task.remove_done_callback(ended.end)
+
+
+def _nothing() -> None:
+    pass
 
 
 async def _on_trio(child: _Child[T], seconds: float, keeps_shields: bool) -> T:

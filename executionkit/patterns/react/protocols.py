@@ -106,7 +106,7 @@ class NativeTools:
 
     def __init__(self, tools: Sequence[Tool], settings: ReplySettings) -> None:
         self.head: list[Message] = []
-        self._tools = tools
+        self._specs = [tool.spec for tool in tools]
         self._settings = settings
         self._ids = _Ids(settings.ids)
 
@@ -116,7 +116,7 @@ class NativeTools:
             messages,
             temperature=self._settings.temperature,
             max_tokens=self._settings.max_tokens,
-            tools=[tool.spec for tool in self._tools] if with_tools and self._tools else None,
+            tools=self._specs if with_tools and self._specs else None,
             is_answer=True,
         )
         calls = tuple(self._ids.renamed(response.tool_calls)) if with_tools else ()
