@@ -1097,12 +1097,12 @@ def _nameless(stage: Stage[Any, Any]) -> Stage[Any, Any]:
 
 def _group(stage: Stage[Any, Any]) -> Stage[Any, Any] | None:
     """Return what has a name here; None where a stage has none."""
-    return stage.stage if type(stage) is Named else None
+    return stage.stage if isinstance(stage, Named) else None
 
 
 def _is_pipeline(stage: Stage[Any, Any]) -> bool:
     """Tell whether a stage is a named pipeline, which would be part of the one around it without its name."""
-    return (group := _group(stage)) is not None and isinstance(group, Pipeline)
+    return isinstance(stage, Named) and isinstance(_group(stage), Pipeline)
 
 
 def _breadth(stage: Stage[Any, Any], is_group: Callable[[Stage[Any, Any]], bool]) -> int:
