@@ -47,6 +47,11 @@ def refuses(text: str = "I cannot help with that.") -> LLMResponse:
     return says("", extra={"refusal": text})
 
 
+def cut(text: str) -> LLMResponse:
+    """A completion that ended at the limit of its length."""
+    return says(text, finish_reason="length")
+
+
 def filtered(text: str) -> LLMResponse:
     """A completion that a content filter cut off."""
     return says(text, finish_reason="content_filter")

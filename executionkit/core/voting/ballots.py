@@ -94,6 +94,8 @@ class Ballot(msgspec.Struct, Generic[T], frozen=True, repr_omit_defaults=True):
 class TextBallot(Ballot[str], frozen=True):
     """Votes with a key of the text, thoughts left out; the answer is the original text.
 
+    A text that was cut off abstains: nobody knows what it would have said.
+
     Args:
         key: What a text says.
 
@@ -111,6 +113,8 @@ class TextBallot(Ballot[str], frozen=True):
 
     @override
     def read(self, text: str, *, was_cut: bool = False) -> str:
+        if was_cut:
+            raise ValueError("its end is missing")
         return text
 
     @override

@@ -169,11 +169,28 @@ class Sampler:
             "saved": self.saved,
             "rounds": self.rounds,
         }
+        if self.truncated:
+            account["truncated_samples"] = self.truncated
         if self.failures:
             account["failures"] = tuple(map(described, self.failures))
         if self._sampling.providers:
             account["provider_costs"] = self._costs()
         return account
+
+    @property
+    def truncated(self) -> int:
+        """Samples that were cut off at the limit of their length."""
+        return sum([choice.was_cut for choice in self.drawn.values()])
+
+    @property
+    def why_cut(self) -> str:
+        """What to add to the reason why nobody voted where samples were cut off; else nothing."""
+        if not self.truncated:
+            return ""
+        return (
+            f"; {self.truncated} of them were cut off at the limit of their length: raise max_tokens "
+            f"({self._sampling.max_tokens}), or ask for shorter answers"
+        )
 
     def _costs(self) -> tuple[TokenUsage, ...]:
         return tuple([source.cost for source in self._sources])

@@ -52,16 +52,24 @@ def selection_prompt(task: str, answers: Sequence[str]) -> str:
     )
 
 
-def parse_selection(reply: str, count: int) -> int | None:
+def parse_selection(reply: str, count: int, *, was_cut: bool = False) -> int | None:
     """Return which of `count` answers was picked, from 0; None where the reply names none, or several.
 
     What it says in its thoughts does not count.
+
+    Args:
+        reply: What the judge said.
+        count: How many answers there are.
+        was_cut: Whether its end is missing: a number that ends there may have gone on.
 
     >>> parse_selection("The most consistent response is Response 2.", 3), parse_selection("Response 9", 3)
     (1, None)
     """
     reply = without_thoughts(reply)
-    numbers = set(map(int, _PICK.findall(reply) or _NUMBER.findall(reply)))
+    found = [*_PICK.finditer(reply)] or [*_NUMBER.finditer(reply)]
+    if was_cut and any(number.end() == len(reply) for number in found):
+        return None
+    numbers = {int(number[number.lastindex or 0]) for number in found}
     picked = numbers.pop() if len(numbers) == 1 else 0
     return picked - 1 if 1 <= picked <= count else None
 
@@ -95,12 +103,16 @@ class Select(Stage[str, str], frozen=True, kw_only=True):
         if response is None:
             verdict = next(iter(poll.verdicts()), None)
         else:
-            picked = None if response.was_refused else parse_selection(response.content, len(texts))
+            picked = None
+            if not response.was_refused:
+                picked = parse_selection(response.content, len(texts), was_cut=response.was_truncated)
             verdict = None if picked is None else poll.verdict_for(poll.voting()[picked])
             if verdict is None:
                 raise _nothing_picked(response)
         if verdict is None:
-            raise ConsensusFailedError(f"none of the {len(poll.casts)} responses says anything")
+            raise ConsensusFailedError(
+                f"none of the {len(poll.casts)} responses says anything whole{sampler.why_cut}"
+            )
         metadata = {
             "agreement_ratio": verdict.agreement,
             **_counted(poll, sampler),
@@ -190,7 +202,8 @@ def select(
         samples (int): Responses that came back.
         saved (int): Responses that no request was sent for.
         rounds (int): How often responses were asked for; 1.
-        abstentions (int): Responses that were refused, filtered or empty.
+        abstentions (int): Responses that were refused, filtered, cut off or empty.
+        truncated_samples (int): Responses cut off at the limit of their length, where there are any.
         failures (tuple of str): With a quorum: why responses did not come back.
         provider_costs (tuple of TokenUsage): With `providers`: what each has cost.
         judged (bool): Whether the model picked. Not on an error.

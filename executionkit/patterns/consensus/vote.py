@@ -100,7 +100,7 @@ class Consensus(Stage[str, T], Generic[T], frozen=True, kw_only=True):
         sampler.check_quorum()
         verdicts = poll.verdicts(self.strategy)
         if not verdicts:
-            raise ConsensusFailedError(_why_nobody_won(poll, tuple(broken_by.values())))
+            raise ConsensusFailedError(_why_nobody_won(poll, sampler.why_cut, tuple(broken_by.values())))
         with wrapping(ConsensusFailedError, "assembling the fields that won"):
             answer = poll.answer(verdicts)
         if isinstance(self.ballot, FieldBallot):  # no sample may have given it as a whole
@@ -335,8 +335,9 @@ def consensus(
         samples (int): Samples that came back.
         saved (int): Samples that no request was sent for.
         rounds (int): How often samples were asked for; each waits for the one before.
-        abstentions (int): Samples that cost a call and did not vote: unreadable, refused, filtered or against
-            the rule.
+        abstentions (int): Samples that cost a call and did not vote: unreadable, refused, filtered, cut off
+            or against the rule.
+        truncated_samples (int): Samples cut off at the limit of their length, where there are any.
         reasons (tuple of str): With `check`: why samples abstained by the rule.
         stop_rule (str): The rule, or `"none"`. Not on an error.
         stop_bound (float): The rule's figure at the stop, a probability. Not on an error.
@@ -393,7 +394,7 @@ def _check_function(name: str, function: object) -> None:
         raise TypeError(f"{name} must be a plain function: what an async one returns cannot be awaited here")
 
 
-def _why_nobody_won(poll: Poll[Any], reasons: Sequence[str]) -> str:
+def _why_nobody_won(poll: Poll[Any], why_cut: str, reasons: Sequence[str]) -> str:
     if poll.answers:
         return f"the {len(poll.casts)} samples gave {len(poll.answers)} different answers"
     if poll.weightless:
@@ -403,4 +404,4 @@ def _why_nobody_won(poll: Poll[Any], reasons: Sequence[str]) -> str:
         )
     if reasons:
         return f"{len(reasons)} of {len(poll.casts)} samples broke the rule, and no other voted: {reasons[0]}"
-    return f"none of the {len(poll.casts)} samples said anything that its key or type could read"
+    return f"none of the {len(poll.casts)} samples said anything that its key or type could read{why_cut}"

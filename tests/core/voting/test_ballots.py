@@ -1,7 +1,7 @@
 """Ballots and polls: how texts become values, votes and an assembled answer."""
 
 import math
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple, TypedDict, TypeVar
@@ -11,9 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from executionkit.core.voting import keys
 from executionkit.core.voting.ballots import Ballot, Cast, FieldBallot, TextBallot, ValueBallot
 from executionkit.core.voting.polls import Poll
 from executionkit.core.voting.samples import ByProbability, Choice, Sample, checked_weight, read_choices
+from executionkit.core.voting.tally import fold
 from executionkit.patterns.consensus.selection import parse_selection, selection_prompt
 
 
@@ -140,6 +142,13 @@ def test_grouping_counts_votes_for_the_first_seen() -> None:
 
 
 # --- samples ---
+
+
+@pytest.mark.parametrize("key", [fold, keys.FinalAnswer(), keys.LastNumber(), keys.Choice("ABCD")], ids=repr)
+def test_a_text_that_was_cut_off_abstains(key: Callable[[str], Hashable]) -> None:
+    ballot = TextBallot(key)
+    assert ballot.cast("The answer is 4") == ballot.cast("The answer is 4", was_cut=False)
+    assert ballot.cast("The answer is 4", was_cut=True) is None
 
 
 def test_choices_are_read_out_of_a_completion() -> None:

@@ -6,7 +6,7 @@ from executionkit import BudgetExhaustedError, EvaluationError, LLMResponse, Per
 from executionkit.patterns.consensus import select
 from executionkit.providers.scripted import ScriptedProvider
 from tests.doubles import error_of, result_of
-from tests.talking import filtered, refuses
+from tests.talking import cut, filtered, refuses
 
 pytestmark = pytest.mark.anyio
 
@@ -34,6 +34,18 @@ async def test_a_judge_that_names_no_response(reply: str) -> None:
     assert isinstance(error, EvaluationError)
     assert (error.metadata["judge_answer"], error.metadata["votes"]) == (reply, ("a", "b"))
     assert error.cost.llm_calls == 3
+
+
+async def test_a_pick_that_was_cut_in_a_number_is_none() -> None:
+    double = ScriptedProvider(["a", "b", "c", cut("The most consistent response is Response 1")])
+    error = error_of(await select(3).run(double, "?"))
+    assert isinstance(error, EvaluationError)
+
+
+async def test_texts_that_were_cut_off_are_not_picked_from() -> None:
+    double = ScriptedProvider([cut("Once upon"), "The end.", cut("Once upon")])
+    result = result_of(await select(3).run(double, "?"))
+    assert (result.value, result.metadata["truncated_samples"], result.cost.llm_calls) == ("The end.", 2, 3)
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,8 @@ from executionkit.core.voting.tally import tally_of
 from executionkit.outcome import Outcome
 from executionkit.patterns.consensus import Consensus
 from executionkit.providers.scripted import ScriptedProvider, ScriptedRequest
+from tests.doubles import error_of, result_of
+from tests.talking import Talking, cut
 
 pytestmark = pytest.mark.anyio
 
@@ -97,6 +99,15 @@ async def test_the_first_seen_original_text_of_the_most_votes_wins() -> None:
     }
     assert {request.temperature for request in double.requests} == {0.9}
     assert {request.max_tokens for request in double.requests} == {4096}
+
+
+async def test_what_was_cut_off_does_not_vote_and_is_told_of() -> None:
+    result = result_of(await consensus(3).run(Talking(cut("Par"), cut("Par"), "Paris"), "?"))
+    told = [result.metadata[name] for name in ("truncated_samples", "abstentions", "agreement_ratio")]
+    assert (result.value, told) == ("Paris", [2, 2, 1 / 3])
+    error = error_of(await consensus(2, max_tokens=9).run(Talking(cut("Par"), cut("Par")), "?"))
+    assert isinstance(error, ConsensusFailedError)
+    assert "2 of them were cut off at the limit of their length: raise max_tokens (9)" in str(error)
 
 
 async def test_samples_vote_in_the_order_they_were_asked_for_not_in_which_they_came() -> None:
