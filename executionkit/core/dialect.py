@@ -14,6 +14,7 @@ __all__ = [
     "PLAIN",
     "REASONING_FIELDS",
     "Dialect",
+    "EchoReasoning",
     "JsonForm",
     "OutputLimit",
     "Request",
@@ -34,6 +35,7 @@ OutputLimit: TypeAlias = Literal["max_tokens", "max_completion_tokens"]
 ResponseFormat: TypeAlias = Literal["json_schema", "json_object", "prompt"]
 """Who holds an answer to its form: the server, by schema; the server, as JSON; the prompt alone."""
 
+EchoReasoning: TypeAlias = bool | Literal["always"]
 ToolIds: TypeAlias = Literal["any", "nine"]
 """Which ids of tool calls a server takes: any, or nine letters and digits."""
 
@@ -117,7 +119,8 @@ class Dialect(msgspec.Struct, frozen=True, repr_omit_defaults=True, kw_only=True
         one_system_message: Whether it takes one system message only, at the beginning.
         stream_usage: Whether it can be asked for the usage of a stream.
         reasoning_field: The field of a message that its reasoning comes in and goes back in.
-        echo_reasoning: Whether reasoning goes back to it with the conversation.
+        echo_reasoning: Whether reasoning goes back to it with the conversation; `"always"` for a server that
+            wants some with every tool call, also with those of a model that had none.
 
     >>> Dialect(output_limit="max_completion_tokens", takes_temperature=False)
     Dialect(output_limit='max_completion_tokens', takes_temperature=False)
@@ -134,12 +137,12 @@ class Dialect(msgspec.Struct, frozen=True, repr_omit_defaults=True, kw_only=True
     one_system_message: bool = False
     stream_usage: bool = True
     reasoning_field: str = "reasoning_content"
-    echo_reasoning: bool = True
+    echo_reasoning: EchoReasoning = True
 
     @property
     def takes_messages_as_they_are(self) -> bool:
         """Whether messages need no other spelling."""
-        has_own_reasoning = not self.echo_reasoning or self.reasoning_field != "reasoning_content"
+        has_own_reasoning = self.echo_reasoning is not True or self.reasoning_field != "reasoning_content"
         return not (self.one_system_message or self.tool_ids != "any" or has_own_reasoning)
 
 
@@ -280,7 +283,9 @@ def _spelled_messages(messages: list[Message], dialect: Dialect) -> list[Message
         messages = _one_system_message(messages)
     if dialect.tool_ids == "nine":
         messages = [_with_short_ids(message) for message in messages]
-    return [_with_reasoning(message, dialect) for message in messages] if _speaks(messages) else messages
+    if dialect.echo_reasoning == "always" or _speaks(messages):
+        return [_with_reasoning(message, dialect) for message in messages]
+    return messages
 
 
 def _one_system_message(messages: list[Message]) -> list[Message]:
@@ -312,10 +317,18 @@ def _speaks(messages: Iterable[Message]) -> bool:
     return any(name in message for message in messages for name in REASONING_FIELDS)
 
 
+_NO_THOUGHT: Final = " "
+"""Stands for the reasoning of a model that had none: an empty text counts as missing."""
+
+
 def _with_reasoning(message: Message, dialect: Dialect) -> Message:
     """Send reasoning back under the server's own name, or not at all."""
+    if message.get("role") != "assistant":
+        return message
     found = [message[name] for name in REASONING_FIELDS if name in message]
-    if not found or message.get("role") != "assistant":
+    if dialect.echo_reasoning == "always" and message.get("tool_calls") and not any(found):
+        found = [_NO_THOUGHT]
+    if not found:
         return message
     others = {name: value for name, value in message.items() if name not in REASONING_FIELDS}
     return {**others, dialect.reasoning_field: found[0]} if dialect.echo_reasoning else others

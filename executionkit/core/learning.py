@@ -125,12 +125,17 @@ def learn(  # noqa: C901, PLR0911 - a line for each thing that can be learned
 
 def _of_messages(dialect: Dialect, messages: list[dict[str, Any]], refusal: Refusal) -> Dialect | None:
     """Learn from a refusal of something within the messages."""
-    if _REASONING.search(refusal.text) and _NOT_TAKEN.search(refusal.text):
-        is_wanted = bool(_WANTED.search(refusal.text))
-        has_some = any(name in message for message in messages for name in REASONING_FIELDS)
-        if has_some and is_wanted != dialect.echo_reasoning:
-            return replace(dialect, echo_reasoning=is_wanted)
     has_calls = any(message.get("tool_calls") for message in messages)
+    if _REASONING.search(refusal.text) and _NOT_TAKEN.search(refusal.text):
+        has_some = any(name in message for message in messages for name in REASONING_FIELDS)
+        echo = dialect.echo_reasoning
+        if not _WANTED.search(refusal.text):
+            if has_some and echo:
+                return replace(dialect, echo_reasoning=False)
+        elif has_some and not echo:
+            return replace(dialect, echo_reasoning=True)
+        elif has_calls and echo != "always":
+            return replace(dialect, echo_reasoning="always")
     if has_calls and dialect.tool_ids == "any" and _CALL_ID.search(refusal.text):
         return replace(dialect, tool_ids="nine")
     has_several = _has_several_systems(message.get("role") for message in messages)

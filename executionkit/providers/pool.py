@@ -23,6 +23,7 @@ from executionkit.provider import (
     checked_provider,
     supports_tools,
 )
+from executionkit.runtime.frame import attribute
 
 __all__ = ["Cooldown", "Member", "Pool"]
 
@@ -134,6 +135,8 @@ class Pool:
     Refusals of the request itself (400, 404, 422, ...) say nothing of the member, and go back to the caller:
     an unknown model is a mistake, no outage. Once text was handed out, no other member is asked.
 
+    A pool among the members stands for its own members; its `cooldown` does not count then.
+
     What is known of the members is kept in this object: each process finds out for itself.
 
     Args:
@@ -158,7 +161,7 @@ class Pool:
         cooldown: Cooldown | None = None,
         clock: Callable[[], float] = monotonic,
     ) -> None:
-        providers = [*map(checked_provider, members)]
+        providers = [each for member in members for each in _flat(checked_provider(member))]
         if not providers:
             raise ValueError("a pool needs at least one provider")
         self._clock = clock
@@ -175,6 +178,11 @@ class Pool:
             self.supports_tools: Literal[True] = True
         if all(callable(getattr(each, "stream", None)) for each in providers):
             self.stream: Callable[..., Pieces] = self._stream
+
+    @property
+    def caches_prompts(self) -> bool:
+        """Whether each member keeps what prompts begin with, so that a vote sends one sample ahead."""
+        return all(attribute(member.provider, "caches_prompts") is True for member in self.members)
 
     def choose(self, last_error: Exception | None = None) -> Member:  # noqa: ARG002 - the runtime tells it
         """Return the member to ask next.
@@ -248,6 +256,11 @@ class Pool:
 
     def __repr__(self) -> str:
         return f"Pool({[member.provider for member in self.members]!r})"
+
+
+def _flat(provider: LLMProvider) -> list[LLMProvider]:
+    """Return the members of a pool within a pool; any other provider is one."""
+    return [member.provider for member in provider.members] if isinstance(provider, Pool) else [provider]
 
 
 def _entered(provider: Any) -> Any:

@@ -319,3 +319,38 @@ def test_what_is_no_provider_is_refused() -> None:
 def test_its_repr_hides_keys() -> None:
     pool = Pool([Provider("https://api.example.com/v1", "m", api_key="sk-very-secret")])
     assert "sk-very-secret" not in repr(pool) + repr(pool.members[0])
+
+
+async def test_a_pool_within_a_pool_stands_for_its_members() -> None:
+    dead, well, other = Server("dead", lambda: DOWN), Server("well"), Server("other")
+    pool = Pool([Pool([dead, well]), other])
+    assert [member.provider for member in pool.members] == [dead, well, other]
+    outcomes = [await complete().run(pool, "?", retry=RetryConfig(max_retries=1)) for _ in range(6)]
+    assert not any(isinstance(outcome, Failure) for outcome in outcomes)
+    assert len(dead.asked) <= 3
+
+
+class Caching(Server):
+    caches_prompts = True
+
+
+async def test_a_pool_caches_prompts_where_all_its_members_do() -> None:
+    assert Pool([Caching("a"), Caching("b")]).caches_prompts
+    assert not Pool([Caching("a"), Server("b")]).caches_prompts
+    alone: list[int] = []
+
+    class Counting(Caching):
+        under_way = 0
+
+        async def complete(self, messages: list[Message], **options: Any) -> LLMResponse:
+            Counting.under_way += 1
+            alone.append(Counting.under_way)
+            try:
+                await anyio.sleep(0.01)
+                return await super().complete(messages, **options)
+            finally:
+                Counting.under_way -= 1
+
+    outcome = await consensus(5).run(Pool([Counting("same"), Counting("same")]), "?")
+    assert not isinstance(outcome, Failure)
+    assert alone == [1, 1, 2, 3, 4]  # the first goes ahead, alone

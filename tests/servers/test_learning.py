@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from executionkit.core.dialect import Dialect, JsonForm, Request
+from executionkit.core.dialect import Dialect, JsonForm, Request, spell
 from executionkit.core.learning import Refusal, learn
 
 CALL = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
@@ -121,7 +121,18 @@ def test_only_the_form_that_was_asked_for_is_given_up() -> None:
 def test_reasoning_that_is_missed_goes_back(text: str) -> None:
     silent = Dialect(echo_reasoning=False)
     assert learn(silent, PLAIN, Refusal(text)) == Dialect()
-    assert learn(Dialect(), PLAIN, Refusal(text)) is None
+    always = learn(Dialect(), PLAIN, Refusal(text))  # of the calls of a model that had none
+    assert always == Dialect(echo_reasoning="always")
+    assert learn(always, PLAIN, Refusal(text)) is None
+    assert learn(Dialect(), Request([]), Refusal(text)) is None
+
+
+def test_a_call_without_reasoning_goes_back_with_a_blank_one_where_some_is_always_wanted() -> None:
+    bare = {name: value for name, value in TALK[3].items() if name != "reasoning_content"}
+    sent = spell(Request([*TALK, bare]), Dialect(echo_reasoning="always"), None).messages
+    assert [message.get("reasoning_content") for message in sent] == [None, None, None, "hm", None, " "]
+    again = spell(Request(sent), Dialect(echo_reasoning="always"), None).messages
+    assert again == sent
 
 
 @pytest.mark.parametrize(
