@@ -122,6 +122,7 @@ def test_reasoning_that_is_missed_goes_back(text: str) -> None:
     silent = Dialect(echo_reasoning=False)
     assert learn(silent, PLAIN, Refusal(text)) == Dialect()
     always = learn(Dialect(), PLAIN, Refusal(text))  # of the calls of a model that had none
+    assert always is not None
     assert always == Dialect(echo_reasoning="always")
     assert learn(always, PLAIN, Refusal(text)) is None
     assert learn(Dialect(), Request([]), Refusal(text)) is None
