@@ -13,6 +13,7 @@ CAMPAIGNS: Final[dict[str, tuple[dict[str, str], list[str]]]] = {
         ["tests/faults", "-k", "handed_in or survives"],
     ),
     "foreign": ({"EXECUTIONKIT_TREES": "5000"}, ["tests/runtime/test_foreign_trees.py"]),
+    "gateways": ({"EXECUTIONKIT_GATEWAYS": "1"}, ["-rs", "tests/gateways"]),
     "interrupts": ({"EXECUTIONKIT_INTERRUPTS": "500"}, ["tests/runtime/test_interrupts.py"]),
     "money": (
         {"EXECUTIONKIT_SCHEDULES": "20000", "EXECUTIONKIT_USAGES": "1000"},
