@@ -43,6 +43,8 @@ def freeze(value: object) -> object:
     """
     if type(value) in _ATOMS:
         return value
+    if type(value) is MappingProxyType:
+        return freeze_mapping(cast("Mapping[str, object]", value))
     if isinstance(value, list) or type(value) is tuple:
         items = cast("list[object]", value)
         return tuple([item if type(item) in _ATOMS else freeze(item) for item in items])
