@@ -5,7 +5,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -91,7 +91,7 @@ def free_port() -> int:
 
 
 @contextmanager
-def stalling() -> Iterator[int]:
+def stalling() -> Generator[int]:
     """The port of a server that takes connections and never answers."""
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
@@ -101,7 +101,7 @@ def stalling() -> Iterator[int]:
 
 
 @contextmanager
-def nginx(folder: Path, relay: int, stall: int) -> Iterator[dict[str, int]]:
+def nginx(folder: Path, relay: int, stall: int) -> Generator[dict[str, int]]:
     """The ports of its servers: one that buffers, one that passes on at once, one with TLS."""
     ports = {"buffering": free_port(), "passing": free_port(), "tls": free_port()}
     certificate, key = _TLS / "cert.pem", _TLS / "key.pem"
@@ -112,7 +112,7 @@ def nginx(folder: Path, relay: int, stall: int) -> Iterator[dict[str, int]]:
 
 
 @contextmanager
-def haproxy(folder: Path, relay: int, stall: int) -> Iterator[int]:
+def haproxy(folder: Path, relay: int, stall: int) -> Generator[int]:
     """Its port."""
     port = free_port()
     (folder / "conf").write_text(_HAPROXY.format(port=port, relay=relay, stall=stall))
@@ -121,7 +121,7 @@ def haproxy(folder: Path, relay: int, stall: int) -> Iterator[int]:
 
 
 @contextmanager
-def squid(folder: Path) -> Iterator[int]:
+def squid(folder: Path) -> Generator[int]:
     """Its port."""
     port = free_port()
     (folder / "conf").write_text(_SQUID.format(port=port, folder=folder))
@@ -131,7 +131,7 @@ def squid(folder: Path) -> Iterator[int]:
 
 
 @contextmanager
-def litellm(folder: Path, relay: int) -> Iterator[int]:
+def litellm(folder: Path, relay: int) -> Generator[int]:
     """The port of LiteLLM's proxy; `LITELLM` names its command where it is not on the path."""
     port = free_port()
     (folder / "conf.yaml").write_text(_LITELLM.format(relay=relay))
@@ -148,7 +148,7 @@ def is_installed(program: str) -> bool:
 
 
 @contextmanager
-def _running(command: list[str | Path], port: int) -> Iterator[None]:
+def _running(command: list[str | Path], port: int) -> Generator[None]:
     quiet = subprocess.DEVNULL
     process = subprocess.Popen(command, stdout=quiet, stderr=quiet)
     try:

@@ -10,7 +10,7 @@ import sys
 import threading
 from http.client import HTTPConnection, HTTPResponse
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 FIELDS = ("prompt_tokens", "completion_tokens")
@@ -38,16 +38,19 @@ class Passing(BaseHTTPRequestHandler):
     """One connection."""
 
     protocol_version = "HTTP/1.1"
-    server: Relay
+
+    @property
+    def relay(self) -> Relay:
+        return cast("Relay", self.server)
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
         """Say nothing."""
 
     def do_GET(self) -> None:
         if self.path == "/reset":
-            self.server.counted = [0, 0, 0]
+            self.relay.counted = [0, 0, 0]
         if self.path in ("/reset", "/counted"):
-            self._send(200, "application/json", json.dumps(self.server.counted).encode())
+            self._send(200, "application/json", json.dumps(self.relay.counted).encode())
         else:
             self._pass_on(b"")
 
@@ -55,7 +58,7 @@ class Passing(BaseHTTPRequestHandler):
         self._pass_on(self.rfile.read(int(self.headers.get("content-length", 0))))
 
     def _pass_on(self, body: bytes) -> None:
-        connection = HTTPConnection(self.server.model.hostname or "", self.server.model.port, timeout=120)
+        connection = HTTPConnection(self.relay.model.hostname or "", self.relay.model.port, timeout=120)
         try:
             connection.request(self.command, self.path, body, {"content-type": "application/json"})
             answer = connection.getresponse()
@@ -65,7 +68,7 @@ class Passing(BaseHTTPRequestHandler):
                 return
             whole = answer.read()
             if answer.status == 200 and self.command == "POST":
-                self.server.count(json.loads(whole)["usage"])
+                self.relay.count(json.loads(whole)["usage"])
             self._send(answer.status, kind, whole)
         finally:
             connection.close()
@@ -85,7 +88,7 @@ class Passing(BaseHTTPRequestHandler):
         for line in answer:
             chunk: dict[str, Any] = json.loads(line[6:]) if line.startswith(b"data: {") else {}
             if chunk.get("usage"):
-                self.server.count(chunk["usage"])
+                self.relay.count(chunk["usage"])
             self.wfile.write(b"%x\r\n%s\r\n" % (len(line), line))
             self.wfile.flush()
         self.wfile.write(b"0\r\n\r\n")
