@@ -1103,7 +1103,8 @@ def _group(stage: Stage[Any, Any]) -> Stage[Any, Any] | None:
 def _is_pipeline(stage: Stage[Any, Any]) -> bool:
     """Tell whether a stage is a named pipeline, which would be part of the one around it without its name."""
     # Not `isinstance` for the first: it asks each class of stage anew, since they are abstract.
-    return type(stage) is Named and isinstance(_group(stage), Pipeline)
+    kind: object = type(stage)
+    return kind is Named and isinstance(_group(stage), Pipeline)
 
 
 def _breadth(stage: Stage[Any, Any], is_group: Callable[[Stage[Any, Any]], bool]) -> int:
