@@ -188,6 +188,7 @@ _HOMES = {
 
 _ELSEWHERE = {
     "compat": ("pipe", "react_loop", "refine_loop"),
+    "datasets": ("Adaptive", "Batch", "Row", "Summary", "SyncBatch"),
     "approval": ("Approve", "Deny", "Edit", "Proposal", "Stop"),
     "errors": ("ProviderClosedError", "StoppedError"),
     "patterns.refine": ("Draft",),

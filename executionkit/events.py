@@ -143,23 +143,25 @@ class StageFinished(EventBase, frozen=True, kw_only=True):
 
 
 class ItemStarted(EventBase, frozen=True, kw_only=True):
-    """One of many inputs of `each` begins; what is done for it follows below it.
+    """One of many inputs of `each`, or of the rows of `over`, begins; what is done for it follows below it.
 
     Args:
         index: Its place among the inputs, from 0.
-        total: How many inputs there are.
-        item: Its name, or its number from 1.
+        total: How many inputs there are; None where nobody knows.
+        item: Its name, or its number from 1; the key of a row.
         done: How many inputs are over, failed ones included.
     """
 
     index: int
-    total: int
+    total: int | None
     item: str
     done: int = 0
 
 
 class ItemFinished(EventBase, frozen=True, kw_only=True):
-    """One of many inputs of `each` is over. Inputs that a failure all of them share left out have no record.
+    """One of many inputs of `each`, or of the rows of `over`, is over.
+
+    Inputs that a failure all of them share left out have no record.
 
     Args:
         index: As in its `ItemStarted`.
@@ -173,7 +175,7 @@ class ItemFinished(EventBase, frozen=True, kw_only=True):
     """
 
     index: int
-    total: int
+    total: int | None
     item: str
     done: int
     failed: int

@@ -209,7 +209,7 @@ def _tell_of_item(run: _Run, event: ItemStarted | ItemFinished) -> str | None:
         return _end_item(run, event)
     above = run.rows.get(event.parent or 0)
     if above is not None:
-        above.items = above.items or f"{event.done}/{event.total}"
+        above.items = above.items or _count_of(event)
     run.rows[event.id] = _Row(event.item, event.parent, 0 if above is None else above.depth + 1, is_item=True)
     return None
 
@@ -220,7 +220,7 @@ def _end_item(run: _Run, event: ItemFinished) -> str | None:
     if above is None:
         return None
     failed = f", {event.failed} failed" if event.failed else ""
-    above.items = f"{event.done}/{event.total}{failed}"
+    above.items = f"{_count_of(event)}{failed}"
     depth = above.depth + 1
     # A row for each of a million inputs, and for all below it, would be held to the end otherwise.
     below = {event.id}
@@ -231,7 +231,12 @@ def _end_item(run: _Run, event: ItemFinished) -> str | None:
         del run.rows[number]
     end = event.error or "done"
     calls = _plural(event.cost.llm_calls, "call")
-    return f"{'  ' * depth}{event.done}/{event.total} {event.item}: {end}, {calls}, {event.duration:.1f} s"
+    return f"{'  ' * depth}{_count_of(event)} {event.item}: {end}, {calls}, {event.duration:.1f} s"
+
+
+def _count_of(event: ItemStarted | ItemFinished) -> str:
+    """Say how many inputs are over, of how many where that is known."""
+    return f"{event.done}" if event.total is None else f"{event.done}/{event.total}"
 
 
 def _count(run: _Run, event: Event) -> None:

@@ -27,11 +27,13 @@ import msgspec
 from returns.result import Failure, Success
 from typing_extensions import TypeForm, TypeIs, override
 
+from executionkit.batch import Batch, Key, Source, SyncBatch
 from executionkit.core.bounds import Bounds, Given, Reach, beside, either, in_turn, unbounded
 from executionkit.core.budget import tighter
 from executionkit.core.checks import check_count, check_function
 from executionkit.core.keywords import function_name
 from executionkit.core.usage import NO_USAGE, TokenUsage, checked_budget
+from executionkit.core.window import Adaptive
 from executionkit.errors import (
     ExecutionKitError,
     InvalidOutputError,
@@ -347,6 +349,104 @@ class Stage(
                 trace=trace,
                 deadline=deadline,
                 ahead=ahead,
+            )
+        )
+
+    @final
+    def over(
+        self: "Stage[A, B]",
+        rows: Source[A],
+        provider: LLMProvider,
+        /,
+        *,
+        key: Callable[[A], Key],
+        max_concurrency: int | Adaptive = Adaptive(),  # noqa: B008 - a frozen value
+        on_error: OnError = "collect",
+        ordered: bool = False,
+        ahead: int = 1000,
+        max_cost: TokenUsage | None = None,
+        retry: RetryConfig | None = None,
+        trace: Trace | None = None,
+        deadline: float | None = None,
+    ) -> Batch[A, B]:
+        """Run this stage for any number of rows, under one budget; see `executionkit.batch.Batch`.
+
+        Rows are pulled one by one as there is room for them, and read as they end; memory does not grow with
+        their number, but for 16 to 32 bytes a key. A failure is the outcome of its row, unless all rows would
+        share it: that ends the batch, and is its `failure`.
+
+        Args:
+            rows: Anything to iterate over, plain or async, also without an end. A generator is closed. What
+                it blocks blocks all.
+            provider: The model to ask.
+            key: What a row is known by: text or a whole number, another one for each row. A row without such
+                a key fails with an `InvalidPromptError`.
+            max_concurrency: Rows under way at once; `Adaptive` has as many of them, and of calls to each
+                server, as the servers allow.
+            on_error: `"collect"` goes on after the failure of a row, `"fail"` ends with the first one.
+            ordered: Whether rows are given in the order in which they came, not as they end.
+            ahead: Rows at most that are under way, or over and not read.
+            max_cost: The budget of all rows.
+            retry: How transient failures are retried.
+            trace: Receives the records of the run; each row has an `ItemStarted` and an `ItemFinished`.
+            deadline: Seconds all rows may take.
+
+        Raises:
+            TypeError: An argument is of the wrong type.
+            ValueError: An argument is out of range.
+        """
+        return Batch(
+            self,
+            rows,
+            provider,
+            key=key,
+            max_concurrency=max_concurrency,
+            on_error=on_error,
+            ordered=ordered,
+            ahead=ahead,
+            max_cost=max_cost,
+            retry=retry,
+            trace=trace,
+            deadline=deadline,
+        )
+
+    @final
+    def over_sync(
+        self: "Stage[A, B]",
+        rows: Source[A],
+        provider: LLMProvider,
+        /,
+        *,
+        key: Callable[[A], Key],
+        max_concurrency: int | Adaptive = Adaptive(),  # noqa: B008 - a frozen value
+        on_error: OnError = "collect",
+        ordered: bool = False,
+        ahead: int = 1000,
+        max_cost: TokenUsage | None = None,
+        retry: RetryConfig | None = None,
+        trace: Trace | None = None,
+        deadline: float | None = None,
+    ) -> SyncBatch[A, B]:
+        """Run this stage for any number of rows without `await`; otherwise like `over`.
+
+        The rows are pulled and run in a thread with an event loop of its own.
+
+        Raises:
+            RuntimeError: An event loop is running in this thread; use `over` there.
+        """
+        return SyncBatch(
+            self.over(
+                rows,
+                provider,
+                key=key,
+                max_concurrency=max_concurrency,
+                on_error=on_error,
+                ordered=ordered,
+                ahead=ahead,
+                max_cost=max_cost,
+                retry=retry,
+                trace=trace,
+                deadline=deadline,
             )
         )
 

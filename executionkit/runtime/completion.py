@@ -187,10 +187,7 @@ class Completion:
         while True:
             memory = member.memory
             self._dialect = left_out or memory.dialect
-            reservation = self._try_to_reserve(member, failure)
-            if not isinstance(reservation, Reservation):
-                reservation = await self._wait_to_reserve(reservation, member, failure)
-            outcome = await self._attempt(member, reservation)
+            outcome = await self._sent(member, failure)
             if isinstance(outcome, LLMResponse):
                 if left_out is None:
                     memory.note_taken(self._request, self._dialect)
@@ -209,6 +206,24 @@ class Completion:
             if member is not asked:  # another member of a pool, which may have to be learned as well
                 left_out = None
                 self._lessons.clear()
+
+    async def _sent(
+        self, member: Endpoint, failure: ExecutionKitError | None
+    ) -> LLMResponse | ExecutionKitError:
+        """Reserve and make the next attempt, in its turn where the run adapts how many are under way."""
+        windows = self._frame.settings.windows
+        if windows is None:
+            return await self._reserve_and_attempt(member, failure)
+        gate = windows.gate(member.provider)
+        return await gate.through(partial(self._reserve_and_attempt, member, failure), self._span)
+
+    async def _reserve_and_attempt(
+        self, member: Endpoint, failure: ExecutionKitError | None
+    ) -> LLMResponse | ExecutionKitError:
+        reservation = self._try_to_reserve(member, failure)
+        if not isinstance(reservation, Reservation):
+            reservation = await self._wait_to_reserve(reservation, member, failure)
+        return await self._attempt(member, reservation)
 
     def _without_an_option(self, failure: ExecutionKitError) -> Dialect | None:
         """Return the dialect for one more try where a refusal names nothing, once a call."""

@@ -14,6 +14,7 @@ from executionkit.retry import RetryConfig
 from executionkit.runtime.backlog import Backlog
 from executionkit.runtime.ledger import Account
 from executionkit.runtime.tracing import Span, Tracer
+from executionkit.runtime.windows import Windows
 
 __all__ = ["Frame", "Report", "Settings", "attribute", "method"]
 
@@ -29,12 +30,14 @@ class Settings(msgspec.Struct, frozen=True):
         tracer: Who is told; None for nobody.
         ends_at: The event loop's time by which the run must be over; None where there is no deadline.
         loop: The event loop that the run belongs to.
+        windows: How many calls each provider may have under way; None where that is fixed.
     """
 
     retry: RetryConfig | None
     tracer: Tracer | None
     ends_at: float | None
     loop: object = None
+    windows: Windows | None = None
 
 
 class Counts(msgspec.Struct, eq=False, gc=False):

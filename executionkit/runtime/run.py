@@ -10,6 +10,7 @@ from typing import TypeVar, cast
 import anyio
 import sniffio
 from anyio.lowlevel import checkpoint, current_token
+from msgspec.structs import replace
 from returns.result import Failure
 
 from executionkit.core.budget import Owner
@@ -27,6 +28,7 @@ from executionkit.runtime.frame import Frame, Settings
 from executionkit.runtime.ledger import Account
 from executionkit.runtime.timeouts import finish_within
 from executionkit.runtime.tracing import Span, Tracer
+from executionkit.runtime.windows import Windows
 
 __all__ = ["check_no_loop", "check_run", "in_new_loop", "run_stage"]
 
@@ -46,6 +48,7 @@ async def run_stage(
     deadline: float | None,
     backlog: Backlog | None = None,
     opened: Callable[[Frame], None] | None = None,
+    windows: Windows | None = None,
 ) -> Outcome[Out]:
     """Run a stage on a ledger of its own; with a metered provider, on the ledger that it belongs to.
 
@@ -59,6 +62,7 @@ async def run_stage(
         deadline: Seconds the whole run may take.
         backlog: Receives them for the reader of a stream.
         opened: Told of the frame of the run, before anything is done in it.
+        windows: How many calls each provider may have under way; None where that is fixed.
 
     Raises:
         TypeError: An argument is of the wrong type.
@@ -71,6 +75,8 @@ async def run_stage(
     tracer = None if trace is None and backlog is None else Tracer(trace, backlog)
     run = None if tracer is None else tracer.span()
     frame = _open(provider, retry, tracer, deadline, run)
+    if windows is not None:
+        frame.settings = replace(frame.settings, windows=windows)
     if opened is not None:
         opened(frame)
     if limit is not None:
@@ -168,8 +174,11 @@ def _open(
     frame = above.below(above.path_of(()), is_stage=True)
     settings = above.settings
     ends = [end for end in (ends_at, settings.ends_at) if end is not None]
-    frame.settings = Settings(
-        retry or settings.retry, tracer or settings.tracer, min(ends, default=None), settings.loop
+    frame.settings = replace(
+        settings,
+        retry=retry or settings.retry,
+        tracer=tracer or settings.tracer,
+        ends_at=min(ends, default=None),
     )
     if run is not None:
         frame.span, frame.is_answer = run.below(frame.path), True

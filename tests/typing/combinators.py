@@ -18,6 +18,7 @@ from executionkit import (
     refine,
     structured,
 )
+from executionkit.datasets import Adaptive, Batch, Row, SyncBatch
 from executionkit.patterns.prompt import Prompt
 from executionkit.patterns.refine import Draft, Refine
 from executionkit.stage import Rule
@@ -54,6 +55,27 @@ def inputs(provider: LLMProvider) -> None:
     assert_type(Spell().each(name=lambda n: f"{n + 1}"), Stage[Sequence[int], tuple[Outcome[str], ...]])
     outcomes = complete().each().run_sync(provider, ["a", "b"])
     assert_type(outcomes, Outcome[tuple[Outcome[str], ...]])
+
+
+async def rows(provider: LLMProvider, invoices: list[Invoice]) -> None:
+    """Many rows: what went in, and what came out of it."""
+    assert_type(complete().over(["a"], provider, key=str), Batch[str, str])
+    assert_type(Spell().over(range(9), provider, key=lambda n: n), Batch[int, str])
+    by_total = prompt("{total}") >> Count()
+    assert_type(
+        complete().over((f"{n}" for n in range(9)), provider, key=hash, max_concurrency=Adaptive(most=9)),
+        Batch[str, str],
+    )
+    async with Count().over(["a"], provider, key=lambda text: text.upper()) as batch:
+        async for row in batch:
+            assert_type(row, Row[str, int])
+            assert_type(row.outcome, Outcome[int])
+    read = by_total.over(invoices, provider, key=lambda invoice: str(invoice))
+    async for row in read:
+        assert_type(row.outcome, Outcome[int])
+    with Count().over_sync(["a"], provider, key=str) as here:
+        assert_type(here, SyncBatch[str, int])
+        assert_type(next(here).value, str)
 
 
 def fallbacks() -> None:
