@@ -71,8 +71,8 @@ async def rows(provider: LLMProvider, invoices: list[Invoice]) -> None:
             assert_type(row, Row[str, int])
             assert_type(row.outcome, Outcome[int])
     read = by_total.over(invoices, provider, key=lambda invoice: str(invoice))
-    async for row in read:
-        assert_type(row.outcome, Outcome[int])
+    async for each in read:
+        assert_type(each.outcome, Outcome[int])
     with Count().over_sync(["a"], provider, key=str) as here:
         assert_type(here, SyncBatch[str, int])
         assert_type(next(here).value, str)
