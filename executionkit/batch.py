@@ -255,7 +255,7 @@ class Batch(Generic[A, B]):
                 if run.is_over:
                     task.raise_interrupt()
                     raise StopAsyncIteration
-                # A task that is woken again and again is never found waiting, and so not cancelled by a scope.
+                # Who is woken again and again is never found waiting, and so not cancelled by a scope.
                 await checkpoint_if_cancelled()
                 await self._rows.arrival()
         finally:

@@ -4,6 +4,7 @@ This is the one loop of attempts in the package, with the one memory of what a s
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import TypeAlias
 
 import anyio
