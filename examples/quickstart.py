@@ -91,7 +91,8 @@ def main() -> None:
     with LocalProvider(seed=1) as provider:
         for budget in (TokenUsage(llm_calls=12), TokenUsage(llm_calls=3)):
             print(f"\n--- at most {budget.llm_calls} calls ---", flush=True)
-            with Progress(file=sys.stdout) as progress:
+            bounds = pipeline.bounds(PROMPT, provider=provider, max_cost=budget)
+            with Progress(file=sys.stdout, bounds=bounds) as progress:
                 outcome = pipeline.run_sync(provider, PROMPT, max_cost=budget, trace=progress)
             show(outcome)
 

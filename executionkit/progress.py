@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Self, TextIO
 
 import msgspec
 
+from executionkit.core.bounds import Bounds
 from executionkit.core.money import money_text
 from executionkit.core.usage import NO_USAGE, TokenUsage
 from executionkit.events import (
@@ -75,6 +76,7 @@ class Progress:
         file: Where to; standard error if None.
         live: Whether to redraw a tree, for which `rich` is needed; None to do so in a terminal. Otherwise a
             line is written for each stage that ends.
+        bounds: What `stage.bounds` returns of the run, to be shown before it begins.
 
     Raises:
         ModuleNotFoundError: On entering: a tree is wanted and `rich` is not installed.
@@ -87,9 +89,12 @@ class Progress:
     Complete: done, 1 call, 8 + 2 tokens, ... s
     """
 
-    def __init__(self, *, file: TextIO | None = None, live: bool | None = None) -> None:
+    def __init__(
+        self, *, file: TextIO | None = None, live: bool | None = None, bounds: Bounds | None = None
+    ) -> None:
         self._file = sys.stderr if file is None else file
         self._wants_tree = self._file.isatty() if live is None else live
+        self._expected = "" if bounds is None else f"expected: {bounds}"
         self._live: Live | None = None
         self._runs: dict[str, _Run] = {}
         self._lock = threading.RLock()
@@ -124,7 +129,8 @@ class Progress:
         match event:
             case RunStarted():
                 run.max_cost = event.max_cost or run.max_cost
-                return f"{event.stage} ..." if event.parent is None else None
+                expected = f"\n{self._expected}" if self._expected else ""
+                return f"{event.stage} ...{expected}" if event.parent is None else None
             case StageStarted():
                 above = run.rows.get(event.parent or 0)
                 run.rows[event.id] = _Row(event.stage, event.parent, 0 if above is None else above.depth + 1)
@@ -198,8 +204,9 @@ class Progress:
             label = _styled(self._describe(row, run.max_cost), style)
             nodes[number] = Tree(label) if above is None else above.add(label)
         root = next(iter(nodes.values()), None)
-        if root is not None and (left := self._left(run)):
-            root.add(_styled(left, "dim"))
+        if root is not None:
+            for line in filter(None, (self._expected, self._left(run))):
+                root.add(_styled(line, "dim"))
         return root
 
 

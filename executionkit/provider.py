@@ -10,6 +10,7 @@ import msgspec
 
 from executionkit.core.content import split_thoughts
 from executionkit.core.endings import is_cut, is_failed
+from executionkit.core.failover import Cooldown
 from executionkit.core.frozen import FrozenDict, frozen_json
 from executionkit.core.json import MAX_DEPTH, is_deeper_than
 from executionkit.core.prompt import prompt_problem
@@ -20,6 +21,7 @@ from executionkit.errors import InvalidPromptError, ProviderError
 __all__ = [
     "DEFAULT_MAX_TOKENS",
     "CallPiece",
+    "Cooldown",
     "LLMProvider",
     "LLMResponse",
     "Message",

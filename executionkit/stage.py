@@ -28,9 +28,10 @@ from returns.result import Failure, Success
 from typing_extensions import TypeForm, TypeIs, override
 
 from executionkit.batch import Batch, Key, Source, SyncBatch
-from executionkit.core.bounds import Bounds, Given, Reach, beside, either, in_turn, unbounded
+from executionkit.core.bounds import Bounds, Given, Reach, beside, budget_text, either, in_turn, unbounded
 from executionkit.core.budget import tighter
 from executionkit.core.checks import check_count, check_function
+from executionkit.core.drawing import Sketch, mermaid_text, notes_of
 from executionkit.core.keywords import function_name
 from executionkit.core.usage import NO_USAGE, TokenUsage, checked_budget
 from executionkit.core.window import Adaptive
@@ -48,6 +49,7 @@ from executionkit.provider import LLMProvider, checked_provider, opening
 from executionkit.retry import RetryConfig, checked_retry
 from executionkit.runtime.context import Context, aside, first_position, run_group, tighten, using
 from executionkit.runtime.each import Items
+from executionkit.runtime.frame import attribute
 from executionkit.runtime.given import asking, given_of
 from executionkit.runtime.rules import Rule, broken, check_rule
 from executionkit.runtime.run import in_new_loop, run_stage
@@ -153,6 +155,14 @@ class Stage(
             field, dot, _ = name.partition(".")
             fields[field] = (*fields.get(field, ()), part) if dot else part
         return cls(**fields)
+
+    def sketch(self) -> Sketch:
+        """Return what a drawing says of this stage: its name, and settings that are not the default ones."""
+        return Sketch(label=self.name, notes=notes_of(self, self.parts()))
+
+    def _repr_mimebundle_(self, **_kinds: object) -> dict[str, str]:
+        """Show it in a notebook: as text, and as a drawing where the notebook knows Mermaid."""
+        return {"text/plain": repr(self), "text/vnd.mermaid": mermaid_text(self)}
 
     def unnamed(self) -> "Stage[Any, Any]":
         """Return what this stage is without a name that changes no request and no answer.
@@ -627,6 +637,10 @@ class Pipeline(Stage[A, B], frozen=True):
         _check_stages(self.stages)
 
     @override
+    def sketch(self) -> Sketch:
+        return Sketch("chain")
+
+    @override
     async def perform(self, value: A, context: Context) -> PatternResult[B]:
         done: list[PatternResult[Any]] = []
         context.report(lambda: {**_steps(done), **self._failed_step(len(done))})
@@ -696,6 +710,10 @@ class Fallback(Stage[A, B], frozen=True):
             raise ValueError("a fallback needs a stage to try")
 
     @override
+    def sketch(self) -> Sketch:
+        return Sketch("either", "" if self.on == _ANY_FAILURE else f"on {_names(self.on)}")
+
+    @override
     async def perform(self, value: A, context: Context) -> PatternResult[B]:
         failures: list[ExecutionKitError] = []
         context.report(lambda: _tried(failures) if failures else {})
@@ -763,6 +781,10 @@ class Both(Stage[A, tuple[T, B]], Generic[A, T, B], frozen=True):
         _check_stages((self.left, self.right))
 
     @override
+    def sketch(self) -> Sketch:
+        return Sketch("beside")
+
+    @override
     async def perform(self, value: A, context: Context) -> PatternResult[tuple[T, B]]:
         branches: tuple[Stage[A, T | B], ...] = (self.left, self.right)
         left, right = await context.gather(lambda index: context.run(branches[index], value, at=index), 2, 2)
@@ -800,6 +822,10 @@ class Mapped(Stage[A, B], Generic[A, T, B], frozen=True):
         return self.stage.name
 
     @override
+    def sketch(self) -> Sketch:
+        return Sketch("around", then=tuple(map(function_name, self.functions)))
+
+    @override
     async def perform(self, value: A, context: Context) -> PatternResult[B]:
         result: PatternResult[Any] = await self.stage.perform(value, aside(context))
         for function in self.functions:
@@ -835,6 +861,10 @@ class Named(Stage[A, B], frozen=True):
     @override
     def name(self) -> str:
         return self.label
+
+    @override
+    def sketch(self) -> Sketch:
+        return Sketch("around", self.label)
 
     @override
     async def perform(self, value: A, context: Context) -> PatternResult[B]:
@@ -875,6 +905,10 @@ class WithInput(Stage[A, tuple[A, B]], Generic[A, B], frozen=True):
     @override
     def name(self) -> str:
         return self.stage.name
+
+    @override
+    def sketch(self) -> Sketch:
+        return Sketch("around", then=("with the input",))
 
     @override
     async def perform(self, value: A, context: Context) -> PatternResult[tuple[A, B]]:
@@ -922,6 +956,12 @@ class Checked(Stage[str, B], frozen=True):
     @override
     def name(self) -> str:
         return self.stage.name
+
+    @override
+    def sketch(self) -> Sketch:
+        return Sketch(
+            "around", f"checked by {function_name(self.rule)}, at most {1 + self.output_retries} runs"
+        )
 
     @override
     async def perform(self, value: str, context: Context) -> PatternResult[B]:
@@ -1006,6 +1046,10 @@ class Each(Stage[Sequence[A], tuple[T, ...]], Generic[A, T], frozen=True):
             check_function("name", self.label)
 
     @override
+    def sketch(self) -> Sketch:
+        return Sketch("around", f"each input, {self.max_concurrency} at once")
+
+    @override
     async def perform(self, value: Sequence[A], context: Context) -> PatternResult[tuple[T, ...]]:
         items: Items[A, Any] = Items(self.stage, _inputs(value), context, self.label)
         context.report(items.achieved)
@@ -1028,11 +1072,14 @@ class Each(Stage[Sequence[A], tuple[T, ...]], Generic[A, T], frozen=True):
         one = self.stage.reach(msgspec.structs.replace(given, items=None))
         whole = beside([one] * given.items, given) if given.items else Reach()
         rounds = given.items if given.is_limited else max(1, given.items - self.max_concurrency + 1)
+        width = one.width * min(given.items, self.max_concurrency)
         least = whole.least_calls if self.on_error == "fail" else 0  # a failure is an answer, too
         return msgspec.structs.replace(
             whole,
             least_calls=least,
             depth=one.depth * min(rounds, given.items),
+            width=width,
+            lessons=tuple([msgspec.structs.replace(each, width=width) for each in whole.lessons]),
             value=math.inf,
             why_value=f"the value of {self.name} as text",
         )
@@ -1079,6 +1126,10 @@ class Within(Stage[A, B], frozen=True):
         return self.stage.name
 
     @override
+    def sketch(self) -> Sketch:
+        return Sketch("around", f"within {budget_text(self.max_cost)}")
+
+    @override
     async def perform(self, value: A, context: Context) -> PatternResult[B]:
         tighten(context, self.max_cost, self.name)
         return await self.stage.perform(value, context)
@@ -1118,6 +1169,10 @@ class Using(Stage[A, B], frozen=True):
     @override
     def name(self) -> str:
         return self.stage.name
+
+    @override
+    def sketch(self) -> Sketch:
+        return Sketch("around", f"using {_model_of(self.provider)}")
 
     @override
     async def perform(self, value: A, context: Context) -> PatternResult[B]:
@@ -1198,6 +1253,15 @@ def _nameless(stage: Stage[Any, Any]) -> Stage[Any, Any]:
 def _group(stage: Stage[Any, Any]) -> Stage[Any, Any] | None:
     """Return what has a name here; None where a stage has none."""
     return stage.stage if isinstance(stage, Named) else None
+
+
+def _names(kinds: Failures) -> str:
+    return ", ".join([kind.__name__ for kind in kinds])
+
+
+def _model_of(provider: LLMProvider) -> str:
+    model: object = attribute(provider, "model")
+    return model if isinstance(model, str) and model else type(provider).__name__
 
 
 def _is_pipeline(stage: Stage[Any, Any]) -> bool:

@@ -111,7 +111,7 @@ class Tool(msgspec.Struct, frozen=True, dict=True):
     def may_ask(self) -> bool:
         """Whether it is given the context of the running stage, so that it may ask the model itself."""
         execute = self._typed
-        return execute is not None and not (isinstance(execute, _Function) and not execute.wants_context)
+        return execute is not None and not (isinstance(execute, ToolFunction) and not execute.wants_context)
 
     def prepare(self, arguments: Mapping[str, Any]) -> Mapping[str, Any] | Rejected:
         """Return the arguments as `call` takes them, or why they are refused. Never raises."""
@@ -193,7 +193,7 @@ def _stable_text(value: object) -> str:
     return text
 
 
-class _Function(msgspec.Struct, frozen=True, dict=True):
+class ToolFunction(msgspec.Struct, frozen=True, dict=True):
     """The `execute` of a tool made from a function. Pickles by the name of its function, as functions do."""
 
     function: Callable[..., object]
@@ -235,7 +235,7 @@ class _Function(msgspec.Struct, frozen=True, dict=True):
         found = _lookup(module, name)
         if isinstance(found, Tool) and found.execute == self:  # `@tool` took the function's name
             return _execute_of, (module, name)
-        return _Function, (self.function, self.in_thread)
+        return ToolFunction, (self.function, self.in_thread)
 
 
 def _execute_of(module: str, name: str) -> object:
@@ -336,7 +336,7 @@ def tool(
         )
     if not callable(function):
         raise TypeError(f"a tool must be made from a function, not {type(function).__name__}")
-    execute = _Function(function, in_thread)
+    execute = ToolFunction(function, in_thread)
     signature = execute.signature
     if _is(isgeneratorfunction, function) or _is(isasyncgenfunction, function):
         raise TypeError(f"{signature.name}() is a generator; a tool returns its result at once")

@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 from typing import Final
 
 CAMPAIGNS: Final[dict[str, tuple[dict[str, str], list[str]]]] = {
@@ -18,6 +20,15 @@ CAMPAIGNS: Final[dict[str, tuple[dict[str, str], list[str]]]] = {
     "money": (
         {"EXECUTIONKIT_SCHEDULES": "20000", "EXECUTIONKIT_USAGES": "1000"},
         ["tests/runtime/test_money.py", "tests/test_prices.py"],
+    ),
+    "plan": (
+        {
+            "EXECUTIONKIT_DOCUMENTS": "10000",
+            "EXECUTIONKIT_PLANS": "5000",
+            "EXECUTIONKIT_DRAWN": "1000",
+            "EXECUTIONKIT_MERMAID": str(Path(tempfile.gettempdir()) / "executionkit-mermaid"),
+        },
+        ["-s", "tests/test_plan.py", "tests/test_drawing.py"],
     ),
     "wire": ({"EXECUTIONKIT_MIXTURES": "10000"}, ["tests/providers/chat/test_mixtures.py"]),
 }

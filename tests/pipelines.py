@@ -157,7 +157,7 @@ SCHEMA = {"type": "object", "properties": {"what": {"type": "string"}}}
 BY_HAND = Tool("by_hand", "A tool.", SCHEMA, execute)
 
 VARIED: list[tuple[Any, dict[str, Any]]] = [
-    (Complete(), {"temperature": 0.5, "max_tokens": 9, "stream": True, "system": "Be brief."}),
+    (Complete(), {"temperature": 0.5, "max_tokens": 9, "in_pieces": True, "system": "Be brief."}),
     (
         Consensus(ballot=TextBallot()),
         {
@@ -311,7 +311,7 @@ builds: Any = st.builds
 _other: Any = st.just(other)
 _sizes = st.integers(1, 9)
 _temperatures = st.none() | st.floats(0, 2)
-_systems = st.none() | st.text(min_size=1, max_size=5) | st.just(about)
+_systems = st.none() | st.text(min_size=1, max_size=5).filter(str.strip) | st.just(about)
 _rules = st.sampled_from([None, rule])
 _types = st.sampled_from(TYPES)
 _stops: st.SearchStrategy[StoppingRule | None] = st.sampled_from(

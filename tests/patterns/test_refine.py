@@ -11,9 +11,7 @@ import pytest
 from executionkit import (
     DeadlineExceededError,
     Evaluation,
-    EvaluationError,
     ExecutionKitError,
-    InvalidPromptError,
     LLMProvider,
     LLMResponse,
     PatternResult,
@@ -25,6 +23,7 @@ from executionkit import (
     is_success,
     refine,
 )
+from executionkit.errors import EvaluationError, InvalidPromptError
 from executionkit.outcome import Outcome
 from executionkit.runtime.context import MeteredProvider
 from tests.doubles import shown

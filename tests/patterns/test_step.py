@@ -12,7 +12,6 @@ from executionkit import (
     PatternResult,
     PermanentError,
     ScriptedProvider,
-    StageError,
     TokenUsage,
     compat,
     complete,
@@ -20,6 +19,7 @@ from executionkit import (
     is_failure,
     step,
 )
+from executionkit.errors import StageError
 from executionkit.runtime.context import MeteredProvider
 
 pytestmark = pytest.mark.anyio

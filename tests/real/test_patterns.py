@@ -7,7 +7,6 @@ from returns.result import Failure, Success
 
 from executionkit import (
     BudgetExhaustedError,
-    EvaluationError,
     LLMProvider,
     TokenUsage,
     Tool,
@@ -21,6 +20,7 @@ from executionkit import (
     refine,
     refine_loop_sync,
 )
+from executionkit.errors import EvaluationError
 from executionkit.providers.local import LocalProvider
 from executionkit.runtime.event_loops import closing_at_exit
 

@@ -11,7 +11,6 @@ import pytest
 
 from executionkit import (
     BudgetExhaustedError,
-    EvaluationError,
     ExecutionKitError,
     LLMProvider,
     LLMResponse,
@@ -28,6 +27,7 @@ from executionkit import (
     refine,
     step,
 )
+from executionkit.errors import EvaluationError
 from executionkit.events import with_content
 from executionkit.provider import ToolCall
 from executionkit.stage import Fallback, Pipeline

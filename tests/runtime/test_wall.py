@@ -14,7 +14,6 @@ from typing_extensions import override
 
 from executionkit import (
     DeadlineExceededError,
-    EvaluationError,
     ExecutionKitError,
     LLMProvider,
     LLMResponse,
@@ -23,7 +22,6 @@ from executionkit import (
     ProviderError,
     RetryConfig,
     ScriptedProvider,
-    StageError,
     TokenUsage,
     complete,
     consensus,
@@ -32,6 +30,7 @@ from executionkit import (
     step,
     tool,
 )
+from executionkit.errors import EvaluationError, StageError
 from executionkit.events import Event, ToolFinished, ToolStarted
 from executionkit.provider import ToolCall
 from executionkit.runtime import timeouts

@@ -41,6 +41,7 @@ from executionkit import (
 from executionkit.core.voting.stopping import certain
 from executionkit.patterns.refine import Draft
 from executionkit.patterns.structured import Structured, structured
+from executionkit.plan import bounds_by_part, dumps, fingerprint, loads, mermaid
 from executionkit.streaming import Streaming
 from executionkit.tools import tool
 from tests.typing.stages import City, Count, Spell
@@ -419,3 +420,12 @@ async def streams(provider: LLMProvider) -> None:
     wanted: Streaming[str] = Count().stream(provider, "a")  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
     with complete().stream(provider, "a"):  # type: ignore[attr-defined]  # pyright: ignore[reportGeneralTypeIssues]
         pass
+
+
+def plans() -> None:
+    """What is no stage is neither written nor drawn; bounds come by part; a provider has a name and a shape."""
+    dumps("text")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    loads(b"{}", providers={"a": NoProvider()})  # type: ignore[dict-item]  # pyright: ignore[reportArgumentType]
+    fingerprint(3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    mermaid(complete(), bounds=complete().bounds())  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    bounds_by_part(complete(), 3)  # type: ignore[misc]  # pyright: ignore[reportArgumentType]

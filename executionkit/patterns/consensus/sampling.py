@@ -74,12 +74,13 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=Tru
         ask = partial(of_calls, given, prompt, self.max_tokens, has_form=has_form, has_logprobs=has_logprobs)
         # A worker may draw all samples but those that the others are at, and one may go ahead of all.
         chain = self.n if given.is_limited else min(self.n, max(2, self.n - self.max_concurrency + 2))
-        singly = ask(least=least, most=self.n, depth=chain)
+        width = min(self.n, self.max_concurrency)
+        singly = ask(least=least, most=self.n, depth=chain, width=width)
         if not self.one_request or self.n < 2:
             return singly
         # What a request for several does not bring is asked for singly; a round has one for each provider.
         most = self.n // 2
-        together = ask(least=0, most=most, depth=most, answers=self.n / most)
+        together = ask(least=0, most=most, depth=most, width=width, answers=self.n / most)
         several = in_turn([singly, together])
         return msgspec.structs.replace(several, least_calls=min(least, max(1, len(self.providers))))
 

@@ -8,7 +8,6 @@ import pytest
 
 from executionkit import (
     ConsensusFailedError,
-    EvaluationError,
     LLMResponse,
     PermanentError,
     ProviderError,
@@ -19,6 +18,7 @@ from executionkit import (
 )
 from executionkit.core.voting.samples import ByProbability
 from executionkit.core.voting.stopping import beta, certain, unanimous_window
+from executionkit.errors import EvaluationError
 from executionkit.providers.scripted import ScriptedProvider, ScriptedRequest
 from tests.doubles import AT_ONCE, Model, error_of, reply, result_of
 

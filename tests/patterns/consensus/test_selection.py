@@ -2,7 +2,8 @@
 
 import pytest
 
-from executionkit import BudgetExhaustedError, EvaluationError, LLMResponse, PermanentError, TokenUsage
+from executionkit import BudgetExhaustedError, LLMResponse, PermanentError, TokenUsage
+from executionkit.errors import EvaluationError
 from executionkit.patterns.consensus import select
 from executionkit.providers.scripted import ScriptedProvider
 from tests.doubles import error_of, result_of

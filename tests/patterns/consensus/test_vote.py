@@ -14,7 +14,6 @@ from returns.result import Failure, Success
 from executionkit import (
     BudgetExhaustedError,
     ConsensusFailedError,
-    EvaluationError,
     ExecutionKitError,
     LLMResponse,
     PatternResult,
@@ -35,6 +34,7 @@ from executionkit.core.voting.stopping import (
     unanimous_window,
 )
 from executionkit.core.voting.tally import tally_of
+from executionkit.errors import EvaluationError
 from executionkit.outcome import Outcome
 from executionkit.patterns.consensus import Consensus
 from executionkit.providers.scripted import ScriptedProvider, ScriptedRequest
