@@ -42,7 +42,7 @@ from executionkit.tools import tool
 
 ROOT = Path(__file__).parent.parent
 PROMPT = "What is the capital of France?"
-SAMPLES, ROUNDS, STAGES = 100, 10, 10
+SAMPLES, ROUNDS, STAGES, FIFTY = 100, 10, 10, 50
 
 
 class Timing(NamedTuple):
@@ -190,10 +190,10 @@ async def run(stage: Stage[str, str], provider: Instant) -> None:
     assert is_success(await stage.run(provider, PROMPT))
 
 
-def chain() -> Stage[str, str]:
+def chain(stages: int = STAGES) -> Stage[str, str]:
     """Return a pipeline of completions."""
     stage = identity(str)
-    for _ in range(STAGES):
+    for _ in range(stages):
         stage >>= complete()
     return stage
 
@@ -237,6 +237,16 @@ def money_row(repeats: int) -> Timing:
     """A vote that counts money, beside the same one that does not."""
     stage = consensus(SAMPLES, max_concurrency=10)
     return in_turns(SAMPLES, partial(run, stage, Priced()), partial(run, stage, Instant()), repeats)
+
+
+def bounds_row(repeats: int) -> Timing:
+    """The bounds of a pipeline of fifty completions, beside running it."""
+    stage, provider = chain(FIFTY), Priced()
+
+    async def bounds() -> None:
+        assert stage.bounds(PROMPT, provider=provider).least.llm_calls == FIFTY
+
+    return in_turns(FIFTY, bounds, partial(run, stage, provider), repeats)
 
 
 def react_row(repeats: int) -> Timing:
@@ -330,6 +340,7 @@ PATTERNS = "from executionkit import consensus, refine"
 ROWS = (
     Row("consensus", f"consensus(n={SAMPLES}, max_concurrency=10), a call", consensus_row, 4.0),
     Row("money", "the same vote with prices, beside without", money_row, 1.05),
+    Row("bounds", f"bounds of {FIFTY} completions, beside running them, a stage", bounds_row, 0.1),
     Row("react", f"react, {ROUNDS} rounds of one tool call, a round", react_row, 15.0),
     Row("pipe", f"a pipeline of {STAGES} completions, a stage", pipe_row, 40.0),
     Row("import", "import executionkit, cold", import_row, 2.0),

@@ -6,6 +6,7 @@ A bound needs no prediction: loops are capped, and every call has a `max_tokens`
 import math
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
+from functools import lru_cache
 from typing import Final
 
 import msgspec
@@ -239,6 +240,7 @@ _OF_HISTORY: Final = frozenset({"ids of calls", "several system messages", "a fo
 """The same of messages with calls or several system messages, beside thoughts."""
 
 
+@lru_cache(maxsize=512)
 def of_calls(
     given: Given,
     prompt: float,

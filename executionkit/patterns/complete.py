@@ -9,7 +9,7 @@ from executionkit.core.refusals import noted_refusal
 from executionkit.outcome import PatternResult
 from executionkit.provider import DEFAULT_MAX_TOKENS, opening
 from executionkit.runtime.context import Context
-from executionkit.runtime.given import size_of, told
+from executionkit.runtime.given import PROMPT_FRAME, told
 from executionkit.stage import Stage
 from executionkit.system import System, check_system, system_messages
 
@@ -55,7 +55,7 @@ class Complete(Stage[str, str], frozen=True):
     @override
     def reach(self, given: Given) -> Reach:
         given = told(given, self.system)
-        return of_calls(given, given.value + size_of(opening("x")), self.max_tokens)
+        return of_calls(given, given.value + PROMPT_FRAME, self.max_tokens)
 
 
 @makes_stage

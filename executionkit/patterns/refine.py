@@ -21,7 +21,7 @@ from executionkit.outcome import PatternResult
 from executionkit.provider import DEFAULT_MAX_TOKENS, LLMProvider, opening, user
 from executionkit.runtime.answers import TypedAnswers, typed_reach
 from executionkit.runtime.context import Context, aside
-from executionkit.runtime.given import size_of, told
+from executionkit.runtime.given import PROMPT_FRAME, size_of, told
 from executionkit.runtime.timeouts import finish_within
 from executionkit.stage import Stage
 from executionkit.system import System, check_system, system_messages
@@ -144,7 +144,7 @@ class Refine(Stage[A, T], Generic[A, T], frozen=True):
     def reach(self, given: Given) -> Reach:
         why = f"what the evaluator of {self.name} says of a draft"
         asked = told(given, self.system)
-        first = self._reach_of_draft(asked, asked.value + size_of(opening("x")), "")
+        first = self._reach_of_draft(asked, asked.value + PROMPT_FRAME, "")
         if self.draft is not None:
             first = self.draft.reach(given)
         best = max(first.value, self.max_tokens) + self.max_tokens  # the best draft, and what the judge says

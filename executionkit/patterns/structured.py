@@ -12,7 +12,7 @@ from executionkit.outcome import PatternResult
 from executionkit.provider import DEFAULT_MAX_TOKENS, opening, user
 from executionkit.runtime.answers import TypedAnswers, typed_reach
 from executionkit.runtime.context import Context
-from executionkit.runtime.given import size_of, told
+from executionkit.runtime.given import PROMPT_FRAME, told
 from executionkit.runtime.rules import Rule, check_rule
 from executionkit.stage import Stage
 from executionkit.system import System, check_system, system_messages
@@ -102,7 +102,7 @@ class Structured(Stage[str, T], Generic[T], frozen=True):
     @override
     def reach(self, given: Given) -> Reach:
         kind: AnswerType[T] = answer_type(self.output_type)
-        prompt = given.value + size_of(opening("x"))
+        prompt = given.value + PROMPT_FRAME
         return typed_reach(kind, told(given, self.system), prompt, self.max_tokens, self.output_retries)
 
 

@@ -2,19 +2,19 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from msgspec.structs import replace
 
 from executionkit.core.bounds import Given
 from executionkit.core.encoding import json_text
 from executionkit.core.money import Rates
-from executionkit.provider import supports_tools
+from executionkit.provider import opening, supports_tools
 from executionkit.retry import DEFAULT_RETRY, RetryConfig
 from executionkit.runtime.frame import attribute
 from executionkit.runtime.terms import terms_of
 
-__all__ = ["asking", "given_of", "size_of", "told"]
+__all__ = ["PROMPT_FRAME", "asking", "given_of", "size_of", "told"]
 
 
 def given_of(value: object, provider: object, retry: RetryConfig | None, *, is_limited: bool) -> Given:
@@ -40,6 +40,10 @@ def given_of(value: object, provider: object, retry: RetryConfig | None, *, is_l
 def size_of(value: object) -> int:
     """Return the tokens of a value's text at the most: one a byte of its JSON."""
     return len(json_text(value).encode())
+
+
+PROMPT_FRAME: Final = size_of(opening("x"))
+"""Tokens of a prompt at the most beside its text: what a message of one character takes."""
 
 
 def told(given: Given, system: object) -> Given:

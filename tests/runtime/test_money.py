@@ -1,9 +1,12 @@
 """Money: counted in every cost, limited like calls and tokens, never zero in silence."""
 
+import asyncio
 import os
+import runpy
 from collections import Counter
 from collections.abc import Callable, Sequence
 from decimal import Decimal
+from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 import pytest
@@ -386,3 +389,8 @@ async def test_a_pattern_that_catches_failures_cannot_overspend() -> None:
 
     result = result_of(await step(greedy).run(Priced(answer, Price(0, 1_000_000)), "x", max_cost=usd(100)))
     assert result.cost.usd == 90
+
+
+def test_five_of_twenty_calls_at_once_are_made_with_money_for_five() -> None:
+    benchmark = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "money.py"), run_name="money")
+    assert asyncio.run(benchmark["ours"]()) == (5, Decimal("0.05"))

@@ -23,7 +23,7 @@ from executionkit.outcome import PatternResult
 from executionkit.patterns.consensus.sampling import Sampler, Sampling
 from executionkit.provider import DEFAULT_MAX_TOKENS, LLMProvider, LLMResponse, opening, user
 from executionkit.runtime.context import Context
-from executionkit.runtime.given import size_of, told
+from executionkit.runtime.given import PROMPT_FRAME, size_of, told
 from executionkit.stage import Stage
 from executionkit.system import System, check_system, system_messages
 
@@ -125,7 +125,7 @@ class Select(Stage[str, str], frozen=True, kw_only=True):
         most, given = self.sampling, told(given, self.system)
         samples = most.reach(
             given,
-            given.value + size_of(opening("x")),
+            given.value + PROMPT_FRAME,
             least=most.n if most.quorum is None else most.quorum,
         )
         asked = size_of(opening(selection_prompt("x", [""] * most.n)))
