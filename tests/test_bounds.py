@@ -11,6 +11,9 @@ from typing import Any, Final
 
 import pytest
 from anyio.lowlevel import checkpoint
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 from returns.result import Success
 from typing_extensions import override
 
@@ -219,6 +222,49 @@ async def test_no_run_is_outside_of_its_bounds() -> None:
         f"{PIPELINES} pipelines, {len(wrong)} outside; most / actual calls: {median(ratios):.1f} in the median"
     )
     assert wrong == []
+
+
+class Growing(RuleBasedStateMachine):
+    """A pipeline that grows step by step, and is run on servers that break in between: smaller ones fail, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stage: Text = complete(max_tokens=20)
+        self.steps = 0
+
+    @precondition(lambda self: self.steps < 6)
+    @rule(seed=st.integers(0, 10**6), how=st.sampled_from(["then", "or", "and", "within", "checked", "each"]))
+    def grow(self, seed: int, how: str) -> None:
+        self.steps += 1
+        more = leaf(Random(seed), [])
+        match how:
+            case "then":
+                self.stage = self.stage >> more
+            case "or":
+                self.stage = self.stage | more
+            case "and":
+                self.stage = (self.stage & more).map(str)
+            case "within":
+                self.stage = self.stage.within(random_limit(Random(seed)))
+            case "checked":
+                self.stage = self.stage.checked(too_short, output_retries=1)
+            case _:
+                self.stage = Twice() >> self.stage.each(max_concurrency=2).map(str)
+
+    @rule(seed=st.integers(0, 10**6), retries=st.integers(0, 2))
+    def run_it(self, seed: int, retries: int) -> None:
+        server, retry = Server(Random(seed)), RetryConfig(max_retries=retries, base_delay=0)
+        bounds = self.stage.bounds("What is it?", provider=server, retry=retry)
+        outcome = self.stage.run_sync(server, "What is it?", retry=retry)
+        answered = isinstance(outcome, Success)
+        cost = outcome.unwrap().cost if answered else outcome.failure().cost
+        assert not outside(cost, bounds, answered=answered)
+
+
+TestGrowing = Growing.TestCase
+TestGrowing.settings = settings(
+    max_examples=20, stateful_step_count=10, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
 
 
 RETRIES = RetryConfig(max_retries=2, base_delay=0)
