@@ -243,6 +243,7 @@ VARIED: list[tuple[Any, dict[str, Any]]] = [
             "execute": look.execute,
             "timeout": 5.0,
             "max_calls": 3,
+            **({"effects": "none"} if "effects" in Tool.__struct_fields__ else {}),  # with a journal
         },
     ),
     (look.execute, {"function": score, "in_thread": False}),
