@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 
 import anyio
 
@@ -48,6 +49,16 @@ def _parser() -> argparse.ArgumentParser:
     doctor.set_defaults(command=_doctor)
     servers = commands.add_parser("servers", help="print the table of servers that are known")
     servers.set_defaults(command=_servers)
+    journal = commands.add_parser("journal", help="show what a journal has kept")
+    about = journal.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    runs = about.add_parser("ls", help="list its runs")
+    runs.add_argument("file", metavar="FILE", help="the journal's file")
+    runs.set_defaults(command=_journal)
+    show = about.add_parser("show", help="list the calls of a run, with what each cost")
+    show.add_argument("file", metavar="FILE", help="the journal's file")
+    show.add_argument("run", metavar="RUN", help="the run's name")
+    show.add_argument("--prompts", action="store_true", help="show what was asked, where that is kept")
+    show.set_defaults(command=_journal)
     return parser
 
 
@@ -79,6 +90,28 @@ def _servers(options: argparse.Namespace) -> int:  # noqa: ARG001 - every comman
     from executionkit.providers.chat.servers import servers_table
 
     _say(servers_table())
+    return 0
+
+
+def _journal(options: argparse.Namespace) -> int:
+    from executionkit.journal import Journal
+    from executionkit.journal.shown import calls_shown, runs_shown
+
+    if not Path(options.file).is_file():
+        return _failed(f"there is no file {options.file}")
+    try:
+        with Journal(options.file) as journal:
+            runs = journal.runs()
+            if "run" not in options:
+                lines = [*runs_shown(runs)] or ["there are no runs in it"]
+            else:
+                rows = journal.rows(options.run)
+                (info,) = [each for each in runs if each.name == options.run]
+                lines = [*calls_shown(info, rows, prompts=options.prompts)]
+    except ExecutionKitError as error:
+        return _failed(str(error))
+    for line in lines:
+        _say(line)
     return 0
 
 

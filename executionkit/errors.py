@@ -17,7 +17,11 @@
         ├── InvalidOutputError        an answer that does not decode to the asked type
         ├── InvalidPromptError        a prompt that is empty or not text (also a `ValueError`)
         ├── StoppedError              an approval hook ended the loop
-        └── StageError                a function of the caller's raised inside a stage
+        ├── StageError                a function of the caller's raised inside a stage
+        └── JournalError              a journal cannot be read or written, so nothing was sent
+            ├── JournalMismatchError  the pipeline, or its input, is not the one the run began with
+            ├── RunBusyError          another process, or another task, has the run
+            └── UnsettledToolError    a tool was under way at a crash; a person has to find out
 
 Each carries `cost`, the `TokenUsage` up to the failure, and `metadata`, a read-only mapping of what was
 achieved. Errors are values: they compare by value, hash, copy and pickle.
@@ -40,6 +44,8 @@ __all__ = [
     "ExecutionKitError",
     "InvalidOutputError",
     "InvalidPromptError",
+    "JournalError",
+    "JournalMismatchError",
     "LLMError",
     "MaxIterationsError",
     "PatternError",
@@ -47,8 +53,10 @@ __all__ = [
     "ProviderClosedError",
     "ProviderError",
     "RateLimitError",
+    "RunBusyError",
     "StageError",
     "StoppedError",
+    "UnsettledToolError",
     "described",
     "unwrapped",
     "wrapping",
@@ -372,6 +380,29 @@ class StoppedError(PatternError):
 
 class StageError(PatternError):
     """A function of the caller's (a `map`, a step) raised inside a stage; the original is `__cause__`."""
+
+
+class JournalError(PatternError):
+    """A journal that cannot be opened, read or written; nothing is sent that could not be noted."""
+
+
+class JournalMismatchError(JournalError):
+    """The pipeline or its input is not the one that a run began with.
+
+    `metadata["changes"]` (tuple of str) says what is different, where that is known.
+    """
+
+
+class RunBusyError(JournalError):
+    """Another process, or another task of this one, has the run; `metadata["owner"]` (str) says who."""
+
+
+class UnsettledToolError(JournalError):
+    """A tool that must not be called twice was under way when a process ended.
+
+    `metadata["tool"]` and `metadata["key"]` (str) name the call. Find out whether it had its effect, then
+    call `journal.resolve(run_id, key, observation)` and run again.
+    """
 
 
 know("error", ExecutionKitError, ExecutionKitError.to_dict, ExecutionKitError.from_dict)

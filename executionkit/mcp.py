@@ -37,7 +37,7 @@ from executionkit.errors import ExecutionKitError
 from executionkit.provider import LLMProvider
 from executionkit.runtime.timeouts import A_LIFETIME
 from executionkit.stage import Stage
-from executionkit.tools import DEFAULT_TIMEOUT, Tool, ToolError, as_text, check_timeout
+from executionkit.tools import DEFAULT_TIMEOUT, Effects, Tool, ToolError, as_text, check_timeout
 
 __all__ = ["Command", "Served", "Server", "StdioServerParameters", "mcp_server", "mcp_tools"]
 
@@ -96,6 +96,8 @@ async def mcp_tools(
 
     Descriptions and schemas come from the server: connect only to one you trust to speak to your model. What
     a tool returns is data like any other result; one that the server calls an error is a `ToolError`.
+
+    What a server hints of a tool (`readOnlyHint`, `idempotentHint`) sets its `effects`.
 
     A server that goes away while the block runs ends neither it nor a tool loop in it: its calls fail. A tool
     whose schema is none, refers elsewhere, or takes too long to check is left out, with a `UserWarning`.
@@ -251,10 +253,25 @@ def _as_tools(
         name = _fitting(prefix + described.name, tools)
         execute = _calling(connection, described.name)
         try:
-            tools[name] = Tool(name, described.description or "", described.input_schema, execute, timeout)
+            tools[name] = Tool(
+                name,
+                described.description or "",
+                described.input_schema,
+                execute,
+                timeout,
+                effects=_effects_of(described),
+            )
         except (ValueError, TypeError) as error:
             warnings.warn(f"the server's tool {described.name!r} is left out: {error}", stacklevel=2)
     return tuple(tools.values())
+
+
+def _effects_of(described: Described) -> Effects:
+    """Return what a call does to the world, as the server's hints have it."""
+    hints = described.annotations
+    if hints is not None and hints.read_only_hint:
+        return "none"
+    return "idempotent" if hints is not None and hints.idempotent_hint else "once"
 
 
 def _fitting(name: str, taken: Container[str]) -> str:

@@ -51,6 +51,7 @@ from executionkit.runtime.context import Context, aside, first_position, run_gro
 from executionkit.runtime.each import Items
 from executionkit.runtime.frame import attribute
 from executionkit.runtime.given import asking, given_of
+from executionkit.runtime.journaling import RunJournal
 from executionkit.runtime.rules import Rule, broken, check_rule
 from executionkit.runtime.run import in_new_loop, run_stage
 from executionkit.runtime.shared import run_is_over
@@ -238,6 +239,7 @@ class Stage(
         retry: RetryConfig | None = None,
         trace: Trace | None = None,
         deadline: float | None = None,
+        journal: RunJournal | None = None,
     ) -> Outcome[Out_co]:
         """Run this stage and return its result, or the error that stands in its place.
 
@@ -248,16 +250,28 @@ class Stage(
             retry: How transient failures are retried; `DEFAULT_RETRY` if None.
             trace: Receives a record of each run, stage, call, retry and tool.
             deadline: Seconds the whole run may take, waits included.
+            journal: The journal of this run, `Journal.run(run_id)`: what an earlier life of it paid for is
+                not paid again. `replayed` (TokenUsage) in the metadata is what this life did not pay,
+                `unsettled_calls` (int) how many attempts were under way when a process ended,
+                `diverged_calls` (int) how many calls asked something else than before, where any did, and
+                `journal_error` (str) why the end of the run could not be stored, where it could not.
 
         Returns:
             `Success(PatternResult)` or `Failure(ExecutionKitError)`; both carry the cost.
 
         Raises:
             TypeError: An argument is of the wrong type.
-            ValueError: A budget is negative, or a deadline not positive.
+            ValueError: A budget is negative, or a deadline not positive; a run within a run has a journal.
         """
         return await run_stage(
-            self, provider, value, max_cost=max_cost, retry=retry, trace=trace, deadline=deadline
+            self,
+            provider,
+            value,
+            max_cost=max_cost,
+            retry=retry,
+            trace=trace,
+            deadline=deadline,
+            journal=journal,
         )
 
     @final
@@ -271,6 +285,7 @@ class Stage(
         retry: RetryConfig | None = None,
         trace: Trace | None = None,
         deadline: float | None = None,
+        journal: RunJournal | None = None,
     ) -> Outcome[Out_co]:
         """Run this stage to the end on an event loop of its own; otherwise like `run`.
 
@@ -279,7 +294,14 @@ class Stage(
         """
         return in_new_loop(
             partial(
-                self.run, provider, value, max_cost=max_cost, retry=retry, trace=trace, deadline=deadline
+                self.run,
+                provider,
+                value,
+                max_cost=max_cost,
+                retry=retry,
+                trace=trace,
+                deadline=deadline,
+                journal=journal,
             ),
             "run_sync",
         )
@@ -295,6 +317,7 @@ class Stage(
         retry: RetryConfig | None = None,
         trace: Trace | None = None,
         deadline: float | None = None,
+        journal: RunJournal | None = None,
         ahead: float = AHEAD,
     ) -> Streaming[Out_co]:
         """Run this stage and watch it: `async with stage.stream(...) as run`, `async for event in run`.
@@ -308,6 +331,7 @@ class Stage(
             retry: As in `run`. Once a call has handed out text, it is not sent again.
             trace: Receives the same records, in the same order; texts only with `with_content`.
             deadline: As in `run`, from the first event on. It goes on while the reader is slow.
+            journal: As in `run`. A text that is replayed comes in one piece.
             ahead: Records that the run may be ahead of the reader before its text waits, and with that the
                 server; `math.inf` never to wait.
 
@@ -326,6 +350,7 @@ class Stage(
             retry=retry,
             trace=trace,
             deadline=deadline,
+            journal=journal,
             ahead=ahead,
             text_is_final=self.text_is_final,
         )
@@ -341,6 +366,7 @@ class Stage(
         retry: RetryConfig | None = None,
         trace: Trace | None = None,
         deadline: float | None = None,
+        journal: RunJournal | None = None,
         ahead: float = AHEAD,
     ) -> SyncStreaming[Out_co]:
         """Run this stage in a thread of its own and watch it: `with stage.stream_sync(...) as run`.
@@ -358,6 +384,7 @@ class Stage(
                 retry=retry,
                 trace=trace,
                 deadline=deadline,
+                journal=journal,
                 ahead=ahead,
             )
         )

@@ -32,6 +32,7 @@ from executionkit.runtime.backlog import Backlog
 from executionkit.runtime.cancellation import is_cancellation
 from executionkit.runtime.context import Performer
 from executionkit.runtime.frame import Frame
+from executionkit.runtime.journaling import RunJournal
 from executionkit.runtime.run import check_no_loop, check_run, in_new_loop, run_stage
 
 __all__ = ["AHEAD", "Streaming", "SyncStreaming"]
@@ -77,6 +78,7 @@ class Streaming(Generic[Out_co]):
         retry: RetryConfig | None = None,
         trace: Trace | None = None,
         deadline: float | None = None,
+        journal: RunJournal | None = None,
         ahead: float = AHEAD,
         text_is_final: bool = False,
     ) -> None:
@@ -93,6 +95,7 @@ class Streaming(Generic[Out_co]):
                 retry=retry,
                 trace=trace,
                 deadline=deadline,
+                journal=journal,
                 backlog=backlog,
                 opened=opened,
             )

@@ -1,5 +1,6 @@
 """What a model may call: a name, a description, a JSON Schema, and a coroutine that does it."""
 
+import os
 import re
 import sys
 from collections.abc import Awaitable, Callable, Mapping
@@ -12,18 +13,20 @@ from typing import Any, Final, Protocol, cast, overload, runtime_checkable
 import msgspec
 
 from executionkit.core.checks import check_count, check_number
+from executionkit.core.journal import Effects
 from executionkit.core.schema.models import plain_model
-from executionkit.core.schema.signature import Signature, read_signature
+from executionkit.core.schema.signature import IdempotencyKey, Signature, read_signature
 from executionkit.core.schema.validation import Rejected, SchemaText, compile_schema, schema_text
 from executionkit.provider import ToolSpec
-from executionkit.runtime.context import Context
+from executionkit.runtime.context import Context, call_key
 from executionkit.runtime.threads import in_thread
 
-__all__ = ["Tool", "ToolError", "TypedExecute", "tool"]
+__all__ = ["Effects", "IdempotencyKey", "Tool", "ToolError", "TypedExecute", "tool"]
 
 _ADDRESS: Final = re.compile(r" at 0x[0-9a-fA-F]+>")
 _NAME: Final = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 DEFAULT_TIMEOUT: Final = 30.0
+_EFFECTS: Final = ("once", "idempotent", "none")
 
 
 class ToolError(Exception):
@@ -64,10 +67,14 @@ class Tool(msgspec.Struct, frozen=True, dict=True):
             encodes as JSON.
         timeout: Seconds a call may take.
         max_calls: Calls that one loop may make; None for any number.
+        effects: What a call does to the world, for a run with a journal. A call that was under way when the
+            process ended is made again with `"none"` and `"idempotent"`; with `"once"` only where the tool
+            takes an `IdempotencyKey`, else the run fails with an `UnsettledToolError`. One that has ended is
+            never made again. Without a journal it changes nothing.
 
     Raises:
         TypeError: A field of the wrong type.
-        ValueError: A name that OpenAI would refuse, a schema that is none, a setting that is not positive.
+        ValueError: A name that OpenAI would refuse, a schema that is none, a setting that is out of range.
 
     >>> async def execute(city: str) -> str:
     ...     return f"sunny in {city}"
@@ -84,12 +91,17 @@ class Tool(msgspec.Struct, frozen=True, dict=True):
     execute: Callable[..., Awaitable[Any]]
     timeout: float = DEFAULT_TIMEOUT
     max_calls: int | None = None
+    effects: Effects = "once"
 
     def __post_init__(self) -> None:
         _check_name(self.name)
         check_timeout("a tool's timeout", self.timeout)
         if self.max_calls is not None:
             check_count("a tool's max_calls", self.max_calls)
+        if self.effects not in _EFFECTS:
+            raise ValueError(
+                f'a tool\'s effects must be "once", "idempotent" or "none", not {self.effects!r:.80}'
+            )
         if not isinstance(cast("object", self.description), str):
             raise TypeError(f"a tool's description must be text, not {type(self.description).__name__}")
         if not callable(cast("object", self.execute)):
@@ -112,6 +124,13 @@ class Tool(msgspec.Struct, frozen=True, dict=True):
         """Whether it is given the context of the running stage, so that it may ask the model itself."""
         execute = self._typed
         return execute is not None and not (isinstance(execute, ToolFunction) and not execute.wants_context)
+
+    @property
+    def may_repeat(self) -> bool:
+        """Whether a call may be made again where nobody knows whether it was made."""
+        execute = self._typed
+        is_keyed = isinstance(execute, _Function) and execute.signature.keyed is not None
+        return self.effects != "once" or is_keyed
 
     def prepare(self, arguments: Mapping[str, Any]) -> Mapping[str, Any] | Rejected:
         """Return the arguments as `call` takes them, or why they are refused. Never raises."""
@@ -149,6 +168,7 @@ class Tool(msgspec.Struct, frozen=True, dict=True):
             self.execute,
             self.timeout,
             self.max_calls,
+            self.effects,
         )
         return Tool, fields
 
@@ -200,8 +220,9 @@ class ToolFunction(msgspec.Struct, frozen=True, dict=True):
     in_thread: bool = True
 
     async def __call__(self, **arguments: Any) -> object:
-        """Call the function with arguments of its own types."""
-        return await self._run(arguments)
+        """Call the function with arguments of its own types; outside a loop a key is made for this call."""
+        keyed = self.signature.keyed
+        return await self._run(arguments if keyed is None else {keyed: os.urandom(16).hex(), **arguments})
 
     def decode(self, arguments: Mapping[str, Any]) -> dict[str, Any] | Rejected:
         return self.signature.decode(arguments)
@@ -211,8 +232,12 @@ class ToolFunction(msgspec.Struct, frozen=True, dict=True):
         return self.signature.injected is not None
 
     async def call(self, arguments: Mapping[str, Any], context: Context) -> object:
-        injected = self.signature.injected
-        return await self._run(arguments if injected is None else {**arguments, injected: context})
+        given, signature = dict(arguments), self.signature
+        if signature.injected is not None:
+            given[signature.injected] = context
+        if signature.keyed is not None:
+            given[signature.keyed] = call_key(context)
+        return await self._run(given)
 
     async def _run(self, arguments: Mapping[str, Any]) -> object:
         result: object
@@ -269,6 +294,7 @@ def tool(
     timeout: float = DEFAULT_TIMEOUT,
     max_calls: int | None = None,
     in_thread: bool = True,
+    effects: Effects = "once",
 ) -> Tool: ...
 @overload
 def tool(
@@ -278,6 +304,7 @@ def tool(
     timeout: float = DEFAULT_TIMEOUT,
     max_calls: int | None = None,
     in_thread: bool = True,
+    effects: Effects = "once",
 ) -> Callable[[Callable[..., object]], Tool]: ...
 def tool(
     function: Callable[..., object] | None = None,
@@ -288,6 +315,7 @@ def tool(
     timeout: float = DEFAULT_TIMEOUT,
     max_calls: int | None = None,
     in_thread: bool = True,
+    effects: Effects = "once",
 ) -> Tool | Callable[[Callable[..., object]], Tool]:
     """Make a tool from a function: `tool(function)`, `@tool` or `@tool(timeout=5)`.
 
@@ -295,7 +323,8 @@ def tool(
     form) and annotations; `Annotated[str, "what it is"]` and `msgspec.Meta` describe and narrow an argument.
     Arguments are decoded to the annotated types by msgspec before the call, what comes back is encoded as
     JSON unless it is text. An argument annotated `Context` is given the context of the running stage and is
-    hidden from the model: ask the model through it, and its cost is counted.
+    hidden from the model: ask the model through it, and its cost is counted. So is `Annotated[str,
+    IdempotencyKey]`, which is given a key of the call.
 
     Args:
         function: A function, method, partial or callable object; async, or plain. What a partial binds is
@@ -307,11 +336,13 @@ def tool(
         in_thread: Whether a plain function runs in a thread of its own, so that it cannot block the event
             loop. A thread cannot be killed: one that outlives its time-out runs on, unobserved, until the
             process ends; it does not keep it from ending. False for functions that compute quickly.
+        effects: What a call does to the world: something that must happen once (the default), something that
+            is recognised when it is asked for again, or nothing. See `Tool`.
 
     Raises:
         TypeError: An argument has no annotation, cannot be given by name, or is of a type msgspec cannot
             decode; or the function is a generator.
-        ValueError: A name that OpenAI would refuse, or a time-out that is not positive.
+        ValueError: A name that OpenAI would refuse, or a setting that is out of range.
 
     >>> @tool
     ... def add(left: int, right: int) -> int:
@@ -333,6 +364,7 @@ def tool(
             timeout=timeout,
             max_calls=max_calls,
             in_thread=in_thread,
+            effects=effects,
         )
     if not callable(function):
         raise TypeError(f"a tool must be made from a function, not {type(function).__name__}")
@@ -347,6 +379,7 @@ def tool(
         execute,
         timeout,
         max_calls,
+        effects,
     )
 
 

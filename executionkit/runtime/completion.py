@@ -5,7 +5,7 @@ This is the one loop of attempts in the package, with the one memory of what a s
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import anyio
 import msgspec
@@ -14,6 +14,8 @@ from msgspec.structs import replace
 from executionkit.core.budget import Refused
 from executionkit.core.dialect import PLAIN, Dialect, Request, ResponseFormat, asked_as, spell
 from executionkit.core.encoding import json_text
+from executionkit.core.frozen import EMPTY
+from executionkit.core.journal import digest_of, plain_request
 from executionkit.core.learning import Refusal, learn, names_another_cause, without_last_option
 from executionkit.core.usage import NO_USAGE, TokenUsage
 from executionkit.errors import (
@@ -44,8 +46,9 @@ from executionkit.provider import LLMResponse
 from executionkit.retry import RetryConfig, retry_delay
 from executionkit.runtime.attempts import Attempt
 from executionkit.runtime.cancellation import cancellations, stop_if_cancelled, taken_as
-from executionkit.runtime.dialects import Endpoint, Memory, endpoint_of, lesson_of
+from executionkit.runtime.dialects import Endpoint, Memory, endpoint_of, learned_from, lesson_of
 from executionkit.runtime.frame import Frame, attribute
+from executionkit.runtime.journaling import Entry, Recorder
 from executionkit.runtime.ledger import Account, Payers, Reservation, reserve, try_to_reserve
 from executionkit.runtime.open_call import OpenCall, call_under_way
 from executionkit.runtime.tracing import Span
@@ -91,6 +94,7 @@ class Completion:
         "_attempts",
         "_cost",
         "_dialect",
+        "_entry",
         "_frame",
         "_has_delivered",
         "_has_learned",
@@ -98,6 +102,7 @@ class Completion:
         "_has_said",
         "_is_answer",
         "_is_carried",
+        "_is_final",
         "_lessons",
         "_on_text",
         "_ordinal",
@@ -141,6 +146,8 @@ class Completion:
         self._has_left_out = False
         self._has_delivered = False
         self._is_carried = False
+        self._is_final = False
+        self._entry: Entry | None = None
 
     async def answer(self) -> Completed:
         """Return the first answer.
@@ -148,19 +155,84 @@ class Completion:
         Raises:
             BudgetExhaustedError: The call, or another attempt at it, no longer fits.
             DeadlineExceededError: The run's time is over.
+            JournalError: The run's journal could not note the call, so that it was not sent.
             LLMError: The last attempt failed.
         """
-        member = self._member(None)
         if self._span is not None:
-            return await self._traced(self._span, member)
+            return await self._traced(self._span)
+        recorder = self._frame.settings.recorder
+        return await (self._ask() if recorder is None else self._journaled(recorder))
+
+    async def _ask(self) -> Completed:
+        """Take the answer out of the provider's cache, where it has one, or ask."""
+        endpoint = endpoint_of(self._frame.provider, self._frame.account)
+        cache = endpoint.cache
+        if cache is None or not cache.admits(self._request):
+            return await self._ask_model()
+        asked = digest_of(plain_request(self._request, endpoint.identity))
+        alike = self._frame.account.root.asked
+        key = digest_of([asked.hex(), alike[asked]])  # so that the samples of a vote stay several
+        alike[asked] += 1
+        is_read = self._request.n > 1 or self._request.logprobs
+        kept = await cache.recall(key)
+        if kept is None:
+            answered = await self._ask_model()
+            cache.keep(key, answered.response, answered.response_format, raw=is_read)
+            return answered
+        if self._entry is not None:
+            self._entry.cached(kept, raw=is_read)
+        return self._handed_out(Completed(kept.response, kept.form), is_cached=True)
+
+    async def _ask_model(self) -> Completed:
+        member = self._member(None)
         if member.memory.has_proven(self._request):
             return await self._attempt_until_answered(member)
         return await self._prove(member)
 
-    async def _traced(self, span: Span, member: Endpoint) -> Completed:
-        self._send_started(span)
+    async def _journaled(self, recorder: Recorder) -> Completed:
+        """Take from the journal what an earlier life of the run has paid, or ask and note it there."""
+        endpoint = endpoint_of(self._frame.provider, self._frame.account)
+        entry = recorder.call(self._path, self._ordinal, self._request, endpoint.identity)
+        if entry.is_known:
+            for charge in entry.body.charges:
+                self._frame.account.replay(charge)
+            if endpoint.choose is None:  # which member of a pool it was, is not known
+                endpoint.memory.learn(learned_from(entry.body.lessons))
+                endpoint.memory.note_proven(entry.body.proven)
+            await recorder.replaying()
+            if entry.is_done:
+                return self._replayed(entry)
+            await recorder.quiet()
+        self._entry = entry
+        body = entry.body
+        self._attempts = body.attempts - body.lost
+        self._retries, self._has_left_out = body.retries, body.left_out
         try:
-            answered = await self._prove(member)
+            return await self._ask()
+        except ExecutionKitError as error:
+            if self._is_final:
+                entry.failed(error)
+            raise
+
+    def _replayed(self, entry: Entry) -> Completed:
+        outcome = entry.outcome()
+        if not isinstance(outcome, LLMResponse):
+            raise outcome
+        return self._handed_out(Completed(outcome, entry.body.form), is_cached=entry.body.cached)
+
+    def _handed_out(self, answered: Completed, *, is_cached: bool) -> Completed:
+        """Hand out an answer that nobody was asked for."""
+        for account in self._frame.account.payers.all if is_cached else ():
+            account.cached += 1
+        if self._stream and answered.response.content:
+            self._deliver(answered.response.content, whole=True)
+        return answered
+
+    async def _traced(self, span: Span) -> Completed:
+        self._send_started(span)
+        recorder = self._frame.settings.recorder
+        try:
+            answered = await (self._ask() if recorder is None else self._journaled(recorder))
         except BaseException as error:
             self._send_finished(span, None, type(error).__name__)
             raise
@@ -185,23 +257,31 @@ class Completion:
     async def _attempt_until_answered(self, member: Endpoint) -> Completed:
         failure: ExecutionKitError | None = None
         left_out: Dialect | None = None
+        if self._has_left_out:  # in an earlier life of the run
+            left_out = without_last_option(member.memory.dialect, self._request)
         while True:
             memory = member.memory
             self._dialect = left_out or memory.dialect
             outcome = await self._sent(member, failure)
             if isinstance(outcome, LLMResponse):
-                if left_out is None:
-                    memory.note_taken(self._request, self._dialect)
+                taken = memory.note_taken(self._request, self._dialect) if left_out is None else ()
+                if self._entry is not None:
+                    is_read = self._request.n > 1 or self._request.logprobs
+                    form = asked_as(self._request, self._dialect)
+                    self._entry.answered(outcome, form, taken, raw=is_read)
                 if member.retry_quota is not None and not self._is_carried:
                     member.retry_quota.refund()
                 return Completed(outcome, asked_as(self._request, self._dialect))
             failure = outcome
             if self._has_learned:
+                self._keep(left_out)
                 continue  # ask in the other way at once
             left_out = self._without_an_option(failure)
             if left_out is not None:
+                self._keep(left_out)
                 continue
             self._retries += 1
+            self._keep(left_out)
             left_out = await self._pause(member, failure)
             asked, member = member, self._member(failure)
             if member is not asked:  # another member of a pool, which may have to be learned as well
@@ -301,6 +381,8 @@ class Completion:
         raise out_of_budget(decision) from failure
 
     async def _attempt(self, member: Endpoint, reservation: Reservation) -> LLMResponse | ExecutionKitError:
+        if self._entry is not None:
+            await self._note_sent(self._entry, reservation)
         self._attempts += 1
         self._has_learned = False
         span = None if self._span is None else self._send_attempt(self._span.below(), member, reservation)
@@ -318,11 +400,14 @@ class Completion:
                 self._has_delivered = attempt.has_delivered
                 learned = self._learn(member.memory, failure)
                 reservation.abandon(attribute(failure, "cost"))
+                self._note_paid(reservation, {name: getattr(member.memory.dialect, name) for name in learned})
                 self._void()
                 self._settled(span, reservation, failure=failure, learned=learned)
                 await stop_if_cancelled(before, error)
                 return failure
             reservation.abandon(attribute(attempt, "billed"), is_estimate=attempt.is_broken_off)
+            self._note_paid(reservation)
+            self._keep(None)
             self._void()
             self._settled(span, reservation, error=type(error).__name__)
             if error is raised:
@@ -332,12 +417,32 @@ class Completion:
             under_way.end()
             call_under_way.reset(token)
         reservation.settle(response.usage, response)
+        if self._entry is not None:
+            self._entry.paid(reservation.charge)
         if self._texts and "".join(self._texts) != response.content:
             self._void()  # thoughts were found in it that nobody could know for such before its end
             self._deliver(response.content, whole=True)
         if span is not None:
             self._settled(span, reservation, finish_reason=response.finish_reason)
         return response
+
+    async def _note_sent(self, entry: Entry, reservation: Reservation) -> None:
+        """Have the journal note that an attempt is about to be sent; where it cannot, nothing is."""
+        try:
+            await entry.send(reservation.worst)
+        except BaseException:
+            reservation.cancel()
+            raise
+
+    def _note_paid(self, reservation: Reservation, lesson: Mapping[str, Any] = EMPTY) -> None:
+        """Have the journal note what an attempt was charged that gave no answer, and what it taught."""
+        if self._entry is not None:
+            self._entry.paid(reservation.charge, lesson)
+
+    def _keep(self, left_out: Dialect | None) -> None:
+        """Have the journal store how the call stands after a failure, and how it goes on."""
+        if self._entry is not None:
+            self._entry.keep(self._retries, left_out=left_out is not None)
 
     def _deliver(
         self,
@@ -390,7 +495,9 @@ class Completion:
 
     async def _back_off(self, member: Endpoint, failure: ExecutionKitError) -> None:
         delay = retry_delay(self._retry(member), self._retries, failure)
-        if delay is None or self._is_carried or self._is_too_late(delay) or not _may_retry(member, failure):
+        is_too_late = delay is not None and self._is_too_late(delay)
+        if delay is None or self._is_carried or is_too_late or not _may_retry(member, failure):
+            self._is_final = not is_too_late
             raise failure.stamped(failure.cost, {"attempts": self._attempts})
         if self._span is None:
             return await anyio.sleep(delay)

@@ -16,6 +16,7 @@ from returns.result import Failure, Success
 from executionkit.core.budget import Owner, Refused
 from executionkit.core.checks import check_count
 from executionkit.core.dialect import JsonForm, Request, limited
+from executionkit.core.journal import Effects, Kind
 from executionkit.core.usage import NO_USAGE, TokenUsage, sane_usage
 from executionkit.errors import BudgetExhaustedError, ExecutionKitError, StageError, described, unwrapped
 from executionkit.events import Path, StageFinished, StageStarted, VoidReason
@@ -25,6 +26,7 @@ from executionkit.runtime.cancellation import cancellations, stop_if_cancelled, 
 from executionkit.runtime.completion import Completed, Completion, OnText, out_of_budget
 from executionkit.runtime.frame import Frame, attribute
 from executionkit.runtime.gather import gather
+from executionkit.runtime.journaling import ToolEntry, key_for
 from executionkit.runtime.tracing import Span
 
 __all__ = [
@@ -34,10 +36,14 @@ __all__ = [
     "Performer",
     "as_outcome",
     "aside",
+    "call_key",
     "charged",
+    "expect_journaled",
     "first_position",
+    "journaled_call",
     "nothing_left",
     "perform",
+    "replay_within",
     "run_group",
     "span_below",
     "tighten",
@@ -398,6 +404,43 @@ def tighten(context: Context, limit: TokenUsage, stage: str = "the stage") -> No
     """Give a stage a budget of its own, beside those above it."""
     frame = context.frame
     frame.account.tighten(limit, Owner(stage, frame.path))
+    expect_journaled(frame)
+
+
+def expect_journaled(frame: Frame) -> None:
+    """Let a budget know what earlier lives of the run have paid below a stage."""
+    recorder = frame.settings.recorder
+    if recorder is not None:
+        frame.account.expect(recorder.unpaid_below(frame.path))
+
+
+def call_key(context: Context) -> str:
+    """Return the idempotency key of a tool's call: the same one in every life of a journaled run."""
+    frame = context.frame
+    return frame.key or key_for(frame.settings.nonce, frame.path)
+
+
+def journaled_call(
+    context: Context, kind: Kind, tool: str, arguments: Mapping[str, Any], effects: Effects = "none"
+) -> ToolEntry | None:
+    """Return what the run's journal knows of a tool's call, or of the decision on it; None without one.
+
+    Raises:
+        JournalMismatchError: It is another call than in an earlier life, and a tool has had an effect since.
+    """
+    frame = context.frame
+    recorder = frame.settings.recorder
+    if recorder is None or not recorder.keeps_tools:
+        return None
+    return recorder.tool(kind, frame.path, tool, arguments, effects)
+
+
+def replay_within(context: Context) -> None:
+    """Count what an earlier life paid for calls within something that is not done again."""
+    frame = context.frame
+    if frame.settings.recorder is not None:
+        for charge in frame.settings.recorder.charges_within(frame.path):
+            frame.account.replay(charge)
 
 
 async def run_group(

@@ -1,9 +1,10 @@
 """What is remembered of each server: its dialect, and which optional fields it is known to take."""
 
-from collections.abc import Callable, Mapping
-from typing import Any, Final
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final, cast
 from weakref import WeakKeyDictionary
 
+import msgspec
 from msgspec.structs import asdict, replace
 
 from executionkit.core.dialect import PLAIN, Dialect, Request, ResponseFormat
@@ -13,10 +14,11 @@ from executionkit.errors import ExecutionKitError
 from executionkit.provider import LLMProvider
 from executionkit.retry import DEFAULT_RETRY, RetryConfig
 from executionkit.runtime.frame import Frame, attribute, method
+from executionkit.runtime.journaling import CallCache
 from executionkit.runtime.ledger import Account
 from executionkit.runtime.terms import Terms, terms_of
 
-__all__ = ["Endpoint", "Memory", "endpoint_of", "lesson_of", "memory_of"]
+__all__ = ["Endpoint", "Memory", "endpoint_of", "identity_of", "learned_from", "lesson_of", "memory_of"]
 
 _FORMATS: Final[tuple[ResponseFormat, ...]] = ("json_schema", "json_object")
 _COLLECTIONS: Final = (tuple, list, frozenset, set)
@@ -43,10 +45,17 @@ class Memory:
             return True
         return optional_fields(request, self.dialect) - {"n"} <= self._proven
 
-    def note_taken(self, request: Request, dialect: Dialect) -> None:
-        """Remember that the server answered a request that was said so."""
-        if request.form is not None or request.logprobs or request.n > 1:
-            self._proven |= optional_fields(request, dialect)
+    def note_taken(self, request: Request, dialect: Dialect) -> frozenset[str]:
+        """Remember that the server answered a request that was said so; return the optional fields in it."""
+        if request.form is None and not request.logprobs and request.n == 1:
+            return frozenset()
+        taken = optional_fields(request, dialect)
+        self._proven |= taken
+        return taken
+
+    def note_proven(self, fields: Iterable[str]) -> None:
+        """Remember optional fields that the server took, as an earlier life of a run has noted them."""
+        self._proven |= frozenset(fields)
 
     @property
     def has_proven_n(self) -> bool:
@@ -62,6 +71,15 @@ def lesson_of(before: Dialect, after: Dialect) -> dict[str, Any]:
     """Return the fields of a dialect that a refusal changed."""
     old, new = asdict(before), asdict(after)
     return {name: value for name, value in new.items() if value != old[name]}
+
+
+def learned_from(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a dialect that refusals changed, as a journal has kept them."""
+    known = {name: value for name, value in plain.items() if name in Dialect.__struct_fields__}
+    try:
+        return {name: getattr(msgspec.convert(known, Dialect), name) for name in known}
+    except msgspec.ValidationError:
+        return {}
 
 
 _memories: Final["WeakKeyDictionary[object, Memory]"] = WeakKeyDictionary()
@@ -90,6 +108,8 @@ class Endpoint:
     """
 
     __slots__ = (
+        "_identity",
+        "cache",
         "choose",
         "kind",
         "memory",
@@ -103,6 +123,10 @@ class Endpoint:
     )
 
     def __init__(self, provider: LLMProvider) -> None:
+        cache = attribute(provider, "call_cache")
+        self.cache: CallCache | None = cache if isinstance(cache, CallCache) else None
+        if self.cache is not None:
+            provider = self.cache.provider
         self.provider: LLMProvider = provider
         self.memory: Memory = memory_of(provider)
         self.choose: Callable[[ExecutionKitError | None], LLMProvider] | None = method(provider, "choose")
@@ -115,6 +139,14 @@ class Endpoint:
         self.model: str | None = model if isinstance(model, str) else None
         self.server: str | None = server if isinstance(server, str) else None
         self.terms: Terms = terms_of(provider, attribute)
+        self._identity: Mapping[str, Any] | None = None
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """Whom a request goes to, and what is added to it on the way, as JSON's shapes; no key."""
+        if self._identity is None:
+            self._identity = identity_of(self.provider)
+        return self._identity
 
 
 def _kind_of(provider: object) -> str:
@@ -122,6 +154,26 @@ def _kind_of(provider: object) -> str:
     while isinstance(frame := attribute(provider, "frame"), Frame):
         provider = frame.provider
     return type(provider).__name__
+
+
+_ASKED_BESIDE: Final = ("model", "default_temperature", "default_max_tokens", "extra_body")
+
+
+def identity_of(provider: object) -> dict[str, Any]:
+    """Return whom a request goes to, and what is added to it on the way; no key."""
+    while isinstance(frame := attribute(provider, "frame"), Frame):
+        provider = frame.provider
+    members: object = attribute(provider, "members")
+    if attribute(provider, "choose") is not None and isinstance(members, tuple):
+        behind = [attribute(member, "provider") or member for member in cast("tuple[object, ...]", members)]
+        return {"members": [identity_of(each) for each in behind]}
+    found = {name: attribute(provider, name) for name in _ASKED_BESIDE}
+    base_url = attribute(provider, "base_url")
+    if isinstance(base_url, str):  # neither a query nor a user stands for a key
+        scheme, slashes, rest = base_url.partition("?")[0].rpartition("://")
+        authority, slash, path = rest.partition("/")
+        found["base_url"] = f"{scheme}{slashes}{authority.rpartition('@')[2]}{slash}{path}"
+    return {name: value for name, value in found.items() if value not in (None, "", {})}
 
 
 def endpoint_of(provider: LLMProvider, account: Account) -> Endpoint:

@@ -1,5 +1,6 @@
 """What the runtime knows of a running stage, beside the small `Context` that the stage sees."""
 
+import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, TypeAlias
@@ -12,6 +13,7 @@ from executionkit.events import Path
 from executionkit.provider import LLMProvider
 from executionkit.retry import RetryConfig
 from executionkit.runtime.backlog import Backlog
+from executionkit.runtime.journaling import Recorder
 from executionkit.runtime.ledger import Account
 from executionkit.runtime.tracing import Span, Tracer
 from executionkit.runtime.windows import Windows
@@ -20,6 +22,10 @@ __all__ = ["Frame", "Report", "Settings", "attribute", "method"]
 
 Report: TypeAlias = Callable[[], Mapping[str, object]]
 """Says what a stage has achieved so far."""
+
+
+def _new_nonce() -> str:
+    return os.urandom(16).hex()
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -31,6 +37,8 @@ class Settings(msgspec.Struct, frozen=True):
         ends_at: The event loop's time by which the run must be over; None where there is no deadline.
         loop: The event loop that the run belongs to.
         windows: How many calls each provider may have under way; None where that is fixed.
+        recorder: The run's journal; None where it has none.
+        nonce: Tells the run from all others.
     """
 
     retry: RetryConfig | None
@@ -38,6 +46,8 @@ class Settings(msgspec.Struct, frozen=True):
     ends_at: float | None
     loop: object = None
     windows: Windows | None = None
+    recorder: Recorder | None = None
+    nonce: str = msgspec.field(default_factory=_new_nonce)
 
 
 class Counts(msgspec.Struct, eq=False, gc=False):
@@ -66,6 +76,7 @@ class Frame:
         "counts",
         "first",
         "is_answer",
+        "key",
         "path",
         "provider",
         "reports",
@@ -93,6 +104,8 @@ class Frame:
         self.counts: Counts = Counts()
         self.first: int = 0
         """The position of the first of its parts: those of a named group are counted with others."""
+        self.key: str = ""
+        """The idempotency key of a tool's call, where a journal has kept one."""
         self.is_answer: bool = False
         """Whether what it answers is the run's answer, by its place in the pipeline."""
 
@@ -156,6 +169,7 @@ class Frame:
 
         `usage_estimated` (int): Calls whose tokens are those reserved, for the server gave no figure.
         `unpriced_calls` (int): Calls whose money is not in `cost.usd`, for no price is known.
+        `cached_calls` (int): Calls that a cache has answered, at no cost.
         `usd_reported_calls` (int): Calls whose money is the server's own figure.
         `price_matched_by` (str): `"prefix"` or `"other server"`, where a price was not found by the name.
         `input_counted_by` (str): What reservations under a budget in money rest on: `"estimate"` or a bound,
@@ -163,11 +177,12 @@ class Frame:
         """
         account = self.account
         pricing, unreported = account.pricing, account.unreported
-        if pricing is None and not unreported and not account.unpriced:
+        if pricing is None and not (unreported or account.unpriced or account.cached):
             return EMPTY
         said: dict[str, object] = {
             "usage_estimated": unreported,
             "unpriced_calls": account.unpriced,
+            "cached_calls": account.cached,
             "usd_reported_calls": 0 if pricing is None else pricing.reported,
             "price_matched_by": None
             if pricing is None or pricing.matched_by == "name"

@@ -5,6 +5,7 @@ from its own up to the run's, with no `await` between asking and reserving; that
 under concurrency.
 """
 
+from collections import Counter
 from typing import Any, Final
 
 import anyio
@@ -12,10 +13,23 @@ import msgspec
 from anyio.lowlevel import checkpoint
 from msgspec.structs import replace
 
-from executionkit.core.budget import Ask, Owner, Purse, Refused, Wait, admit, by_field, left_of, tighter
+from executionkit.core.budget import (
+    Ask,
+    Owner,
+    Purse,
+    Refused,
+    Wait,
+    admit,
+    by_field,
+    estimate_input,
+    left_of,
+    tighter,
+)
 from executionkit.core.dialect import Request
+from executionkit.core.journal import Charge, Priced
 from executionkit.core.money import Matched, dollars, picodollars, picodollars_of
 from executionkit.core.usage import NO_USAGE, Reading, TokenUsage, least_output, plausible, read_usage
+from executionkit.errors import StageError
 from executionkit.provider import DEFAULT_MAX_TOKENS, LLMResponse, shown_in
 from executionkit.runtime.terms import NO_TERMS, Counted, Terms
 
@@ -79,7 +93,12 @@ class CostTracker:
             cost: Its tokens; money is left out of account here.
             usd: What it cost in picodollars; None where no price is known.
         """
-        self._calls += cost.llm_calls - 1
+        self._calls -= 1
+        self.add_settled(cost, usd)
+
+    def add_settled(self, cost: TokenUsage, usd: int | None = None) -> None:
+        """Count calls and what they cost; as `settle_call` for those that no `reserve_call` has counted."""
+        self._calls += cost.llm_calls
         self._input += cost.input_tokens
         self._output += cost.output_tokens
         if usd is not None:
@@ -138,9 +157,12 @@ class Account:
         "_held_usd",
         "_input_overhead",
         "_input_scale",
+        "_journaled",
         "_limit",
         "_limit_usd",
         "_owners",
+        "asked",
+        "cached",
         "endpoints",
         "halts",
         "is_closed",
@@ -165,6 +187,7 @@ class Account:
         self._held_input = self._held_output = self._held_usd = 0
         self._input_scale = 1.0
         self._input_overhead = 0
+        self._journaled: TokenUsage | None = None
         self._freed: anyio.Event | None = None
         self.halts: int = 0
         """How many groups of parallel calls below this account have failed and not ended yet."""
@@ -176,6 +199,10 @@ class Account:
         """For each server of the run, the end of the call that finds out which fields it takes."""
         self.unreported: int = 0
         """Calls whose usage had to be estimated."""
+        self.cached: int = 0
+        """Calls that a cache has answered."""
+        self.asked: Counter[bytes] = Counter() if parent is None else parent.asked
+        """How often the run has asked a cache for what."""
         self.pricing: Pricing | None = None
         """What is to be said of how calls were priced; None for nothing."""
 
@@ -226,8 +253,42 @@ class Account:
     def _admit(self, ask: Ask, limit: TokenUsage, limit_usd: int) -> int | Wait | Refused:
         purse = None
         if limit_usd:
-            purse = Purse(limit_usd, self.spent.picodollars or 0, self._held_usd)
-        return admit(limit, self.cost, TokenUsage(self._held_input, self._held_output), ask, purse)
+            usd = self.spent.picodollars or 0
+            if self._journaled is not None and self._journaled.usd is not None:
+                usd += picodollars(self._journaled.usd)
+            purse = Purse(limit_usd, usd, self._held_usd)
+        held = TokenUsage(self._held_input, self._held_output)
+        return admit(limit, self._committed, held, ask, purse)
+
+    @property
+    def _committed(self) -> TokenUsage:
+        """What is spent, and what earlier lives of the run have paid for calls that are still to come."""
+        return self.cost if self._journaled is None else self.cost + self._journaled
+
+    def expect(self, paid: TokenUsage) -> None:
+        """Let a budget know what earlier lives of the run have paid for calls that are still to come."""
+        if NO_USAGE not in (paid, self._limit):
+            self._journaled = paid
+
+    def replay(self, charge: Charge) -> None:
+        """Count, here and in every account above, what an earlier life of the run was charged."""
+        cost, usd = charge.cost, charge.usd
+        if charge.estimate:
+            self.root.learn_input(charge.estimate, cost.input_tokens)
+        for account in self.payers.all:
+            account.spent.add_settled(cost, usd)
+            account.unreported += charge.is_estimated
+            if charge.priced is not None:
+                account.note_pricing(charge.priced)
+            if account._journaled is not None:
+                whole = cost if usd is None else replace(cost, usd=dollars(usd))
+                account._journaled -= whole
+
+    def note_pricing(self, priced: Priced) -> None:
+        """Note how a call was priced."""
+        if self.pricing is None:
+            self.pricing = Pricing()
+        self.pricing.note(priced)
 
     def refused(self, decision: Refused, ask: Ask, counted: int) -> Refused:
         """Return why a call does not fit, with whose budget it is: the run's, where it is that as well."""
@@ -238,7 +299,7 @@ class Account:
                     # Where input is not what is limited, what the run has learned of it says nothing.
                     input_tokens = ask.input_tokens if limit.input_tokens or limit_usd else counted
                     needed = TokenUsage(input_tokens, ask.output_tokens, 1)
-                    return replace(decision, owner=owner, limit=limit, spent=self.cost, needed=needed)
+                    return replace(decision, owner=owner, limit=limit, spent=self._committed, needed=needed)
         return decision
 
     def spent_out(self) -> Refused | None:
@@ -312,15 +373,16 @@ class Pricing:
         self.matched_by: Matched = "name"
         self.counted_by: Counted | None = None
 
-    def note(self, terms: Terms, *, is_reported: bool, is_limited: bool) -> None:
+    def note(self, priced: Priced) -> None:
         """Note of one call how it was priced."""
-        self.is_wanted = self.is_wanted or (terms.is_wanted and terms.rates is None)
-        if is_reported:
+        self.is_wanted = self.is_wanted or priced.is_unpriced
+        if priced.is_reported:
             self.reported += 1
-        elif terms.matched_by != "name":
-            self.matched_by = terms.matched_by
-        if is_limited and (self.counted_by is None or terms.counted_by == "estimate"):
-            self.counted_by = terms.counted_by
+        elif priced.matched_by != "name":
+            self.matched_by = priced.matched_by
+        counted_by = priced.counted_by
+        if counted_by is not None and (self.counted_by is None or counted_by == "estimate"):
+            self.counted_by = counted_by
 
 
 class Payers(msgspec.Struct, frozen=True):
@@ -417,7 +479,9 @@ class Reservation:
         "_held_input",
         "_held_output",
         "_held_usd",
+        "_is_estimated",
         "_is_open",
+        "_priced",
         "_request",
         "_terms",
         "_usd",
@@ -443,6 +507,8 @@ class Reservation:
         self._held_input = held_input
         self._held_output = held_output
         self._is_open = True
+        self._is_estimated = False
+        self._priced: Priced | None = None
         self._cost = NO_USAGE
         self._usd: int | None = None
         self.max_tokens: int | None = request.max_tokens
@@ -475,9 +541,35 @@ class Reservation:
             return self._close(cost, self._money(reading, cost))
         for account in self.payers.all:
             account.unreported += 1
+        self._is_estimated = True
+        return self._close(*self._worst(reading))
+
+    def _worst(self, reading: Reading) -> tuple[TokenUsage, int | None]:
+        """Return what a call costs at the most, in tokens and in picodollars, where a figure is missing."""
         worst_input = self._held_input or self._terms.input_of(self._request)
         cost = reading.or_else(worst_input, self._held_output or _most_output(self._request))
-        return self._close(cost, self._money(reading, cost))
+        return cost, self._money(reading, cost)
+
+    @property
+    def worst(self) -> Charge:
+        """What the call is charged where nobody ever learns how it ended."""
+        try:
+            return Charge(*self._worst(Reading()))
+        except StageError:  # the provider's own count failed, and no budget needed it
+            counted = estimate_input(self._request.messages, self._request.tools)
+            return Charge(TokenUsage(counted, _most_output(self._request), 1))
+
+    @property
+    def charge(self) -> Charge:
+        """What the call was charged when it was settled, for the journal."""
+        cost = self._cost if self._cost.usd is None else replace(self._cost, usd=None)
+        return Charge(
+            cost,
+            self._usd,
+            self._is_estimated,
+            self._estimate if not self._is_estimated and cost.input_tokens else 0,
+            self._priced,
+        )
 
     def _money(self, reading: Reading, cost: TokenUsage) -> int | None:
         """Return what a call cost in picodollars; None where no price is known and the server gives none."""
@@ -495,10 +587,15 @@ class Reservation:
 
     def _note_pricing(self, *, is_reported: bool) -> None:
         """Note with all who pay how the call was priced."""
+        terms = self._terms
+        self._priced = Priced(
+            terms.is_wanted and terms.rates is None,
+            is_reported,
+            terms.matched_by,
+            terms.counted_by if self._held_usd > 0 else None,
+        )
         for account in self.payers.all:
-            if account.pricing is None:
-                account.pricing = Pricing()
-            account.pricing.note(self._terms, is_reported=is_reported, is_limited=self._held_usd > 0)
+            account.note_pricing(self._priced)
 
     @property
     def charged(self) -> TokenUsage:
@@ -515,6 +612,7 @@ class Reservation:
         if billed == NO_USAGE or not isinstance(billed, TokenUsage):
             return self._close(TokenUsage(llm_calls=1), None if self._terms.rates is None else 0)
         if is_estimate and self._is_open:
+            self._is_estimated = True
             for account in self.payers.all:
                 account.unreported += 1
         return self.settle(billed)

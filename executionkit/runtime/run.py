@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextvars import copy_context
 from functools import partial
 from typing import TypeVar, cast
@@ -11,20 +11,28 @@ import anyio
 import sniffio
 from anyio.lowlevel import checkpoint, current_token
 from msgspec.structs import replace
-from returns.result import Failure
+from returns.result import Failure, Success
 
 from executionkit.core.budget import Owner
 from executionkit.core.usage import TokenUsage, checked_budget
-from executionkit.errors import DeadlineExceededError, StageError, described
+from executionkit.errors import DeadlineExceededError, JournalError, LLMError, StageError, described
 from executionkit.events import RunFinished, RunStarted, Trace, WithContent
 from executionkit.outcome import Outcome
 from executionkit.provider import LLMProvider, checked_provider
 from executionkit.retry import RetryConfig, checked_retry
 from executionkit.runtime.backlog import Backlog
 from executionkit.runtime.cancellation import let_interrupts_wait, taken_as
-from executionkit.runtime.context import MeteredProvider, Performer, as_outcome, check_loop, perform
+from executionkit.runtime.context import (
+    MeteredProvider,
+    Performer,
+    as_outcome,
+    check_loop,
+    expect_journaled,
+    perform,
+)
 from executionkit.runtime.event_loops import closing_at_exit
 from executionkit.runtime.frame import Frame, Settings
+from executionkit.runtime.journaling import RecordsRuns, RunJournal
 from executionkit.runtime.ledger import Account
 from executionkit.runtime.timeouts import finish_within
 from executionkit.runtime.tracing import Span, Tracer
@@ -49,6 +57,7 @@ async def run_stage(
     backlog: Backlog | None = None,
     opened: Callable[[Frame], None] | None = None,
     windows: Windows | None = None,
+    journal: RunJournal | None = None,
 ) -> Outcome[Out]:
     """Run a stage on a ledger of its own; with a metered provider, on the ledger that it belongs to.
 
@@ -63,15 +72,22 @@ async def run_stage(
         backlog: Receives them for the reader of a stream.
         opened: Told of the frame of the run, before anything is done in it.
         windows: How many calls each provider may have under way; None where that is fixed.
+        journal: What earlier lives of the run have paid for, and where this one notes it.
 
     Raises:
         TypeError: An argument is of the wrong type.
-        ValueError: A budget is negative, or a deadline not positive.
+        ValueError: A budget is negative, or a deadline not positive; or a run within a run has a journal.
     """
     if sniffio.current_async_library() == "trio":
         let_interrupts_wait(run_stage)
         let_interrupts_wait(MeteredProvider.complete)
+    if isinstance(provider, RecordsRuns):
+        if journal is not None:
+            raise ValueError("all runs of a recorded provider are recorded already; leave journal out")
+        records: RecordsRuns = provider
+        provider, journal = records.provider, records.next_run()
     limit = check_run(provider, max_cost, retry, trace, deadline)
+    _check_journal(journal, provider)
     tracer = None if trace is None and backlog is None else Tracer(trace, backlog)
     run = None if tracer is None else tracer.span()
     frame = _open(provider, retry, tracer, deadline, run)
@@ -81,10 +97,50 @@ async def run_stage(
         opened(frame)
     if limit is not None:
         frame.account.tighten(limit, Owner(stage.name, frame.path, is_run=True))
+        expect_journaled(frame)
+    pending = _bounded if journal is None else partial(_journaled, journal)
     if run is None:
-        return await _bounded(frame, stage, value, deadline)
+        return await pending(frame, stage, value, deadline)
     run.send(RunStarted, stage=stage.name, max_cost=limit, deadline=deadline, started=time.time())
-    return await _traced(frame, run, _bounded(frame, stage, value, deadline))
+    return await _traced(frame, run, pending(frame, stage, value, deadline))
+
+
+async def _journaled(
+    journal: RunJournal, frame: Frame, stage: Performer[In, Out], value: In, deadline: float | None
+) -> Outcome[Out]:
+    """Run with a journal: what earlier lives of the run paid counts, and is not paid again."""
+    try:
+        recorder = await journal.open(stage, value)
+    except JournalError as failure:
+        return Failure(failure.stamped(failure.cost))
+    frame.settings = replace(frame.settings, recorder=recorder, nonce=recorder.nonce)
+    expect_journaled(frame)
+    try:
+        outcome = await _bounded(frame, stage, value, deadline)
+    except BaseException:
+        recorder.release()
+        raise
+    replayed = recorder.replayed
+    for charge in recorder.rest():
+        frame.account.replay(charge)
+    error = outcome.failure() if isinstance(outcome, Failure) else None
+    told: dict[str, object] = {}
+    if recorder.tells:
+        told = {"replayed": replayed, "unsettled_calls": recorder.lost}
+    if recorder.diverged:
+        told["diverged_calls"] = recorder.diverged
+    try:
+        with anyio.CancelScope(shield=True):
+            await recorder.close(error, asks_again=isinstance(error, LLMError))
+    except JournalError as broken:
+        told["journal_error"] = str(broken)
+    return _stamped(outcome, frame.account.cost, told)
+
+
+def _stamped(outcome: Outcome[Out], cost: TokenUsage, told: Mapping[str, object]) -> Outcome[Out]:
+    if isinstance(outcome, Failure):
+        return Failure(outcome.failure().stamped(cost, totals=told))
+    return Success(outcome.unwrap().stamped(cost, told))
 
 
 def check_run(
@@ -240,6 +296,17 @@ async def _traced(frame: Frame, run: Span, pending: Awaitable[Outcome[Out]]) -> 
             run.tracer.void("failed")
         run.send(RunFinished, duration=run.duration, cost=frame.account.cost, error=error)
     return outcome
+
+
+def _check_journal(journal: object, provider: object) -> None:
+    if journal is None:
+        return
+    if not callable(getattr(journal, "open", None)):
+        raise TypeError(
+            f"journal takes the journal of one run, journal.run(run_id), not {type(journal).__name__}"
+        )
+    if isinstance(provider, MeteredProvider):
+        raise ValueError("a run within a run is kept in the journal of the run around it; leave journal out")
 
 
 def _check_trace(trace: object) -> None:

@@ -14,10 +14,19 @@ from executionkit.core.schema.models import plain_model, schema_of, with_models
 from executionkit.core.schema.reading import as_kind, why_refused_argument
 from executionkit.core.schema.validation import Rejected
 
-__all__ = ["Signature", "inline_root", "read_signature"]
+__all__ = ["IdempotencyKey", "Signature", "inline_root", "read_signature"]
 
 _ROOT: Final = "#/$defs/"
 _BY_NAME: Final = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+
+
+class IdempotencyKey:
+    """Marks the argument of a tool that takes a key of the call: `key: Annotated[str, IdempotencyKey]`.
+
+    The model neither sees nor gives it. The key is 32 hexadecimal digits: the same in every life of a run
+    with a journal, another for each call. Hand it to whoever is asked to do something, so that it is done
+    once.
+    """
 
 
 class Signature(msgspec.Struct, frozen=True):
@@ -29,6 +38,7 @@ class Signature(msgspec.Struct, frozen=True):
         schema: A JSON Schema of its arguments (draft 2020-12).
         arguments: A struct with a field for each argument the model gives.
         injected: Name of the argument that takes the injected type, where there is one.
+        keyed: Name of the argument that takes an idempotency key, where there is one.
     """
 
     name: str
@@ -36,6 +46,7 @@ class Signature(msgspec.Struct, frozen=True):
     schema: Mapping[str, Any]
     arguments: type[msgspec.Struct]
     injected: str | None = None
+    keyed: str | None = None
 
     def decode(self, arguments: Mapping[str, Any]) -> dict[str, Any] | Rejected:
         """Return the arguments as the annotated types, without those left out; or why they are refused."""
@@ -74,7 +85,10 @@ def read_signature(function: Callable[..., object], injected: type | None = None
     hidden = [name for name, (_, hint) in parameters.items() if injected and _takes(hint, injected)]
     if len(hidden) > 1:
         raise TypeError(f"{_name(target)}() has {len(hidden)} arguments for the context: {', '.join(hidden)}")
-    shown = {name: pair for name, pair in parameters.items() if name not in hidden}
+    keyed = [name for name, (_, hint) in parameters.items() if _is_keyed(hint)]
+    if len(keyed) > 1:
+        raise TypeError(f"{_name(target)}() has {len(keyed)} arguments for the key: {', '.join(keyed)}")
+    shown = {name: pair for name, pair in parameters.items() if name not in (*hidden, *keyed)}
     struct = _as_struct(target, shown, docstring.arguments)
     return Signature(
         name=_name(target),
@@ -82,6 +96,7 @@ def read_signature(function: Callable[..., object], injected: type | None = None
         schema=_schema_of(target, struct, shown),
         arguments=struct,
         injected=hidden[0] if hidden else None,
+        keyed=keyed[0] if keyed else None,
     )
 
 
@@ -145,6 +160,11 @@ def _takes(hint: object, injected: type) -> bool:
     if get_origin(hint) in {Union, UnionType, Annotated}:
         return any(_takes(part, injected) for part in get_args(hint))
     return isinstance(hint, type) and issubclass(hint, injected)
+
+
+def _is_keyed(hint: object) -> bool:
+    notes: tuple[object, ...] = getattr(hint, "__metadata__", ())
+    return any(note is IdempotencyKey or isinstance(note, IdempotencyKey) for note in notes)
 
 
 def _as_struct(

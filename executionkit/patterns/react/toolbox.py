@@ -18,7 +18,7 @@ from executionkit.core.schema.validation import Rejected, parse_arguments
 from executionkit.errors import unwrapped
 from executionkit.events import ToolFinished, ToolStarted
 from executionkit.provider import ToolCall
-from executionkit.runtime.context import Context, span_below
+from executionkit.runtime.context import Context, journaled_call, replay_within, span_below
 from executionkit.runtime.timeouts import finish_within
 from executionkit.tools import Tool, ToolError
 
@@ -93,7 +93,7 @@ class Toolbox:
         number = self._rounds
         admitted = [self._admit(call) for call in calls]
         if self._rules.approve is not None:
-            admitted = await self._all_approved(self._rules.approve, admitted, context)
+            admitted = await self._all_approved(self._rules.approve, admitted, context, number)
 
         async def make(index: int) -> None:
             self._shown_texts[index] = await self._observed(
@@ -107,12 +107,12 @@ class Toolbox:
         return [self._shown_texts.get(index, _UNFINISHED) for index in range(count)]
 
     async def _all_approved(
-        self, approve: Approval, admitted: list[_Ready | _Refused], context: Context
+        self, approve: Approval, admitted: list[_Ready | _Refused], context: Context, number: int
     ) -> list[_Ready | _Refused]:
         decided: list[_Ready | _Refused] = []
-        for call in admitted:
+        for index, call in enumerate(admitted):
             if isinstance(call, _Ready):
-                decided.append(await self._approved(approve, call, context))
+                decided.append(await self._approved(approve, call, context, (number, index)))
             else:
                 decided.append(call)
             if self.stopped is not None:
@@ -139,9 +139,18 @@ class Toolbox:
         self._per_tool[tool.name] += 1
         return ready
 
-    async def _approved(self, approve: Approval, ready: _Ready, context: Context) -> _Ready | _Refused:
+    async def _approved(
+        self, approve: Approval, ready: _Ready, context: Context, at: tuple[int, int]
+    ) -> _Ready | _Refused:
         proposal = Proposal(ready.tool.name, freeze_mapping(ready.given), context.cost)
-        decision = await _decision(approve, proposal)
+        entry = journaled_call(context.part(*at), "approval", ready.tool.name, ready.given)
+        kept = None if entry is None else entry.result
+        if kept is not None:
+            decision = msgspec.json.decode(kept[0], type=_Kept).decision()
+        else:
+            decision = await _decision(approve, proposal)
+            if entry is not None and not isinstance(decision, StopDecision):  # who stopped it may think again
+                entry.ended(_kept(decision), None)
         match decision:
             case Approve():
                 return ready
@@ -177,7 +186,21 @@ class Toolbox:
         """Return what came of a call, and the name of the error where there was one."""
         if isinstance(admitted, _Refused):
             return failed(admitted.error, admitted.hint), admitted.error
-        tool, arguments = admitted.tool, admitted.arguments
+        tool = admitted.tool
+        entry = journaled_call(context, "tool", tool.name, admitted.given, tool.effects)
+        if entry is None:
+            return await self._called(admitted, context)
+        if entry.result is not None:
+            replay_within(context)
+            return entry.result
+        await entry.begin(may_repeat=tool.may_repeat)
+        context.frame.key = entry.key
+        text, fault = await self._called(admitted, context)
+        entry.ended(text, fault)
+        return text, fault
+
+    async def _called(self, ready: _Ready, context: Context) -> tuple[str, str | None]:
+        tool, arguments = ready.tool, ready.arguments
         try:
             seconds = self._rules.timeout or tool.timeout
             text = await finish_within(
@@ -214,6 +237,29 @@ def _text_of(error: ToolError) -> str:
     with suppress(Exception):  # foreign code: a text that cannot be made must not end the loop
         return str(error)
     return ""
+
+
+class _Kept(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A decision as a journal keeps it."""
+
+    is_approved: bool = False
+    arguments: dict[str, Any] | None = None
+    reason: str = ""
+
+    def decision(self) -> Decision:
+        if self.arguments is not None:
+            return Edit(self.arguments)
+        return Approve() if self.is_approved else Deny(self.reason)
+
+
+def _kept(decision: Decision) -> str:
+    match decision:
+        case Edit(arguments):
+            return json_text(_Kept(arguments=dict(_plain(arguments))))
+        case Deny(reason):
+            return json_text(_Kept(reason=reason))
+        case _:
+            return json_text(_Kept(is_approved=True))
 
 
 def _plain(arguments: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -1,0 +1,322 @@
+"""What a journal keeps of a run: its calls, what they were charged, and what came of them. Pure.
+
+A row stands for one logical call, or one call of a tool. It is found by its place, and taken only where its
+fingerprint says that the same was asked.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, Literal, TypeAlias, cast
+
+import msgspec
+
+from executionkit.core.dialect import Request
+from executionkit.core.money import Matched
+from executionkit.core.usage import NO_USAGE, TokenUsage
+
+__all__ = [
+    "BadRowError",
+    "Body",
+    "Charge",
+    "Effects",
+    "Key",
+    "Kind",
+    "Place",
+    "Priced",
+    "Reply",
+    "Row",
+    "State",
+    "as_bytes",
+    "digest_of",
+    "from_bytes",
+    "plain_request",
+    "total_of",
+]
+
+Place: TypeAlias = tuple[int | str, ...]
+"""Where a stage or a call is in the pipeline."""
+
+Kind: TypeAlias = Literal["call", "tool", "approval"]
+Key: TypeAlias = tuple[Kind, Place, int]
+"""What is known of a row beforehand: its kind, its path, and its ordinal there."""
+
+Effects: TypeAlias = Literal["once", "idempotent", "none"]
+"""What a call of a tool does to the world: something that must not happen twice, something that may since it
+is recognised, or nothing."""
+
+State: TypeAlias = Literal["sent", "open", "done"]
+"""`sent`: under way, its reservation held. `open`: paid so far, without an outcome. `done`: settled."""
+
+_CHECK: Final = 8
+"""Bytes of the checksum that a row begins with."""
+_ADDRESS: Final = re.compile(r" at 0x[0-9a-fA-F]+")
+
+
+class BadRowError(ValueError):
+    """What is stored is not what was written."""
+
+
+class Priced(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How a call was priced, where there is something to say of that.
+
+    Args:
+        is_unpriced: Whether the provider names prices, but none for its model.
+        is_reported: Whether the server gave the figure.
+        matched_by: How the price was found.
+        counted_by: What the reservation under a budget in money rested on; None without such a budget.
+    """
+
+    is_unpriced: bool = False
+    is_reported: bool = False
+    matched_by: Matched = "name"
+    counted_by: Literal["estimate", "bytes", "count_tokens"] | None = None
+
+
+class Charge(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What one attempt is charged.
+
+    Args:
+        cost: Calls and tokens; money is in `usd`.
+        usd: Picodollars; None where no price is known.
+        is_estimated: Whether the tokens are those reserved, for the server gave no figure.
+        estimate: Tokens of the prompt as estimated, where the server's count is to correct that; else 0.
+        priced: How it was priced.
+    """
+
+    cost: TokenUsage = NO_USAGE
+    usd: int | None = None
+    is_estimated: bool = False
+    estimate: int = 0
+    priced: Priced | None = None
+
+
+class Reply(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An answer as it is kept: the fields of an `LLMResponse` as JSON's shapes.
+
+    `raw` is kept only of a call for several answers or for log-probabilities, which are read out of it.
+    """
+
+    content: str
+    tool_calls: list[dict[str, Any]] = []
+    finish_reason: str = "stop"
+    usage: Any = {}
+    extra: Any = {}
+    reasoning: str = ""
+    raw: Any = None
+
+
+class Body(msgspec.Struct, omit_defaults=True):
+    """What a row holds.
+
+    Args:
+        charges: What each attempt was charged, those of earlier lives included.
+        held: The reservation of the attempt under way.
+        lost: Attempts that were under way when a process ended; each is charged at its reservation.
+        attempts: Attempts sent.
+        retries: How many of them were retries.
+        left_out: Whether an optional field was left out of the last one, since a refusal named none.
+        lessons: The fields of the server's dialect that refusals changed.
+        proven: Optional fields that the server is known to take since.
+        form: Who was to hold the answer to its form.
+        reply: The answer.
+        error: The failure, as `ExecutionKitError.to_dict` writes it.
+        text: What came of a tool, as the model gets to see it; or the decision on it.
+        fault: The class of what went wrong with a tool.
+        tool: The tool's name.
+        effects: What calling the tool again would do.
+        key: The idempotency key of a tool's call.
+        cached: Whether the answer came out of a cache.
+    """
+
+    charges: list[Charge] = []
+    held: Charge | None = None
+    lost: int = 0
+    attempts: int = 0
+    retries: int = 0
+    left_out: bool = False
+    lessons: dict[str, Any] = {}
+    proven: list[str] = []
+    form: Literal["json_schema", "json_object", "prompt"] = "prompt"
+    reply: Reply | None = None
+    error: dict[str, Any] | None = None
+    text: str | None = None
+    fault: str | None = None
+    tool: str = ""
+    effects: Effects = "none"
+    key: str = ""
+    cached: bool = False
+
+
+class Row:
+    """One logical call, or one call of a tool, as a journal knows it.
+
+    Args:
+        seq: Its number in the run, in the order in which rows were begun.
+        generation: Which version of the pipeline it belongs to; -1 where it is asked no more.
+        kind: What it is.
+        path: Where it is in the pipeline.
+        ordinal: How many calls came before it there.
+        state: How far it got.
+        fingerprint: What was asked.
+        body: What it holds.
+        prompt: What was asked, in plain text, where the journal keeps that.
+    """
+
+    __slots__ = (
+        "body",
+        "fingerprint",
+        "generation",
+        "kind",
+        "ordinal",
+        "path",
+        "prompt",
+        "seq",
+        "state",
+    )
+
+    def __init__(
+        self,
+        seq: int,
+        generation: int,
+        kind: Kind,
+        path: Place,
+        ordinal: int,
+        state: State,
+        fingerprint: bytes,
+        body: Body,
+        prompt: str | None = None,
+    ) -> None:
+        self.seq: int = seq
+        self.generation: int = generation
+        self.kind: Kind = kind
+        self.path: Place = path
+        self.ordinal: int = ordinal
+        self.state: State = state
+        self.fingerprint: bytes = fingerprint
+        self.body: Body = body
+        self.prompt: str | None = prompt
+
+    @property
+    def key(self) -> Key:
+        """What it is found by."""
+        return self.kind, self.path, self.ordinal
+
+    def copy(self) -> "Row":
+        """Return it as it is now, for another thread to write; no part of a body is changed in place."""
+        body = msgspec.structs.replace(self.body)
+        return Row(
+            self.seq,
+            self.generation,
+            self.kind,
+            self.path,
+            self.ordinal,
+            self.state,
+            self.fingerprint,
+            body,
+            self.prompt,
+        )
+
+    def lose(self) -> None:
+        """Take an attempt that was under way for lost, and charge it at its reservation."""
+        if self.state == "sent":
+            held = self.body.held
+            if held is not None:
+                self.body.charges = [*self.body.charges, held]
+                self.body.lost += 1
+            self.body.held = None
+            self.state = "open"
+
+
+def total_of(charges: Sequence[Charge]) -> tuple[TokenUsage, int | None]:
+    """Add charges up: tokens, and picodollars where any price was known."""
+    cost, usd = NO_USAGE, None
+    for charge in charges:
+        cost += charge.cost
+        if charge.usd is not None:
+            usd = (usd or 0) + charge.usd
+    return cost, usd
+
+
+def as_bytes(body: Body, salt: bytes) -> bytes:
+    """Return what a row holds as bytes that tell if they were changed.
+
+    Args:
+        body: What it holds.
+        salt: What it belongs to, so that no row can stand in the place of another.
+    """
+    try:
+        text = msgspec.json.encode(body)
+    except (UnicodeEncodeError, OverflowError, TypeError, ValueError):
+        text = json.dumps(msgspec.to_builtins(body), default=str).encode()  # lone surrogates, large numbers
+    return _checksum(text, salt) + text
+
+
+def from_bytes(data: bytes, salt: bytes) -> Body:
+    """Return what `as_bytes` wrote.
+
+    Raises:
+        BadRowError: It was changed since.
+    """
+    text = data[_CHECK:]
+    if data[:_CHECK] != _checksum(text, salt):
+        raise BadRowError("a row is not as it was written")
+    try:
+        return msgspec.json.decode(text, type=Body)
+    except (msgspec.DecodeError, msgspec.ValidationError):
+        pass
+    try:
+        return msgspec.convert(json.loads(text), Body)
+    except (ValueError, msgspec.ValidationError) as error:
+        raise BadRowError(f"a row is of another form: {error}") from None
+
+
+def _checksum(text: bytes, salt: bytes) -> bytes:
+    return hashlib.blake2b(salt + text, digest_size=_CHECK).digest()
+
+
+def plain_request(request: Request, identity: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is asked, and whom, as JSON's shapes. The key is no part of it.
+
+    The output limit is the one asked for: what a budget grants of it depends on timing.
+    """
+    form = request.form
+    asked: dict[str, Any] = {
+        "messages": request.messages,
+        "temperature": request.temperature,
+        "max_tokens": request.max_tokens,
+        "tools": request.tools,
+        "n": request.n,
+        "form": None if form is None else [form.name, form.schema, form.is_strict, form.instruction],
+        "logprobs": request.logprobs,
+        "limit_name": request.limit_name,
+        "options": request.options,
+    }
+    given = {name: value for name, value in asked.items() if value not in (None, "", {}, False)}
+    return {**given, **identity}
+
+
+def digest_of(value: object) -> bytes:
+    """Return 16 bytes that stand for a value: the same ones in every process.
+
+    >>> digest_of({"a": 1, "b": [2]}) == digest_of({"b": (2,), "a": 1})
+    True
+    """
+    return hashlib.blake2b(_canonical(value), digest_size=16).digest()
+
+
+def _canonical(value: object) -> bytes:
+    try:
+        return _ENCODER.encode(value)
+    except (UnicodeEncodeError, OverflowError, TypeError, ValueError, RecursionError):
+        return json.dumps(value, default=_stable, sort_keys=True, skipkeys=True).encode()
+
+
+def _stable(value: object) -> object:
+    if isinstance(value, Mapping):
+        return dict(cast("Mapping[object, object]", value))
+    return _ADDRESS.sub("", f"{type(value).__name__}:{value}")
+
+
+_ENCODER: Final = msgspec.json.Encoder(order="sorted", enc_hook=_stable)

@@ -1,0 +1,314 @@
+"""`Journal`: the runs of one file, and `JournalRun`, what `journal=` takes."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Literal, Self, TypeAlias, cast
+
+from executionkit.core.checks import check_count, check_flag
+from executionkit.core.encoding import json_text
+from executionkit.core.journal import Row, digest_of
+from executionkit.core.portable import to_plain
+from executionkit.errors import ExecutionKitError, JournalError, JournalMismatchError
+from executionkit.journal.ownership import this_process
+from executionkit.journal.pipelines import Pipelined, changes_between, described
+from executionkit.journal.store import Opened, RunInfo, Store
+from executionkit.journal.worker import Worker
+from executionkit.runtime.journaling import Recorder
+
+__all__ = ["Journal", "JournalRun", "OnChange"]
+
+OnChange: TypeAlias = Literal["fail", "reuse"]
+"""What to do where the pipeline or the input is not the one that a run began with."""
+
+_ADDRESS: Final = re.compile(r" at 0x[0-9a-fA-F]+")
+
+
+class Journal:
+    """One file that keeps what runs have paid for, so that a run goes on where it was ended, at any moment.
+
+    `with` or `async with` opens and closes it. One journal serves any number of runs, threads and event loops
+    at once, and several processes may have the same file open.
+
+    Args:
+        path: The file, on a disk of this machine. Where there is none it is made, for its owner to read only.
+        prompts: Whether to keep what was asked in plain text, beside its hash. Answers are kept in any case,
+            keys never.
+        power: Whether each note also survives that the machine loses its power; that costs milliseconds.
+        most_bytes: Longest answer that is kept, about in bytes; a longer one is asked again on resume.
+
+    Raises:
+        TypeError: A setting is of the wrong type.
+        ValueError: A setting is out of range.
+        JournalError: On entering: the file cannot be used.
+
+    >>> import tempfile
+    >>> from executionkit import ScriptedProvider, complete
+    >>> with tempfile.TemporaryDirectory() as folder, Journal(f"{folder}/runs.db") as journal:
+    ...     provider = ScriptedProvider(["Paris"])
+    ...     run = journal.run("capital of France")
+    ...     first = complete().run_sync(provider, "What is it?", journal=run).unwrap()
+    ...     again = complete().run_sync(provider, "What is it?", journal=run).unwrap()
+    >>> again.value, again.cost == first.cost == again.metadata["replayed"], len(provider.requests)
+    ('Paris', True, 1)
+    """
+
+    def __init__(
+        self, path: str | Path, *, prompts: bool = False, power: bool = False, most_bytes: int = 2**24
+    ) -> None:
+        if not isinstance(cast("object", path), str | Path):
+            raise TypeError(f"a journal needs the path of a file, not {type(path).__name__}")
+        check_flag("prompts", prompts)
+        check_flag("power", power)
+        check_count("most_bytes", most_bytes)
+        self.path: Final = Path(path)
+        self.prompts: Final = prompts
+        self.most_bytes: Final = most_bytes
+        self._power = power
+        self._worker: Worker | None = None
+
+    def __enter__(self) -> Self:
+        if self._worker is not None:
+            raise JournalError("the journal is open already; several runs can share it")
+        self._worker = Worker(self._open)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        worker, self._worker = self._worker, None
+        if worker is not None:
+            worker.close()
+
+    async def __aenter__(self) -> Self:
+        return self.__enter__()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.__exit__(kind, error, traceback)
+
+    def _open(self) -> Store:
+        from executionkit.journal.sqlite import SQLiteStore  # `sqlite3` loads where it is used
+
+        return SQLiteStore(self.path, power=self._power)
+
+    @property
+    def worker(self) -> Worker:
+        """The thread that the file is used on.
+
+        Raises:
+            JournalError: The journal is not open.
+        """
+        if self._worker is None:
+            raise JournalError("the journal is not open; use it as `with Journal(path) as journal:`")
+        return self._worker
+
+    def run(self, run_id: str, *, on_change: OnChange = "fail") -> "JournalRun":
+        """Return the journal of one run, for `stage.run(..., journal=...)`.
+
+        A run that was ended is taken up: what it has paid for is not paid again. Calls that were under way
+        are charged at their reservation and asked again. Where a run had ended with a failure of the
+        provider, the calls that failed are asked again, too.
+
+        Args:
+            run_id: What to call the run; any text.
+            on_change: What to do where the pipeline or its input is not the one that the run began with:
+                `"fail"` fails with a `JournalMismatchError`, `"reuse"` takes each answer by what was asked,
+                wherever that stands now, so that only what is new is paid.
+
+        Raises:
+            TypeError: The name is not text.
+            ValueError: It is empty, or `on_change` is neither.
+        """
+        if not isinstance(cast("object", run_id), str):
+            raise TypeError(f"a run's name must be text, not {type(run_id).__name__}")
+        if not run_id:
+            raise ValueError("a run's name must not be empty")
+        if on_change not in {"fail", "reuse"}:
+            raise ValueError(f'on_change must be "fail" or "reuse", not {on_change!r:.80}')
+        return JournalRun(self, run_id, on_change)
+
+    def resolve(self, run_id: str, key: str, observation: str) -> None:
+        """Say what came of a tool's call that nobody knows the end of; the run then goes on with that.
+
+        Args:
+            run_id: The run.
+            key: `metadata["key"]` of the `UnsettledToolError`.
+            observation: What the model is to see as the call's result.
+
+        Raises:
+            JournalError: The run has no such call, or it has ended; or the file cannot be used.
+            RunBusyError: The run is under way.
+        """
+        if not isinstance(cast("object", observation), str):
+            raise TypeError(f"an observation is text, not {type(observation).__name__}")
+        self.worker.call_now(lambda store: _resolve(store, run_id, key, observation))
+
+    def runs(self) -> Sequence[RunInfo]:
+        """Return what is known of each run, the oldest first.
+
+        Raises:
+            JournalError: The file cannot be read.
+        """
+        return self.worker.call_now(lambda store: store.runs())
+
+    def rows(self, run_id: str) -> Sequence[Row]:
+        """Return the calls of a run, in the order in which they were begun.
+
+        Raises:
+            JournalError: There is no such run, or the file cannot be read.
+        """
+
+        def read(store: Store) -> Sequence[Row]:
+            return [*store.rows(_known(store, run_id).number)]
+
+        return self.worker.call_now(read)
+
+    def __repr__(self) -> str:
+        return f"Journal({str(self.path)!r})"
+
+
+class JournalRun:
+    """The journal of one run. `Journal.run` makes one.
+
+    Args:
+        journal: The journal.
+        run_id: What the run is called.
+        on_change: What to do where the pipeline has changed.
+    """
+
+    def __init__(self, journal: Journal, run_id: str, on_change: OnChange) -> None:
+        self.journal: Final = journal
+        self.run_id: Final = run_id
+        self.on_change: Final = on_change
+
+    def __repr__(self) -> str:
+        return f"{self.journal!r}.run({self.run_id!r}, on_change={self.on_change!r})"
+
+    async def open(self, stage: object, value: object) -> Recorder:
+        """Take the run up, or begin it; the runtime does so.
+
+        Raises:
+            JournalMismatchError: The pipeline, or its input, is not the one that the run began with.
+            RunBusyError: Another process, or another task, has the run.
+            JournalError: The file cannot be used.
+        """
+        worker = self.journal.worker
+        prompts = self.journal.prompts
+        pipeline, given = described(stage, prompts=prompts), input_fingerprint(value)
+
+        def take(store: Store) -> tuple[Opened, list[Row], int]:
+            opened = store.open_run(self.run_id, this_process())
+            worker.tokens.add(opened.token)
+            try:
+                return self._begin(store, opened, pipeline, given)
+            except BaseException:
+                worker.tokens.discard(opened.token)
+                info = opened.info
+                store.close_run(info.number, opened.token, info.ended, info.error, info.asks_again)
+                raise
+
+        opened, rows, generation = await worker.call(take)
+        info = opened.info
+        return Recorder(
+            _Sink(worker, info.number, opened.token),
+            rows,
+            generation=generation,
+            nonce=info.nonce,
+            takes_anywhere=self.on_change == "reuse" or generation > 0,
+            asks_again=info.asks_again,
+            keeps_prompts=self.journal.prompts,
+            most_bytes=self.journal.most_bytes,
+        )
+
+    def _begin(
+        self, store: Store, opened: Opened, pipeline: Pipelined, given: bytes
+    ) -> tuple[Opened, list[Row], int]:
+        info = opened.info
+        rows = [*store.rows(info.number)]
+        changes: list[str] = []
+        has_begun = info.generation >= 0
+        if has_begun and info.pipeline != pipeline.fingerprint:
+            changes = [*changes_between(info.plan, pipeline)]
+        if has_begun and info.input != given:
+            changes.append("the input is another one")
+        if changes and self.on_change == "fail":
+            raise JournalMismatchError(
+                f"the run {self.run_id!r} began otherwise: {'; '.join(changes)}; "
+                'give it another name, or take its answers where they fit with on_change="reuse"',
+                metadata={"changes": tuple(changes)},
+            )
+        generation = info.generation + bool(changes or not has_begun)
+        if changes or not has_begun:
+            store.begin_life(
+                info.number, opened.token, pipeline.fingerprint, pipeline.plan, given, generation
+            )
+        return opened, rows, generation
+
+
+class _Sink:
+    """The rows of one run, on their way to the file."""
+
+    def __init__(self, worker: Worker, number: int, token: str) -> None:
+        self._worker = worker
+        self._number = number
+        self._token = token
+
+    def put(self, row: Row) -> None:
+        self._worker.put((self._number, self._token, row))
+
+    async def commit(self, row: Row) -> None:
+        await self._worker.commit((self._number, self._token, row))
+
+    async def close(self, error: ExecutionKitError | None, *, asks_again: bool) -> None:
+        ended: Literal["answered", "failed"] = "answered" if error is None else "failed"
+        kind = "" if error is None else type(error).__name__
+        self._worker.tokens.discard(self._token)
+        await self._worker.call(
+            lambda store: store.close_run(self._number, self._token, ended, kind, asks_again)
+        )
+
+    def release(self) -> None:
+        self._worker.tokens.discard(self._token)
+        self._worker.call_soon(lambda store: store.close_run(self._number, self._token, "stopped", "", False))
+
+
+def input_fingerprint(value: object) -> bytes:
+    """Return what stands for the input of a run; empty for one that looks another in each process."""
+    try:
+        text = json_text(to_plain(value))
+    except Exception:  # noqa: BLE001 - an input may be anything
+        return b""
+    return b"" if _ADDRESS.search(text) else digest_of(text)
+
+
+def _known(store: Store, run_id: str) -> RunInfo:
+    found = store.runs(run_id)
+    if not found:
+        raise JournalError(f"there is no run {run_id!r}")
+    return found[0]
+
+
+def _resolve(store: Store, run_id: str, key: str, observation: str) -> None:
+    number = _known(store, run_id).number
+    opened = store.open_run(run_id, this_process())
+    info = opened.info
+    try:
+        tools = [row for row in store.rows(number) if row.kind == "tool" and row.body.key == key]
+        if not tools:
+            raise JournalError(f"the run {run_id!r} has no tool call with the key {key!r}")
+        row = tools[-1]
+        if row.state == "done":
+            raise JournalError(f"that call of {row.body.tool} has ended: {row.body.text!r:.200}")
+        row.body.text, row.body.fault, row.state = observation, None, "done"
+        store.write([(number, opened.token, row)])
+    finally:
+        store.close_run(number, opened.token, info.ended, info.error, info.asks_again)

@@ -1,0 +1,289 @@
+"""Runs in one SQLite file: `sqlite3` of the standard library, with a write-ahead log."""
+
+import json
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final, Literal, cast
+
+import msgspec
+
+from executionkit.core.journal import BadRowError, Kind, Row, State, as_bytes, from_bytes
+from executionkit.errors import JournalError, RunBusyError
+from executionkit.journal.ownership import Owner, is_gone, network_mount
+from executionkit.journal.store import Ended, Opened, RunInfo, Write
+
+__all__ = ["SQLiteStore"]
+
+_APPLICATION: Final = 0x45_4B_4A_31
+"""Marks a file as a journal (`EKJ1`)."""
+_VERSION: Final = 1
+_PATIENCE: Final = 5.0
+"""Seconds to wait for another process that writes."""
+# Calls under way have a table of their own: a row that grows where it lies would leave pages half empty.
+_SCHEMA: Final = """
+CREATE TABLE run (
+    number INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, nonce TEXT NOT NULL,
+    pipeline TEXT NOT NULL DEFAULT '', plan BLOB NOT NULL DEFAULT x'', input BLOB NOT NULL DEFAULT x'',
+    generation INTEGER NOT NULL DEFAULT -1,
+    lives INTEGER NOT NULL DEFAULT 0, ended TEXT NOT NULL DEFAULT 'running', error TEXT NOT NULL DEFAULT '',
+    asks_again INTEGER NOT NULL DEFAULT 0, began REAL NOT NULL, changed REAL NOT NULL,
+    token TEXT, owner TEXT, heard REAL NOT NULL DEFAULT 0
+);
+CREATE TABLE flight (
+    run INTEGER, seq INTEGER, generation INTEGER NOT NULL, kind TEXT NOT NULL, path TEXT NOT NULL,
+    ordinal INTEGER NOT NULL, state TEXT NOT NULL, fingerprint BLOB NOT NULL, body BLOB NOT NULL, prompt TEXT,
+    PRIMARY KEY (run, seq)
+) WITHOUT ROWID;
+CREATE TABLE call (
+    number INTEGER PRIMARY KEY, run INTEGER NOT NULL, seq INTEGER NOT NULL, generation INTEGER NOT NULL,
+    kind TEXT NOT NULL, path TEXT NOT NULL, ordinal INTEGER NOT NULL, state TEXT NOT NULL,
+    fingerprint BLOB NOT NULL, body BLOB NOT NULL, prompt TEXT, UNIQUE (run, seq)
+);
+CREATE TABLE cache (key BLOB PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
+"""
+_RUN: Final = ", ".join(RunInfo.__struct_fields__)
+_SELECT_OWNED: Final = f"SELECT token, owner, heard, {_RUN} FROM run WHERE name = ?"  # noqa: S608 - our own words
+_FIELDS: Final = "run, seq, generation, kind, path, ordinal, state, fingerprint, body, prompt"
+_UPDATED: Final = ", ".join([f"{name} = excluded.{name}" for name in _FIELDS.split(", ")[2:]])
+_INSERT: Final = {
+    table: f"INSERT INTO {table} ({_FIELDS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "  # noqa: S608
+    f"ON CONFLICT (run, seq) DO UPDATE SET {_UPDATED}"
+    for table in ("call", "flight")
+}
+_SELECT_ROWS: Final = {
+    table: f"SELECT {_FIELDS} FROM {table} WHERE run = ?"  # noqa: S608
+    for table in ("call", "flight")
+}
+_SELECT_RUNS: Final = f"SELECT {_RUN} FROM run WHERE ? IS NULL OR name = ? ORDER BY number"  # noqa: S608
+
+
+class SQLiteStore:
+    """Runs in one file. All methods are called on one thread, but for the first.
+
+    Args:
+        path: The file; made where there is none, for its owner alone to read.
+        power: Whether a note survives that the machine loses its power, not only that the process ends.
+        clock: The time in seconds since 1970.
+
+    Raises:
+        JournalError: The file cannot be used: no journal, damaged, of a newer version, read-only, or on a
+            network file system.
+    """
+
+    def __init__(self, path: Path, *, power: bool = False, clock: Callable[[], float] = time.time) -> None:
+        self._path = path
+        self._clock = clock
+        shared = network_mount(path.resolve())
+        if shared is not None:
+            raise JournalError(
+                f"{path} is on a network file system ({shared}), where SQLite loses data; "
+                "put the journal on a disk of this machine"
+            )
+        with self._telling("opened"):
+            _make_private(path)
+            self._database = sqlite3.connect(path, timeout=_PATIENCE, isolation_level=None)
+        try:
+            with self._telling("opened"):
+                self._prepare(power)
+        except BaseException:
+            self._database.close()
+            raise
+
+    def _prepare(self, power: bool) -> None:
+        database = self._database
+        (application,), (version,) = (
+            database.execute(f"PRAGMA {name}").fetchone() for name in ("application_id", "user_version")
+        )
+        (tables,) = database.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        if application != _APPLICATION and (tables or application):
+            raise JournalError(
+                f"{self._path} is a database of something else; give the journal a file of its own"
+            )
+        if version > _VERSION:
+            raise JournalError(
+                f"{self._path} was written by a newer executionkit (version {version} of the file, this one "
+                f"knows {_VERSION}); upgrade, or take another file"
+            )
+        database.execute("PRAGMA journal_mode=WAL")
+        database.execute(f"PRAGMA synchronous={'FULL' if power else 'NORMAL'}")
+        with self._transaction():
+            if not database.execute("SELECT 1 FROM sqlite_master WHERE name = 'run'").fetchone():
+                for statement in filter(str.strip, _SCHEMA.split(";")):
+                    database.execute(statement)
+                database.execute(f"PRAGMA application_id={_APPLICATION}")
+                database.execute(f"PRAGMA user_version={_VERSION}")
+
+    def open_run(self, name: str, owner: Owner) -> Opened:
+        """Take up a run, or begin it; see `Store`."""
+        now, token = self._clock(), os.urandom(8).hex()
+        with self._telling("written"), self._transaction():
+            self._database.execute(
+                "INSERT OR IGNORE INTO run (name, nonce, began, changed) VALUES (?, ?, ?, ?)",
+                (name, os.urandom(16).hex(), now, now),
+            )
+            found = self._database.execute(_SELECT_OWNED, (name,)).fetchone()
+            had, by, heard = found[0], found[1], found[2]
+            if had is not None:
+                other = msgspec.json.decode(by, type=Owner)
+                if not is_gone(other, heard, now):
+                    raise RunBusyError(
+                        f"the run {name!r} is under way in {other}; wait for it, or take another name",
+                        metadata={"owner": str(other)},
+                    )
+            self._database.execute(
+                "UPDATE run SET token = ?, owner = ?, heard = ?, changed = ?, lives = lives + 1, "
+                "ended = 'running' WHERE name = ?",
+                (token, msgspec.json.encode(owner).decode(), now, now, name),
+            )
+        return Opened(_info(found[3:]), token)
+
+    def begin_life(
+        self, run: int, token: str, pipeline: str, plan: bytes, given: bytes, generation: int
+    ) -> None:
+        """Note which pipeline runs from now on; see `Store`."""
+        with self._telling("written"):
+            self._database.execute(
+                "UPDATE run SET pipeline = ?, plan = ?, input = ?, generation = ? "
+                "WHERE number = ? AND token = ?",
+                (pipeline, plan, given, generation, run, token),
+            )
+
+    def rows(self, run: int) -> Iterator[Row]:
+        """Return the rows of a run; see `Store`."""
+        with self._telling("read"):
+            found = {
+                each[1]: each
+                for table in ("call", "flight")  # what is under way is newer than what was known before
+                for each in self._database.execute(_SELECT_ROWS[table], (run,)).fetchall()
+            }
+        for _, each in sorted(found.items()):
+            try:
+                yield _row(each)
+            except (BadRowError, ValueError, TypeError) as error:
+                raise JournalError(f"{self._path} is damaged: {error}") from error
+
+    def write(self, rows: Sequence[Write]) -> None:
+        """Store rows; see `Store`."""
+        owners = {(run, token) for run, token, _ in rows}
+        with self._telling("written"), self._transaction():
+            for run, token in owners:
+                found = self._database.execute("SELECT token FROM run WHERE number = ?", (run,)).fetchone()
+                if found is None or found[0] != token:
+                    raise RunBusyError(
+                        "another process has taken the run over", metadata={"owner": "unknown"}
+                    )
+            for run, _, row in rows:
+                if row.state == "sent":
+                    self._database.execute(_INSERT["flight"], _fields(run, row))
+                else:
+                    self._database.execute("DELETE FROM flight WHERE run = ? AND seq = ?", (run, row.seq))
+                    self._database.execute(_INSERT["call"], _fields(run, row))
+
+    def renew(self, tokens: Sequence[str]) -> None:
+        """Say that the owners of these runs still live; see `Store`."""
+        now = self._clock()
+        with self._telling("written"):
+            self._database.executemany(
+                "UPDATE run SET heard = ? WHERE token = ?", [(now, each) for each in tokens]
+            )
+
+    def close_run(self, run: int, token: str, ended: Ended, error: str, asks_again: bool) -> None:
+        """Give a run up; see `Store`."""
+        with self._telling("written"):
+            self._database.execute(
+                "UPDATE run SET token = NULL, owner = NULL, ended = ?, error = ?, asks_again = ?, "
+                "changed = ? WHERE number = ? AND token = ?",
+                (ended, error, asks_again, self._clock(), run, token),
+            )
+
+    def runs(self, name: str | None = None) -> Sequence[RunInfo]:
+        """Return all runs, or the one of a name; see `Store`."""
+        with self._telling("read"):
+            return [_info(each) for each in self._database.execute(_SELECT_RUNS, (name, name))]
+
+    def look_up(self, key: bytes) -> bytes | None:
+        """Return what the cache has under a key; see `Store`."""
+        with self._telling("read"):
+            found = self._database.execute("SELECT value FROM cache WHERE key = ?", (key,)).fetchone()
+        return None if found is None else cast("bytes", found[0])
+
+    def keep(self, key: bytes, value: bytes) -> None:
+        """Put something into the cache; see `Store`."""
+        with self._telling("written"):
+            self._database.execute("INSERT OR REPLACE INTO cache VALUES (?, ?)", (key, value))
+
+    def close(self) -> None:
+        """Close the file."""
+        self._database.close()
+
+    @contextmanager
+    def _transaction(self) -> Generator[None, None, None]:
+        self._database.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._database.execute("COMMIT")
+        except BaseException:
+            if self._database.in_transaction:
+                self._database.execute("ROLLBACK")
+            raise
+
+    @contextmanager
+    def _telling(self, what: Literal["opened", "read", "written"]) -> Generator[None, None, None]:
+        """Say of a failure what it means for the user."""
+        try:
+            yield
+        except (sqlite3.Error, OSError, ValueError) as error:  # a ValueError: names that are no text
+            raise JournalError(f"the journal {self._path} could not be {what}: {_why(error)}") from error
+
+
+def _make_private(path: Path) -> None:
+    """Make the file, for its owner alone, where there is none; SQLite's own files beside it follow it."""
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600))
+
+
+def _why(error: Exception) -> str:
+    text = str(error)
+    if isinstance(error, PermissionError) or "readonly" in text:
+        return f"{text} (may this user write the file and its folder?)"
+    if "full" in text or "disk I/O" in text:
+        return f"{text} (is there room on the disk?)"
+    if "malformed" in text or "not a database" in text:
+        return f"{text} (the file is damaged, or none of ours; take another, or a copy)"
+    if "locked" in text:
+        return f"{text} (another process keeps it from being written)"
+    return text
+
+
+def _info(fields: Sequence[Any]) -> RunInfo:
+    return msgspec.convert(dict(zip(RunInfo.__struct_fields__, fields, strict=True)), RunInfo, strict=False)
+
+
+def _salt(*fields: object) -> bytes:
+    """Return what a row is, so that its checksum covers that too."""
+    return json.dumps(fields, default=bytes.hex).encode()
+
+
+def _fields(run: int, row: Row) -> tuple[object, ...]:
+    path = json.dumps(row.path, separators=(",", ":"))
+    head = (run, row.seq, row.generation, row.kind, path, row.ordinal, row.state, row.fingerprint)
+    return *head, as_bytes(row.body, _salt(*head)), row.prompt
+
+
+def _row(fields: Sequence[Any]) -> Row:
+    *head, body, prompt = fields
+    _, seq, generation, kind, path, ordinal, state, fingerprint = head
+    return Row(
+        seq,
+        generation,
+        cast("Kind", kind),
+        tuple(json.loads(path)),
+        ordinal,
+        cast("State", state),
+        fingerprint,
+        from_bytes(body, _salt(*head)),
+        prompt,
+    )

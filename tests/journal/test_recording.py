@@ -1,0 +1,198 @@
+"""The pytest plugin: runs are recorded once as text, and replayed offline from then on."""
+
+import json
+from importlib import import_module
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import pytest
+
+import executionkit
+
+# What an inner run would be the first to import it would import anew each time.
+for _name in executionkit.__all__:
+    getattr(executionkit, _name)
+for _name in ("executionkit.journal.recording", "executionkit.pytest_plugin", "hypothesis", "jsonschema_rs"):
+    import_module(_name)
+
+PLUGIN = [] if entry_points(group="pytest11", name="executionkit") else ["-p", "executionkit.pytest_plugin"]
+
+PATTERNS = '''
+import json
+import os
+import msgspec
+from executionkit import LLMResponse, ToolCall, complete, consensus, react, refine, structured, tool
+from executionkit.compat import consensus_sync
+
+ASKED = []
+
+
+class Number(msgspec.Struct):
+    n: int
+
+
+class Live:
+    supports_tools = True
+    model = "m"
+
+    async def complete(self, messages, **options):
+        if os.environ.get("OFFLINE"):
+            raise AssertionError("somebody went to the network")
+        ASKED.append(messages)
+        usage = {"prompt_tokens": 3, "completion_tokens": 2}
+        text = str(messages[-1]["content"])
+        if options.get("tools") and len(messages) < 2:
+            return LLMResponse("", (ToolCall("1", "add", {"left": 1, "right": 2}),), "tool_calls", usage)
+        if "response_format" in options:
+            return LLMResponse('{"n": 3}', usage=usage)
+        return LLMResponse(f"Response {len(ASKED) % 3} Score: 7", usage=usage)
+
+
+added = []
+
+
+@tool
+def add(left: int, right: int) -> int:
+    """Add."""
+    added.append(left + right)
+    return left + right
+
+
+def test_patterns(recorded):
+    provider = recorded(Live())
+    stages = [
+        complete(),
+        consensus(5),
+        refine(max_iterations=1),
+        react([add]),
+        structured(Number).map(lambda number: number.n),
+        consensus(3) >> refine(max_iterations=1),
+    ]
+    outcomes = [stage.run_sync(provider, "question").unwrap().to_dict() for stage in stages]
+    said = json.dumps(outcomes, sort_keys=True)
+    print(f"SAID {said}")
+    assert added == [3], "tools run in a test, recorded or not"
+
+
+def test_facade(recorded):
+    assert consensus_sync(recorded(Live()), "question", num_samples=3).cost.llm_calls == 3
+'''
+
+
+def said(result: pytest.RunResult) -> list[str]:
+    return [line for line in result.outlines if line.startswith("SAID")]
+
+
+def run(pytester: pytest.Pytester, *arguments: str) -> pytest.RunResult:
+    return pytester.runpytest_inprocess(
+        "-q", "-s", "-p", "no:cacheprovider", "-p", "no:hypothesispytest", *PLUGIN, *arguments
+    )
+
+
+def test_patterns_are_recorded_once_and_replayed_offline_byte_for_byte(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytester.makepyfile(PATTERNS)
+    live = run(pytester, "--record=once")
+    live.assert_outcomes(passed=2)
+    monkeypatch.setenv("OFFLINE", "1")
+    for mode in ("none", "once", "new"):
+        replayed = run(pytester, f"--record={mode}")
+        replayed.assert_outcomes(passed=2)
+        assert said(replayed) == said(live)
+        assert said(live)
+    run(pytester).assert_outcomes(passed=2)  # the default asks nobody
+
+
+def test_the_text_is_readable(pytester: pytest.Pytester) -> None:
+    path = pytester.makepyfile(PATTERNS)
+    run(pytester, "--record=all").assert_outcomes(passed=2)
+    text = (pytester.path / "recordings" / path.stem / "test_facade.json").read_text()
+    data = json.loads(text)
+    calls = data["runs"][0]
+    assert [call["path"] for call in calls] == [[0], [1], [2]], "identical requests are told apart"
+    assert calls[0]["asked"]["messages"] == [{"role": "user", "content": "question"}]
+    assert calls[0]["found"]["reply"]["content"].startswith("Response")
+    assert text.startswith('{\n  "executionkit": 1,\n')
+
+
+ONE = """
+from executionkit import ScriptedProvider, complete
+
+def test_one(recorded):
+    outcome = complete().run_sync(recorded(ScriptedProvider(["Paris"])), "PROMPT")
+    print(outcome)
+"""
+
+
+def test_a_changed_prompt_fails_with_the_difference(pytester: pytest.Pytester) -> None:
+    path = pytester.makepyfile(ONE)
+    run(pytester, "--record=once").assert_outcomes(passed=1)
+    path.write_text(path.read_text().replace("PROMPT", "Another prompt"))
+    result = run(pytester)
+    result.assert_outcomes(passed=1, errors=1)  # the test does not look at its outcome: the fixture does
+    result.stdout.fnmatch_lines(
+        ["*asks something else than what is recorded*", "*-*PROMPT*", "*+*Another prompt*"]
+    )
+    run(pytester, "--record=once").assert_outcomes(passed=1, errors=1)
+    run(pytester, "--record=new").assert_outcomes(passed=1)
+    run(pytester).assert_outcomes(passed=1)
+
+
+def test_what_is_not_recorded_fails(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(ONE)
+    result = run(pytester)
+    result.assert_outcomes(passed=1, errors=1)
+    result.stdout.fnmatch_lines(["*is not recorded*", "*pytest --record=new*"])
+    assert not (pytester.path / "recordings").exists()
+
+
+def test_the_configuration_can_say_the_mode(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(ONE)
+    pytester.makeini("[pytest]\nexecutionkit_record = once\n")
+    run(pytester).assert_outcomes(passed=1)
+    pytester.makeini("[pytest]\nexecutionkit_record = twice\n")
+    run(pytester).assert_outcomes(errors=1)
+
+
+def test_a_recording_that_is_none_is_told(pytester: pytest.Pytester) -> None:
+    path = pytester.makepyfile(ONE)
+    run(pytester, "--record=once").assert_outcomes(passed=1)
+    text = pytester.path / "recordings" / path.stem / "test_one.json"
+    text.write_text('{"executionkit": 7}')
+    result = run(pytester)
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["*another version*"])
+    text.write_text("no JSON")
+    run(pytester).stdout.fnmatch_lines(["*is no recording*"])
+
+
+def test_a_call_outside_a_run_is_recorded_too(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        """
+        import anyio
+        import pytest
+        from executionkit import ProviderError, ScriptedProvider, complete
+        from executionkit.journal import Journal
+
+        MESSAGES = [{"role": "user", "content": "question"}]
+
+        def test_direct(recorded):
+            provider = recorded(ScriptedProvider(["Paris", ProviderError("busy", retryable=False)]))
+            assert provider.requests is not None
+            assert anyio.run(provider.complete, MESSAGES).content == "Paris"
+            with pytest.raises(ProviderError, match="busy"):
+                anyio.run(provider.complete, MESSAGES)
+
+        def test_a_journal_beside_it_is_one_too_many(recorded, tmp_path):
+            with Journal(tmp_path / "a.db") as journal, pytest.raises(ValueError, match="recorded already"):
+                complete().run_sync(recorded(ScriptedProvider(["a"])), "question", journal=journal.run("a"))
+        """
+    )
+    run(pytester, "--record=once").assert_outcomes(passed=2)
+    run(pytester).assert_outcomes(passed=2)
+
+
+def test_the_plugin_is_an_entry_point() -> None:
+    text = (Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8")
+    assert '[project.entry-points.pytest11]\nexecutionkit = "executionkit.pytest_plugin"' in text

@@ -1,0 +1,344 @@
+"""The file: who may have it, and what happens where it cannot be used. Typed errors, never a wrong answer."""
+
+import os
+import sqlite3
+import stat
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from msgspec.structs import replace
+
+from executionkit import Secret, complete, consensus
+from executionkit.core.journal import Body, Charge, Row
+from executionkit.errors import ExecutionKitError, JournalError, RunBusyError
+from executionkit.journal import Journal
+from executionkit.journal.ownership import LEASE, Owner, is_gone, network_mount, this_process
+from executionkit.journal.sqlite import SQLiteStore
+from executionkit.outcome import Outcome
+from tests.doubles import Asked, Model, error_of, reply, result_of
+
+pytestmark = pytest.mark.anyio
+
+ROW = Row(0, 0, "call", (0,), 0, "done", b"f" * 16, Body([Charge()]))
+
+
+async def ask(path: Path, run: str = "a", model: Model | None = None, **settings: Any) -> Outcome[str]:
+    with Journal(path, **settings) as journal:
+        return await consensus(3).run(model or Model(), "question", journal=journal.run(run))
+
+
+def opening(path: Path) -> JournalError:
+    with pytest.raises(JournalError) as caught, Journal(path):
+        pass
+    return caught.value
+
+
+def test_only_its_owner_may_read_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "runs.db"
+    before = os.umask(0)
+    try:
+        with Journal(path) as journal:
+            complete().run_sync(Model(), "question", journal=journal.run("a"))
+            modes = {each.name: stat.S_IMODE(each.stat().st_mode) for each in tmp_path.iterdir()}
+    finally:
+        os.umask(before)
+    assert len(modes) == 3
+    assert set(modes.values()) == {0o600}
+
+
+async def test_prompts_are_kept_only_where_that_is_asked_for(tmp_path: Path) -> None:
+    for prompts in (False, True):
+        path = tmp_path / f"{prompts}.db"
+        with Journal(path, prompts=prompts) as journal:
+            await complete(system="be brief").run(Model(), "a secret plan", journal=journal.run("a"))
+            (row,) = journal.rows("a")
+        assert (b"a secret plan" in path.read_bytes()) is prompts
+        assert ("a secret plan" in str(row.prompt)) is prompts
+
+
+async def test_the_key_is_not_kept(tmp_path: Path) -> None:
+    class Keyed(Model):
+        api_key = Secret("sk-very-secret")
+        base_url = "https://me:sk-very-secret@api.example.com/v1?key=sk-very-secret"
+        model = "m"
+
+    await ask(tmp_path / "runs.db", model=Keyed(), prompts=True)
+    assert b"sk-very-secret" not in (tmp_path / "runs.db").read_bytes()
+    assert b"api.example.com/v1" in (tmp_path / "runs.db").read_bytes()
+
+
+def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "runs.db"
+    path.write_text("not a database, but long enough to be taken for one" * 100)
+    assert "damaged" in str(opening(path))
+    assert path.read_text().startswith("not a database")
+    other = tmp_path / "other.db"
+    with sqlite3.connect(other) as database:
+        database.execute("CREATE TABLE mine (a)")
+    database.close()
+    assert "something else" in str(opening(other))
+
+
+async def test_a_newer_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "runs.db"
+    await ask(path)
+    with sqlite3.connect(path) as database:
+        database.execute("PRAGMA user_version=2")
+    database.close()
+    assert "newer executionkit" in str(opening(path))
+
+
+async def test_a_damaged_file_is_told_and_never_believed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("executionkit.journal.sqlite._PATIENCE", 0.05)
+    path = tmp_path / "runs.db"
+    whole = result_of(await ask(path, model=Model(lambda asked: reply("the answer is forty-two"))))
+    good = path.read_bytes()
+    told = 0
+    for at in range(0, len(good), 211):
+        path.write_bytes(good[:at] + bytes([good[at] ^ 0xFF]) + good[at + 1 :])
+        for beside in ("-wal", "-shm"):
+            (tmp_path / f"runs.db{beside}").unlink(missing_ok=True)
+        try:
+            outcome = await ask(path, model=Model(lambda asked: reply("asked again")))
+        except JournalError:
+            told += 1
+            continue
+        if type(outcome).__name__ == "Failure":
+            assert isinstance(error_of(outcome), JournalError)
+            told += 1
+        else:  # a byte that nobody reads, or the rows were lost: then they are asked again
+            assert result_of(outcome).value in {whole.value, "asked again"}
+    assert told
+
+
+async def test_a_full_disk_is_told_and_nothing_is_sent_that_cannot_be_noted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Small(SQLiteStore):
+        def _prepare(self, power: bool) -> None:
+            super()._prepare(power)
+            self._database.execute("PRAGMA max_page_count=12")
+
+    monkeypatch.setattr("executionkit.journal.sqlite.SQLiteStore", Small)
+    model = Model(lambda asked: reply("x" * 5000))
+    path = tmp_path / "runs.db"
+    with Journal(path) as journal:
+        outcome = await consensus(40, max_concurrency=1).run(model, "question", journal=journal.run("a"))
+        error = error_of(outcome)
+        assert isinstance(error, JournalError)
+        assert "room on the disk" in str(error)
+        assert error.cost.llm_calls == model.calls < 40
+        again = error_of(await complete().run(model, "question", journal=journal.run("b")))
+        assert isinstance(again, JournalError)
+
+
+async def test_an_answer_that_cannot_be_noted_is_handed_over_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Breaking(SQLiteStore):
+        def write(self, rows: Any) -> None:
+            if any(row.state == "done" for _, _, row in rows):
+                raise JournalError("the disk is gone")
+            super().write(rows)
+
+    monkeypatch.setattr("executionkit.journal.sqlite.SQLiteStore", Breaking)
+    with Journal(tmp_path / "runs.db") as journal:
+        result = result_of(await complete().run(Model(), "question", journal=journal.run("a")))
+    assert (result.value, result.metadata["journal_error"]) == ("ok", "the disk is gone")
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anything")
+def test_a_read_only_file_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "runs.db"
+    path.touch(0o400)
+    assert "may this user write" in str(opening(path))
+
+
+def test_a_folder_that_is_not_there_is_told(tmp_path: Path) -> None:
+    assert "No such file" in str(opening(tmp_path / "nowhere" / "runs.db"))
+
+
+def test_a_store_that_turns_read_only_is_told(tmp_path: Path) -> None:
+    store = SQLiteStore(tmp_path / "runs.db")
+    store._database.execute("PRAGMA query_only=1")  # pyright: ignore[reportPrivateUsage]
+    with pytest.raises(JournalError, match="may this user write"):
+        store.open_run("a", this_process())
+    store.close()
+
+
+MOUNTS = """\
+22 28 0:21 / /proc rw,relatime shared:13 - proc proc rw
+28 1 259:1 / / rw,relatime shared:1 - ext4 /dev/root rw
+40 28 0:40 / /home/me rw - nfs4 server:/home rw
+41 40 0:41 / /home/me/local\\040disk rw - xfs /dev/sdb rw
+42 28 0:42 / /mnt rw - fuse.sshfs me@host:/ rw
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        ("/var/runs.db", None),
+        ("/home/me/runs.db", "nfs4"),
+        ("/home/me/local disk/runs.db", None),
+        ("/mnt/deep/er/runs.db", "fuse.sshfs"),
+        ("/mntother/runs.db", None),
+    ],
+)
+def test_network_file_systems_are_known(path: str, kind: str | None) -> None:
+    assert network_mount(Path(path), MOUNTS) == kind
+
+
+def test_a_network_file_system_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def mount(path: Path) -> str:
+        return "nfs4"
+
+    monkeypatch.setattr("executionkit.journal.sqlite.network_mount", mount)
+    assert "network file system (nfs4)" in str(opening(tmp_path / "runs.db"))
+
+
+HELD = """
+import sys
+from executionkit.journal.ownership import this_process
+from executionkit.journal.sqlite import SQLiteStore
+from pathlib import Path
+store = SQLiteStore(Path(sys.argv[1]))
+store.open_run("a", this_process())
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_run_of_another_process_is_busy_until_that_is_gone(tmp_path: Path) -> None:
+    path = tmp_path / "runs.db"
+    with subprocess.Popen(
+        [sys.executable, "-c", HELD, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"held\n"
+        error = error_of(anyio.run(ask, path))
+        assert isinstance(error, RunBusyError)
+        assert str(process.pid) in error.metadata["owner"]
+        process.kill()
+        process.wait()
+    assert result_of(anyio.run(ask, path)).value == "ok"
+
+
+def test_an_owner_elsewhere_is_gone_once_it_is_silent() -> None:
+    here, elsewhere = this_process(), Owner("another machine", 1, "1")
+    assert not is_gone(here, 0.0, 1e9)
+    assert not is_gone(elsewhere, 100.0, 100.0 + LEASE)
+    assert not is_gone(elsewhere, 100.0, 50.0), "a clock that goes back takes nobody's run away"
+    assert is_gone(elsewhere, 100.0, 101.0 + LEASE)
+    assert is_gone(replace(here, started="long ago"), 0.0, 0.0), "the number belongs to another process now"
+
+
+def test_who_was_taken_over_writes_no_more(tmp_path: Path) -> None:
+    now = [100.0]
+    store = SQLiteStore(tmp_path / "runs.db", clock=lambda: now[0])
+    first = store.open_run("a", Owner("elsewhere", 1, "1"))
+    now[0] += LEASE + 1
+    second = store.open_run("a", this_process())
+    with pytest.raises(RunBusyError, match="taken the run over"):
+        store.write([(first.info.number, first.token, ROW)])
+    store.write([(second.info.number, second.token, ROW)])
+    assert len([*store.rows(second.info.number)]) == 1
+    store.close()
+
+
+def test_a_lease_is_renewed(tmp_path: Path) -> None:
+    now = [100.0]
+    store = SQLiteStore(tmp_path / "runs.db", clock=lambda: now[0])
+    opened = store.open_run("a", Owner("elsewhere", 1, "1"))
+    now[0] += LEASE
+    store.renew([opened.token])
+    now[0] += LEASE
+    with pytest.raises(RunBusyError):
+        store.open_run("a", this_process())
+    store.close()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_forked_process_is_told(tmp_path: Path) -> None:
+    script = f"""
+import os, sys, warnings
+warnings.simplefilter("ignore")
+from executionkit import complete, ScriptedProvider
+from executionkit.journal import Journal
+with Journal({str(tmp_path / "runs.db")!r}) as journal:
+    if os.fork() == 0:
+        outcome = complete().run_sync(ScriptedProvider(["a"]), "question", journal=journal.run("a"))
+        os.write(1, str(outcome.failure()).encode())
+        os._exit(0)
+    os.wait()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert "before this process was forked" in done.stdout
+
+
+async def test_a_journal_that_is_closed_meanwhile_is_told(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "runs.db")
+
+    def answer(asked: Asked) -> object:
+        if asked.number == 2:
+            journal.__exit__(None, None, None)
+        return reply()
+
+    with journal:
+        outcome = await consensus(3, max_concurrency=1).run(Model(answer), "q", journal=journal.run("a"))
+        error = error_of(outcome)
+        assert isinstance(error, JournalError)
+        assert "closed" in str(error)
+        assert error.cost.llm_calls == 2
+
+
+async def test_several_runs_share_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "runs.db"
+    for name in ("a", "b"):
+        await ask(path, name, Model(lambda asked, name=name: reply(name)))  # type: ignore[misc]
+    with Journal(path) as journal:
+        assert [(info.name, info.ended, info.lives) for info in journal.runs()] == [
+            ("a", "answered", 1),
+            ("b", "answered", 1),
+        ]
+        with pytest.raises(JournalError, match="open already"):
+            journal.__enter__()
+        with pytest.raises(JournalError, match="no run 'c'"):
+            journal.rows("c")
+
+
+async def test_the_file_is_hardly_larger_than_the_answers(tmp_path: Path) -> None:
+    path, rows, size = tmp_path / "runs.db", 400, 900
+    model = Model(lambda asked: reply(f"{asked.number} " + "word " * (size // 5)))
+    with Journal(path) as journal:
+        stage = complete().each(max_concurrency=50)
+        await stage.run(model, ["question"] * rows, journal=journal.run("a"))
+    answers = sum(len(f"{at} " + "word " * (size // 5)) for at in range(1, rows + 1))
+    assert path.stat().st_size <= 1.3 * answers + 300 * rows + 50_000
+
+
+MISUSES: dict[str, Callable[[Path], object]] = {
+    "prompts": lambda path: Journal(path, prompts="yes"),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    "power": lambda path: Journal(path, power=1),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    "most_bytes": lambda path: Journal(path, most_bytes=0),
+}
+
+
+@pytest.mark.parametrize("name", MISUSES)
+def test_settings_are_checked(name: str, tmp_path: Path) -> None:
+    with pytest.raises((TypeError, ValueError), match=name):
+        MISUSES[name](tmp_path / "runs.db")
+
+
+def test_errors_are_values() -> None:
+    error = RunBusyError("busy", metadata={"owner": "process 1"})
+    assert ExecutionKitError.from_dict(error.to_dict()) == error
