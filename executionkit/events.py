@@ -7,7 +7,7 @@ run. `error` names an error's class.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, Final, Generic, Literal, TypeAlias, TypeVar, cast
+from typing import Any, Final, Generic, Literal, Protocol, TypeAlias, TypeVar, cast, runtime_checkable
 
 import msgspec
 
@@ -22,6 +22,7 @@ __all__ = [
     "CallStarted",
     "DeltaKind",
     "Element",
+    "Evaluated",
     "Event",
     "EventBase",
     "ItemFinished",
@@ -37,6 +38,7 @@ __all__ = [
     "ToolFinished",
     "ToolStarted",
     "Trace",
+    "TracingContext",
     "VoidReason",
     "WaitFinished",
     "WaitReason",
@@ -119,9 +121,11 @@ class StageStarted(EventBase, frozen=True, kw_only=True):
 
     Args:
         stage: Its name.
+        kind: What it is, whatever it is called: the name of its class.
     """
 
     stage: str
+    kind: str = ""
 
 
 class StageFinished(EventBase, frozen=True, kw_only=True):
@@ -132,7 +136,9 @@ class StageFinished(EventBase, frozen=True, kw_only=True):
         duration: Seconds it took.
         cost: What it spent, the stages below it included.
         score: The score of its result, where it has one.
-        error: The class of its error, None where it answered.
+        error: The class of its error, `"Cancelled"` where it was cancelled, None where it answered.
+        figures: The counts and measures of a pattern, by their keys in the metadata: `rounds`,
+            `agreement_ratio`, ...; also of a failure, as far as it got.
     """
 
     stage: str
@@ -140,6 +146,7 @@ class StageFinished(EventBase, frozen=True, kw_only=True):
     cost: TokenUsage = NO_USAGE
     score: float | None = None
     error: str | None = None
+    figures: dict[str, float | int | bool] = {}
 
 
 class ItemStarted(EventBase, frozen=True, kw_only=True):
@@ -191,19 +198,32 @@ class CallStarted(EventBase, frozen=True, kw_only=True):
         ordinal: How many calls came before it at this path.
         model: The model asked, where the provider names it.
         server: The host asked, where the provider names it.
+        port: The port asked, where the provider names its address.
         provider: The class of the provider asked.
         max_tokens: Output tokens asked for; None where nobody set a bound.
         choices: Answers asked for at once.
+        temperature: Sampling temperature; None where it is left to the provider.
+        settings: Further settings of the request, of those that are numbers or words of an API and no
+            content: `top_p`, `seed`, `reasoning_effort`, ...
+        has_form: Whether the answer is to have a form, as JSON.
+        is_streamed: Whether it is asked for in pieces.
         prompt: Its messages as JSON, where content was asked for.
+        tools: The tools the model may call, as JSON, where content was asked for.
     """
 
     ordinal: int
     model: str | None = None
     server: str | None = None
+    port: int | None = None
     provider: str | None = None
     max_tokens: int | None = None
     choices: int = 1
+    temperature: float | None = None
+    settings: dict[str, float | int | str] = {}
+    has_form: bool = False
+    is_streamed: bool = False
     prompt: str | None = None
+    tools: str | None = None
 
 
 class CallFinished(EventBase, frozen=True, kw_only=True):
@@ -215,8 +235,16 @@ class CallFinished(EventBase, frozen=True, kw_only=True):
         duration: Seconds it took, waits included.
         cost: What its attempts are charged.
         finish_reason: Why the model stopped, where it answered.
-        error: The class of its error, None where it answered.
+        finish_reasons: The same for each of several answers to one request.
+        response_id: What the server calls the answer, where it says so.
+        response_model: The model that answered, as the server names it.
+        first_piece: Seconds from sending the attempt that answered to the first piece of its text, where it
+            came in pieces.
+        is_estimated: Whether the tokens of an attempt are those reserved, for the server gave no figure.
+        is_replayed: Whether the answer is one of an earlier run, for which nothing was sent.
+        error: The class of its error, `"Cancelled"` where it was cancelled, None where it answered.
         text: The answer, where content was asked for.
+        tool_calls: The tools that the model calls, as JSON, where content was asked for.
     """
 
     ordinal: int
@@ -224,8 +252,15 @@ class CallFinished(EventBase, frozen=True, kw_only=True):
     duration: float
     cost: TokenUsage = NO_USAGE
     finish_reason: str | None = None
+    finish_reasons: tuple[str, ...] = ()
+    response_id: str | None = None
+    response_model: str | None = None
+    first_piece: float | None = None
+    is_estimated: bool = False
+    is_replayed: bool = False
     error: str | None = None
     text: str | None = None
+    tool_calls: str | None = None
 
 
 class AttemptStarted(EventBase, frozen=True, kw_only=True):
@@ -236,6 +271,7 @@ class AttemptStarted(EventBase, frozen=True, kw_only=True):
         max_tokens: Output tokens granted; None where nobody set a bound.
         model: The model asked, where the provider names it.
         server: The host asked, where the provider names it.
+        port: The port asked, where the provider names its address.
         provider: The class of the provider asked.
     """
 
@@ -243,6 +279,7 @@ class AttemptStarted(EventBase, frozen=True, kw_only=True):
     max_tokens: int | None = None
     model: str | None = None
     server: str | None = None
+    port: int | None = None
     provider: str | None = None
 
 
@@ -254,9 +291,9 @@ class AttemptFinished(EventBase, frozen=True, kw_only=True):
         duration: Seconds it took.
         cost: What it is charged; nothing where another call carried it.
         finish_reason: Why the model stopped, where it answered.
-        error: The class of its error, None where it answered.
-        status: The HTTP status of a failure, where there was one.
-        request_id: What the server calls the request, where it says so in a failure.
+        error: The class of its error, `"Cancelled"` where it was cancelled, None where it answered.
+        status: The HTTP status, where there was one.
+        request_id: What the server calls the request, where it says so.
         learned: What its refusal taught of the server: the fields of its dialect that changed.
     """
 
@@ -381,10 +418,14 @@ class ToolStarted(EventBase, frozen=True, kw_only=True):
 
     Args:
         tool: Its name.
+        call_id: What the model's request to call it is known by.
+        description: What the model is told of it; None where there is no tool of that name.
         arguments: Its arguments as JSON, where content was asked for.
     """
 
     tool: str
+    call_id: str = ""
+    description: str | None = None
     arguments: str | None = None
 
 
@@ -403,6 +444,22 @@ class ToolFinished(EventBase, frozen=True, kw_only=True):
     duration: float
     error: str | None = None
     text: str | None = None
+
+
+class Evaluated(EventBase, frozen=True, kw_only=True):
+    """A draft has a score.
+
+    Args:
+        evaluator: Who gave it: `"judge"` for the built-in one, else the name of the function.
+        score: From 0 to 1.
+        iteration: Which draft it is, from 0.
+        critique: What would make the draft better, where content was asked for.
+    """
+
+    evaluator: str
+    score: float
+    iteration: int
+    critique: str | None = None
 
 
 Event: TypeAlias = (
@@ -424,6 +481,7 @@ Event: TypeAlias = (
     | Element
     | ToolStarted
     | ToolFinished
+    | Evaluated
 )
 """Any record; `match` over it is exhaustive."""
 
@@ -458,6 +516,27 @@ Trace: TypeAlias = Callable[[Event], None]
 """Receives the records of a run, in order. One that raises is logged once and not called again."""
 
 
+@runtime_checkable
+class TracingContext(Protocol):
+    """A trace that wants stages, calls, tools and inputs of `each` to run in a context of its own making.
+
+    It may also have an attribute `wants_content` that is True: then it is handed texts, as `with_content` has
+    it; and one `is_idle` that is True where nobody would hear of a run that begins: then it is left out.
+    """
+
+    def __call__(self, event: Event) -> None:
+        """Take note of an event."""
+        ...
+
+    def enter(self, run: str, id: int) -> Callable[[], None] | None:  # noqa: A002 - as in the records
+        """Set context variables for what has just started, and return what sets them back.
+
+        Called in the task that does the work, right after the record of its start; what is returned is called
+        in the same task at its end. None where there is nothing to set.
+        """
+        ...
+
+
 class WithContent(msgspec.Struct, frozen=True):
     """A trace that also wants prompts, answers and arguments.
 
@@ -477,21 +556,22 @@ def with_content(trace: Trace) -> WithContent:
     return WithContent(trace)
 
 
-_TEXTS: Final[dict[type[EventBase], str]] = {
-    CallStarted: "prompt",
-    CallFinished: "text",
-    ToolStarted: "arguments",
-    ToolFinished: "text",
+_TEXTS: Final[dict[type[EventBase], dict[str, None]]] = {
+    CallStarted: {"prompt": None, "tools": None},
+    CallFinished: {"text": None, "tool_calls": None},
+    ToolStarted: {"arguments": None},
+    ToolFinished: {"text": None},
+    Evaluated: {"critique": None},
 }
 
 
 def without_content(event: Event) -> Event | None:
     """Return a record without the texts in it; None where it is nothing but text.
 
-    >>> without_content(ToolStarted(run="a1", id=2, tool="pay", arguments='{"amount":4}'))
-    ToolStarted(run='a1', id=2, parent=None, path=(), at=0.0, tool='pay', arguments=None)
+    >>> without_content(ToolStarted(run="a1", id=2, tool="pay", arguments='{"amount":4}')).arguments is None
+    True
     """
     if isinstance(event, TextDelta | TextVoided | PartialValue | Element):
         return None
-    text = _TEXTS.get(type(event))
-    return event if text is None else cast("Event", msgspec.structs.replace(event, **{text: None}))
+    texts = _TEXTS.get(type(event))
+    return event if texts is None else cast("Event", msgspec.structs.replace(event, **texts))

@@ -33,6 +33,7 @@ __all__ = [
     "ToolSpec",
     "checked_provider",
     "checked_response",
+    "finish_reasons_in",
     "opening",
     "shown_in",
     "supports_tools",
@@ -120,6 +121,10 @@ class LLMResponse(msgspec.Struct, frozen=True):
             they are sent back with the message where the conversation goes on.
         reasoning: What the model thought, where the server tells: it does not vote, and is read neither as
             JSON nor as a score.
+        id: What the server calls the answer; empty where it does not say.
+        model: The model that answered, as the server names it; empty where it does not say.
+        request_id: What the server calls the request, as its headers say; empty where they do not.
+        status: The HTTP status that it came with; None where it came in another way.
     """
 
     content: str
@@ -129,6 +134,10 @@ class LLMResponse(msgspec.Struct, frozen=True):
     raw: object = None
     extra: Mapping[str, Any] = _EMPTY
     reasoning: str = ""
+    id: str = ""
+    model: str = ""
+    request_id: str = ""
+    status: int | None = None
 
     def __post_init__(self) -> None:
         _freeze(self, "usage", self.usage)
@@ -332,6 +341,17 @@ def shown_in(response: LLMResponse) -> tuple[Shown, ...]:
     says_something = bool(response.content or response.tool_calls or response.reasoning)
     first, raw = Shown(says_something, response.was_truncated), response.raw
     return (first, *_shown_beside(cast("dict[str, object]", raw))) if isinstance(raw, dict) else (first,)
+
+
+def finish_reasons_in(response: LLMResponse) -> tuple[str, ...]:
+    """Return why the model stopped, for each answer of a completion."""
+    raw: object = response.raw
+    choices = cast("dict[str, object]", raw).get("choices") if isinstance(raw, dict) else None
+    reasons: list[str] = [response.finish_reason]
+    for choice in cast("list[object]", choices)[1:] if isinstance(choices, list) else ():
+        given = cast("dict[str, object]", choice) if isinstance(choice, dict) else {}
+        reasons.append(str(given.get("finish_reason") or "unknown"))
+    return tuple(reasons)
 
 
 def _shown_beside(raw: Mapping[str, object]) -> Iterator[Shown]:

@@ -117,6 +117,19 @@ class Stage(
         """What traces and messages call this stage."""
         return type(self).__name__
 
+    @property
+    def kind(self) -> str:
+        """What this stage is, whatever it is called: the name of its class."""
+        return type(self).__name__
+
+    @property
+    def figures(self) -> tuple[str, ...]:
+        """The keys of its results' metadata that hold counts and measures: a trace is told them.
+
+        A pattern names those that show nothing of prompts and answers; by default there are none.
+        """
+        return ()
+
     def parts(self) -> "dict[str, Stage[Any, Any]]":
         """Return the stages within this one by name: a field that holds one, or `field.0`, `field.1`, ...
 
@@ -237,7 +250,7 @@ class Stage(
         *,
         max_cost: TokenUsage | None = None,
         retry: RetryConfig | None = None,
-        trace: Trace | None = None,
+        trace: Trace | tuple[Trace, ...] | None = None,
         deadline: float | None = None,
         journal: RunJournal | None = None,
     ) -> Outcome[Out_co]:
@@ -248,7 +261,7 @@ class Stage(
             value: The input, a prompt for most stages.
             max_cost: The budget of the whole run; 0 in a field means no limit there.
             retry: How transient failures are retried; `DEFAULT_RETRY` if None.
-            trace: Receives a record of each run, stage, call, retry and tool.
+            trace: Receives a record of each run, stage, call, retry and tool; a tuple for several.
             deadline: Seconds the whole run may take, waits included.
             journal: The journal of this run, `Journal.run(run_id)`: what an earlier life of it paid for is
                 not paid again. `replayed` (TokenUsage) in the metadata is what this life did not pay,
@@ -283,7 +296,7 @@ class Stage(
         *,
         max_cost: TokenUsage | None = None,
         retry: RetryConfig | None = None,
-        trace: Trace | None = None,
+        trace: Trace | tuple[Trace, ...] | None = None,
         deadline: float | None = None,
         journal: RunJournal | None = None,
     ) -> Outcome[Out_co]:
@@ -315,7 +328,7 @@ class Stage(
         *,
         max_cost: TokenUsage | None = None,
         retry: RetryConfig | None = None,
-        trace: Trace | None = None,
+        trace: Trace | tuple[Trace, ...] | None = None,
         deadline: float | None = None,
         journal: RunJournal | None = None,
         ahead: float = AHEAD,
@@ -364,7 +377,7 @@ class Stage(
         *,
         max_cost: TokenUsage | None = None,
         retry: RetryConfig | None = None,
-        trace: Trace | None = None,
+        trace: Trace | tuple[Trace, ...] | None = None,
         deadline: float | None = None,
         journal: RunJournal | None = None,
         ahead: float = AHEAD,
@@ -888,6 +901,16 @@ class Named(Stage[A, B], frozen=True):
     @override
     def name(self) -> str:
         return self.label
+
+    @property
+    @override
+    def kind(self) -> str:
+        return self.stage.kind
+
+    @property
+    @override
+    def figures(self) -> tuple[str, ...]:
+        return self.stage.figures
 
     @override
     def sketch(self) -> Sketch:

@@ -76,7 +76,7 @@ class Streaming(Generic[Out_co]):
         *,
         max_cost: TokenUsage | None = None,
         retry: RetryConfig | None = None,
-        trace: Trace | None = None,
+        trace: Trace | tuple[Trace, ...] | None = None,
         deadline: float | None = None,
         journal: RunJournal | None = None,
         ahead: float = AHEAD,

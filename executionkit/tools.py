@@ -129,7 +129,7 @@ class Tool(msgspec.Struct, frozen=True, dict=True):
     def may_repeat(self) -> bool:
         """Whether a call may be made again where nobody knows whether it was made."""
         execute = self._typed
-        is_keyed = isinstance(execute, _Function) and execute.signature.keyed is not None
+        is_keyed = isinstance(execute, ToolFunction) and execute.signature.keyed is not None
         return self.effects != "once" or is_keyed
 
     def prepare(self, arguments: Mapping[str, Any]) -> Mapping[str, Any] | Rejected:

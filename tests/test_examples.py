@@ -80,6 +80,12 @@ SHOWN = {
         "stage's ceiling: 'Paris', 3 calls",
     ],
     "fallback": ["billing, 5 calls", "after ConsensusFailedError", "after PermanentError: the model is gone"],
+    "otel_trace": [
+        "invoke_workflow Pipeline (INTERNAL, UNSET)\n",
+        "            * executionkit.wait reason=back_off\n",
+        "        execute_tool balance (INTERNAL, UNSET)\n",
+        "            * executionkit.attempt attempt=1 finish_reason=stop request_id=req_9\n",
+    ],
     "evaluator": [
         "by rule: Your refund arrives on Monday. (0.4, 1.0), 2 calls",
         "by asking: Thank you for your patience. (0.0, 1.0), 4 calls",

@@ -14,13 +14,15 @@ from executionkit.core.convergence import Convergence, Refinement
 from executionkit.core.encoding import json_text
 from executionkit.core.facade import makes_stage
 from executionkit.core.judging import improvement_prompt, judge_prompt, parse_rating, why_no_verdict
+from executionkit.core.keywords import function_name
 from executionkit.core.refusals import noted_refusal
 from executionkit.core.schema.answer import AnswerType, answer_type, asking
 from executionkit.errors import EvaluationError, wrapping
+from executionkit.events import Evaluated
 from executionkit.outcome import PatternResult
 from executionkit.provider import DEFAULT_MAX_TOKENS, LLMProvider, opening, user
 from executionkit.runtime.answers import TypedAnswers, typed_reach
-from executionkit.runtime.context import Context, aside
+from executionkit.runtime.context import Context, aside, stage_span
 from executionkit.runtime.given import PROMPT_FRAME, size_of, told
 from executionkit.runtime.timeouts import finish_within
 from executionkit.stage import Stage
@@ -121,6 +123,11 @@ class Refine(Stage[A, T], Generic[A, T], frozen=True):
         if self.system is not None and self.draft is not None and self.improve is not None:
             raise ValueError("draft and improve have words of their own: set system there")
 
+    @property
+    @override
+    def figures(self) -> tuple[str, ...]:
+        return ("iterations", "converged")
+
     @override
     async def perform(self, value: A, context: Context) -> PatternResult[T]:
         rule = Convergence(self.target_score, self.patience, self.delta_threshold)
@@ -130,6 +137,7 @@ class Refine(Stage[A, T], Generic[A, T], frozen=True):
         while True:
             drafted = await self._next(value, state, context)
             found = await self._evaluate(value, drafted.value, context)
+            self._tell(found, len(state.history), context)
             state = state.judged(drafted.value, found.score, found.critique, rule, drafted.refusal)
             if state.has_converged(rule) or state.iterations >= self.max_iterations:
                 break
@@ -210,6 +218,19 @@ class Refine(Stage[A, T], Generic[A, T], frozen=True):
             else:
                 found = cast("_Plain[T]", self.evaluator)(draft)
             return _checked(await _ended(found) if inspect.isawaitable(found) else found)
+
+    def _tell(self, found: Evaluation, iteration: int, context: Context) -> None:
+        span = stage_span(context)
+        if span is not None:
+            evaluator = "judge" if self.evaluator is None else function_name(self.evaluator)
+            critique = found.critique if span.content else None
+            span.send(
+                Evaluated,
+                evaluator=evaluator,
+                score=found.score,
+                iteration=iteration,
+                critique=critique or None,
+            )
 
     async def _judge(self, task: A, draft: T, context: Context) -> Evaluation:
         if not isinstance(draft, str):

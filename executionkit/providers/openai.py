@@ -23,7 +23,7 @@ from executionkit.core.retry_quota import RetryQuota
 from executionkit.errors import LLMError, PermanentError
 from executionkit.prices import Price, Prices
 from executionkit.provider import DEFAULT_MAX_TOKENS, LLMResponse, Message, ToolSpec
-from executionkit.providers.chat.failures import broken_exchange, refused, timed_out, unusable
+from executionkit.providers.chat.failures import broken_exchange, headed, refused, timed_out, unusable
 from executionkit.providers.chat.redaction import Redactor
 from executionkit.providers.chat.servers import dialect_for, server_for
 from executionkit.providers.chat.streaming import Stream
@@ -112,6 +112,11 @@ class Remote(_Endpoint, frozen=True, kw_only=True, dict=True, weakref=True):
     def server(self) -> str:
         """The host, and the port where it is not the usual one."""
         return self._address.authority
+
+    @property
+    def port(self) -> int:
+        """The port, the usual one included."""
+        return self._address.port
 
     @property
     def supports_tools(self) -> Literal[True]:
@@ -431,7 +436,7 @@ async def _read_answer(exchange: Exchange, redactor: Redactor, written: Format) 
     answer = written.decode(await read_body(exchange), redactor)
     if isinstance(answer, Unusable):
         raise unusable(head, answer, redactor)
-    return answer
+    return headed(answer, head, redactor)
 
 
 _parsed = lru_cache(maxsize=256)(parse_address)

@@ -29,7 +29,7 @@ __all__ = ["Cooldown", "Member", "Pool"]
 
 _OF_THE_ACCOUNT: Final = frozenset({401, 402, 403})
 _PASSED_ON: Final = frozenset(
-    {"model", "server", "known_dialect", "response_formats", "retry", "retry_quota", "price"}
+    {"model", "server", "port", "known_dialect", "response_formats", "retry", "retry_quota", "price"}
 )
 
 

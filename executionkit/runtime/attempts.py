@@ -1,5 +1,6 @@
 """One attempt at a completion: in one piece, or streamed where that was asked for and the provider can."""
 
+import time
 from typing import Any, Final, Protocol
 
 from executionkit.core.content import ThoughtFilter
@@ -40,9 +41,10 @@ class Attempt:
 
     Attributes:
         has_delivered: Whether it has received any text.
+        first_at: When the first piece came in, as `time.perf_counter` counts; None where none has.
     """
 
-    __slots__ = ("_backlog", "_deliver", "_pieces", "_provider", "has_delivered")
+    __slots__ = ("_backlog", "_deliver", "_pieces", "_provider", "first_at", "has_delivered")
 
     def __init__(
         self, provider: LLMProvider, deliver: Deliver | None = None, backlog: Backlog | None = None
@@ -52,6 +54,7 @@ class Attempt:
         self._backlog = backlog
         self._pieces: Pieces | None = None
         self.has_delivered: bool = False
+        self.first_at: float | None = None
 
     @property
     def billed(self) -> TokenUsage:
@@ -91,6 +94,8 @@ class Attempt:
             async for piece in pieces:
                 if backlog is not None and backlog.is_full:
                     await backlog.room()
+                if self.first_at is None:
+                    self.first_at = time.perf_counter()
                 self._hand_out(piece, deliver, thoughts)
         reasoning, text = thoughts.flush()
         if reasoning:

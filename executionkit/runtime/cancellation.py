@@ -19,6 +19,7 @@ __all__ = [
     "is_cancellation",
     "is_cancelled",
     "let_interrupts_wait",
+    "name_of_end",
     "stop_if_cancelled",
     "taken_as",
 ]
@@ -126,6 +127,11 @@ def is_cancellation(raised: object) -> bool:
     return isinstance(raised, asyncio.CancelledError) or (
         trio is not None and isinstance(raised, cast("type[BaseException]", trio.Cancelled))
     )
+
+
+def name_of_end(ended: BaseException) -> str:
+    """Name what ended a piece of work; cancellation has another class on each event loop."""
+    return "Cancelled" if is_cancellation(ended) else type(ended).__name__
 
 
 def taken_as(raised: BaseException) -> BaseException:

@@ -5,7 +5,7 @@ This is the one loop of attempts in the package, with the one memory of what a s
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import anyio
 import msgspec
@@ -42,14 +42,15 @@ from executionkit.events import (
     WaitFinished,
     WaitStarted,
 )
-from executionkit.provider import LLMResponse
+from executionkit.provider import LLMResponse, finish_reasons_in
 from executionkit.retry import RetryConfig, retry_delay
 from executionkit.runtime.attempts import Attempt
-from executionkit.runtime.cancellation import cancellations, stop_if_cancelled, taken_as
-from executionkit.runtime.dialects import Endpoint, Memory, endpoint_of, learned_from, lesson_of
-from executionkit.runtime.frame import Frame, attribute
+from executionkit.runtime.cancellation import cancellations, name_of_end, stop_if_cancelled, taken_as
+from executionkit.runtime.dialects import Endpoint, endpoint_of, learned_from, lesson_of
+from executionkit.runtime.frame import Frame, attribute, method
 from executionkit.runtime.journaling import Entry, Recorder
 from executionkit.runtime.ledger import Account, Payers, Reservation, reserve, try_to_reserve
+from executionkit.runtime.logs import log_failover, log_lesson, log_retry, log_wait
 from executionkit.runtime.open_call import OpenCall, call_under_way
 from executionkit.runtime.tracing import Span
 
@@ -95,6 +96,7 @@ class Completion:
         "_cost",
         "_dialect",
         "_entry",
+        "_first_piece",
         "_frame",
         "_has_delivered",
         "_has_learned",
@@ -102,6 +104,7 @@ class Completion:
         "_has_said",
         "_is_answer",
         "_is_carried",
+        "_is_estimated",
         "_is_final",
         "_lessons",
         "_on_text",
@@ -148,6 +151,8 @@ class Completion:
         self._is_carried = False
         self._is_final = False
         self._entry: Entry | None = None
+        self._is_estimated = False
+        self._first_piece: float | None = None
 
     async def answer(self) -> Completed:
         """Return the first answer.
@@ -231,11 +236,15 @@ class Completion:
     async def _traced(self, span: Span) -> Completed:
         self._send_started(span)
         recorder = self._frame.settings.recorder
+        leave = span.enter()
         try:
             answered = await (self._ask() if recorder is None else self._journaled(recorder))
         except BaseException as error:
-            self._send_finished(span, None, type(error).__name__)
+            self._send_finished(span, None, name_of_end(error))
             raise
+        finally:
+            if leave is not None:
+                leave()
         self._send_finished(span, answered.response, None)
         return answered
 
@@ -324,6 +333,7 @@ class Completion:
     async def _pause(self, member: Endpoint, failure: ExecutionKitError) -> Dialect | None:
         """Wait before a retry, unless another member of a pool makes it; return how to ask, if otherwise."""
         if self._moves_on(member, failure):
+            log_failover((self._path, self._ordinal), self._attempts, member, failure)
             return None
         await self._back_off(member, failure)
         if self._request.n > 1 and not member.memory.has_proven_n and "status" in failure.metadata:
@@ -364,6 +374,8 @@ class Completion:
         Raises:
             BudgetExhaustedError: They will not make enough.
         """
+        if not isinstance(first, Refused):
+            log_wait((self._path, self._ordinal), "budget")
         wait = None if self._span is None or isinstance(first, Refused) else self._span.below()
         if wait is not None:
             wait.send(WaitStarted, reason="budget")
@@ -398,7 +410,7 @@ class Completion:
             if isinstance(error, Exception):
                 failure = _placed(_as_failure(error, self._retry(member), attempt), member)
                 self._has_delivered = attempt.has_delivered
-                learned = self._learn(member.memory, failure)
+                learned = self._learn(member, failure)
                 reservation.abandon(attribute(failure, "cost"))
                 self._note_paid(reservation, {name: getattr(member.memory.dialect, name) for name in learned})
                 self._void()
@@ -409,7 +421,7 @@ class Completion:
             self._note_paid(reservation)
             self._keep(None)
             self._void()
-            self._settled(span, reservation, error=type(error).__name__)
+            self._settled(span, reservation, error=name_of_end(error))
             if error is raised:
                 raise
             raise error from None
@@ -423,7 +435,8 @@ class Completion:
             self._void()  # thoughts were found in it that nobody could know for such before its end
             self._deliver(response.content, whole=True)
         if span is not None:
-            self._settled(span, reservation, finish_reason=response.finish_reason)
+            self._first_piece = span.seconds_to(attempt.first_at)
+            self._settled(span, reservation, response=response)
         return response
 
     async def _note_sent(self, entry: Entry, reservation: Reservation) -> None:
@@ -479,7 +492,7 @@ class Completion:
             self._has_said = False
             self._texts.clear()
 
-    def _learn(self, memory: Memory, failure: ExecutionKitError) -> tuple[str, ...]:
+    def _learn(self, member: Endpoint, failure: ExecutionKitError) -> tuple[str, ...]:
         """Learn from a refusal that names a field: once a field, twice for the form. Return what changed."""
         refusal = _refusal_in(failure)
         learned = None if refusal is None else learn(self._dialect, self._request, refusal)
@@ -488,10 +501,12 @@ class Completion:
         lesson = lesson_of(self._dialect, learned)
         if any(self._lessons.count(name) > (name == _FORM) for name in lesson):
             return ()  # it refuses what it was refused for before: nothing follows from that
-        memory.learn(lesson)
+        member.memory.learn(lesson)
         self._lessons.extend(lesson)
         self._has_learned = True
-        return tuple(lesson)
+        learned_fields = tuple(lesson)
+        log_lesson((self._path, self._ordinal), self._attempts, member, failure, learned_fields)
+        return learned_fields
 
     async def _back_off(self, member: Endpoint, failure: ExecutionKitError) -> None:
         delay = retry_delay(self._retry(member), self._retries, failure)
@@ -499,6 +514,7 @@ class Completion:
         if delay is None or self._is_carried or is_too_late or not _may_retry(member, failure):
             self._is_final = not is_too_late
             raise failure.stamped(failure.cost, {"attempts": self._attempts})
+        log_retry((self._path, self._ordinal), self._attempts, member, failure, delay)
         if self._span is None:
             return await anyio.sleep(delay)
         wait = self._span.below()
@@ -518,16 +534,22 @@ class Completion:
         return ends_at is not None and anyio.current_time() + delay >= ends_at
 
     def _send_started(self, span: Span) -> None:
-        endpoint = endpoint_of(self._frame.provider, self._frame.account)
+        endpoint, request = endpoint_of(self._frame.provider, self._frame.account), self._request
         span.send(
             CallStarted,
             ordinal=self._ordinal,
             model=endpoint.model,
             server=endpoint.server,
+            port=endpoint.port,
             provider=endpoint.kind,
-            max_tokens=self._request.max_tokens,
-            choices=self._request.n,
-            prompt=json_text(self._request.messages) if span.content else None,
+            max_tokens=request.max_tokens,
+            choices=request.n,
+            temperature=_number(request.temperature),
+            settings=_settings(request.options) if request.options else {},
+            has_form=request.form is not None,
+            is_streamed=self._stream and method(self._frame.provider, "stream") is not None,
+            prompt=json_text(request.messages) if span.content else None,
+            tools=json_text(request.tools) if span.content and request.tools else None,
         )
 
     def _send_finished(self, span: Span, response: LLMResponse | None, error: str | None) -> None:
@@ -537,10 +559,27 @@ class Completion:
             attempts=self._attempts,
             duration=span.duration,
             cost=self._cost,
-            finish_reason=None if response is None else response.finish_reason,
+            is_estimated=self._is_estimated,
             error=error,
-            text=response.content if response is not None and span.content else None,
+            **({} if response is None else self._told(span, response)),
         )
+
+    def _told(self, span: Span, response: LLMResponse) -> dict[str, object]:
+        """Return what the end of a call tells of its answer."""
+        told: dict[str, object] = {
+            "finish_reason": response.finish_reason,
+            "response_id": _text(response.id),
+            "response_model": _text(response.model),
+            "first_piece": self._first_piece,
+        }
+        if self._request.n > 1:
+            told["finish_reasons"] = finish_reasons_in(response)
+        else:
+            told["finish_reasons"] = (response.finish_reason,)
+        if span.content:
+            told["text"] = response.content
+            told["tool_calls"] = json_text(response.tool_calls) if response.tool_calls else None
+        return told
 
     def _send_attempt(self, span: Span, member: Endpoint, reservation: Reservation) -> Span:
         span.send(
@@ -549,6 +588,7 @@ class Completion:
             max_tokens=reservation.max_tokens,
             model=member.model,
             server=member.server,
+            port=member.port,
             provider=member.kind,
         )
         return span
@@ -558,7 +598,7 @@ class Completion:
         span: Span | None,
         reservation: Reservation,
         *,
-        finish_reason: str | None = None,
+        response: LLMResponse | None = None,
         error: str | None = None,
         failure: ExecutionKitError | None = None,
         learned: tuple[str, ...] = (),
@@ -567,14 +607,19 @@ class Completion:
             return
         cost = reservation.charged
         self._cost += cost
-        said: Mapping[str, object] = {} if failure is None else failure.metadata
-        status, request_id = said.get("status"), said.get("request_id")
+        self._is_estimated |= reservation.is_estimated
+        status: object = None
+        request_id: object = None
+        if response is not None:
+            status, request_id = response.status, response.request_id or None
+        elif failure is not None:
+            status, request_id = failure.metadata.get("status"), failure.metadata.get("request_id")
         span.send(
             AttemptFinished,
             attempt=self._attempts,
             duration=span.duration,
             cost=cost,
-            finish_reason=finish_reason,
+            finish_reason=None if response is None else response.finish_reason,
             error=error if failure is None else type(failure).__name__,
             status=status if isinstance(status, int) else None,
             request_id=request_id if isinstance(request_id, str) else None,
@@ -604,6 +649,30 @@ def out_of_budget(refused: Refused) -> BudgetExhaustedError:
         f"{owner.described} does not allow another call: {refused.reason}; {call}{refused.remedy}",
         metadata=noted,
     )
+
+
+_SETTINGS: Final = ("top_p", "top_k", "seed", "frequency_penalty", "presence_penalty", "reasoning_effort")
+"""What a trace is told of a request's further fields: numbers and words of an API, never content."""
+
+
+def _settings(options: Mapping[str, object]) -> dict[str, float | int | str]:
+    told = {name: options.get(name) for name in _SETTINGS}
+    return {
+        name: value[:_A_WORD] if isinstance(value, str) else value
+        for name, value in told.items()
+        if isinstance(value, str | int | float) and not isinstance(value, bool)
+    }
+
+
+_A_WORD: Final = 40
+
+
+def _number(value: object) -> float | None:
+    return value if isinstance(value, int | float) else None
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) and value else None
 
 
 def _refusal_in(failure: ExecutionKitError) -> Refusal | None:

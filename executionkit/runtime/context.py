@@ -22,12 +22,12 @@ from executionkit.errors import BudgetExhaustedError, ExecutionKitError, StageEr
 from executionkit.events import Path, StageFinished, StageStarted, VoidReason
 from executionkit.outcome import Outcome, PatternResult
 from executionkit.provider import LLMProvider, LLMResponse, Message, ToolSpec, supports_tools
-from executionkit.runtime.cancellation import cancellations, stop_if_cancelled, taken_as
+from executionkit.runtime.cancellation import cancellations, name_of_end, stop_if_cancelled, taken_as
 from executionkit.runtime.completion import Completed, Completion, OnText, out_of_budget
 from executionkit.runtime.frame import Frame, attribute
 from executionkit.runtime.gather import gather
 from executionkit.runtime.journaling import ToolEntry, key_for
-from executionkit.runtime.tracing import Span
+from executionkit.runtime.tracing import Leave, Span
 
 __all__ = [
     "Attempted",
@@ -46,6 +46,7 @@ __all__ = [
     "replay_within",
     "run_group",
     "span_below",
+    "stage_span",
     "tighten",
     "using",
 ]
@@ -66,6 +67,16 @@ class Performer(Protocol[In_contra, Out_co]):
     @property
     def name(self) -> str:
         """What to call it in traces and messages."""
+        ...
+
+    @property
+    def kind(self) -> str:
+        """What it is, whatever it is called."""
+        ...
+
+    @property
+    def figures(self) -> tuple[str, ...]:
+        """The keys of its metadata that hold counts and measures."""
         ...
 
     async def perform(self, value: In_contra, context: "Context") -> PatternResult[Out_co]:
@@ -344,6 +355,7 @@ _PASSED_ON = frozenset(
         "count_tokens",
         "known_dialect",
         "model",
+        "port",
         "price",
         "response_formats",
         "retry",
@@ -373,31 +385,52 @@ async def perform(stage: Performer[In, Out], value: In, frame: Frame) -> Pattern
         ExecutionKitError: It failed. What else it raised is the cause of a `StageError`.
     """
     span = frame.span
+    leave: Leave | None = None
     if span is not None:
-        span.send(StageStarted, stage=stage.name)
+        span.send(StageStarted, stage=stage.name, kind=stage.kind)
+        leave = span.enter()
     try:
         result = _checked(await stage.perform(value, Context(frame)), stage)
     except BaseException as raised:
         error = taken_as(raised)
         if isinstance(error, Exception):
             failure = frame.stamped(_as_failure(error, stage.name))
-            _send_end(span, stage.name, frame, error=type(failure).__name__)
+            _send_end(span, stage, frame, failure.metadata, error=type(failure).__name__)
             raise failure from failure.__cause__
-        _send_end(span, stage.name, frame, error=type(error).__name__)
+        _send_end(span, stage, frame, frame.achieved, error=name_of_end(error))
         frame.hand_up()
         if error is raised:
             raise
         raise error from None
-    _send_end(span, stage.name, frame, score=result.score)
+    finally:
+        if leave is not None:
+            leave()
+    _send_end(span, stage, frame, result.metadata, score=result.score)
     return result.stamped(frame.account.cost, frame.caveats())
 
 
 def _send_end(
-    span: Span | None, stage: str, frame: Frame, *, score: float | None = None, error: str | None = None
+    span: Span | None,
+    stage: Performer[Any, Any],
+    frame: Frame,
+    achieved: Mapping[str, object] | Callable[[], Mapping[str, object]],
+    *,
+    score: float | None = None,
+    error: str | None = None,
 ) -> None:
-    if span is not None:
-        cost = frame.account.cost
-        span.send(StageFinished, stage=stage, duration=span.duration, cost=cost, score=score, error=error)
+    if span is None:
+        return
+    known = achieved() if callable(achieved) else achieved
+    told = {key: known.get(key) for key in stage.figures}
+    span.send(
+        StageFinished,
+        stage=stage.name,
+        duration=span.duration,
+        cost=frame.account.cost,
+        score=score,
+        error=error,
+        figures={key: figure for key, figure in told.items() if isinstance(figure, int | float)},
+    )
 
 
 def tighten(context: Context, limit: TokenUsage, stage: str = "the stage") -> None:
@@ -480,6 +513,11 @@ def span_below(context: Context) -> Span | None:
     """Number something that begins within a stage; None where nobody traces."""
     span = context.frame.span
     return None if span is None else span.below(context.frame.path)
+
+
+def stage_span(context: Context) -> Span | None:
+    """Return what a stage is in the trace; None where nobody traces."""
+    return context.frame.span
 
 
 async def charged(context: Context, call: Callable[[], Awaitable[PatternResult[Out]]]) -> PatternResult[Out]:

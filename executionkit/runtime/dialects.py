@@ -115,6 +115,7 @@ class Endpoint:
         "memory",
         "model",
         "moves_on",
+        "port",
         "provider",
         "retry",
         "retry_quota",
@@ -138,6 +139,8 @@ class Endpoint:
         self.kind: str = _kind_of(provider)
         self.model: str | None = model if isinstance(model, str) else None
         self.server: str | None = server if isinstance(server, str) else None
+        port = attribute(provider, "port")
+        self.port: int | None = port if type(port) is int else None
         self.terms: Terms = terms_of(provider, attribute)
         self._identity: Mapping[str, Any] | None = None
 

@@ -99,7 +99,12 @@ class Items(Generic[A, B]):
         return outcome
 
     async def _ran(self, index: int, part: Frame) -> PatternResult[B]:
-        result = await Context(part).run(self._stage, self._values[index], at=index)
+        leave = None if part.span is None else part.span.enter()
+        try:
+            result = await Context(part).run(self._stage, self._values[index], at=index)
+        finally:
+            if leave is not None:
+                leave()
         self._results[index] = result
         self._finished(index, part, None)
         return result

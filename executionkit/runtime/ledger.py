@@ -479,12 +479,12 @@ class Reservation:
         "_held_input",
         "_held_output",
         "_held_usd",
-        "_is_estimated",
         "_is_open",
         "_priced",
         "_request",
         "_terms",
         "_usd",
+        "is_estimated",
         "max_tokens",
         "payers",
     )
@@ -507,10 +507,11 @@ class Reservation:
         self._held_input = held_input
         self._held_output = held_output
         self._is_open = True
-        self._is_estimated = False
         self._priced: Priced | None = None
         self._cost = NO_USAGE
         self._usd: int | None = None
+        self.is_estimated: bool = False
+        """Whether what it was charged is what it had reserved, since no figure was reported."""
         self.max_tokens: int | None = request.max_tokens
         """The output tokens that an answer may take; None leaves it to the provider."""
         for account in payers.all:
@@ -541,7 +542,7 @@ class Reservation:
             return self._close(cost, self._money(reading, cost))
         for account in self.payers.all:
             account.unreported += 1
-        self._is_estimated = True
+        self.is_estimated = True
         return self._close(*self._worst(reading))
 
     def _worst(self, reading: Reading) -> tuple[TokenUsage, int | None]:
@@ -566,8 +567,8 @@ class Reservation:
         return Charge(
             cost,
             self._usd,
-            self._is_estimated,
-            self._estimate if not self._is_estimated and cost.input_tokens else 0,
+            self.is_estimated,
+            self._estimate if not self.is_estimated and cost.input_tokens else 0,
             self._priced,
         )
 
@@ -612,7 +613,7 @@ class Reservation:
         if billed == NO_USAGE or not isinstance(billed, TokenUsage):
             return self._close(TokenUsage(llm_calls=1), None if self._terms.rates is None else 0)
         if is_estimate and self._is_open:
-            self._is_estimated = True
+            self.is_estimated = True
             for account in self.payers.all:
                 account.unreported += 1
         return self.settle(billed)

@@ -7,6 +7,7 @@ from typing import Final
 
 from executionkit.events import Path, WaitFinished, WaitReason, WaitStarted
 from executionkit.runtime.ledger import Reservation
+from executionkit.runtime.logs import log_wait
 from executionkit.runtime.tracing import Span
 
 __all__ = ["OpenCall", "call_under_way"]
@@ -56,7 +57,8 @@ class OpenCall:
 
     @contextmanager
     def waiting(self, reason: WaitReason, delay: float) -> Generator[None, None, None]:
-        """Tell the trace of a wait within this attempt."""
+        """Tell the trace, and the log, of a wait within this attempt."""
+        log_wait(self.place, reason, delay)
         if self._span is None or self._is_over:
             yield
             return

@@ -108,6 +108,16 @@ class Rows(Generic[A, B]):
         return f"{self._stage.name} over rows"
 
     @property
+    def kind(self) -> str:
+        """What traces take it for."""
+        return type(self).__name__
+
+    @property
+    def figures(self) -> tuple[str, ...]:
+        """The keys of its metadata that traces are told: none."""
+        return ()
+
+    @property
     def cost(self) -> TokenUsage:
         """What all rows have cost so far."""
         return NO_USAGE if self.context is None else self.context.cost

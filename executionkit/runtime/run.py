@@ -1,7 +1,6 @@
 """Opens a run: checks its arguments, makes its ledger and its trace, bounds its time."""
 
 import math
-import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextvars import copy_context
 from functools import partial
@@ -16,7 +15,7 @@ from returns.result import Failure, Success
 from executionkit.core.budget import Owner
 from executionkit.core.usage import TokenUsage, checked_budget
 from executionkit.errors import DeadlineExceededError, JournalError, LLMError, StageError, described
-from executionkit.events import RunFinished, RunStarted, Trace, WithContent
+from executionkit.events import RunFinished, RunStarted, WithContent
 from executionkit.outcome import Outcome
 from executionkit.provider import LLMProvider, checked_provider
 from executionkit.retry import RetryConfig, checked_retry
@@ -35,7 +34,7 @@ from executionkit.runtime.frame import Frame, Settings
 from executionkit.runtime.journaling import RecordsRuns, RunJournal
 from executionkit.runtime.ledger import Account
 from executionkit.runtime.timeouts import finish_within
-from executionkit.runtime.tracing import Span, Tracer
+from executionkit.runtime.tracing import Span, Tracer, Traces, traces_in
 from executionkit.runtime.windows import Windows
 
 __all__ = ["check_no_loop", "check_run", "in_new_loop", "run_stage"]
@@ -52,7 +51,7 @@ async def run_stage(
     *,
     max_cost: TokenUsage | None,
     retry: RetryConfig | None,
-    trace: Trace | None,
+    trace: Traces | None,
     deadline: float | None,
     backlog: Backlog | None = None,
     opened: Callable[[Frame], None] | None = None,
@@ -88,7 +87,9 @@ async def run_stage(
         provider, journal = records.provider, records.next_run()
     limit = check_run(provider, max_cost, retry, trace, deadline)
     _check_journal(journal, provider)
-    tracer = None if trace is None and backlog is None else Tracer(trace, backlog)
+    above = provider.frame.settings.tracer if isinstance(provider, MeteredProvider) else None
+    told = traces_in(trace, with_installed=above is None)
+    tracer = Tracer(told, above, backlog) if told or backlog is not None else None
     run = None if tracer is None else tracer.span()
     frame = _open(provider, retry, tracer, deadline, run)
     if windows is not None:
@@ -101,7 +102,8 @@ async def run_stage(
     pending = _bounded if journal is None else partial(_journaled, journal)
     if run is None:
         return await pending(frame, stage, value, deadline)
-    run.send(RunStarted, stage=stage.name, max_cost=limit, deadline=deadline, started=time.time())
+    started = run.started
+    run.send(RunStarted, stage=stage.name, max_cost=limit, deadline=deadline, started=started)
     return await _traced(frame, run, pending(frame, stage, value, deadline))
 
 
@@ -147,7 +149,7 @@ def check_run(
     provider: LLMProvider,
     max_cost: TokenUsage | None,
     retry: RetryConfig | None,
-    trace: Trace | None,
+    trace: Traces | None,
     deadline: float | None,
 ) -> TokenUsage | None:
     """Check the arguments of a run; return its budget.
@@ -311,6 +313,10 @@ def _check_journal(journal: object, provider: object) -> None:
 
 def _check_trace(trace: object) -> None:
     if trace is None:
+        return
+    if isinstance(trace, tuple):
+        for each in cast("tuple[object, ...]", trace):
+            _check_trace(each)
         return
     if not callable(trace):
         raise TypeError(f"a trace must be callable, not {type(trace).__name__}")

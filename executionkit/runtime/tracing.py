@@ -1,35 +1,127 @@
-"""Hands the records of a run to its trace."""
+"""Hands the records of a run to its traces."""
 
 import itertools
 import os
 import time
 from collections.abc import Callable
+from typing import Any, TypeAlias, cast
+
+from typing_extensions import TypeIs
 
 from executionkit.events import Event, Path, TextVoided, Trace, VoidReason, WithContent, without_content
 from executionkit.runtime.backlog import Backlog
 
-__all__ = ["Span", "Tracer"]
+__all__ = ["Leave", "Span", "Tracer", "Traces", "install", "installed", "traces_in", "uninstall"]
+
+Traces: TypeAlias = Trace | tuple[Trace, ...]
+"""One trace, or several."""
+
+Leave: TypeAlias = Callable[[], None]
+"""Sets context variables back."""
+
+_installed: list[Trace] = []
+
+
+def install(trace: Trace) -> None:
+    """Have a trace be told of every run of this process, beside those that a run is given."""
+    _installed.append(trace)
+
+
+def uninstall(trace: Trace) -> None:
+    """Tell a trace of no further run."""
+    _installed[:] = [each for each in _installed if each is not trace]
+
+
+def installed() -> tuple[Trace, ...]:
+    """Return the traces that are told of every run."""
+    return tuple(_installed)
+
+
+def traces_in(given: Traces | None, *, with_installed: bool = False) -> tuple[Trace, ...]:
+    """Return who is to be told, each once: but for those that say that nobody listens to them.
+
+    Args:
+        given: What a run was given.
+        with_installed: Whether those that are told of every run are added.
+    """
+    if given is None and not (with_installed and _installed):
+        return ()
+    several: tuple[Trace, ...] = () if given is None else given if _are_several(given) else (given,)
+    if with_installed:
+        several = (*_installed, *several)
+    return tuple({id(trace): trace for trace in several if not _is_idle(trace)}.values())
+
+
+def _is_idle(trace: Trace) -> bool:
+    return getattr(trace.trace if isinstance(trace, WithContent) else trace, "is_idle", False) is True
+
+
+def _are_several(given: object) -> TypeIs[tuple[Trace, ...]]:
+    return isinstance(given, tuple)
+
+
+class _Listener:
+    """One of the traces of a run, and whether it is still called."""
+
+    __slots__ = ("enter", "is_dropped", "trace", "wants_content")
+
+    def __init__(self, trace: Trace) -> None:
+        inner: object = trace.trace if isinstance(trace, WithContent) else trace
+        enter: Any = getattr(inner, "enter", None)
+        self.trace: Trace = trace
+        self.wants_content: bool = inner is not trace or getattr(trace, "wants_content", False) is True
+        self.enter: Callable[[str, int], Leave | None] | None = (
+            cast("Callable[[str, int], Leave | None]", enter) if callable(enter) else None
+        )
+        self.is_dropped: bool = False
 
 
 class Tracer:
     """Numbers and times the records of one run; a trace that raises is logged once and dropped.
 
     Args:
-        trace: Receives the records; None for nobody.
-        backlog: Receives them too, with their texts, for the reader of a stream.
+        traces: Who is told.
+        outer: The tracer of the run that this one is within, whose traces are told as well.
+        backlog: Receives the records too, with their texts, for the reader of a stream.
     """
 
-    __slots__ = ("_ids", "_is_told_texts", "_origin", "_said", "_trace", "backlog", "content", "run")
+    __slots__ = (
+        "_entering",
+        "_ids",
+        "_is_mixed",
+        "_listeners",
+        "_offset",
+        "_origin",
+        "_said",
+        "backlog",
+        "content",
+        "has_context",
+        "run",
+    )
 
-    def __init__(self, trace: Trace | None, backlog: Backlog | None = None) -> None:
-        self._trace = trace
-        self._ids = itertools.count(1)
-        self._origin = time.perf_counter()
-        self._is_told_texts = isinstance(trace, WithContent)
+    def __init__(self, traces: Traces, outer: "Tracer | None" = None, backlog: Backlog | None = None) -> None:
+        above = [] if outer is None else outer._listeners
+        known = [listener.trace for listener in above]
+        new = [trace for trace in traces_in(traces) if not any(trace is each for each in known)]
+        self._listeners: list[_Listener] = [*above, *map(_Listener, new)]
+        self._entering = [each for each in self._listeners if each.enter is not None]
+        wants = {each.wants_content for each in self._listeners}
         self._said: list[Span] = []
         self.backlog: Backlog | None = backlog
+        self.content: bool = True in wants or backlog is not None
+        self._is_mixed = self.content and False in wants
+        self.has_context: bool = bool(self._entering)
+        """Whether a trace wants context variables set."""
+        self._ids = itertools.count(1)
+        self._origin = time.perf_counter()
+        # One clock for a run and those within it, so that none seems to end after the one that it is part of.
+        self._offset: float = time.time() - self._origin if outer is None else outer._offset
         self.run: str = os.urandom(8).hex()
-        self.content: bool = self._is_told_texts or backlog is not None
+
+    @property
+    def started(self) -> float:
+        """The wall clock at the start of the run, in seconds since 1970."""
+        return self._offset + self._origin
 
     def span(self, parent: "Span | None" = None, path: Path = ()) -> "Span":
         """Number something that is about to begin."""
@@ -37,20 +129,44 @@ class Tracer:
 
     def send(self, kind: Callable[..., Event], span: "Span", fields: dict[str, object]) -> None:
         """Build a record and hand it over."""
-        if self._trace is None and self.backlog is None:
-            return
         at = time.perf_counter() - self._origin
-        record = kind(run=self.run, id=span.id, parent=span.parent, path=span.path, at=at, **fields)
+        event = kind(run=self.run, id=span.id, parent=span.parent, path=span.path, at=at, **fields)
         if self.backlog is not None:
-            self.backlog.add(record)
-        told = record if self._is_told_texts == self.content else without_content(record)
-        if self._trace is None or told is None:
-            return
-        try:
-            self._trace(told)
-        except Exception as error:
-            self._trace = None
-            _log_dropped(self.run, error)
+            self.backlog.add(event)
+        plain = without_content(event) if self._is_mixed else event
+        for listener in self._listeners:
+            told = event if listener.wants_content else plain
+            if told is None or listener.is_dropped:
+                continue
+            try:
+                listener.trace(told)
+            except Exception as error:
+                self._drop(listener, error)
+
+    def enter(self, span: "Span") -> Leave | None:
+        """Set the context variables that traces want set while this goes on."""
+        leaves: list[tuple[_Listener, Leave]] = []
+        for listener in self._entering:
+            if listener.enter is not None and not listener.is_dropped:
+                try:
+                    leave = listener.enter(self.run, span.id)
+                except Exception as error:
+                    self._drop(listener, error)
+                else:
+                    leaves += [] if leave is None else [(listener, leave)]
+
+        def leave_all() -> None:
+            for listener, leave in reversed(leaves):
+                try:
+                    leave()
+                except Exception as error:
+                    self._drop(listener, error)
+
+        return leave_all if leaves else None
+
+    def _drop(self, listener: _Listener, error: Exception) -> None:
+        listener.is_dropped = True
+        _log_dropped(self.run, error)
 
     def note_said(self, call: "Span") -> None:
         """Note that a call has handed out text of the run's answer."""
@@ -78,8 +194,13 @@ class Span:
 
     @property
     def content(self) -> bool:
-        """Whether the trace wants texts."""
+        """Whether a trace wants texts."""
         return self._tracer.content
+
+    @property
+    def started(self) -> float:
+        """The wall clock at the start of the run, in seconds since 1970."""
+        return self._tracer.started
 
     @property
     def duration(self) -> float:
@@ -91,6 +212,10 @@ class Span:
         """Who is told of it."""
         return self._tracer
 
+    def seconds_to(self, moment: float | None) -> float | None:
+        """Return the seconds from the beginning to a moment of `time.perf_counter`."""
+        return None if moment is None else max(0.0, moment - self._began)
+
     def below(self, path: Path | None = None) -> "Span":
         """Number something that begins within this, at the same path or at one below it."""
         return self._tracer.span(self, self.path if path is None else path)
@@ -98,6 +223,13 @@ class Span:
     def send(self, record: Callable[..., Event], /, **fields: object) -> None:
         """Send a record about this."""
         self._tracer.send(record, self, fields)
+
+    def enter(self) -> Leave | None:
+        """Set the context variables that traces want set while this goes on; what is returned sets them back.
+
+        To be called in the task that does the work, after the record of the start.
+        """
+        return self._tracer.enter(self) if self._tracer.has_context else None
 
 
 def _log_dropped(run: str, error: Exception) -> None:

@@ -12,6 +12,7 @@ from executionkit.events import (
     CallStarted,
     DeltaKind,
     Element,
+    Evaluated,
     Event,
     ItemFinished,
     ItemStarted,
@@ -92,7 +93,7 @@ def shown(event: Event | Answered[int]) -> str:
             return ""
         case CallStarted() | CallFinished() | AttemptStarted() | AttemptFinished():
             return ""
-        case WaitStarted() | WaitFinished() | ToolStarted() | ToolFinished():
+        case WaitStarted() | WaitFinished() | ToolStarted() | ToolFinished() | Evaluated():
             return ""
         case _:
             assert_never(event)

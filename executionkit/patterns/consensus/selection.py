@@ -88,6 +88,14 @@ class Select(Stage[str, str], frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         check_system(self.system)
 
+    @property
+    @override
+    def figures(self) -> tuple[str, ...]:
+        return (
+            *("agreement_ratio", "unique_responses", "tie_count", "abstentions"),
+            *("samples", "saved", "rounds", "judged"),
+        )
+
     @override
     async def perform(self, value: str, context: Context) -> PatternResult[str]:
         poll = Poll(TextBallot())

@@ -77,6 +77,14 @@ class Consensus(Stage[str, T], Generic[T], frozen=True, kw_only=True):
                 "beta() and forecast() count whole votes; a weighted vote can stop with certain()"
             )
 
+    @property
+    @override
+    def figures(self) -> tuple[str, ...]:
+        return (
+            *("agreement_ratio", "unique_responses", "tie_count", "abstentions"),
+            *("samples", "saved", "rounds", "stop_bound"),
+        )
+
     @override
     async def perform(self, value: str, context: Context) -> PatternResult[T]:
         opening(value)  # refuses what is not a prompt

@@ -86,6 +86,17 @@ class React(Stage[str, T], Generic[T], frozen=True):
         check_rule(self.check)
         check_system(self.system)
 
+    @property
+    @override
+    def figures(self) -> tuple[str, ...]:
+        return (
+            "rounds",
+            "tool_calls_made",
+            "truncated_responses",
+            "truncated_observations",
+            "messages_trimmed",
+        )
+
     @override
     async def perform(self, value: str, context: Context) -> PatternResult[T]:
         loop = _Loop(self, opening(value)[0]["content"], context)

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final, cast
 
-import anyio
 import msgspec
 from typing_extensions import TypeIs
 
@@ -18,6 +17,7 @@ from executionkit.core.schema.validation import Rejected, parse_arguments
 from executionkit.errors import unwrapped
 from executionkit.events import ToolFinished, ToolStarted
 from executionkit.provider import ToolCall
+from executionkit.runtime.cancellation import name_of_end
 from executionkit.runtime.context import Context, journaled_call, replay_within, span_below
 from executionkit.runtime.timeouts import finish_within
 from executionkit.tools import Tool, ToolError
@@ -167,12 +167,23 @@ class Toolbox:
         if span is None:
             return self._shown((await self._result(admitted, context))[0])
         arguments = json_text(call.arguments) if span.content else None
-        span.send(ToolStarted, tool=call.name, arguments=arguments)
+        known = self._tools.get(call.name)
+        span.send(
+            ToolStarted,
+            tool=call.name,
+            call_id=call.id,
+            description=None if known is None else known.description,
+            arguments=arguments,
+        )
+        leave = span.enter()
         try:
             text, error = await self._result(admitted, context)
         except BaseException as ended:
-            span.send(ToolFinished, tool=call.name, duration=span.duration, error=_name_of_end(ended))
+            span.send(ToolFinished, tool=call.name, duration=span.duration, error=name_of_end(ended))
             raise
+        finally:
+            if leave is not None:
+                leave()
         span.send(
             ToolFinished,
             tool=call.name,
@@ -226,11 +237,6 @@ def _checked(tool: Tool, given: dict[str, Any] | Rejected) -> _Ready | _Refused:
     if isinstance(arguments, Rejected):
         return _Refused("InvalidArguments", str(arguments))
     return _Ready(tool, given, arguments)
-
-
-def _name_of_end(ended: BaseException) -> str:
-    """Name what ended a call from outside; cancellation has another class on each event loop."""
-    return "Cancelled" if isinstance(ended, anyio.get_cancelled_exc_class()) else type(ended).__name__
 
 
 def _text_of(error: ToolError) -> str:

@@ -81,6 +81,8 @@ class _Event(msgspec.Struct):
     usage: Any = None
     error: Any = None
     x_groq: Any = None
+    id: Any = None
+    model: Any = None
 
     @property
     def is_plain(self) -> bool:
@@ -168,6 +170,7 @@ class Assembly:
         self._calls: list[_Call] = []
         self._calls_by_index: dict[int, _Call] = {}
         self._extra: dict[str, list[Any]] = {}
+        self._names: tuple[Any, Any] = (None, None)
         self.finish_reason: str | None = None
         self.usage: dict[str, Any] = {}
         self.pieces: int = 0
@@ -214,6 +217,8 @@ class Assembly:
 
     def _read(self, event: _Event, usage: dict[str, Any]) -> StreamChunk | Unusable:
         piece: StreamChunk | Unusable | None = None
+        if not self._names[0]:
+            self._names = event.id, event.model
         for choice in event.choices or ():
             if piece is None and self._is_followed(choice):
                 piece = self._add(choice, usage)
@@ -305,7 +310,12 @@ class Assembly:
         calls = unique_calls(call.finished(self._redactor) for call in in_order)
         reason = self.finish_reason or "stop"
         extra, thoughts = self._joined_extra(), self.reasoning
-        return LLMResponse(self.text, calls, reason, self.usage, extra=extra, reasoning=thoughts)
+        identity, model = [
+            whole_text(self._redactor.answer(name)) if isinstance(name, str) else "" for name in self._names
+        ]
+        return LLMResponse(
+            self.text, calls, reason, self.usage, extra=extra, reasoning=thoughts, id=identity, model=model
+        )
 
 
 class Channel:

@@ -2,10 +2,13 @@
 
 import time
 from collections.abc import Mapping
-from typing import Final, cast
+from typing import Any, Final, cast
+
+import msgspec
 
 from executionkit.core.json import Unreadable, decode_json
 from executionkit.errors import LLMError, PermanentError, ProviderError, RateLimitError
+from executionkit.provider import LLMResponse
 from executionkit.providers.chat.complaints import Complaint, read_complaint
 from executionkit.providers.chat.credentials import hide_credentials
 from executionkit.providers.chat.pages import is_page, page_words
@@ -15,7 +18,7 @@ from executionkit.providers.chat.status import FailureKind, is_spent, judge_stat
 from executionkit.providers.chat.wire import ONE_CALL, Unusable, mapping, reported_usage
 from executionkit.providers.http.exchange import ExchangeError, Head, is_tls_failure
 
-__all__ = ["broken_exchange", "refused", "timed_out", "unusable"]
+__all__ = ["broken_exchange", "describe", "headed", "refused", "timed_out", "unusable"]
 
 _SHOWN: Final = 500
 _QUOTED: Final = 200
@@ -175,6 +178,12 @@ def describe(head: Head, redactor: Redactor, stated_id: str = "") -> dict[str, o
     identity = (known or [stated_id])[0]
     shown = hide_credentials(redactor.text(identity))[:_SHOWN]
     return {"status": head.status, **({"request_id": shown} if shown else {})}
+
+
+def headed(answer: LLMResponse, head: Head, redactor: Redactor) -> LLMResponse:
+    """Return an answer with what its head says: the status, and what the server calls the request."""
+    told: dict[str, Any] = describe(head, redactor)
+    return msgspec.structs.replace(answer, **told)
 
 
 def _unlisted(value: object) -> object:

@@ -15,7 +15,14 @@ from executionkit.core.usage import TokenUsage, plausible, read_usage
 from executionkit.errors import LLMError, ProviderError
 from executionkit.provider import LLMResponse
 from executionkit.providers.chat.deltas import StreamChunk
-from executionkit.providers.chat.failures import broken_exchange, describe, refused, timed_out, unusable
+from executionkit.providers.chat.failures import (
+    broken_exchange,
+    describe,
+    headed,
+    refused,
+    timed_out,
+    unusable,
+)
 from executionkit.providers.chat.redaction import Redactor
 from executionkit.providers.chat.sse import EventParser
 from executionkit.providers.chat.wire import ONE_CALL, Unusable, reported_usage
@@ -304,7 +311,7 @@ class Stream:
             raise unusable(head, answer, self._redactor)
         usage, thoughts = answer.usage, answer.reasoning
         self._ready.append(StreamChunk(answer.content, answer.finish_reason, usage, thoughts))
-        self._whole = answer
+        self._whole = headed(answer, head, self._redactor)
         await self.aclose()
 
     def _take(self, data: str, kind: str, head: Head) -> None:
@@ -330,7 +337,8 @@ class Stream:
                 metadata={} if self._head is None else describe(self._head, self._redactor),
             )
         self._flush(is_sound=True)
-        self._whole = self._assembly.finished()
+        whole, head = self._assembly.finished(), self._head
+        self._whole = whole if head is None else headed(whole, head, self._redactor)
         await self.aclose()
 
     def _broken_off(self, error: LLMError) -> LLMError:

@@ -30,6 +30,7 @@ __all__ = [
     "mapping",
     "read_arguments",
     "reported_usage",
+    "text_in",
     "unique_calls",
     "unknown_fields",
     "usage_in",
@@ -166,7 +167,15 @@ def _read_completion(raw: dict[str, Any], redactor: Redactor) -> LLMResponse | U
         raw=raw,
         extra=with_refusal(unknown_fields(message, MESSAGE_FIELDS), said.refusal),
         reasoning=read_reasoning(message) or said.reasoning or thoughts,
+        id=text_in(raw, "id"),
+        model=text_in(raw, "model"),
     )
+
+
+def text_in(raw: Mapping[str, Any], name: str) -> str:
+    """Return a field that is text; `""` where it is missing, or anything else."""
+    value = raw.get(name)
+    return value if isinstance(value, str) else ""
 
 
 def broken_off(finish_reason: object, usage: TokenUsage) -> Unusable:

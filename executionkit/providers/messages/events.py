@@ -9,7 +9,14 @@ from executionkit.core.json import MAX_DEPTH, Unreadable, decode_json, is_deeper
 from executionkit.provider import CallPiece, LLMResponse
 from executionkit.providers.chat.deltas import Channel, StreamChunk
 from executionkit.providers.chat.redaction import Redactor
-from executionkit.providers.chat.wire import ONE_CALL, Unusable, error_object, mapping, reported_usage
+from executionkit.providers.chat.wire import (
+    ONE_CALL,
+    Unusable,
+    error_object,
+    mapping,
+    reported_usage,
+    text_in,
+)
 from executionkit.providers.messages.wire import Block, message_of, reason_of
 
 __all__ = ["MessageAssembly"]
@@ -51,6 +58,7 @@ class MessageAssembly:
         self._shown: dict[int, Channel] = {}
         self._stop_reason: str | None = None
         self._details: object = None
+        self._message: dict[str, Any] = {}
         self.usage: dict[str, Any] = {}
         self.pieces: int = 0
 
@@ -87,6 +95,7 @@ class MessageAssembly:
             return Unusable("the server broke off with an error", reported, error_object(event.error))
         match event.type:
             case "message_start":
+                self._message = mapping(event.message)
                 return self._charged(mapping(event.message).get("usage"))
             case "content_block_start":
                 return self._begin(event.index, event.content_block or {})
@@ -166,7 +175,8 @@ class MessageAssembly:
             self._blocks[index]["input"] = _input_of("".join(parts))
         blocks = self._redactor.answer([block for _, block in sorted(self._blocks.items())])
         answer = message_of(blocks, self._stop_reason, self.usage, self._details)
-        return msgspec.structs.replace(answer, content=self.text)
+        told = self._redactor.answer({name: text_in(self._message, name) for name in ("id", "model")})
+        return msgspec.structs.replace(answer, content=self.text, **told)
 
 
 _TYPES: Final = {"text_delta": "text", "thinking_delta": "thinking", "input_json_delta": "tool_use"}

@@ -8,7 +8,14 @@ import msgspec
 from executionkit.core.json import Unreadable, decode_json
 from executionkit.provider import LLMResponse, ToolCall
 from executionkit.providers.chat.redaction import Redactor
-from executionkit.providers.chat.wire import Unusable, error_object, mapping, reported_usage, unique_calls
+from executionkit.providers.chat.wire import (
+    Unusable,
+    error_object,
+    mapping,
+    reported_usage,
+    text_in,
+    unique_calls,
+)
 from executionkit.providers.messages.request import CONTENT
 
 __all__ = ["Block", "decode_message", "message_of", "reason_of"]
@@ -51,7 +58,7 @@ def decode_message(body: bytes, redactor: Redactor) -> LLMResponse | Unusable:
         )
     except (msgspec.ValidationError, RecursionError) as error:
         return Unusable(f"the answer is not a message: {error}", usage)
-    return msgspec.structs.replace(answer, raw=given)
+    return msgspec.structs.replace(answer, raw=given, id=text_in(given, "id"), model=text_in(given, "model"))
 
 
 def message_of(

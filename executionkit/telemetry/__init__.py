@@ -1,0 +1,1 @@
+"""What `executionkit.otel` says, and by which names; needs the extra `otel`."""
