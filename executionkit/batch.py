@@ -52,6 +52,7 @@ class Summary(msgspec.Struct, frozen=True):
         p50: Seconds that half of the rows took at most, to one per cent.
         p95: Seconds that 19 of 20 rows took at most.
         failure: What ended the batch before its last row; None where nothing did.
+        resumed: Of the rows, those that an earlier life of `map_dataset` had answered.
     """
 
     rows: int
@@ -62,14 +63,16 @@ class Summary(msgspec.Struct, frozen=True):
     p50: float
     p95: float
     failure: ExecutionKitError | None = None
+    resumed: int = 0
 
     def __str__(self) -> str:
         """Say it in lines."""
         cost = self.cost
         money = "" if cost.usd is None else f", {money_text(cost.usd)}"
         tokens = f"{cost.input_tokens:,} + {cost.output_tokens:,} tokens"
+        resumed = f", {self.resumed:,} done before" if self.resumed else ""
         lines = [
-            f"{self.rows:,} rows in {self.seconds:.1f} s, {self.failed:,} failed",
+            f"{self.rows:,} rows in {self.seconds:.1f} s, {self.failed:,} failed{resumed}",
             f"cost: {cost.llm_calls:,} calls, {tokens}{money}",
             f"a row took {self.p50:.3g} s (median), {self.p95:.3g} s (95th percentile)",
         ]
@@ -111,9 +114,10 @@ class Batch(Generic[A, B]):
         *,
         key: Callable[[A], Key],
         max_concurrency: int | Adaptive,
-        on_error: Literal["collect", "fail"],
-        ordered: bool,
-        ahead: int,
+        on_error: Literal["collect", "fail"] = "collect",
+        ordered: bool = False,
+        ahead: int = 1000,
+        keep: Callable[[Row[A, B]], None] | None = None,
         max_cost: TokenUsage | None,
         retry: RetryConfig | None,
         trace: Trace | None,
@@ -138,6 +142,7 @@ class Batch(Generic[A, B]):
             on_error=on_error,
             ordered=ordered,
             ahead=ahead,
+            keep=keep,
         )
         run = partial(
             run_stage,

@@ -2,14 +2,16 @@
 
 import sys
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from decimal import Decimal
 from types import TracebackType
-from typing import TYPE_CHECKING, Self, TextIO
+from typing import TYPE_CHECKING, Final, Self, TextIO
 
 import msgspec
 
 from executionkit.core.bounds import Bounds
+from executionkit.core.durations import Durations
 from executionkit.core.money import money_text
 from executionkit.core.usage import NO_USAGE, TokenUsage
 from executionkit.events import (
@@ -35,6 +37,46 @@ if TYPE_CHECKING:
 __all__ = ["Progress"]
 
 
+_MANY: Final = 100
+"""Inputs above which, or where nobody knows how many there are, they are counted and not told one by one."""
+_EVERY: Final = 10.0
+"""Seconds between two lines about them, where there is no tree."""
+
+
+class _Inputs(msgspec.Struct):
+    """The many inputs of a stage as far as they are over."""
+
+    began: float
+    total: int | None = None
+    done: int = 0
+    failures: Counter[str] = msgspec.field(default_factory=Counter[str])
+    durations: Durations = msgspec.field(default_factory=Durations)
+    now: float = 0.0
+    told: float = 0.0
+
+    def describe(self) -> str:
+        """Say how many are over, how fast, and how long the rest will take."""
+        of = "" if self.total is None else f" of {self.total:,}"
+        parts = [f"{self.done:,}{of} inputs"]
+        failed = sum(self.failures.values())
+        if failed:
+            parts.append(f"{failed:,} failed")
+        rate = self.done / (self.now - self.began) if self.now > self.began else 0.0
+        if rate:
+            parts.append(f"{rate:,.0f} a second" if rate >= 100 else f"{rate:.3g} a second")
+        if rate and self.total is not None and self.done < self.total:
+            parts.append(f"{_time((self.total - self.done) / rate)} to go")
+        return ", ".join(parts)
+
+    def ended(self) -> Iterator[str]:
+        """Say, once all are over, how long one took and which failures there were."""
+        durations = self.durations
+        p50, p95 = durations.quantile(0.5), durations.quantile(0.95)
+        yield f"an input took {p50:.3g} s (median), {p95:.3g} s (95th percentile)"
+        for name, count in self.failures.most_common():
+            yield f"{name}: {count:,}"
+
+
 class _Row(msgspec.Struct):
     """A stage of a run as far as it got."""
 
@@ -47,6 +89,8 @@ class _Row(msgspec.Struct):
     items: str = ""
     """How many of its inputs are over, where it has many."""
     is_item: bool = False
+    inputs: _Inputs | None = None
+    """Its inputs, where they are many."""
     notes: tuple[str, ...] = ()
     done: bool = False
     failed: bool = False
@@ -69,6 +113,11 @@ class _Run(msgspec.Struct):
 
 class Progress:
     """A trace that shows the run: stages, calls, tokens, money where prices are known, the budget's rest.
+
+    The inputs of `each` and the rows of `over` are told one by one. Where they are more than a hundred, or
+    nobody knows how many, they are counted: how many are over and how many failed, how fast, and how long the
+    rest will take; where there is no tree every ten seconds. At the end it says how long one took, and which
+    failures there were.
 
     Give it to `trace=` of any number of runs, one after the other or at once.
 
@@ -117,11 +166,39 @@ class Progress:
         with self._lock:
             run = self._runs.setdefault(event.run, _Run())
             if isinstance(event, ItemStarted | ItemFinished):
-                line = _tell_of_item(run, event)
+                line = self._tell_of_item(run, event)
             else:
                 line = self._apply(run, event)
         if line is not None and not self._wants_tree:
             print(line, file=self._file, flush=True)
+
+    def _tell_of_item(self, run: _Run, event: ItemStarted | ItemFinished) -> str | None:
+        """Bring a run up to date about an input; return the line to write where there is no tree."""
+        above = run.rows.get(event.parent or 0)
+        if above is not None and (event.total is None or event.total > _MANY):
+            if above.inputs is None:
+                above.inputs = _Inputs(event.at, told=event.at)
+            above.inputs.total = event.total
+        if isinstance(event, ItemStarted):
+            depth = 0 if above is None else above.depth + 1
+            if above is not None:
+                above.items = above.items or f"{event.done}/{event.total}"
+            run.rows[event.id] = _Row(event.item, event.parent, depth, is_item=True)
+            return None
+        if above is None:
+            return None
+        _forget(run, event.id)
+        if above.inputs is None:
+            return _end_item(above, event)
+        inputs = above.inputs
+        inputs.done, inputs.now = event.done, event.at
+        inputs.durations.add(event.duration)
+        if event.error is not None:
+            inputs.failures[event.error] += 1
+        if inputs.now - inputs.told < _EVERY:
+            return None
+        inputs.told = inputs.now
+        return "  " * above.depth + self._describe(above, run.max_cost)
 
     def _apply(self, run: _Run, event: Event) -> str | None:
         """Bring a run up to date; return the line to write where there is no tree."""
@@ -153,7 +230,11 @@ class Progress:
         row.notes = (f"{event.duration:.1f} s", *score, *((event.error,) if event.error else ()))
         if any(above.is_item for above in run.lineage(row.parent)):
             return None  # the input that it is part of gets the line
-        return "  " * row.depth + self._describe(row, run.max_cost)
+        indent = "  " * row.depth
+        lines = [self._describe(row, run.max_cost)]
+        if row.inputs is not None:
+            lines.extend(f"  {line}" for line in row.inputs.ended())
+        return "\n".join([indent + line for line in lines])
 
     def _retry_line(self, run: _Run, event: WaitStarted) -> str:
         depth = max((row.depth + 1 for row in run.lineage(run.calls.get(event.parent or 0))), default=1)
@@ -161,7 +242,8 @@ class Progress:
 
     def _describe(self, row: _Row, max_cost: TokenUsage | None) -> str:
         state = ("failed" if row.failed else "done") if row.done else "running"
-        parts = [state, *filter(None, [row.items]), _plural(row.cost.llm_calls, "call")]
+        items = row.items if row.inputs is None else row.inputs.describe()
+        parts = [state, *filter(None, [items]), _plural(row.cost.llm_calls, "call")]
         if row.in_flight:
             parts.append(f"{row.in_flight} in flight")
         if row.tools:
@@ -199,6 +281,8 @@ class Progress:
 
         nodes: dict[int, Tree] = {}
         for number, row in run.rows.items():
+            if any(above.inputs is not None for above in run.lineage(row.parent)):
+                continue  # counted, not drawn
             style = ("red" if row.failed else "green") if row.done else "bold"
             above = nodes.get(row.parent or 0)
             label = _styled(self._describe(row, run.max_cost), style)
@@ -210,40 +294,32 @@ class Progress:
         return root
 
 
-def _tell_of_item(run: _Run, event: ItemStarted | ItemFinished) -> str | None:
-    """Bring a run up to date about one of many inputs; return the line to write where there is no tree."""
-    if isinstance(event, ItemFinished):
-        return _end_item(run, event)
-    above = run.rows.get(event.parent or 0)
-    if above is not None:
-        above.items = above.items or _count_of(event)
-    run.rows[event.id] = _Row(event.item, event.parent, 0 if above is None else above.depth + 1, is_item=True)
-    return None
-
-
-def _end_item(run: _Run, event: ItemFinished) -> str | None:
-    """Count an input that is over, forget what was done for it, and say so where there is no tree."""
-    above = run.rows.get(event.parent or 0)
-    if above is None:
-        return None
+def _end_item(above: _Row, event: ItemFinished) -> str:
+    """Count an input that is over, and say so."""
     failed = f", {event.failed} failed" if event.failed else ""
-    above.items = f"{_count_of(event)}{failed}"
-    depth = above.depth + 1
-    # A row for each of a million inputs, and for all below it, would be held to the end otherwise.
-    below = {event.id}
+    above.items = f"{event.done}/{event.total}{failed}"
+    end = event.error or "done"
+    calls = _plural(event.cost.llm_calls, "call")
+    indent = "  " * (above.depth + 1)
+    return f"{indent}{event.done}/{event.total} {event.item}: {end}, {calls}, {event.duration:.1f} s"
+
+
+def _forget(run: _Run, item: int) -> None:
+    """Forget an input that is over, and all below it: of a million inputs they would be held to the end."""
+    below = {item}
     for number, row in run.rows.items():
         if row.parent in below:
             below.add(number)
     for number in below & run.rows.keys():
         del run.rows[number]
-    end = event.error or "done"
-    calls = _plural(event.cost.llm_calls, "call")
-    return f"{'  ' * depth}{_count_of(event)} {event.item}: {end}, {calls}, {event.duration:.1f} s"
 
 
-def _count_of(event: ItemStarted | ItemFinished) -> str:
-    """Say how many inputs are over, of how many where that is known."""
-    return f"{event.done}" if event.total is None else f"{event.done}/{event.total}"
+def _time(seconds: float) -> str:
+    """Say how long something takes, as a person would."""
+    for unit, length in (("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s"
 
 
 def _count(run: _Run, event: Event) -> None:

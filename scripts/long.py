@@ -10,6 +10,7 @@ from typing import Final
 CAMPAIGNS: Final[dict[str, tuple[dict[str, str], list[str]]]] = {
     "bounds": ({"EXECUTIONKIT_PIPELINES": "20000"}, ["-s", "tests/test_bounds.py"]),
     "cancel": ({"EXECUTIONKIT_LONG": "1"}, ["tests/faults/test_storm.py"]),
+    "datasets": ({"EXECUTIONKIT_KILLS": "10"}, ["-s", "tests/datasets/test_mapping.py", "-k", "killed"]),
     "faults": (
         {"EXECUTIONKIT_LONG": "1"},
         ["tests/faults", "-k", "handed_in or survives"],

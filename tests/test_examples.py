@@ -73,6 +73,10 @@ SHOWN = {
         "billing, delivery or technical. | Meine Rechnung kam zweimal.",
         "in German, in one sentence. | Ticket: Meine Rechnung kam zweimal.",
     ],
+    "dataset": [
+        "0 done before, 60 calls in all, BudgetExhaustedError",
+        "20 done before, 120 calls in all, all rows are done",
+    ],
     "budget": [
         "no limit       : 'Paris', 6 calls",
         "three calls    : BudgetExhaustedError after 3 calls",

@@ -8,10 +8,18 @@ from decimal import Decimal
 import pytest
 
 from executionkit import PermanentError, TokenUsage, complete, consensus, refine
-from executionkit.events import CallStarted, Event, RunStarted, StageStarted, ToolStarted
+from executionkit.events import (
+    CallStarted,
+    Event,
+    ItemFinished,
+    ItemStarted,
+    RunStarted,
+    StageStarted,
+    ToolStarted,
+)
 from executionkit.prices import Price
 from executionkit.progress import Progress
-from executionkit.providers.scripted import ScriptedProvider, ScriptedRequest
+from executionkit.providers.scripted import Answer, ScriptedProvider, ScriptedRequest
 from executionkit.retry import RetryConfig
 from tests.conftest import needs
 
@@ -157,3 +165,72 @@ def test_the_tree_shows_the_inputs_under_way_and_forgets_those_that_are_over() -
     assert "2/3" in last
     assert "ticket c" in last
     assert "ticket a" not in last
+
+
+def test_many_rows_are_counted() -> None:
+    file = io.StringIO()
+    answers: list[Answer] = [PermanentError("no", metadata={"status": 422}), *["yes"] * 149]
+    provider = ScriptedProvider(answers, price=Price(1000, "0.5"))
+    rows = [f"row {number}" for number in range(150)]
+    progress, limit = Progress(file=file), TokenUsage(llm_calls=200)
+    with complete().over_sync(rows, provider, key=str, max_cost=limit, trace=progress) as batch:
+        assert sum(1 for _ in batch) == 150
+    cost = f"{batch.cost.input_tokens} + {batch.cost.output_tokens} tokens, ${batch.cost.usd:.2f}"
+    lines = re.sub(r"[\d.,e-]+ (s|a second)\b", r"N \1", file.getvalue()).splitlines()
+    assert lines == [
+        "Complete over rows ...",
+        f"Complete over rows: done, 150 of 150 inputs, 1 failed, N a second, 150 calls, {cost}, N s",
+        "  an input took N s (median), N s (95th percentile)",
+        "  PermanentError: 1",
+        "left of the budget: 50 of 200 calls",
+    ]
+
+
+def finished(number: int, at: float, total: int | None) -> ItemFinished:
+    return ItemFinished(
+        run="r",
+        id=10 + number,
+        parent=2,
+        at=at,
+        index=number,
+        total=total,
+        item=str(number),
+        done=number,
+        failed=0,
+        duration=0.5,
+    )
+
+
+def test_many_rows_tell_how_far_they_are_and_how_long_the_rest_will_take() -> None:
+    file = io.StringIO()
+    progress = Progress(file=file)
+    progress(RunStarted(run="r", id=1, stage="S", started=0.0))
+    progress(StageStarted(run="r", id=2, parent=1, stage="S"))
+    for number, at in enumerate((1.0, 2.0, 9.0, 12.0, 13.0, 23.0)):
+        progress(ItemStarted(run="r", id=10 + number, parent=2, at=at, index=number, total=1000, item="x"))
+        progress(StageStarted(run="r", id=90 + number, parent=10 + number, stage="S"))
+        progress(finished(number, at, 1000))
+    assert [line.replace(", 0 calls, 0 + 0 tokens", "") for line in file.getvalue().splitlines()] == [
+        "S ...",
+        "S: running, 3 of 1,000 inputs, 0.273 a second, 61 min to go",
+        "S: running, 5 of 1,000 inputs, 0.227 a second, 73 min to go",
+    ]
+    endless = io.StringIO()
+    progress = Progress(file=endless)
+    progress(RunStarted(run="r", id=1, stage="S", started=0.0))
+    progress(StageStarted(run="r", id=2, parent=1, stage="S"))
+    progress(finished(1, 0.0, None))
+    progress(finished(44, 11.0, None))
+    assert "S: running, 44 inputs, 4 a second, 0 calls" in endless.getvalue()
+
+
+@needs("rich")
+def test_many_rows_are_one_line_of_the_tree() -> None:
+    terminal = Terminal()
+    rows = (f"row {number}" for number in range(30))
+    progress = Progress(file=terminal)
+    with progress, complete().over_sync(rows, ScriptedProvider("yes"), key=str, trace=progress) as batch:
+        list(batch)
+    drawn = plain(terminal.getvalue())
+    assert "Complete over rows: done, 30 inputs" in drawn
+    assert "row 3" not in drawn

@@ -27,9 +27,12 @@ class Seen:
     def __len__(self) -> int:
         return self._count
 
+    def __contains__(self, key: int | str) -> bool:
+        return bool(self._table[_slot(self._table, _mark(key))])
+
     def add(self, key: int | str) -> bool:
         """Add a key; return whether it was not there."""
-        mark = hash(key if isinstance(key, str) else f"\0{key}") or 1  # 0 stands for an empty slot
+        mark = _mark(key)
         table = self._table
         slot = _slot(table, mark)
         if table[slot]:
@@ -46,6 +49,11 @@ class Seen:
             if mark:
                 larger[_slot(larger, mark)] = mark
         self._table = larger
+
+
+def _mark(key: int | str) -> int:
+    """Return what stands for a key; 0 stands for an empty slot."""
+    return hash(key if isinstance(key, str) else f"\0{key}") or 1
 
 
 def _slot(table: "array[int]", mark: int) -> int:

@@ -1,10 +1,25 @@
-"""Many rows: what `Stage.over` takes and gives.
+"""Many rows: what `Stage.over` takes and gives, files of rows, and a stage over a file.
 
 `Adaptive` says how many rows and calls may be under way at once.
 `Batch`, `SyncBatch`, `Row` and `Summary` are what `Stage.over` and `Stage.over_sync` give.
+`read_rows` and `write_rows` are for JSON lines, CSV and Parquet (extra `arrow`).
+`map_dataset` runs a stage for each row and writes a file; it can be killed and started again.
 """
 
 from executionkit.batch import Batch, Key, Row, Source, Summary, SyncBatch
 from executionkit.core.window import Adaptive
+from executionkit.datasets.files import read_rows, write_rows
+from executionkit.datasets.mapping import map_dataset
 
-__all__ = ["Adaptive", "Batch", "Key", "Row", "Source", "Summary", "SyncBatch"]
+__all__ = [
+    "Adaptive",
+    "Batch",
+    "Key",
+    "Row",
+    "Source",
+    "Summary",
+    "SyncBatch",
+    "map_dataset",
+    "read_rows",
+    "write_rows",
+]

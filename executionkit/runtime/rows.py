@@ -22,7 +22,7 @@ from executionkit.runtime.gather import gather
 from executionkit.runtime.inputs import Inputs
 from executionkit.runtime.windows import Windows
 
-__all__ = ["Key", "Row", "Rows", "Source"]
+__all__ = ["Key", "Row", "Rows", "Source", "used_key"]
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -48,6 +48,11 @@ class Row(msgspec.Struct, Generic[A, B], frozen=True):
     outcome: Outcome[B]
 
 
+def used_key(key: Key) -> InvalidPromptError:
+    """Return the error of a row whose key an earlier one has."""
+    return InvalidPromptError(f"it has the key of an earlier row, {key!r:.80}; keys must be unique")
+
+
 class Rows(Generic[A, B]):
     """Runs a stage for one row after another, and keeps those that are over until they are read.
 
@@ -63,6 +68,7 @@ class Rows(Generic[A, B]):
         on_error: Whether the first failure ends it.
         ordered: Whether rows are handed over in the order in which they came.
         ahead: Rows held at most.
+        keep: Called with each row at the moment it is over; what it raises ends all.
     """
 
     def __init__(
@@ -76,6 +82,7 @@ class Rows(Generic[A, B]):
         on_error: Literal["collect", "fail"],
         ordered: bool,
         ahead: int,
+        keep: Callable[[Row[A, B]], None] | None,
     ) -> None:
         self._stage = stage
         self._source = source
@@ -85,6 +92,7 @@ class Rows(Generic[A, B]):
         self._ends_on_failure = on_error == "fail"
         self._ordered = ordered
         self._ahead = ahead
+        self._keep = keep
         self._seen = Seen()
         self._iterator: Iterator[A] | None = None
         self._iterator_async: AsyncIterator[A] | None = None
@@ -270,7 +278,10 @@ class Rows(Generic[A, B]):
             if self._ends_on_failure:
                 inputs.end(error)
         self._finished(number, key, part, outcome)
-        self._held[number if self._ordered else self._handed_over] = Row(key, value, outcome)
+        row = Row(key, value, outcome)
+        if self._keep is not None:
+            self._keep(row)
+        self._held[number if self._ordered else self._handed_over] = row
         while self._handed_over in self._held:
             self.ready.append(self._held.pop(self._handed_over))
             self._handed_over += 1
@@ -290,10 +301,7 @@ class Rows(Generic[A, B]):
                 f"the key of row {number} (from 0) is {type(key).__name__}; it must be text or a whole number"
             )
             return stand_in, InvalidPromptError(what)
-        if not self._seen.add(key):
-            what = f"row {number} (from 0) has the key of an earlier row, {key!r:.80}; keys must be unique"
-            return key, InvalidPromptError(what)
-        return key, None
+        return key, None if self._seen.add(key) else used_key(key)
 
     def _part(self, number: int, key: Key, inputs: Inputs[A, B]) -> Frame:
         part = inputs.part()
