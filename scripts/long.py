@@ -32,6 +32,10 @@ CAMPAIGNS: Final[dict[str, tuple[dict[str, str], list[str]]]] = {
         },
         ["-s", "tests/test_plan.py", "tests/test_drawing.py"],
     ),
+    "streaming": (
+        {"EXECUTIONKIT_STREAMS": "10000", "EXECUTIONKIT_DELTAS": "1000000"},
+        ["-s", "tests/test_streaming_campaign.py"],
+    ),
     "wire": ({"EXECUTIONKIT_MIXTURES": "10000"}, ["tests/providers/chat/test_mixtures.py"]),
 }
 """For each campaign the environment that makes it long, and the tests it runs."""

@@ -1,11 +1,13 @@
 """A run that is watched: order, text that stands, back-pressure, leaving early."""
 
 import asyncio
+import json
 import math
 from collections.abc import AsyncIterator
 from typing import Any, Self
 
 import anyio
+import msgspec
 import pytest
 from anyio.lowlevel import checkpoint
 from hypothesis import given, settings
@@ -31,11 +33,15 @@ from executionkit import (
     step,
     structured,
 )
+from executionkit.core.schema.answer import answer_type
+from executionkit.core.schema.partial import PartialAnswer
 from executionkit.errors import DeadlineExceededError, InvalidOutputError, ProviderError, StoppedError
 from executionkit.events import (
     Answered,
     CallStarted,
+    Element,
     Event,
+    PartialValue,
     StageStarted,
     TextDelta,
     TextVoided,
@@ -45,6 +51,7 @@ from executionkit.provider import CallPiece
 from executionkit.providers.scripted import ScriptedPiece, ScriptedRequest
 from executionkit.runtime.backlog import Backlog
 from executionkit.streaming import Streaming
+from tests.conftest import BARE
 from tests.doubles import AT_ONCE, either, error_of, joined, paired, result_of, soon
 
 pytestmark = pytest.mark.anyio
@@ -687,3 +694,82 @@ async def test_its_task_may_be_cancelled_by_whoever_ends_the_loop(anyio_backend:
                 task.cancel()
         events += [event async for event in run]
     assert "cancelled by somebody else" in str(error_of(run.outcome))
+
+
+# ---- values of a type ----
+
+
+class Item(msgspec.Struct):
+    name: str
+    price: float
+
+
+ITEMS = '{"answer": [{"name": "a [b], \\"c", "price": 1}, {"name": "d", "price": 2.5}]}'
+
+
+async def test_an_answer_of_a_type_can_be_read_before_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("executionkit.core.schema.partial.INTERVAL", 0.0)
+    events = await read(structured(list[Item]).stream(ScriptedProvider(f"Here:\n```json\n{ITEMS}\n```"), "x"))
+    value = result_of(outcome_of(events)).value
+    elements = [event for event in events if isinstance(event, Element)]
+    assert [element.value for element in elements] == value == [Item('a [b], "c', 1.0), Item("d", 2.5)]
+    assert [element.index for element in elements] == [0, 1]
+    if not BARE:
+        partial = [event.value for event in events if isinstance(event, PartialValue)]
+        assert [{"name": "a "}] in partial  # a beginning
+        assert partial[-1] == msgspec.to_builtins(value)
+        assert len(partial) > 4
+    assert len({event.id for event in events if isinstance(event, CallStarted | Element | PartialValue)}) == 1
+
+
+def has_outcome(run: Streaming[Any]) -> bool:
+    try:
+        return run.outcome is not None
+    except RuntimeError:
+        return False
+
+
+async def test_elements_come_as_they_are_whole_where_they_are_sure_to_stand() -> None:
+    provider = ScriptedProvider(ITEMS)
+    for retries in (0, 2):
+        async with structured(list[Item], output_retries=retries).stream(provider, "x", ahead=1) as run:
+            seen = [(item, has_outcome(run)) async for item in run.elements()]
+        assert [item for item, _ in seen] == result_of(run.outcome).value
+        assert seen[0][1] == (retries > 0)
+
+
+def test_a_script_reads_elements() -> None:
+    with structured(list[Item], output_retries=0).stream_sync(ScriptedProvider(ITEMS), "x") as script:
+        assert [item.name for item in script.elements()] == ['a [b], "c', "d"]
+
+
+async def test_elements_that_a_repair_supersedes_are_taken_back() -> None:
+    provider = ScriptedProvider(['{"answer": [1, 2, "three"]}', '{"answer": [1, 3]}'])
+    by_call: dict[int, list[Any]] = {}
+    for event in await read(structured(list[int]).stream(provider, "x")):
+        if isinstance(event, Element):
+            by_call.setdefault(event.call, []).append(event.value)
+        elif isinstance(event, TextVoided):
+            assert by_call.pop(event.call) == [1, 2]
+    assert list(by_call.values()) == [[1, 3]]
+
+
+@given(
+    values=st.lists(
+        st.text(max_size=8) | st.integers() | st.lists(st.text(max_size=3), max_size=3), max_size=6
+    ),
+    cuts=st.lists(st.integers(1, 9), min_size=1),
+    is_wrapped=st.booleans(),
+)
+def test_any_list_is_taken_apart_however_it_is_cut(
+    values: list[Any], cuts: list[int], is_wrapped: bool
+) -> None:
+    text = json.dumps({"answer": values} if is_wrapped else values)
+    reader = PartialAnswer(answer_type(list[Any]))
+    found: list[Any] = []
+    at = 0
+    while at < len(text):
+        cut = cuts[at % len(cuts)]
+        found += [whole.value for whole in reader.elements(text[at : at + cut])]
+        at += cut
+    assert found == values

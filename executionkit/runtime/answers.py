@@ -1,7 +1,8 @@
 """Typed answers: asked for, decoded, checked, and sent back with the reason where they will not do."""
 
 import math
-from typing import Any, Final, Generic, TypeVar
+from collections.abc import Iterator, Sequence
+from typing import Any, Final, Generic, TypeVar, cast
 
 from msgspec.structs import replace
 
@@ -9,9 +10,12 @@ from executionkit.core.bounds import Given, Reach, in_turn, of_calls
 from executionkit.core.dialect import Request, ResponseFormat
 from executionkit.core.refusals import noted_refusal
 from executionkit.core.schema.answer import AnswerType, Decoded, asking, complaint
+from executionkit.core.schema.partial import PartialAnswer
 from executionkit.core.schema.validation import Rejected
 from executionkit.errors import InvalidOutputError
+from executionkit.events import Element, PartialValue
 from executionkit.provider import LLMResponse, Message, user
+from executionkit.runtime.completion import TextReader
 from executionkit.runtime.context import Context
 from executionkit.runtime.given import size_of
 from executionkit.runtime.rules import Rule, broken
@@ -49,6 +53,7 @@ class TypedAnswers(Generic[T]):
         self._max_tokens = max_tokens
         self._answers: list[LLMResponse] = []
         self._reasons: list[str] = []
+        self._elements: list[object] = []
         self.response_format: ResponseFormat | None = None
         """The form that was asked for last."""
 
@@ -64,7 +69,9 @@ class TypedAnswers(Generic[T]):
         talk = messages
         while len(self._answers) <= self._retries:
             asked = await context.answer(
-                Request(talk, self._temperature, self._max_tokens, form=self._kind.form), is_answer=True
+                Request(talk, self._temperature, self._max_tokens, form=self._kind.form),
+                is_answer=True,
+                on_text=self._partial,
             )
             self._answers.append(asked.response)
             self.response_format = asked.response_format
@@ -74,6 +81,8 @@ class TypedAnswers(Generic[T]):
             if isinstance(answer, Decoded):
                 reason = await broken(self._check, answer.value)
                 if reason is None:
+                    if not self._stands(answer.value):
+                        context.void("repair")
                     return answer.value
                 answer = Rejected((reason,))
             self._reasons.append(complaint(answer, was_truncated=asked.response.was_truncated))
@@ -83,6 +92,27 @@ class TypedAnswers(Generic[T]):
             f"no {self._kind.name} in {len(self._answers)} answers: {self._reasons[-1]}",
             metadata=self.noted(),
         )
+
+    def _partial(self) -> TextReader:
+        """Begin to read an answer that comes in pieces."""
+        answer = PartialAnswer(self._kind)
+        self._elements = []
+
+        def read(piece: str) -> Iterator[tuple[type[PartialValue | Element], dict[str, object]]]:
+            for whole in answer.elements(piece):
+                self._elements.append(whole.value)
+                yield Element, {"value": whole.value, "index": whole.index}
+            value = answer.value(is_end=not piece)
+            if value is not None:
+                yield PartialValue, {"value": value}
+
+        return read
+
+    def _stands(self, value: T) -> bool:
+        """Whether the elements that were handed out begin the value; a text may hold several of them."""
+        if not self._elements:
+            return True
+        return list(cast("Sequence[object]", value))[: len(self._elements)] == self._elements
 
     def noted(self) -> dict[str, object]:
         """Return what is told of the answers: of the last one only where it would not do."""

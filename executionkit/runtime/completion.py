@@ -6,6 +6,7 @@ This is the one loop of attempts in the package, with the one memory of what a s
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, Final, TypeAlias
+from zlib import crc32
 
 import anyio
 import msgspec
@@ -54,10 +55,13 @@ from executionkit.runtime.logs import log_failover, log_lesson, log_retry, log_w
 from executionkit.runtime.open_call import OpenCall, call_under_way
 from executionkit.runtime.tracing import Span
 
-__all__ = ["Completed", "Completion", "OnText", "out_of_budget"]
+__all__ = ["Completed", "Completion", "OnText", "TextReader", "out_of_budget"]
 
-OnText: TypeAlias = Callable[[str], Iterable[tuple[type[PartialValue | Element], dict[str, object]]]]
+TextReader: TypeAlias = Callable[[str], Iterable[tuple[type[PartialValue | Element], dict[str, object]]]]
 """Reads an answer as it comes in: takes a piece, `""` at its end, and returns what records to send."""
+
+OnText: TypeAlias = Callable[[], TextReader]
+"""Begins to read an answer, each time that one begins to come in."""
 
 _REFUSALS = frozenset({400, 422, None})
 """The statuses with which a server says that it does not take a request as it is; None for no status."""
@@ -111,11 +115,13 @@ class Completion:
         "_ordinal",
         "_path",
         "_payers",
+        "_read",
         "_request",
         "_retries",
+        "_said_checksum",
+        "_said_length",
         "_span",
         "_stream",
-        "_texts",
     )
 
     def __init__(
@@ -134,8 +140,10 @@ class Completion:
         self._is_answer = is_answer and frame.is_answer
         self._stream = stream or (self._is_answer and tracer is not None and tracer.backlog is not None)
         self._on_text = on_text
-        self._texts: list[str] = []
+        self._read: TextReader | None = None
         self._has_said = False
+        # Of the text that was handed out: the text itself is kept once, by whoever puts it together.
+        self._said_length = self._said_checksum = 0
         self._ordinal = 0 if at else frame.next_call()
         self._path: Path = (*frame.path, *at) if at else frame.path
         self._span = None if frame.span is None else frame.span.below(self._path)
@@ -431,9 +439,11 @@ class Completion:
         reservation.settle(response.usage, response)
         if self._entry is not None:
             self._entry.paid(reservation.charge)
-        if self._texts and "".join(self._texts) != response.content:
+        if self._said_length and not self._has_said_all(response.content):
             self._void()  # thoughts were found in it that nobody could know for such before its end
             self._deliver(response.content, whole=True)
+        if self._span is not None and self._said_length:
+            self._send_read(self._span, "")
         if span is not None:
             self._first_piece = span.seconds_to(attempt.first_at)
             self._settled(span, reservation, response=response)
@@ -477,12 +487,19 @@ class Completion:
         if kind == "reasoning":
             span.send(TextDelta, text=text, kind=kind)
             return
-        if self._is_answer and not self._texts:
-            span.tracer.note_said(span)
-        self._texts.append(text)
+        if not self._said_length:
+            if self._is_answer:
+                span.tracer.note_said(span)
+            self._read = None if self._on_text is None else self._on_text()
+        self._said_length += len(text)
+        self._said_checksum = crc32(text.encode("utf-8", "surrogatepass"), self._said_checksum)
         span.send(TextDelta, text=text, whole=whole, is_answer=self._is_answer)
-        if self._on_text is not None:
-            for record, fields in self._on_text(text):
+        self._send_read(span, text)
+
+    def _send_read(self, span: Span, text: str) -> None:
+        """Tell what can be read of the text so far; at its end that is called with no text."""
+        if self._read is not None:
+            for record, fields in self._read(text):
                 span.send(record, is_answer=self._is_answer, **fields)
 
     def _void(self) -> None:
@@ -490,7 +507,12 @@ class Completion:
         if self._span is not None and self._has_said:
             self._span.tracer.void("failed", self._span)
             self._has_said = False
-            self._texts.clear()
+            self._said_length = self._said_checksum = 0
+
+    def _has_said_all(self, text: str) -> bool:
+        """Whether what was handed out is this text."""
+        checksum = crc32(text.encode("utf-8", "surrogatepass"))
+        return (len(text), checksum) == (self._said_length, self._said_checksum)
 
     def _learn(self, member: Endpoint, failure: ExecutionKitError) -> tuple[str, ...]:
         """Learn from a refusal that names a field: once a field, twice for the form. Return what changed."""

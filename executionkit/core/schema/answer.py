@@ -1,9 +1,9 @@
 """A typed answer: the schema a model is given for a type, and the way back from its text."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
-from typing import Any, Final, ForwardRef, Generic, TypeVar, cast
+from typing import Any, Final, ForwardRef, Generic, TypeVar, cast, get_args, get_origin
 
 import msgspec
 
@@ -21,6 +21,7 @@ T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
 _MOST_VALUES: Final = 32
+_LISTS: Final = frozenset({list, Sequence})
 
 
 class Decoded(msgspec.Struct, Generic[T_co], frozen=True):
@@ -44,7 +45,7 @@ class AnswerType(Generic[T]):
         name: What to call it in a request, within OpenAI's alphabet.
     """
 
-    __slots__ = ("_bare", "_wrapped", "is_strict", "name", "text")
+    __slots__ = ("_bare", "_kind", "_wrapped", "is_strict", "name", "text")
 
     def __init__(self, kind: object) -> None:
         schema = inline_root(schema_of(kind))
@@ -53,8 +54,24 @@ class AnswerType(Generic[T]):
         self.text: str = msgspec.json.encode(schema).decode()
         self.is_strict: bool = _is_strict(schema)
         self.name: str = _name(kind)
+        self._kind = kind
         self._bare = JsonDecoder(kind)
         self._wrapped = None if is_object else JsonDecoder(_envelope(kind))
+
+    @property
+    def is_wrapped(self) -> bool:
+        """Whether it travels as `{"answer": ...}`."""
+        return self._wrapped is not None
+
+    @property
+    def element(self) -> JsonDecoder | None:
+        """The way to read one element of a list, or of a tuple of any length; None for another type."""
+        origin, arguments = get_origin(self._kind), get_args(self._kind)
+        if origin is tuple and arguments[1:] == (...,):
+            arguments = arguments[:1]
+        elif origin not in _LISTS or len(arguments) != 1:
+            return None
+        return JsonDecoder(arguments[0])
 
     @property
     def form(self) -> JsonForm:
