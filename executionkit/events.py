@@ -168,7 +168,7 @@ class ItemStarted(EventBase, frozen=True, kw_only=True):
 class ItemFinished(EventBase, frozen=True, kw_only=True):
     """One of many inputs of `each`, or of the rows of `over`, is over.
 
-    Inputs that a failure all of them share left out have no record.
+    Inputs that were not begun, since all share a failure, have no record.
 
     Args:
         index: As in its `ItemStarted`.

@@ -112,7 +112,7 @@ class _Run(msgspec.Struct):
 
 
 class Progress:
-    """A trace that shows the run: stages, calls, tokens, money where prices are known, the budget's rest.
+    """A trace that shows a run: its stages, calls, tokens and money, and what is left of the budget.
 
     The inputs of `each` and the rows of `over` are told one by one. Where they are more than a hundred, or
     nobody knows how many, they are counted: how many are over and how many failed, how fast, and how long the

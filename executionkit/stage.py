@@ -1030,7 +1030,7 @@ class Checked(Stage[str, B], frozen=True):
             reasons.append(reason)
             context.void("repair")
             prompt = f"{value}\n\nAn earlier answer could not be used: {reason}"
-        raise InvalidOutputError(f"no value that will do in {len(values)} runs: {reasons[-1]}")
+        raise InvalidOutputError(f"no acceptable value in {len(values)} runs: {reasons[-1]}")
 
     @property
     @override

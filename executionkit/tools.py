@@ -74,7 +74,7 @@ class Tool(msgspec.Struct, frozen=True, dict=True):
 
     Raises:
         TypeError: A field of the wrong type.
-        ValueError: A name that OpenAI would refuse, a schema that is none, a setting that is out of range.
+        ValueError: A name that OpenAI would refuse, an invalid schema, a setting that is out of range.
 
     >>> async def execute(city: str) -> str:
     ...     return f"sunny in {city}"
@@ -176,7 +176,7 @@ class Tool(msgspec.Struct, frozen=True, dict=True):
 def as_text(result: object) -> str:
     """Return what a tool returned as the text a model gets to see.
 
-    What JSON has no form for is shown as its `str`, such as a path.
+    A value that JSON has no form for, such as a path, is shown as its `str`.
 
     Raises:
         ToolError: It has no JSON form, and its `str` says only where it lies in memory.
@@ -266,7 +266,7 @@ class ToolFunction(msgspec.Struct, frozen=True, dict=True):
 def _execute_of(module: str, name: str) -> object:
     found = _lookup(module, name)
     if not isinstance(found, Tool):
-        raise TypeError(f"{module}.{name} is no tool any more")
+        raise TypeError(f"{module}.{name} is not a tool any more")
     return found.execute
 
 

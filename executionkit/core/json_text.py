@@ -67,7 +67,7 @@ class JsonInText(msgspec.Struct, frozen=True):
 
 
 class _BrokenError(Exception):
-    """A value was begun, and is no JSON."""
+    """A value was begun, and is not JSON."""
 
 
 def find_json(text: str, *, was_cut: bool = False) -> JsonInText:
@@ -245,7 +245,7 @@ def _is_json(text: str) -> bool:
 
 
 def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not JSON")
 
 
 _decoder: Final = json.JSONDecoder(parse_constant=_no_constant)

@@ -394,7 +394,7 @@ def refine(
 
     Returns (on `run`):
         EvaluationError: The evaluator raised or gave no score from 0 to 1, or the judge no rating;
-            a rating that was refused or filtered is none.
+            one that was refused or filtered does not count.
         InvalidOutputError: With `output_type`: no answer decoded.
 
     Raises:

@@ -145,7 +145,7 @@ class Remote(_Endpoint, frozen=True, kw_only=True, dict=True, weakref=True):
         Raises:
             PermanentError: 400, 401, 403, 404, 405, 413 or 422, or a request that has no JSON form.
             RateLimitError: 429; `retry_after` says how long the server asks to wait.
-            ProviderError: Anything else that came back, or did not, in time.
+            ProviderError: Any other failure: no answer in time, or one that cannot be used.
             ProviderClosedError: The provider is closed in this event loop.
 
         Each has `cost` (one call, and the tokens that the server reported) and, where a server answered,
@@ -482,7 +482,7 @@ def _check_headers(headers: object, owner: str) -> None:
         if not isinstance(name, str) or not isinstance(value, str):
             raise TypeError("headers must be a mapping of str to str")
         if not _HEADER_NAME.fullmatch(name):
-            raise ValueError(f"{name!r} is no name of a header")
+            raise ValueError(f"{name!r} cannot be the name of a header")
         if name.lower() in _OWN_HEADERS:
             raise ValueError(f"the header {name} is set by {owner} itself")
         if name.lower() in _KEY_HEADERS:

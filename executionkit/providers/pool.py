@@ -133,7 +133,7 @@ class Pool:
     requests under way is asked. After 401, 402, 403, an exhausted quota or a wait that the server asks for it
     is left alone at once, after other failures of its own as `cooldown` says; then one request probes it.
     Refusals of the request itself (400, 404, 422, ...) say nothing of the member, and go back to the caller:
-    an unknown model is a mistake, no outage. Once text was handed out, no other member is asked.
+    an unknown model is a mistake, not an outage. Once text was handed out, no other member is asked.
 
     A pool among the members stands for its own members; its `cooldown` does not count then.
 
@@ -146,8 +146,8 @@ class Pool:
         clock: The time in seconds, for tests; it must not go back.
 
     Raises:
-        TypeError: A member is no provider.
-        ValueError: There is none.
+        TypeError: A member is not a provider.
+        ValueError: There are no members.
 
     >>> from executionkit.providers.openai import Provider
     >>> Pool([Provider("http://127.0.0.1:1/v1", "a"), Provider("http://127.0.0.1:2/v1", "b")])

@@ -121,7 +121,7 @@ def _check_validated(part: object, seen: set[int]) -> None:
         seen.add(id(part))
         if isinstance(part, msgspec.inspect.DataclassType) and _has_validator(part.cls):
             raise TypeError(
-                f"{part.cls.__name__} is a dataclass of Pydantic's in a field of a type that is none, where "
+                f"{part.cls.__name__} is a dataclass of Pydantic's in a field of another kind of type, where "
                 "it would not be validated; make the outer type one of Pydantic's too"
             )
         for field in part.__struct_fields__:

@@ -36,7 +36,7 @@ class JsonDecoder:
         """Return the value.
 
         Raises:
-            msgspec.DecodeError: The text is no JSON, or of another type.
+            msgspec.DecodeError: The text is not JSON, or of another type.
             Exception: Whatever the type's own checks raise, but for `ValueError` and `TypeError`.
         """
         try:

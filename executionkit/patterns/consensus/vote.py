@@ -114,7 +114,7 @@ class Consensus(Stage[str, T], Generic[T], frozen=True, kw_only=True):
         if isinstance(self.ballot, FieldBallot):  # no sample may have given it as a whole
             reason = await broken(self.check, answer)
             if reason is not None:
-                raise ConsensusFailedError(f"the answer made of the fields that won will not do: {reason}")
+                raise ConsensusFailedError(f"the answer of the winning fields is not acceptable: {reason}")
         agreement = min([verdict.agreement for verdict in verdicts])
         metadata: dict[str, object] = {
             "agreement_ratio": agreement,

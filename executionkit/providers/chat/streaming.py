@@ -154,7 +154,7 @@ class Stream:
 
     async def __anext__(self) -> StreamChunk:
         if self._is_advancing:
-            raise RuntimeError("another task is reading this stream; one at a time may")
+            raise RuntimeError("another task is reading this stream; only one may do so")
         self._is_advancing = True
         try:
             while not self._ready and not self._ended:

@@ -121,7 +121,7 @@ class _Exchange:
 def _unusual(response: aiohttp.ClientResponse) -> str:
     """Say what is wrong with a head that aiohttp lets pass."""
     if response.status < 200:
-        return f"the status {response.status} is not the one of an answer"
+        return f"the status {response.status} cannot be that of an answer"
     framing = response.headers.get("Transfer-Encoding", "chunked").strip().lower()
     return "" if framing == "chunked" else "the answer is framed in an unknown way"
 

@@ -23,7 +23,7 @@ async def read_body(exchange: Exchange) -> bytes:
     """Read the whole body.
 
     Raises:
-        ExchangeError: It is larger than `BODY_LIMIT`, or compressed with something else than gzip.
+        ExchangeError: It is larger than `BODY_LIMIT`, or compressed with something other than gzip.
     """
     reader = BodyReader(exchange, BODY_LIMIT)
     pieces = [await reader.read()]
@@ -50,13 +50,13 @@ class BodyReader:
         limit: Decompressed bytes at most.
 
     Raises:
-        ExchangeError: It is compressed with something else than gzip.
+        ExchangeError: It is compressed with something other than gzip.
     """
 
     def __init__(self, exchange: Exchange, limit: int) -> None:
         encoding = exchange.head.headers.get("content-encoding", "identity").strip().lower()
         if encoding not in {"", "identity", "gzip", "x-gzip"}:
-            raise ExchangeError("the answer is compressed with something else than gzip")
+            raise ExchangeError("the answer is compressed with something other than gzip")
         self._exchange = exchange
         self._left = limit
         self._unzip = _Gunzip() if "gzip" in encoding else None

@@ -44,7 +44,7 @@ class ResponseExchange:
     def __init__(self, response: Any, headers: dict[str, str]) -> None:
         self.head: Head = Head(int(response.status_code), headers)
         if self.head.status < 200:
-            raise ExchangeError(f"the status {self.head.status} is not the one of an answer")
+            raise ExchangeError(f"the status {self.head.status} cannot be that of an answer")
         self._response = response
         self._chunks: AsyncIterator[bytes] | None = None
         self.is_over: bool = False  # whether the body was read to its end

@@ -68,7 +68,7 @@ async def test_a_body_is_read_whole(pieces: list[bytes], encoding: str | None, b
 @pytest.mark.parametrize(
     ("pieces", "encoding", "says"),
     [
-        ([b"x"], "br", "^the answer is compressed with something else than gzip$"),
+        ([b"x"], "br", "^the answer is compressed with something other than gzip$"),
         ([ZIPPED[:-1]], "gzip", "^the answer's gzip ends early$"),
         ([], "gzip", "^the answer's gzip ends early$"),
         ([b"plain"], "gzip", "^the answer's gzip is broken: Error -3"),
