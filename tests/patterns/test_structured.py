@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from enum import Enum
 from functools import partial
 from typing import Any, Literal, TypedDict
 
@@ -333,6 +334,37 @@ async def test_what_is_no_whole_number_is_none(text: str) -> None:
     assert isinstance(
         error_of(await structured(Point, output_retries=0).run(Talking(text), "go")), InvalidOutputError
     )
+
+
+class Queue(Enum):
+    BILLING = "billing"
+    DELIVERY = "delivery"
+
+    @classmethod
+    def _missing_(cls, value: object) -> "Queue | None":
+        raise KeyError(value)
+
+
+@pytest.mark.parametrize("text", ["billing", " billing\n", "<think>delivery?</think>billing", '"billing"'])
+def test_a_choice_may_be_the_bare_word(text: str) -> None:
+    assert answer_type(Queue).read(text) == Decoded(Queue.BILLING)
+    assert answer_type(Literal["billing", "delivery"]).read(text) == Decoded("billing")
+    either: Any = Queue | None
+    assert answer_type(either).read(text) == Decoded(Queue.BILLING)
+
+
+WORDS = ["billing.", "Billing", "it is billing", "billing delivery", "", '{"answer": "billing"', "kitchen"]
+
+
+@pytest.mark.parametrize("text", WORDS)
+def test_a_choice_in_other_words_is_none(text: str) -> None:
+    assert isinstance(answer_type(Queue).read(text), Rejected)
+
+
+def test_a_word_that_was_cut_off_or_refused_is_no_choice() -> None:
+    assert isinstance(answer_type(Queue).read("billing", was_cut=True), Rejected)
+    assert isinstance(answer_type(Queue).read("billing", "content_filter"), Rejected)
+    assert isinstance(answer_type(str).read("billing"), Rejected)
 
 
 def test_a_schema_that_is_handed_out_is_a_copy() -> None:

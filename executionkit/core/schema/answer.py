@@ -2,13 +2,15 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from enum import Enum
 from functools import lru_cache
-from typing import Any, Final, ForwardRef, Generic, TypeVar, cast, get_args, get_origin
+from types import UnionType
+from typing import Any, Final, ForwardRef, Generic, Literal, TypeVar, Union, cast, get_args, get_origin
 
 import msgspec
 
 from executionkit.core.dialect import JsonForm
-from executionkit.core.json_text import find_json
+from executionkit.core.json_text import find_json, without_thoughts
 from executionkit.core.refusals import why_refused
 from executionkit.core.schema.models import schema_of, with_models
 from executionkit.core.schema.reading import JsonDecoder, why_rejected
@@ -54,7 +56,7 @@ class AnswerType(Generic[T]):
         self.text: str = msgspec.json.encode(schema).decode()
         self.is_strict: bool = _is_strict(schema)
         self.name: str = _name(kind)
-        self._kind = kind
+        self._kind: Any = kind
         self._bare = JsonDecoder(kind)
         self._wrapped = None if is_object else JsonDecoder(_envelope(kind))
 
@@ -88,7 +90,8 @@ class AnswerType(Generic[T]):
         """Return the value of this type in `text`, or why there is none. Never raises.
 
         Of several JSON values the one that `find_json` puts first and that is of this type. What was refused
-        or filtered holds none, whatever the text says, nor does a value that is a fragment of another.
+        or filtered holds none, whatever the text says, nor does a value that is a fragment of another. Of an
+        enum or a literal, a text that is the bare word and nothing else will do.
 
         Args:
             text: What the model wrote.
@@ -104,6 +107,9 @@ class AnswerType(Generic[T]):
                 return Decoded(self._decode(value))
             except Exception as error:  # noqa: BLE001 - a type's own checks may raise anything
                 reasons.append(why_rejected(error))
+        if _is_choice(self._kind) and not (found.was_begun or was_cut):
+            with suppress(Exception):  # an enum's `_missing_` may raise anything
+                return Decoded(msgspec.convert(without_thoughts(text).strip(), self._kind))
         return Rejected((reasons[0] if reasons else found.problem,))
 
     def _decode(self, text: str) -> T:
@@ -133,6 +139,8 @@ def answer_type(kind: Any) -> AnswerType[Any]:
     Decoded(value=[2, 3, 5])
     >>> answer_type(list[int]).read('{"answer": [2, "three"]}')
     Rejected(reasons=('Expected `int`, got `str` - at `$.answer[1]`',))
+    >>> answer_type(Literal["yes", "no"]).read("yes")
+    Decoded(value='yes')
     """
     if isinstance(kind, (str, ForwardRef)):
         raise TypeError(f"an output type is a class, not its name: pass the class itself, not {kind!r:.80}")
@@ -184,6 +192,13 @@ def _objects(part: object) -> list[Mapping[str, Any]]:
     mapping = cast("Mapping[str, Any]", part)
     below = [found for item in mapping.values() for found in _objects(item)]
     return [mapping, *below] if mapping.get("type") == "object" else below
+
+
+def _is_choice(kind: object) -> bool:
+    """Tell whether a type has but a few values, which a model can say as words."""
+    if get_origin(kind) in {Union, UnionType}:
+        return all(part is type(None) or _is_choice(part) for part in get_args(kind))
+    return get_origin(kind) is Literal or (isinstance(kind, type) and issubclass(kind, Enum))
 
 
 def _name(kind: object) -> str:
