@@ -78,6 +78,7 @@ def names() -> None:
 
 def joins(budget: TokenUsage) -> None:
     """What does not fit together."""
+    complete().with_input() >> complete()  # type: ignore[operator]  # pyright: ignore[reportOperatorIssue]
     Count() >> complete()  # type: ignore[operator]  # pyright: ignore[reportOperatorIssue]
     Count() >> refine() >> Spell()  # type: ignore[operator]  # pyright: ignore[reportOperatorIssue]
     complete() >> Spell()  # type: ignore[operator]  # pyright: ignore[reportOperatorIssue]
