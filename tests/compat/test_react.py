@@ -183,8 +183,8 @@ async def test_observations_are_cut_and_counted() -> None:
 
 async def test_responses_that_were_cut_are_counted() -> None:
     cut = LLMResponse("half an ans", finish_reason="length")
-    result = await react_loop(ScriptedProvider([call(), cut]), "?", [WEATHER])
-    assert (result.value, result.metadata["truncated_responses"]) == ("half an ans", 1)
+    result = await react_loop(ScriptedProvider([call(), cut, "whole"]), "?", [WEATHER])
+    assert (result.value, result.metadata["truncated_responses"]) == ("whole", 1)
 
 
 async def test_after_max_rounds_it_fails_with_its_cost() -> None:

@@ -241,7 +241,7 @@ class _Loop(Generic[T]):
     async def observe(self, reply: Reply) -> None:
         """Make the calls of a reply; their results join its message, so that they are dropped together."""
         self.calls = reply.calls
-        await self.toolbox.observe(reply.calls, self.context)
+        await self.toolbox.observe(reply.calls, self.context, has_open_end=reply.has_open_end)
         results = self.unfinished()
         self.calls = ()
         self.later[-1].extend(results)
@@ -254,6 +254,8 @@ class _Loop(Generic[T]):
         answer: Decoded[Any] | Rejected = Decoded(reply.text)
         if self.kind is not None:
             answer = self.kind.read(reply.text, reply.refusal, was_cut=reply.was_truncated)
+        elif reply.has_open_end and reply.refusal is None:  # which is told as it is
+            answer = Rejected(("its end is missing",))
         if isinstance(answer, Decoded):
             reason = await broken(self.settings.check, answer.value)
             if reason is None:
@@ -442,8 +444,8 @@ def react(
         max_tokens: Output tokens at most, a completion (default 4096).
         max_history_messages: Messages of the conversation to send at most; the oldest rounds are dropped
             whole, the prompt, leading system messages and the last round stay. None (the default) sends all.
-        output_retries: Answers that do not decode to `output_type` and are sent back with the reason
-            (default 2).
+        output_retries: Answers that do not decode to `output_type`, or were cut at `max_tokens`, and are sent
+            back with the reason (default 2).
         on_limit: `"answer"` makes one last call without tools at `max_rounds`, or when the budget has hardly
             room for more than one; where it has no room for all results either, the oldest rounds are left
             out. `"fail"` (the default) does not.
@@ -465,21 +467,22 @@ def react(
     Metadata (also on an error):
         rounds (int): Completions.
         tool_calls_made (int): Calls asked for, failed ones included.
-        truncated_responses (int): Completions cut at `max_tokens`.
+        truncated_responses (int): Completions cut at `max_tokens`. A text that was cut is no answer, and a
+            call that was is not made: the model is told.
         truncated_observations (int): Results cut at `max_observation_chars`.
         messages_trimmed (int): Messages dropped from the conversation.
         transcript (Transcript): The whole conversation, to go on from. A call that had not ended when the run
             did has a result that says so.
-        reasons (tuple of str): Why answers did not decode, were refused or filtered, or broke the rule, where
-            any did.
+        reasons (tuple of str): Why answers did not decode, were cut, refused or filtered, or broke the rule,
+            where any did.
         limit (str): `"rounds"` or `"budget"`, where `on_limit` made the last call.
         refusal (str): Where the model refused in its last completion, or a content filter cut in: the text of
             the refusal, or `"content_filter"`. A final text is then no answer.
 
     Returns (on `run`):
         MaxIterationsError: No answer after `max_rounds`.
-        InvalidOutputError: No answer of the type `output_type` that passes `check`; `last_text` (str) in
-            the metadata.
+        InvalidOutputError: No whole answer, of the type `output_type` and past `check` where those are given;
+            `last_text` (str) in the metadata.
         EvaluationError: `check` raised, or returned neither None nor text.
         StoppedError: `approve` answered `Stop`.
 

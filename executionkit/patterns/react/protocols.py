@@ -9,6 +9,7 @@ import msgspec
 
 from executionkit.core.dialect import JsonForm
 from executionkit.core.encoding import json_text
+from executionkit.core.endings import is_filtered
 from executionkit.core.json_text import without_thoughts
 from executionkit.core.observation import delimited
 from executionkit.core.schema.validation import Rejected, parse_arguments
@@ -61,6 +62,7 @@ class Reply(msgspec.Struct, frozen=True):
         was_truncated: Whether it was cut at the token limit.
         refusal: What the model or its content filter says in place of an answer; None where it answers.
         complaint: What to tell the model of a reply that is neither a call nor an answer; None of another.
+        has_open_end: Whether the last call, or the text, may have gone on: a limit or a filter cut it.
     """
 
     message: Message
@@ -69,6 +71,7 @@ class Reply(msgspec.Struct, frozen=True):
     was_truncated: bool
     refusal: str | None = None
     complaint: str | None = None
+    has_open_end: bool = False
 
 
 class ToolProtocol(Protocol):
@@ -127,7 +130,15 @@ class NativeTools:
         says_something = calls or response.refusal or without_thoughts(response.content).strip()
         if response.was_truncated and not says_something:
             complaint = "Your reply was cut off at the token limit before it said anything. Be shorter."
-        return Reply(message, response.content, calls, response.was_truncated, response.refusal, complaint)
+        return Reply(
+            message,
+            response.content,
+            calls,
+            response.was_truncated,
+            response.refusal,
+            complaint,
+            has_open_end=response.was_truncated or is_filtered(response.finish_reason),
+        )
 
     def results(self, calls: Sequence[ToolCall], texts: Sequence[str]) -> list[Message]:
         """Return the messages that bring the results."""

@@ -122,7 +122,8 @@ def read_reply(text: str, *, was_cut: bool = False, is_typed: bool = False) -> T
     """Return the call that a reply asks for, the text of its answer, or what is wrong with its form.
 
     A call counts only where the whole reply, thoughts and a fence aside, is one call; an answer likewise.
-    Text that holds nothing like JSON is an answer as it stands: models that know no form answer so.
+    Text that holds nothing like JSON is an answer as it stands, unless it was cut: models that know no form
+    answer so.
 
     Args:
         text: The reply.
@@ -145,7 +146,7 @@ def read_reply(text: str, *, was_cut: bool = False, is_typed: bool = False) -> T
     if not spoken.strip() and (was_cut or text.strip()):
         return WrongForm("it says nothing, but for thoughts or what was cut off")
     if not (_CALL_WORDS if is_typed else _LIKE_A_CALL).search(spoken):
-        return text
+        return WrongForm("it was cut off at the token limit") if was_cut and not is_typed else text
     return WrongForm(found.problem or "there is text beside the JSON, or more than one JSON value")
 
 

@@ -24,6 +24,7 @@ from executionkit.tools import Tool, ToolError
 
 __all__ = ["CallRules", "Toolbox"]
 
+_CUT: Final = "the reply was cut off in it, so that it was not made; call it again, and be shorter"
 _UNFINISHED: Final = failed("Cancelled", "the run ended before this call did; it may have had an effect")
 
 
@@ -82,16 +83,26 @@ class Toolbox:
         self.stopped: str | None = None
         self.truncated: int = 0
 
-    async def observe(self, calls: Sequence[ToolCall], context: Context) -> None:
+    async def observe(
+        self, calls: Sequence[ToolCall], context: Context, *, has_open_end: bool = False
+    ) -> None:
         """Make the calls of one round; `texts` then has what the model gets to see.
 
         Where the approval hook ends the loop no call of the round is made, and `stopped` says why.
+
+        Args:
+            calls: The calls.
+            context: The stage's context.
+            has_open_end: Whether the last call may have gone on: arguments that are whole by chance, or made
+                whole by the server, are not what the model asked for. It is not made.
         """
         self._shown_texts = {}
         self.calls_made += len(calls)
         self._rounds += 1
         number = self._rounds
-        admitted = [self._admit(call) for call in calls]
+        whole = calls[:-1] if has_open_end else calls
+        admitted = [self._admit(call) for call in whole]
+        admitted += [_Refused("CutOff", _CUT)] * (len(calls) - len(whole))
         if self._rules.approve is not None:
             admitted = await self._all_approved(self._rules.approve, admitted, context, number)
 

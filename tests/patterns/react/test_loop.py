@@ -261,10 +261,10 @@ async def test_long_results_are_cut_with_a_marker() -> None:
     async def give() -> str:
         return "x" * 100
 
-    provider = Talking(calls(("give", {})), says("done", finish_reason="length"))
+    provider = Talking(calls(("give", {})), "done")
     result = (await react([tool(give)], max_observation_chars=40).run(provider, "go")).unwrap()
     assert results(provider.asked[1]) == ["x" * 15 + "\n[85 more characters cut]"]
-    assert (result.metadata["truncated_observations"], result.metadata["truncated_responses"]) == (1, 1)
+    assert (result.metadata["truncated_observations"], result.metadata["truncated_responses"]) == (1, 0)
 
 
 async def test_a_result_that_no_request_can_hold_is_mended() -> None:
@@ -926,6 +926,46 @@ async def test_an_answer_that_was_cut_before_it_began_is_none() -> None:
     provider = Talking(cut(""), cut("<think>"), "four")
     result = (await react([add]).run(provider, "go")).unwrap()
     assert (result.value, result.metadata["truncated_responses"]) == ("four", 2)
+
+
+@pytest.mark.parametrize(
+    "arguments", [{}, "", "{}", {"left": 1, "right": 1}, '{"left": 1, "right": 1}', '{"le']
+)
+async def test_the_last_call_of_a_reply_that_was_cut_is_not_made(arguments: Any) -> None:
+    whole = ("add", {"left": 2, "right": 2})
+    cut_in_a_call = msgspec.structs.replace(calls(whole, ("pay", arguments)), finish_reason="length")
+    provider = Talking(cut_in_a_call, "fine")
+    stage = react([add, tool(_never, name="pay", max_calls=1)])
+    result = (await stage.run(provider, "go")).unwrap()
+    assert (result.value, result.metadata["truncated_responses"]) == ("fine", 1)
+    first, second = results(provider.asked[1])
+    assert (first, second.startswith("Error: CutOff")) == ("4", True)
+
+
+async def test_a_call_that_a_content_filter_cut_is_not_made() -> None:
+    filtered = msgspec.structs.replace(calls(("pay", {})), finish_reason="content_filter")
+    provider = Talking(filtered, "fine")
+    assert (await react([tool(_never, name="pay")]).run(provider, "go")).unwrap().value == "fine"
+    assert results(provider.asked[1])[0].startswith("Error: CutOff")
+
+
+@pytest.mark.parametrize("supports_tools", [True, False])
+async def test_a_text_that_was_cut_is_no_answer(supports_tools: bool) -> None:
+    provider = Talking(cut("It is fo"), "four", supports_tools=supports_tools)
+    result = (await react([add]).run(provider, "2 + 2?")).unwrap()
+    assert (result.value, result.metadata["truncated_responses"]) == ("four", 1)
+    assert "cut off at the token limit" in provider.asked[1][-1]["content"]
+
+
+async def test_texts_that_are_cut_again_and_again_are_kept_in_the_error() -> None:
+    provider = Talking(*[cut(f"It is fo{index}") for index in range(5)])
+    error = failure(await react([add], output_retries=1).run(provider, "2 + 2?"))
+    assert isinstance(error, InvalidOutputError)
+    assert (error.metadata["last_text"], error.cost.llm_calls) == ("It is fo1", 2)
+    provider = Talking(calls(("add", {})), cut("It is fo"))
+    error = failure(await react([add], max_rounds=1, on_limit="answer").run(provider, "2 + 2?"))
+    assert isinstance(error, InvalidOutputError)
+    assert error.metadata["last_text"] == "It is fo"
 
 
 async def test_a_fragment_is_no_typed_answer() -> None:

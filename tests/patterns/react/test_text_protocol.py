@@ -109,6 +109,11 @@ def test_text_that_holds_nothing_like_a_call_is_an_answer(text: str) -> None:
     assert read_reply(text) == text
 
 
+def test_text_that_was_cut_is_no_answer() -> None:
+    assert read_reply("It is sun", was_cut=True) == WrongForm("it was cut off at the token limit")
+    assert read_reply('{"answer": "It is sunny."}', was_cut=True) == "It is sunny."
+
+
 @pytest.mark.parametrize(
     ("text", "reply"),
     [
