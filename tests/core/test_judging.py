@@ -82,6 +82,43 @@ def test_the_judged_text_is_cut_before_it_is_cleaned() -> None:
         ("great", None),
         ("", None),
         ("9" * 5000, None),
+        ("Score: 8 out of a possible 10", 0.8),
+        ("Score (1-10): 8", 0.8),
+        ("On a scale of 0 to 10: 8", 0.8),
+        ("On a scale from 0 to 10, I give it 8", 0.8),
+        ("Score: <7>", 0.7),
+        ("Score: 8 (of 20)", None),
+        ("Score: 8 on a scale of 20", None),
+        ("Score: 8 on a scale from 1 to 100", None),
+        ("Score: 4 (scale 1-5)", None),
+        ("Score: 8 points out of 20", None),
+        ("Score: 8 pts / 20", None),
+        ("Score: 1e1", None),
+        ("Score: 7.5.1", None),
+        ("Score: 8..9", None),
+        ("Score: 8,000", None),
+        ("Score: 1 000", None),
+        ("Score: 8\u20149", None),
+        ("Score: 7 1/2", None),
+        ("Score: 8\n- 3 small errors", 0.8),
+        ("Score: 8/10/2026", None),
+        ("Score: 3 + 4 = 7", None),
+        ("Score: 10 minus 3", None),
+        ("Score: 2^3", None),
+        ("Score: 6 -> 8", None),
+        ("Score: 6 \u2192 8", None),
+        ("Score: 6... wait, Score: 8", None),
+        ("Score: 8/10 and 9/10", None),
+        ("Score: >8", None),
+        ("Score: \u2265 8", None),
+        ("Score: at least 8", None),
+        ("The score is less than 5", None),
+        ("The score is not 10", None),
+        ("The score cannot be 10.", None),
+        ("It isn't a 10", None),
+        ("Score: N/A. The text asks for 10.", None),
+        ("It is not perfect: 7", 0.7),
+        ("Score: 7\nTo reach Score: 9 it needs a date.", 0.7),
     ],
 )
 def test_ratings(reply: str, rating: float | None) -> None:
@@ -103,13 +140,16 @@ HOSTILE: list[tuple[str, Callable[[int], str]]] = [
     ("words", lambda n: "score " * (n // 6)),
     ("spaces", lambda n: "8" + " " * n),
     ("brackets", lambda n: "(" * n + "a"),
+    ("scores in a line", lambda n: "Score: 1 " * (n // 9)),
+    ("scales", lambda n: "8 points, (out of a possible " * (n // 29)),
+    ("small numbers", lambda n: "1 " * (n // 2)),
 ]
 
 
 @pytest.mark.parametrize(("what", "build"), HOSTILE, ids=[what for what, _ in HOSTILE])
 def test_a_hostile_answer_is_read_in_linear_time(what: str, build: Callable[[int], str]) -> None:
     # A quadratic pattern takes hours for this, and the time-out of the suite ends it; a linear one, a moment.
-    assert parse_rating(build(500_000)) in {None, 0.8, 0.11, 0.11000000000000001}
+    assert parse_rating(build(500_000)) in {None, 0.1, 0.8, 0.11, 0.11000000000000001}
 
 
 def test_hostile_nesting_takes_a_bounded_number_of_passes() -> None:
@@ -181,6 +221,19 @@ def test_of_several_scores_the_overall_one_or_none(reply: str, rating: float | N
     assert parse_rating(reply) == rating
 
 
-@pytest.mark.parametrize(("reply", "rating"), [("Score: 1", None), ("Score: 8\nIt lac", 0.8), ("8/1", None)])
+@pytest.mark.parametrize(
+    ("reply", "rating"),
+    [
+        ("Score: 1", None),
+        ("Score: 8\nIt lac", 0.8),
+        ("Score: 8\n", 0.8),
+        ("8/1", None),
+        ("Score: 8.", None),
+        ("Score: 8/", None),
+        ("Score: 8 out of", None),
+        ("Score: 8 -", None),
+        ("Score: 8. It lacks a date and a pla", 0.8),
+    ],
+)
 def test_a_number_that_may_go_on_is_no_rating(reply: str, rating: float | None) -> None:
     assert parse_rating(reply, was_cut=True) == rating
