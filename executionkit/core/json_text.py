@@ -37,7 +37,7 @@ _FLAT: Final = re.compile(
 )
 """Brackets that hold no others and no strings: prose if they are no JSON."""
 _BEGINS_VALUE: Final = re.compile(
-    r"\[\s*(?:[\[{\]\"'\d-]|//|/\*|(?:true|false|null|None|True|False)\b|\Z)"
+    r"\[\s*(?:[\[{\]\"'\d-]|[+.]\d|//|/\*|(?:true|false|null|None|True|False|NaN|Infinity|undefined)\b|\Z)"
     r"|\{\s*(?:[{\[}\"'\u201c]|//|/\*|[\w$-]{1,200}\s*(?:[:,}]|\Z)|\Z)"
 )
 _AFTER_A_NAME: Final = re.compile(r"[\"']\s{0,20}:\s{0,20}\Z")
@@ -90,7 +90,7 @@ def find_json(text: str, *, was_cut: bool = False) -> JsonInText:
         return JsonInText((), f"the answer has more than {_LONGEST_TEXT} characters", True)
     text = without_thoughts(text).strip()
     try:
-        fenced, plain = ([(0, len(text))], []) if _is_json(text) else _values(text)
+        fenced, plain = ([(0, len(text))], []) if _is_json(text) else _values(text, was_cut=was_cut)
     except _BrokenError as broken:
         return JsonInText((), f"the JSON is malformed or cut off: {broken}", True)
     found = fenced or plain
@@ -168,7 +168,7 @@ def _without_later(text: str) -> str:
     return "".join([*kept, text[done:]])
 
 
-def _values(text: str) -> tuple[list[_Span], list[_Span]]:
+def _values(text: str, *, was_cut: bool) -> tuple[list[_Span], list[_Span]]:
     """Return where the whole values are: those that fill a fenced block, and the others.
 
     Raises:
@@ -192,6 +192,8 @@ def _values(text: str) -> tuple[list[_Span], list[_Span]]:
         elif position == start + 1:
             groups += 1
             position = _end_of_group(text, start, groups)
+            if was_cut and position == start + 1:
+                raise _BrokenError("it was cut off within brackets")
     return fenced, plain
 
 

@@ -63,12 +63,29 @@ def casefolded(text: str) -> str:
     return fold(text).casefold()
 
 
+_MINUS: Final = r"(?:(?<![\w.)\]])[-+\u2212][$\u20ac\u00a3]?)?"
+_POWER: Final = r"(?:[eE][-+]?\d{1,3}\b)?"
+_SPACE: Final = r"[ \u00a0\u2009\u202f]"
 _NUMBER: Final = re.compile(
-    r"(?:(?<![\w.)\]])[-+\u2212])?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d{1,300})(?:\.\d{1,300})?(?:[eE][-+]?\d{1,3}\b)?"
-    r"|(?:(?<![\w.)\]])[-+\u2212])?\.\d{1,300}"
+    rf"{_MINUS}(?:"
+    rf"(?:\d{{1,3}}(?:,\d{{3}}){{1,100}}(?!\d)|\d{{1,3}}(?:{_SPACE}\d{{3}}){{1,100}}(?!\d)|\d{{1,300}})"
+    rf"(?:\.\d{{1,300}})?{_POWER}|\.\d{{1,300}}"
+    rf"|\d{{1,3}}(?:\.\d{{3}}){{2,100}}|(?P<comma>\d{{1,3}}(?:(?:\.|{_SPACE})\d{{3}}){{1,100}},\d{{1,300}}))"
 )
+"""A number as it is written: a comma marks decimals where other marks have set off the thousands."""
+_RUN: Final = (
+    rf"{_MINUS}(?:\d{{1,300}}|\.\d{{1,300}})"
+    rf"(?:[.,'\u2019_]\d{{1,300}}|(?:\\,|\{{,\}}|{_SPACE})\d{{3}}(?!\d)){{0,100}}{_POWER}"
+    r"(?:\s?(?:\\times|\\cdot|\u00d7|x|\*)\s?10(?=\s?\^|[\u00b2\u00b3\u00b9\u2070-\u207b]))?"
+    r"(?:\s?\^\s?\{?\s?[-+\u2212]?\d{1,3}\s?\}?|[\u00b2\u00b3\u00b9\u2070-\u207b]{1,4})?"
+)
+"""All that belongs to a number in a text, whether it can be read or not: a part of one is none."""
 _MARKUP: Final = re.compile(r"\\[$%,!;: ]|\\(?:text|textbf|mathrm|mbox)\{([^{}]{0,80})\}|\{,\}")
-_UNITS: Final = str.maketrans("", "", "$\u20ac\u00a3\u00a5%*_`\"'")
+_UNITS: Final = str.maketrans("", "", "$\u20ac\u00a3\u00a5%*_`\"'\u2019")
+_RAISED: Final = re.compile(r"[\u00b2\u00b3\u00b9\u2070-\u207b]{1,4}\Z")
+_SIGNS_RAISED: Final = str.maketrans(
+    "\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079\u207b\u207a", "0123456789-+"
+)
 
 
 _PART: Final = r"\d{1,300}(?:\.\d{1,300})?"
@@ -79,11 +96,11 @@ _LATEX_FRACTION: Final = (
 _SLASHED: Final = rf"(?<![\d/.])(?:\d{{1,300}}\s{{1,9}})?{_PART}\s?/\s?{_PART}(?![\d/]|\.\d)"
 _SIGN: Final = r"(?:(?<![\w.)\]])[-+\u2212]\s?)?"
 _FRACTION: Final = re.compile(rf"{_SIGN}(?:{_LATEX_FRACTION}|{_SLASHED})")
-_NUMBER_IN_TEXT: Final = re.compile(rf"{_FRACTION.pattern}|{_NUMBER.pattern}")
+_NUMBER_IN_TEXT: Final = re.compile(rf"{_FRACTION.pattern}|{_RUN}")
 _FIGURES: Final = re.compile(_PART)
 _SHORT_FRACTION: Final = re.compile(r"frac\s*(\d)")
 _POWER_OF_TEN: Final = re.compile(
-    r"\s*(?:\\times|\\cdot|\u00d7|\*)\s*10\s*\^\s*\{?\s*([-+\u2212]?\d{1,3})\s*\}?\Z"
+    r"(?:(?<=\d)\s*(?:\\times|\\cdot|\u00d7|x|\*)\s*|(?<![\d.,]))10\s*\^\s*\{?\s*([-+\u2212]?\d{1,3})\s*\}?\Z"
 )
 _LONGEST_NUMBER: Final = 2_000
 _BOX: Final = "\\boxed{"
@@ -97,10 +114,14 @@ def _number(text: str) -> Decimal | Fraction | None:
     if len(text) > _LONGEST_NUMBER:
         return None
     text = _without_markup(text).strip("$ ").rstrip(".")
+    if raised := _RAISED.search(text):
+        text = f"{text[: raised.start()]}^{raised[0].translate(_SIGNS_RAISED)}"
     power = _POWER_OF_TEN.search(text)
     text = (text[: power.start()] if power else text).translate(_UNITS).strip()
-    if _NUMBER.fullmatch(text):
-        number = _decimal(text)
+    if power and text in {"", "-", "+", "\u2212"}:  # the power alone
+        text += "1"
+    if found := _NUMBER.fullmatch(text):
+        number = _decimal(text, has_comma=found["comma"] is not None)
         return _EXACT.scaleb(number, int(power[1].replace("\u2212", "-"))) if power else number
     return _fraction(text) if _FRACTION.fullmatch(text) and not power else None
 
@@ -122,8 +143,13 @@ def _fraction(text: str) -> Decimal | Fraction | None:
         return found
 
 
-def _decimal(text: str) -> Decimal:
-    return Decimal(text.replace(",", "").replace("\u2212", "-"))
+def _decimal(text: str, *, has_comma: bool) -> Decimal:
+    """Return a number whose decimals stand behind a comma, or else a point if it is the only one."""
+    text = "".join(text.split()).replace("\u2212", "-")
+    if has_comma:
+        return Decimal(text.replace(".", "").replace(",", "."))
+    text = text.replace(",", "")
+    return Decimal(text.replace(".", "") if text.count(".") > 1 else text)
 
 
 def _without_markup(text: str) -> str:
@@ -181,7 +207,10 @@ class Number(_Near, frozen=True):
 
 
 class LastNumber(_Near, frozen=True):
-    """The last number in the text, a fraction (`1/2`) as a whole; a text without one abstains.
+    """The last number in the text, a fraction (`1/2`) or a power (`2 x 10^3`) as a whole.
+
+    A text without one abstains, and so does one whose last number cannot be read: `12,5` may be one number or
+    two, and a part of it is none.
 
     Args:
         tolerance: How far two numbers may be apart, at least 0.
@@ -199,13 +228,13 @@ class LastNumber(_Near, frozen=True):
 def boxed(text: str) -> str | None:
     r"""Return what the last `\boxed{...}` in the text holds, braces balanced, white space removed.
 
-    None where there is none, or the last one is not closed.
+    None where there is none, or the last one is empty or not closed.
 
     >>> boxed(r"so \boxed{1} or rather \boxed{\frac{1}{2}}.")
     '\\frac{1}{2}'
     """
     content = _in_box(text)
-    return None if content is None else "".join(content.split())
+    return "".join(content.split()) or None if content else None
 
 
 def _in_box(text: str) -> str | None:
@@ -245,7 +274,8 @@ class FinalAnswer(_Near, frozen=True):
 class Choice(msgspec.Struct, frozen=True):
     """The letter of a multiple-choice answer, in upper case; a text that names none abstains.
 
-    Looked for in this order, the last one found counting: after "answer is" or "answer:" (a small letter
+    A letter that the text says no to (`not A`) is not chosen, and of two at once (`A or B`) none is. Looked
+    for in this order, the last one found counting: after "answer is" or "answer:" (a small letter
     where a line or sentence ends with it), in a box or in round brackets, at the start before a dot, bracket
     or colon, and as a capital standing alone.
 
@@ -273,10 +303,33 @@ class Choice(msgspec.Struct, frozen=True):
         if len(alone) == 1 and alone in either:
             return alone.upper()
         for pattern in _choice_patterns(upper, either):
-            found = re.findall(pattern, text)
+            found = [each for each in re.finditer(pattern, text) if not _is_denied(text, each.start(1))]
             if found:
-                return cast("str", found[-1]).upper()
+                return None if _is_one_of_two(text, found[-1], either) else found[-1][1].upper()
         return None
+
+
+_DENIAL: Final = re.compile(
+    r"(?:\b(?:not|nor|neither|never|except|than)|n['\u2019]t)\s{1,9}(?:be\s{1,9})?(?:(?:option|choice)\s{1,9})?[*_(\[`\"]{0,4}\Z",
+    re.IGNORECASE,
+)
+
+
+def _is_denied(text: str, start: int) -> bool:
+    return bool(_DENIAL.search(text[max(0, start - 40) : start]))
+
+
+def _is_one_of_two(text: str, letter: re.Match[str], letters: str) -> bool:
+    """Whether another letter stands beside the one that was found, as in "A or B"."""
+    either, mark = r"\s{0,3}(?:\bor\b|\band\b|/|&)\s{0,3}", r"[*_()\[\]`\"]{0,4}"
+    before, after = (
+        text[max(0, letter.start(1) - 20) : letter.start(1)],
+        text[letter.end(1) : letter.end(1) + 20],
+    )
+    return bool(
+        re.search(rf"(?<!\w)[{letters}]{mark}{either}{mark}\Z", before)
+        or re.match(rf"{mark}{either}{mark}[{letters}](?![\w'])", after)
+    )
 
 
 def _choice_patterns(upper: str, either: str) -> tuple[str, ...]:

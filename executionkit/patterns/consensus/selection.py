@@ -32,6 +32,9 @@ __all__ = ["Select", "parse_selection", "select", "selection_prompt"]
 _TAG: Final = re.compile(r"<(?=[\s/]*response)", re.IGNORECASE)
 _PICK: Final = re.compile(r"\bresponse\W{0,4}(\d{1,6})\b", re.IGNORECASE)
 _NUMBER: Final = re.compile(r"\d{1,6}")
+_DENIED: Final = re.compile(
+    r"(?:\b(?:not|nor|neither|except)|n't)\s+(?:be\s+)?(?:response\W{0,4})?\d", re.IGNORECASE
+)
 
 
 def selection_prompt(task: str, answers: Sequence[str]) -> str:
@@ -55,7 +58,7 @@ def selection_prompt(task: str, answers: Sequence[str]) -> str:
 def parse_selection(reply: str, count: int, *, was_cut: bool = False) -> int | None:
     """Return which of `count` answers was picked, from 0; None where the reply names none, or several.
 
-    What it says in its thoughts does not count.
+    What it says in its thoughts does not count, nor a number that it says no to.
 
     Args:
         reply: What the judge said.
@@ -67,6 +70,8 @@ def parse_selection(reply: str, count: int, *, was_cut: bool = False) -> int | N
     """
     reply = without_thoughts(reply)
     found = [*_PICK.finditer(reply)] or [*_NUMBER.finditer(reply)]
+    if _DENIED.search(reply):
+        return None
     if was_cut and any(number.end() == len(reply) for number in found):
         return None
     numbers = {int(number[number.lastindex or 0]) for number in found}

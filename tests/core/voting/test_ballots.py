@@ -204,11 +204,19 @@ def test_sums_of_weights_do_not_depend_on_the_order(weights: list[float], random
         ("Response 0", None),
         ("Response 1, not Response 2", None),
         ("all are fine", None),
+        ("not 1", None),
+        ("It isn't Response 2", None),
+        ("The answer is not response 3", None),
         ("", None),
     ],
 )
 def test_a_selection_is_read(reply: str, picked: int | None) -> None:
     assert parse_selection(reply, 3) == picked
+
+
+def test_a_selection_that_was_cut_in_its_number_is_none() -> None:
+    assert parse_selection("Response 1", 12, was_cut=True) is None
+    assert parse_selection("Response 1 says", 12, was_cut=True) == 0
 
 
 @given(st.text(st.sampled_from("<>/ _response12"), max_size=60))
