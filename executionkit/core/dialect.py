@@ -6,7 +6,7 @@
 import hashlib
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias, cast
 
 import msgspec
 
@@ -45,9 +45,28 @@ _LIMITS: Final = (
     "max_output_tokens",
     "max_new_tokens",
     "max_tokens_to_sample",
+    "max_gen_len",
+    "max_length",
+    "maxTokens",
+    "maxOutputTokens",
+    "max_token_count",
+    "maxTokenCount",
     "num_predict",
+    "n_predict",
 )
 """Every spelling of the output limit that servers are known to read."""
+
+_HOLDERS: Final = (
+    "extra_body",
+    "options",
+    "parameters",
+    "config",
+    "generation_config",
+    "generationConfig",
+    "inferenceConfig",
+    "textGenerationConfig",
+)
+"""Fields that hold others, in the request or on the way to it."""
 
 REASONING_FIELDS: Final = ("reasoning_content", "reasoning")
 
@@ -168,11 +187,19 @@ def limited(options: dict[str, Any], max_tokens: int | None) -> tuple[int | None
         max_tokens: The limit that was given under its usual name; None for none.
 
     Returns:
-        The tightest limit given, the name it was given under (empty for the usual one), and the other fields.
+        The tightest limit given, the name it was given under (empty for the usual one, and for one that stood
+        within another field), and the other fields.
 
     >>> limited({"max_completion_tokens": 50_000, "seed": 1}, None)
     (50000, 'max_completion_tokens', {'seed': 1})
+    >>> limited({"options": {"num_predict": 50_000, "top_k": 5}}, 100)
+    (100, '', {'options': {'top_k': 5}})
     """
+    for holder in _HOLDERS:
+        within = options.get(holder)
+        if isinstance(within, Mapping):
+            max_tokens, _, rest = limited(dict(cast("Mapping[str, Any]", within)), max_tokens)
+            options = {**options, holder: rest}
     name = next((name for name in _LIMITS if name in options), "")
     if not name:
         return max_tokens, "", options

@@ -233,7 +233,15 @@ class Remote(_Endpoint, frozen=True, kw_only=True, dict=True, weakref=True):
         options: dict[str, Any],
     ) -> dict[str, object]:
         """Return a request with the defaults in it, said as the server is known to want it."""
-        options = {**self.extra_body, **options}
+        if self.extra_body:
+            bound, name, fixed = limited(dict(self.extra_body), None)
+            is_named = limited(options, None)[0] is not None
+            options = {**fixed, **options}
+            granted = bound if max_tokens is None else max_tokens  # a call's own limit goes before
+            if name and not is_named:
+                options[name], max_tokens = granted, None
+            elif not is_named:
+                max_tokens = granted
         if max_tokens is None and not limited(options, None)[1]:
             max_tokens = self.default_max_tokens
         if temperature is None:

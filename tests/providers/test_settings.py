@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from returns.result import Failure
 
-from executionkit import Dialect, Provider, RetryConfig, Secret, complete
+from executionkit import Dialect, Provider, RetryConfig, Secret, TokenUsage, complete
 from executionkit.providers.chat.servers import SERVERS, dialect_for, server_for
 from tests.servers.fake import KEY
 
@@ -82,6 +82,28 @@ async def test_further_fields_and_headers_go_along() -> None:
     assert wire.body["provider"] == {"order": ["a", "b"]}
     await provider.complete(QUESTION, seed=2)
     assert wire.body["seed"] == 2
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("fixed", "named"),
+    [
+        ({"max_completion_tokens": 50_000}, "max_completion_tokens"),
+        ({"max_output_tokens": 50_000}, "max_output_tokens"),
+        ({"max_tokens": 50_000}, "max_tokens"),
+        ({"options": {"num_predict": 50_000}}, "max_tokens"),
+    ],
+)
+async def test_the_output_limit_of_a_call_goes_before_that_of_the_body(
+    fixed: dict[str, Any], named: str
+) -> None:
+    wire = Wire()
+    provider = Provider(URL, "m", KEY, transport=wire.transport(), extra_body=fixed)
+    await complete().run(provider, "?", max_cost=TokenUsage(output_tokens=100))
+    assert wire.body[named] == 100
+    assert "50000" not in str(wire.body)
+    await provider.complete(QUESTION)
+    assert wire.body[named] == 50_000
 
 
 def test_it_stays_a_value() -> None:

@@ -152,6 +152,13 @@ async def test_each_attempt_of_a_stage_bound_to_the_metered_provider_is_billed_o
     assert quota.tokens < 500
 
 
+def _numbers(options: object) -> list[int]:
+    """Return all numbers in request fields; those of the tests are output limits."""
+    if isinstance(options, dict):
+        return [number for value in options.values() for number in _numbers(value)]
+    return [options] if isinstance(options, int) else []
+
+
 @pytest.mark.parametrize(
     "spelled",
     [
@@ -160,12 +167,18 @@ async def test_each_attempt_of_a_stage_bound_to_the_metered_provider_is_billed_o
         {"max_output_tokens": 50_000},
         {"max_new_tokens": 50_000},
         {"num_predict": 50_000},
+        {"maxOutputTokens": 50_000},
+        {"n_predict": 50_000},
         {"max_tokens": 5, "max_completion_tokens": 50_000},
+        {"extra_body": {"max_tokens": 50_000}},
+        {"extra_body": {"options": {"num_predict": 50_000}}},
+        {"options": {"num_predict": 50_000}},
+        {"generation_config": {"max_output_tokens": 50_000}},
         {},
     ],
     ids=str,
 )
-async def test_every_spelling_of_the_output_limit_is_held_to_the_budget(spelled: dict[str, int]) -> None:
+async def test_every_spelling_of_the_output_limit_is_held_to_the_budget(spelled: dict[str, Any]) -> None:
     async def evaluate(text: str, provider: LLMProvider) -> float:
         options: dict[str, Any] = dict(spelled)
         await provider.complete([user("rate")], **options)
@@ -181,8 +194,7 @@ async def test_every_spelling_of_the_output_limit_is_held_to_the_budget(spelled:
     result_of(await Within(raising).run(model, "?", max_cost=budget))
     assert model.calls == 3
     for asked in model.asked:
-        limits = [asked.max_tokens, *[value for name, value in asked.options.items() if name in {
-            "max_completion_tokens", "max_output_tokens", "max_new_tokens", "num_predict"}]]  # fmt: skip
+        limits = [asked.max_tokens, *_numbers(asked.options)]
         assert any(limit is not None for limit in limits)
         assert all(limit <= 100 for limit in limits if limit is not None)
 
