@@ -25,6 +25,12 @@ _CLOSING: Final = re.compile(rf"</(?:{_NAMES})\s*>|\[/THINK\]", re.IGNORECASE)
 _LONE_CLOSING: Final = re.compile(
     rf"^[ \t]*(?:</(?:{_NAMES})>|\[/THINK\])[ \t]*$", re.IGNORECASE | re.MULTILINE
 )
+_CHANNEL: Final = re.compile(r"\s*(?:<\|start\|>assistant)?<\|channel\|>")
+_IN_CHANNEL: Final = re.compile(
+    r"<\|channel\|>\s*(?P<channel>\w+)[^<]*(?:<\|constrain\|>[^<]*)?<\|message\|>"
+    r"(?P<text>.*?)(?=<\|(?:end|return|call|start|channel)\|>|\Z)",
+    re.DOTALL,
+)
 _LONGEST_TAG: Final = 64
 
 
@@ -42,7 +48,7 @@ class Said(msgspec.Struct, frozen=True):
     refusal: str = ""
 
 
-def read_content(content: str | list[dict[str, Any]] | None) -> Said:
+def read_content(content: str | list[dict[str, Any] | str] | None) -> Said:
     """Read a content: a text, or parts of which each is a text, a thought, a refusal or something else.
 
     >>> read_content([{"type": "thinking", "thinking": "4?"}, {"type": "text", "text": "5"}])
@@ -51,7 +57,8 @@ def read_content(content: str | list[dict[str, Any]] | None) -> Said:
     if not isinstance(content, list):
         return Said(content or "")
     texts: dict[str, list[str]] = {"text": [], "reasoning": [], "refusal": []}
-    for part in content:
+    for given in content:
+        part: Mapping[str, Any] = {"text": given} if isinstance(given, str) else given
         kind = _kind_of(part.get("type", "text"))
         if kind:
             texts[kind].append(_text_of(part.get(kind) or part.get("thinking") or part.get("text")))
@@ -107,7 +114,8 @@ def split_thoughts(text: str) -> tuple[str, str]:
     r"""Split a text into the thoughts that it begins with and the rest.
 
     Thoughts stand in `<think>` or `<thinking>`; without an end all of the text is one. The beginning may be
-    missing, where a chat template has sent it: then the end stands on a line of its own.
+    missing, where a chat template has sent it: then the end stands on a line of its own. Of channels, as
+    gpt-oss writes them, all but the final one are thoughts.
 
     >>> split_thoughts("<think>4? No.</think>\n\n5"), split_thoughts("4? No.\n</think>\n5")
     (('4? No.', '5'), ('4? No.', '5'))
@@ -116,6 +124,8 @@ def split_thoughts(text: str) -> tuple[str, str]:
     """
     if "<" not in text and "[" not in text:
         return "", text
+    if _CHANNEL.match(text):
+        return _by_channels(text)
     opening = _OPENING.match(text)
     if opening is None:
         end = _LONE_CLOSING.search(text) if "/THINK]" in text or "</" in text else None
@@ -132,6 +142,13 @@ def split_thoughts(text: str) -> tuple[str, str]:
             text = text[stray.end() :].lstrip()
         opening = _OPENING.match(text)
     return "\n".join(filter(None, thoughts)), text
+
+
+def _by_channels(text: str) -> tuple[str, str]:
+    """Split what gpt-oss writes where its server does not: channels, of which the final one is the answer."""
+    found = [(each["channel"].lower(), each["text"].strip()) for each in _IN_CHANNEL.finditer(text)]
+    thoughts = [said for channel, said in found if channel != "final"]
+    return "\n".join(filter(None, thoughts)), "\n".join(said for channel, said in found if channel == "final")
 
 
 class ThoughtFilter:

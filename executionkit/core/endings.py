@@ -1,7 +1,11 @@
-"""Why a model stopped, under the names that servers give it."""
+"""Why a model stopped, under the names that servers give it.
 
+A name that is not known is taken by its words: what says that it failed is no answer, whoever made it up.
+"""
+
+import re
 from functools import lru_cache
-from typing import Final
+from typing import Final, Literal, TypeAlias
 
 __all__ = ["FILTERED", "is_cut", "is_failed", "is_filtered"]
 
@@ -39,13 +43,30 @@ _FAILED: Final = frozenset(
 )
 
 
+_Kind: TypeAlias = Literal["cut", "filtered", "failed", ""]
+_WORDS: Final[tuple[tuple[_Kind, re.Pattern[str]], ...]] = (
+    (
+        "failed",
+        re.compile(
+            r"error|fail|time_?d?_?out|abort|cancel|overload|unavailable|interrupt|malformed|unexpected|quota|rate_limit"
+        ),
+    ),
+    (
+        "filtered",
+        re.compile(r"filter|safety|block|moderat|guardrail|prohibit|refus|sensitive|policy|language"),
+    ),
+    ("cut", re.compile(r"length|limit|max_|truncat|incomplete|exceed|pause_turn")),
+)
+"""What names that are not known are told by, in this order."""
+
+
 def is_cut(finish_reason: object) -> bool:
     """Whether a text ended at the limit of its length, or of the context.
 
     >>> is_cut("length"), is_cut("MAX_TOKENS"), is_cut("stop"), is_cut(None)
     (True, True, False, False)
     """
-    return _plain(finish_reason) in _CUT
+    return _kind(finish_reason) == "cut"
 
 
 def is_filtered(finish_reason: object) -> bool:
@@ -54,7 +75,7 @@ def is_filtered(finish_reason: object) -> bool:
     >>> is_filtered("content_filter"), is_filtered("SAFETY"), is_filtered("stop")
     (True, True, False)
     """
-    return _plain(finish_reason) in _FILTERED
+    return _kind(finish_reason) == "filtered"
 
 
 def is_failed(finish_reason: object) -> bool:
@@ -63,14 +84,23 @@ def is_failed(finish_reason: object) -> bool:
     >>> is_failed("error"), is_failed("stop")
     (True, False)
     """
-    return _plain(finish_reason) in _FAILED
+    return _kind(finish_reason) == "failed"
 
 
-def _plain(finish_reason: object) -> str:
-    """Return a reason in small letters, without the prefix that Google's enumerations have."""
-    return _folded(finish_reason) if isinstance(finish_reason, str) else ""
+def _kind(finish_reason: object) -> _Kind:
+    return _kind_of(finish_reason) if isinstance(finish_reason, str) else ""
 
 
 @lru_cache(maxsize=256)
-def _folded(finish_reason: str) -> str:
-    return finish_reason.strip().lower().replace("-", "_").removeprefix("finish_reason_")
+def _kind_of(finish_reason: str) -> _Kind:
+    """Tell a reason by its name: in small letters, without the prefix that Google's enumerations have."""
+    name = re.sub(r"[\s-]+", "_", finish_reason.strip().lower()).removeprefix("finish_reason_")
+    known: tuple[tuple[_Kind, frozenset[str]], ...] = (
+        ("cut", _CUT),
+        ("filtered", _FILTERED),
+        ("failed", _FAILED),
+    )
+    for kind, names in known:
+        if name in names:
+            return kind
+    return next((kind for kind, words in _WORDS if words.search(name)), "")

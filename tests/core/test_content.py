@@ -33,6 +33,15 @@ from executionkit.core.content import Said, ThoughtFilter, read_content, read_re
         ('{"tag": "<think>"}', "", '{"tag": "<think>"}'),
         ("<thinker>hm</thinker>", "", "<thinker>hm</thinker>"),
         ("<b>Paris</b>", "", "<b>Paris</b>"),
+        (
+            "<|channel|>analysis<|message|>hm 3<|end|><|start|>assistant<|channel|>final<|message|>4<|return|>",
+            "hm 3",
+            "4",
+        ),
+        ("<|start|>assistant<|channel|>final <|constrain|>json<|message|>{}", "", "{}"),
+        ("<|channel|>analysis<|message|>hm, 3 is cut o", "hm, 3 is cut o", ""),
+        ("<|channel|>", "", ""),
+        ("Say <|channel|>final<|message|>", "", "Say <|channel|>final<|message|>"),
     ],
 )
 def test_thoughts_are_split_off(text: str, thoughts: str, rest: str) -> None:
@@ -68,6 +77,7 @@ def test_pieces_give_what_the_whole_gives(text: str, cuts: list[int]) -> None:
         ([], Said()),
         ([{"type": "text", "text": "a"}, {"text": "b"}, {"type": "image_url", "text": "c"}], Said("ab")),
         ([{"type": "text", "text": {"value": "a"}}], Said("a")),
+        (["a", {"type": "thinking", "thinking": "hm"}, "b"], Said("ab", "hm")),
         ([{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": "a"}], Said("a", "hm")),
         ([{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}], Said("", "hm")),
         ([{"type": "reasoning", "text": "hm"}, {"type": "refusal", "refusal": "no"}], Said("", "hm", "no")),

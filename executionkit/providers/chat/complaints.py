@@ -111,7 +111,7 @@ def complaint_in_answer(raw: Mapping[str, object]) -> Mapping[str, object] | Non
     """
     choices = raw.get("choices")
     first = cast("list[object]", choices)[0] if isinstance(choices, list) and choices else None
-    for holder in (raw, first, raw.get("x_groq")):
+    for holder in (raw, first, _fields(first).get("message"), raw.get("x_groq")):
         error = _fields(holder).get("error")
         if error and (not choices or _is_bad(error)):
             return _fields(error) or {"message": _as_words(error)}

@@ -98,7 +98,7 @@ class _Call(msgspec.Struct):
     function: _Function | None = None
 
 
-Content: TypeAlias = str | list[dict[str, Any]] | None
+Content: TypeAlias = str | list[dict[str, Any] | str] | None
 """A message's content, as it may come."""
 
 
@@ -118,6 +118,10 @@ class _Completion(msgspec.Struct):
 
 MESSAGE_FIELDS: Final = frozenset({"role", "content", "tool_calls"})
 CALL_FIELDS: Final = frozenset({"id", "type", "function", "index"})
+_ARGUMENTS: Final = ("arguments", "input", "parameters", "args")
+"""Where servers have the arguments of a call."""
+_READ_OF_MESSAGE: Final = MESSAGE_FIELDS | {"function_call"}
+_READ_OF_CALL: Final = CALL_FIELDS | {"name", *_ARGUMENTS}
 
 
 def decode_completion(body: bytes, redactor: Redactor) -> LLMResponse | Unusable:
@@ -156,7 +160,11 @@ def _read_completion(raw: dict[str, Any], redactor: Redactor) -> LLMResponse | U
     if choice.message is None:
         return Unusable("the answer's first choice has no message", usage)
     message = raw["choices"][0]["message"]
-    calls = unique_calls(_read_calls(choice.message.tool_calls, message.get("tool_calls"), redactor))
+    asked = choice.message.tool_calls or ()
+    sent: list[dict[str, Any]] = message.get("tool_calls") or []
+    if not asked and (legacy := mapping(message.get("function_call"))):  # as it was before `tool_calls`
+        asked, sent = [_Call()], [legacy]
+    calls = unique_calls(_read_calls(asked, sent, redactor))
     said = read_content(choice.message.content)
     thoughts, text = split_thoughts(said.text)
     return LLMResponse(
@@ -165,7 +173,7 @@ def _read_completion(raw: dict[str, Any], redactor: Redactor) -> LLMResponse | U
         finish_reason=choice.finish_reason or ("tool_calls" if calls else "stop"),
         usage=mapping(stated_usage),
         raw=raw,
-        extra=with_refusal(unknown_fields(message, MESSAGE_FIELDS), said.refusal),
+        extra=with_refusal(unknown_fields(message, _READ_OF_MESSAGE), said.refusal),
         reasoning=read_reasoning(message) or said.reasoning or thoughts,
         id=text_in(raw, "id"),
         model=text_in(raw, "model"),
@@ -216,16 +224,28 @@ def unknown_fields(given: Mapping[str, Any], known: AbstractSet[str]) -> dict[st
 
 
 def _read_calls(
-    calls: list[_Call] | None, sent: Iterable[Mapping[str, Any]] | None, redactor: Redactor
+    calls: Iterable[_Call], sent: Iterable[Mapping[str, Any]], redactor: Redactor
 ) -> Iterator[ToolCall]:
-    for call, raw in zip(calls or (), sent or (), strict=True):
+    for call, raw in zip(calls, sent, strict=True):
         function = call.function or _Function()
+        if function.arguments is None:
+            function = _function_in(raw)
         yield ToolCall(
             "" if call.id is None else str(call.id),
             function.name or "",
             redactor.answer(read_arguments(function.arguments)),
-            unknown_fields(raw, CALL_FIELDS),
+            unknown_fields(raw, _READ_OF_CALL),
         )
+
+
+def _function_in(call: Mapping[str, Any]) -> _Function:
+    """Return what a call names, wherever that stands: some servers leave out `function`, or rename within."""
+    within = mapping(call.get("function")) or call
+    name = within.get("name")
+    arguments = next((within[name] for name in _ARGUMENTS if within.get(name) is not None), None)
+    return _Function(
+        name if isinstance(name, str) else None, arguments if isinstance(arguments, str | dict) else None
+    )
 
 
 def read_arguments(arguments: str | dict[str, Any] | None) -> dict[str, Any] | str:

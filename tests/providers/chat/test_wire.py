@@ -135,6 +135,40 @@ def test_what_a_call_holds_beside_is_kept() -> None:
     assert (second.extra, repr(second)) == ({}, "ToolCall(id='call_1', name='g', arguments={})")
 
 
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"tool_calls": [{"id": "a", "name": "f", "arguments": {"x": 1}}]},
+        {"tool_calls": [{"id": "a", "name": "f", "args": '{"x": 1}'}]},
+        {"tool_calls": [{"id": "a", "function": {"name": "f", "input": {"x": 1}}}]},
+        {"tool_calls": [{"id": "a", "function": {"name": "f", "parameters": {"x": 1}, "arguments": None}}]},
+        {"tool_calls": [], "function_call": {"id": "a", "name": "f", "arguments": '{"x": 1}'}},
+        {"function_call": {"id": "a", "name": "f", "arguments": {"x": 1}}},
+    ],
+)
+def test_a_call_is_read_where_it_stands(message: dict[str, Any]) -> None:
+    answer = decode_completion(json.dumps({"choices": [{"message": message}]}).encode(), Redactor(KEY))
+    assert isinstance(answer, LLMResponse)
+    (call,) = answer.tool_calls
+    assert (call.name, call.arguments, call.extra, answer.extra) == ("f", {"x": 1}, {}, {})
+
+
+@pytest.mark.parametrize("odd", ["none", None, {}, [], 5])
+def test_what_is_no_function_call_is_none(odd: object) -> None:
+    message = {"content": "Paris", "function_call": odd}
+    answer = decode_completion(json.dumps({"choices": [{"message": message}]}).encode(), Redactor(KEY))
+    assert isinstance(answer, LLMResponse)
+    assert (answer.content, answer.tool_calls) == ("Paris", ())
+
+
+def test_an_error_within_the_message_is_one() -> None:
+    message = {"content": "Par", "error": {"message": "upstream is gone", "code": 502}}
+    answer = decode_completion(json.dumps({"choices": [{"message": message}]}).encode(), Redactor(KEY))
+    assert isinstance(answer, Unusable)
+    assert answer.error is not None
+    assert answer.error["message"] == "upstream is gone"
+
+
 @settings(max_examples=1_000, deadline=None)
 @given(st.binary() | st.text().map(str.encode))
 def test_any_bytes_are_read_or_refused(body: bytes) -> None:
