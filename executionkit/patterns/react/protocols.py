@@ -30,6 +30,11 @@ __all__ = ["NativeTools", "Reply", "ReplySettings", "TextTools", "ToolProtocol",
 
 _NOT_IN_NAMES: Final = re.compile(r"[^a-zA-Z0-9_-]")
 _LONGEST_NAME: Final = 64
+_CALL_AS_TEXT: Final = re.compile(
+    r"\s*(?:<[|/]?(?:tool_call|function_call)s?\|?>|<function=|<\|python_tag\|>|\[TOOL_CALLS\]|<\uff5ctool\u2581call)",
+    re.IGNORECASE,
+)
+"""How models write a call that their server was to read and did not: no answer."""
 
 
 class ReplySettings(msgspec.Struct, frozen=True):
@@ -130,6 +135,10 @@ class NativeTools:
         says_something = calls or response.refusal or without_thoughts(response.content).strip()
         if response.was_truncated and not says_something:
             complaint = "Your reply was cut off at the token limit before it said anything. Be shorter."
+        elif self._tools and not calls and _CALL_AS_TEXT.match(response.content):
+            complaint = (
+                "Nothing was done: your reply is a tool call written as text. Call the tool, or answer."
+            )
         return Reply(
             message,
             response.content,

@@ -949,6 +949,23 @@ async def test_a_call_that_a_content_filter_cut_is_not_made() -> None:
     assert results(provider.asked[1])[0].startswith("Error: CutOff")
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        '<tool_call>{"name": "pay", "arguments": {}}</tool_call>',
+        "<function=pay></function>",
+        '<|python_tag|>{"name": "pay", "parameters": {}}',
+        '[TOOL_CALLS][{"name": "pay", "arguments": {}}]',
+        "<\uff5ctool\u2581calls\u2581begin\uff5c>function",
+    ],
+)
+async def test_a_call_that_the_server_left_in_the_text_is_no_answer(text: str) -> None:
+    provider = Talking(text, "fine")
+    result = (await react([tool(_never, name="pay")]).run(provider, "go")).unwrap()
+    assert (result.value, result.metadata["rounds"]) == ("fine", 2)
+    assert "written as text" in provider.asked[1][-1]["content"]
+
+
 @pytest.mark.parametrize("supports_tools", [True, False])
 async def test_a_text_that_was_cut_is_no_answer(supports_tools: bool) -> None:
     provider = Talking(cut("It is fo"), "four", supports_tools=supports_tools)
