@@ -1,7 +1,7 @@
 """Who pays where foreign code sits between a run and its model: each attempt once, and none for nothing."""
 
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import pytest
@@ -155,7 +155,7 @@ async def test_each_attempt_of_a_stage_bound_to_the_metered_provider_is_billed_o
 def _numbers(options: object) -> list[int]:
     """Return all numbers in request fields; those of the tests are output limits."""
     if isinstance(options, dict):
-        return [number for value in options.values() for number in _numbers(value)]
+        return [number for value in cast("dict[str, Any]", options).values() for number in _numbers(value)]
     return [options] if isinstance(options, int) else []
 
 
