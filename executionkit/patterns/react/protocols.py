@@ -135,7 +135,7 @@ class NativeTools:
         says_something = calls or response.refusal or without_thoughts(response.content).strip()
         if response.was_truncated and not says_something:
             complaint = "Your reply was cut off at the token limit before it said anything. Be shorter."
-        elif self._tools and not calls and _CALL_AS_TEXT.match(response.content):
+        elif self._specs and not calls and _CALL_AS_TEXT.match(response.content):
             complaint = (
                 "Nothing was done: your reply is a tool call written as text. Call the tool, or answer."
             )
