@@ -94,7 +94,7 @@ class _Logprobs(msgspec.Struct):
 
 
 class _Message(msgspec.Struct):
-    content: str | list[dict[str, Any]] | None = None
+    content: str | list[dict[str, Any] | str] | None = None
     refusal: Any = None
 
 
