@@ -65,7 +65,7 @@ _OWN: Final[tuple[Any, ...]] = (
     *(Beta, Certain, Forecast, UnanimousWindow, ByProbability),
     *(Choice, FinalAnswer, LastNumber, Number, boxed, casefolded, fold, json_value),
     *(Tool, ToolFunction),
-    *[kind for name in errors.__all__ if isinstance(kind := getattr(errors, name), type)],
+    *[each for each in vars(errors).values() if isinstance(each, type) and each.__name__ in errors.__all__],
 )
 _STANDARD: Final[tuple[Any, ...]] = (
     *(bool, bytes, dict, float, frozenset, int, list, object, set, str, tuple, NoneType, Any),
