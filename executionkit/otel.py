@@ -13,7 +13,7 @@ try:
     from opentelemetry import metrics, trace
 except ModuleNotFoundError as missing:
     raise ModuleNotFoundError(
-        'executionkit.otel needs the API of OpenTelemetry; run: pip install "executionkit[otel]"',
+        'executionkit.otel needs the API of OpenTelemetry; run: pip install "./executionkit[otel]"',
         name=missing.name,
     ) from None
 

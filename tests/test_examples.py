@@ -174,3 +174,9 @@ async def test_a_web_service_closes_its_provider() -> None:
         provider = example["app"].state.provider
     with pytest.raises(ProviderClosedError):
         await provider.complete([{"role": "user", "content": "?"}])
+
+
+def test_the_page_shows_the_trace_that_the_example_prints(capsys: pytest.CaptureFixture[str]) -> None:
+    runpy.run_path(str(EXAMPLES / "otel_trace.py"), run_name="__main__")
+    page = (EXAMPLES.parent / "docs" / "opentelemetry.md").read_text(encoding="utf-8")
+    assert f"```text\n{capsys.readouterr().out}```" in page

@@ -39,6 +39,7 @@ from executionkit import (
     structured_sync,
 )
 from executionkit.core.voting.stopping import certain
+from executionkit.otel import Otel, install
 from executionkit.patterns.refine import Draft
 from executionkit.patterns.structured import Structured, structured
 from executionkit.plan import bounds_by_part, dumps, fingerprint, loads, mermaid
@@ -430,3 +431,13 @@ def plans() -> None:
     fingerprint(3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     mermaid(complete(), bounds=complete().bounds())  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     bounds_by_part(complete(), 3)  # type: ignore[misc]  # pyright: ignore[reportArgumentType]
+
+
+async def traces(provider: LLMProvider) -> None:
+    """What no trace is, and what OpenTelemetry's does not take."""
+    await complete().run(provider, "a", trace=[print])  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await complete().run(provider, "a", trace=(print, 3))  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await complete().run(provider, "a", trace=Otel)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    Otel(names="1.42")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    Otel(content="all")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    install(provider)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
