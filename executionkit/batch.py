@@ -120,7 +120,7 @@ class Batch(Generic[A, B]):
         keep: Callable[[Row[A, B]], None] | None = None,
         max_cost: TokenUsage | None,
         retry: RetryConfig | None,
-        trace: Trace | None,
+        trace: Trace | tuple[Trace, ...] | None,
         deadline: float | None,
     ) -> None:
         check_run(provider, max_cost, retry, trace, deadline)

@@ -211,7 +211,9 @@ class Otel:
     def _item_started(self, event: ItemStarted) -> None:
         run = self._runs.get(event.run)
         if run is not None:
-            attributes: _Attributes = {Names.ITEM: event.index, Names.ITEMS: event.total}
+            attributes: _Attributes = {Names.ITEM: event.index}
+            if event.total is not None:
+                attributes[Names.ITEMS] = event.total
             if self.wants_content:
                 attributes[Names.ITEM_NAME] = event.item
             self._begin(run, event, "item", attributes)

@@ -416,7 +416,7 @@ class Stage(
         ahead: int = 1000,
         max_cost: TokenUsage | None = None,
         retry: RetryConfig | None = None,
-        trace: Trace | None = None,
+        trace: Trace | tuple[Trace, ...] | None = None,
         deadline: float | None = None,
     ) -> Batch[A, B]:
         """Run this stage for any number of rows, under one budget; see `executionkit.batch.Batch`.
@@ -474,7 +474,7 @@ class Stage(
         ahead: int = 1000,
         max_cost: TokenUsage | None = None,
         retry: RetryConfig | None = None,
-        trace: Trace | None = None,
+        trace: Trace | tuple[Trace, ...] | None = None,
         deadline: float | None = None,
     ) -> SyncBatch[A, B]:
         """Run this stage for any number of rows without `await`; otherwise like `over`.

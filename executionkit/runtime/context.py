@@ -45,6 +45,7 @@ __all__ = [
     "perform",
     "replay_within",
     "run_group",
+    "run_input",
     "span_below",
     "stage_span",
     "tighten",
@@ -407,6 +408,20 @@ async def perform(stage: Performer[In, Out], value: In, frame: Frame) -> Pattern
             leave()
     _send_end(span, stage, frame, result.metadata, score=result.score)
     return result.stamped(frame.account.cost, frame.caveats())
+
+
+async def run_input(stage: Performer[In, Out], value: In, at: int | str, part: Frame) -> PatternResult[Out]:
+    """Run a stage for one of many inputs, in the context that traces want for it.
+
+    Raises:
+        ExecutionKitError: It failed; stamped with what it cost.
+    """
+    leave = None if part.span is None else part.span.enter()
+    try:
+        return await Context(part).run(stage, value, at=at)
+    finally:
+        if leave is not None:
+            leave()
 
 
 def _send_end(

@@ -10,7 +10,7 @@ from executionkit.core.usage import NO_USAGE
 from executionkit.errors import ExecutionKitError
 from executionkit.events import ItemFinished, ItemStarted
 from executionkit.outcome import Outcome, PatternResult, is_success
-from executionkit.runtime.context import Context, Performer
+from executionkit.runtime.context import Context, Performer, run_input
 from executionkit.runtime.frame import Frame
 from executionkit.runtime.inputs import Inputs
 from executionkit.runtime.tracing import Span
@@ -99,12 +99,7 @@ class Items(Generic[A, B]):
         return outcome
 
     async def _ran(self, index: int, part: Frame) -> PatternResult[B]:
-        leave = None if part.span is None else part.span.enter()
-        try:
-            result = await Context(part).run(self._stage, self._values[index], at=index)
-        finally:
-            if leave is not None:
-                leave()
+        result = await run_input(self._stage, self._values[index], index, part)
         self._results[index] = result
         self._finished(index, part, None)
         return result

@@ -9,7 +9,7 @@ from returns.result import Failure, Success
 from executionkit.errors import BudgetExhaustedError, DeadlineExceededError, ExecutionKitError
 from executionkit.outcome import Outcome
 from executionkit.runtime.cancellation import cancellations, stop_if_cancelled
-from executionkit.runtime.context import Context, Performer
+from executionkit.runtime.context import Context, Performer, run_input
 from executionkit.runtime.frame import Frame
 from executionkit.runtime.shared import is_shared
 
@@ -61,7 +61,7 @@ class Inputs(Generic[A, B]):
         before = cancellations()
         with anyio.CancelScope(deadline=self._ends_at):
             try:
-                return Success(await Context(part).run(self._stage, value, at=at))
+                return Success(await run_input(self._stage, value, at, part))
             except ExecutionKitError as error:
                 failure = error
             await stop_if_cancelled(before, failure)
