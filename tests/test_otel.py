@@ -271,7 +271,7 @@ class TestSpans:
                 await anyio.sleep_forever()
                 raise AssertionError
 
-        await complete().run(Hanging(), "zebra?", trace=seen.traces, deadline=0.05)
+        await complete().run(Hanging(), "zebra?", trace=seen.traces, deadline=2.0)
         [run] = seen.named("invoke_workflow")
         assert of(run)["error.type"] == "DeadlineExceededError"
         [call] = seen.named("chat")
