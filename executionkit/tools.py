@@ -182,7 +182,7 @@ def as_text(result: object) -> str:
         ToolError: It has no JSON form, and its `str` says only where it lies in memory.
     """
     if isinstance(result, str):
-        return result
+        return str.__str__(result)  # of a class derived from it, what it holds
     try:
         return msgspec.json.encode(result, enc_hook=_plain_or_text).decode()
     except (UnicodeEncodeError, TypeError, ValueError, RecursionError):

@@ -418,6 +418,22 @@ async def test_a_result_without_a_json_form_is_told_and_no_address_is(returned: 
 
 
 @pytest.mark.anyio
+class Lying(str):
+    """A text that does not say how long it is."""
+
+    __slots__ = ()
+
+    def __len__(self) -> int:
+        raise ZeroDivisionError
+
+
+async def test_a_result_of_a_class_derived_from_text_is_its_text() -> None:
+    async def give() -> str:
+        return Lying("abc")
+
+    assert await call(tool(give)) == "abc"
+
+
 async def test_a_result_that_holds_itself_has_no_json_form() -> None:
     async def give() -> object:
         found: list[object] = []

@@ -13,6 +13,7 @@ import math
 from asyncio import _unregister_task  # pyright: ignore[reportPrivateUsage]  # documented for just this
 from collections.abc import Awaitable, Callable
 from contextlib import nullcontext
+from contextlib import suppress
 from contextvars import ContextVar, copy_context
 from typing import Any, Final, Generic, TypeVar
 
@@ -268,6 +269,7 @@ async def _on_trio(child: _Child[T], seconds: float, keeps_shields: bool) -> T:
         try:
             with trio.CancelScope():  # closes what was left open within
                 await child.run()
+                await _close_nurseries()
         except BaseException as failure:  # noqa: BLE001 - an interrupt between two lines of ours, say
             child.keep(failure)
         finally:
@@ -291,6 +293,16 @@ async def _on_trio(child: _Child[T], seconds: float, keeps_shields: bool) -> T:
         await checkpoint_if_cancelled()
         raise TimeoutError
     return child.result()
+
+
+async def _close_nurseries() -> None:
+    """Cancel and close the nurseries that the running task has left open: trio takes them for its own error."""
+    import trio  # an extra
+
+    for nursery in reversed(trio.lowlevel.current_task().child_nurseries):
+        nursery.cancel_scope.cancel()
+        with suppress(Exception):  # what its tasks raise: nobody waits for that any more
+            await nursery._nested_child_finished(None)  # pyright: ignore[reportPrivateUsage]  # else by its manager only
 
 
 def _interrupt(failure: BaseException) -> None:

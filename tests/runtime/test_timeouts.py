@@ -291,6 +291,15 @@ async def test_a_cancel_scope_that_code_leaves_open_stays_its_own() -> None:
     assert scope.cancelled_caught
 
 
+async def test_a_task_group_that_code_leaves_open_is_closed() -> None:
+    async def leaves_open() -> int:
+        await anyio.create_task_group().__aenter__()
+        return 1
+
+    for _ in range(3):
+        assert await finish_within(leaves_open, 30, name="it") == 1
+
+
 async def test_the_context_is_copied_in_and_what_is_set_there_stays_there() -> None:
     variable: ContextVar[int] = ContextVar("variable", default=0)
     variable.set(1)

@@ -71,7 +71,10 @@ class Poll(Generic[T]):
         They are tried against all that they will be compared with, each way round.
         """
         if _PLAIN.issuperset(map(type, keys)):
-            return True
+            with suppress(ValueError):  # there are integers that Python does not write
+                _ = [str(key) for key in keys]
+                return True
+            return False
         with suppress(Exception):
             for tally, key in zip(self.tallies, keys, strict=True):
                 if type(key) not in _PLAIN:

@@ -31,6 +31,13 @@ def test_a_key_that_fails_at_grouping_abstains(unhashable: bool) -> None:
     assert (poll.abstentions, poll.counts()) == (1, {})
 
 
+def test_a_key_that_python_does_not_write_abstains() -> None:
+    poll = Poll(TextBallot(lambda text: 10**5_000 if text == "a" else 1))
+    for text in "ab":
+        poll.add(poll.ballot.cast(text))
+    assert (poll.abstentions, poll.counts()) == (1, {"1": 1})
+
+
 def test_answers_that_read_alike_are_counted_apart() -> None:
     answers: list[Hashable] = [Decimal(1), "1", 2, "1"]
     poll = Poll(TextBallot(lambda text: answers[int(text)]))
