@@ -417,7 +417,6 @@ async def test_a_result_without_a_json_form_is_told_and_no_address_is(returned: 
     assert await call(tool(give)) == text
 
 
-@pytest.mark.anyio
 class Lying(str):
     """A text that does not say how long it is."""
 
@@ -427,6 +426,7 @@ class Lying(str):
         raise ZeroDivisionError
 
 
+@pytest.mark.anyio
 async def test_a_result_of_a_class_derived_from_text_is_its_text() -> None:
     async def give() -> str:
         return Lying("abc")
@@ -434,6 +434,7 @@ async def test_a_result_of_a_class_derived_from_text_is_its_text() -> None:
     assert await call(tool(give)) == "abc"
 
 
+@pytest.mark.anyio
 async def test_a_result_that_holds_itself_has_no_json_form() -> None:
     async def give() -> object:
         found: list[object] = []

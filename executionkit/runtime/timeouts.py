@@ -12,8 +12,7 @@ import asyncio
 import math
 from asyncio import _unregister_task  # pyright: ignore[reportPrivateUsage]  # documented for just this
 from collections.abc import Awaitable, Callable
-from contextlib import nullcontext
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from contextvars import ContextVar, copy_context
 from typing import Any, Final, Generic, TypeVar
 
@@ -296,7 +295,7 @@ async def _on_trio(child: _Child[T], seconds: float, keeps_shields: bool) -> T:
 
 
 async def _close_nurseries() -> None:
-    """Cancel and close the nurseries that the running task has left open: trio takes them for its own error."""
+    """Cancel and close the nurseries that the running task leaves open: trio takes that for its own error."""
     import trio  # an extra
 
     for nursery in reversed(trio.lowlevel.current_task().child_nurseries):
