@@ -8,6 +8,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import suppress
 from functools import lru_cache
+from math import isfinite
 from typing import Any, Generic, TypeVar, cast
 
 import msgspec
@@ -225,6 +226,8 @@ def _decoded(text: str, output_type: TypeForm[T], was_cut: bool) -> T:
     value: T = msgspec.convert(
         without_thoughts(text).strip(), with_models(output_type), strict=False, dec_hook=read_model
     )
+    if isinstance(value, float) and not isfinite(value):  # no JSON, and written alike whichever it is
+        raise ValueError(f"{value} is no number to vote for")
     return value
 
 

@@ -190,6 +190,11 @@ def test_sums_of_weights_do_not_depend_on_the_order(weights: list[float], random
     assert sum(checked) == sum(reversed(checked)) == sum(sorted(checked))
 
 
+@pytest.mark.parametrize("text", ["nan", "inf", "-inf", "Infinity", "1e999"])
+def test_what_is_no_finite_number_abstains(text: str) -> None:
+    assert ValueBallot(float).cast(text) is None
+
+
 # --- selection ---
 
 
