@@ -103,4 +103,7 @@ def _kind_of(finish_reason: str) -> _Kind:
     for kind, names in known:
         if name in names:
             return kind
-    return next((kind for kind, words in _WORDS if words.search(name)), "")
+    for kind, words in _WORDS:
+        if words.search(name):
+            return kind
+    return ""

@@ -242,10 +242,9 @@ def _function_in(call: Mapping[str, Any]) -> _Function:
     """Return what a call names, wherever that stands: some servers leave out `function`, or rename within."""
     within = mapping(call.get("function")) or call
     name = within.get("name")
-    arguments = next((within[name] for name in _ARGUMENTS if within.get(name) is not None), None)
-    return _Function(
-        name if isinstance(name, str) else None, arguments if isinstance(arguments, str | dict) else None
-    )
+    found = next((within[name] for name in _ARGUMENTS if within.get(name) is not None), None)
+    arguments = found if isinstance(found, str) else mapping(found) if isinstance(found, dict) else None
+    return _Function(name if isinstance(name, str) else None, arguments)
 
 
 def read_arguments(arguments: str | dict[str, Any] | None) -> dict[str, Any] | str:
