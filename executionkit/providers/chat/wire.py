@@ -243,7 +243,7 @@ def _function_in(call: Mapping[str, Any]) -> _Function:
     within = mapping(call.get("function")) or call
     name = within.get("name")
     found = next((within[name] for name in _ARGUMENTS if within.get(name) is not None), None)
-    arguments = found if isinstance(found, str) else mapping(found) if isinstance(found, dict) else None
+    arguments = found if isinstance(found, str) else mapping(cast("object", found)) or None
     return _Function(name if isinstance(name, str) else None, arguments)
 
 
