@@ -8,8 +8,10 @@ import runpy
 from pathlib import Path
 from typing import Any
 
+import anyio
 import httpx
 import pytest
+from anyio.lowlevel import checkpoint
 
 from executionkit import PermanentError, Provider, RateLimitError, ScriptedProvider
 from executionkit.errors import ProviderClosedError
@@ -89,6 +91,11 @@ SHOWN = {
         "            * executionkit.wait reason=back_off\n",
         "        execute_tool balance (INTERNAL, UNSET)\n",
         "            * executionkit.attempt attempt=1 finish_reason=stop request_id=req_9\n",
+    ],
+    "streaming_terminal": [
+        "Let me look.  [not the answer: tools]",
+        '> weather {"city":"Paris"}\n< rain in Paris\n',
+        "Take an umbrella: it rains in Paris.\n2 calls",
     ],
     "evaluator": [
         "by rule: Your refund arrives on Monday. (0.4, 1.0), 2 calls",
@@ -180,3 +187,57 @@ def test_the_page_shows_the_trace_that_the_example_prints(capsys: pytest.Capture
     runpy.run_path(str(EXAMPLES / "otel_trace.py"), run_name="__main__")
     page = (EXAMPLES.parent / "docs" / "opentelemetry.md").read_text(encoding="utf-8")
     assert f"```text\n{capsys.readouterr().out}```" in page
+
+
+@pytest.mark.anyio
+@needs("fastapi")
+async def test_a_web_service_streams_text_that_stands() -> None:
+    example = of("streaming_web")
+    double = ScriptedProvider(["rain", "It falls."])
+    sent = await asked_for_an_answer(example, double, stays_for=1000)
+    kinds = [line for line in sent.splitlines() if line.startswith("event")]
+    assert kinds == ["event: text", "event: text", "event: done"]
+    assert 'data: {"calls": 2}' in sent
+
+
+@pytest.mark.anyio
+@needs("fastapi")
+async def test_a_client_that_goes_away_ends_its_run(caplog: pytest.LogCaptureFixture) -> None:
+    example = of("streaming_web")
+    caplog.set_level("INFO")
+    double = ScriptedProvider(["rain", "drop " * 10_000])
+    sent = await asked_for_an_answer(example, double, stays_for=3)
+    assert 1 <= sent.count("event: text") < 1_000
+    for _ in range(50):
+        await checkpoint()
+    assert "cost TokenUsage(" in caplog.text
+
+
+async def asked_for_an_answer(example: dict[str, Any], double: ScriptedProvider, stays_for: int) -> str:
+    """Ask as a server does whose client hangs up after so many pieces; return what was sent."""
+    app = example["app"]
+    app.dependency_overrides[example["opened"]] = lambda: double
+    sent: list[str] = []
+    is_gone = anyio.Event()
+
+    async def receive() -> dict[str, Any]:
+        await is_gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message.get("body", b"").decode())
+        if len(list(filter(None, sent))) >= stays_for:
+            is_gone.set()
+        await checkpoint()
+
+    scope = {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "method": "GET",
+        "path": "/answers",
+        "query_string": b"question=why",
+        "headers": [],
+    }
+    with anyio.fail_after(20):
+        await app(scope, receive, send)
+    return "".join(sent)

@@ -137,7 +137,10 @@ class _Child(Generic[T]):
         """
         if self.ends_at < math.inf:
             return
-        now, outer = anyio.current_time(), self._outer
+        try:
+            now, outer = anyio.current_time(), self._outer
+        except RuntimeError:
+            return  # the event loop is over, and cancels every task that there is
         left = math.inf if outer is None else 0.9 * (outer.ends_at - now)
         self.ends_at = now + max(GRACE / 10, min(GRACE, left))
         if self.scope is not None:

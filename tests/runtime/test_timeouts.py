@@ -343,3 +343,17 @@ async def test_a_task_that_somebody_else_cancels_is_a_failure() -> None:
     with pytest.raises(RuntimeError, match="somebody else"):
         await finish_within(waits, 30, name="the odd one")
     await cancelling
+
+
+def test_a_run_with_a_deadline_lets_its_event_loop_end() -> None:
+    """What `asyncio.run` cancels at its end is cancelled where no event loop runs any more."""
+    with asyncio.Runner() as runner:
+
+        async def begin() -> None:
+            pending.append(asyncio.create_task(finish_within(anyio.sleep_forever, 60, name="slow")))
+            for _ in range(5):
+                await anyio.lowlevel.checkpoint()
+
+        pending: list[asyncio.Task[None]] = []
+        runner.run(begin())
+    assert pending[0].cancelled()
