@@ -7,7 +7,7 @@ When the browser goes away the run ends: its call to the model is broken off, an
 
 import json
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Annotated, Any, cast
 
@@ -24,7 +24,7 @@ SILENCE = 15.0
 
 
 @asynccontextmanager
-async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+async def lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
     """Open the provider with the service, and close its connections with it."""
     async with Provider("http://localhost:11434/v1", "llama3.2") as provider:
         app.state.provider = provider

@@ -230,7 +230,7 @@ async def asked_for_an_answer(example: dict[str, Any], double: ScriptedProvider,
             is_gone.set()
         await checkpoint()
 
-    scope = {
+    scope: dict[str, Any] = {
         "type": "http",
         "asgi": {"version": "3.0"},
         "method": "GET",
