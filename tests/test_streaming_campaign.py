@@ -103,6 +103,7 @@ class Scene:
         self.events: list[Any] = []
         self.traced: list[Event] = []
         self.run: Streaming[Any] | None = None
+        self.is_begun = False
 
     def __repr__(self) -> str:
         return f"{self.name}, {self.way} after {self.after}, ahead {self.ahead}, naps {self.naps}"
@@ -146,6 +147,7 @@ class Scene:
         await asyncio.wait([task])
 
     async def _read(self, run: Streaming[Any]) -> None:
+        self.is_begun = True
         async with run:
             async for event in run:
                 self.events.append(event)
@@ -161,6 +163,9 @@ class Scene:
 
     def check(self, calls_after: int) -> None:
         assert self.run is not None
+        if not self.is_begun:  # its task was cancelled before its first step
+            assert not self.speaker.said
+            return
         cost, outcome = self.run.cost, self.run.outcome
         carried = outcome.failure().cost if isinstance(outcome, Failure) else outcome.unwrap().cost
         assert carried == cost, self
