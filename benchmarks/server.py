@@ -14,6 +14,8 @@ from pathlib import Path
 CHUNKS = 1000
 LATENCY = 0.05
 """Seconds, on the route `slow`."""
+PAUSE = 0.005
+"""Seconds between two pieces, on the route `trickle`."""
 USAGE = {"prompt_tokens": 20, "completion_tokens": 30, "total_tokens": 50}
 HEADERS = (
     "HTTP/1.1 200 OK\r\nDate: Mon, 02 Nov 2026 00:00:00 GMT\r\nServer: benchmark\r\nX-Request-Id: req-1\r\n"
@@ -77,12 +79,20 @@ class _Protocol(asyncio.Protocol):
     def _respond(self, head: bytes) -> None:
         if b" /slow/" in head:
             asyncio.get_running_loop().call_later(LATENCY, self._transport.write, ANSWER)
+        elif b" /trickle/" in head:
+            self._trickle(0)
         elif b" /stream/" in head:
             # A few pieces a write, as a network hands them over.
             for start in range(0, len(STREAM), 4):
                 self._transport.write(b"".join(STREAM[start : start + 4]))
         else:
             self._transport.write(ANSWER)
+
+    def _trickle(self, place: int) -> None:
+        """Send a piece at a time, so that a reader can leave in the middle."""
+        if place < len(STREAM) and not self._transport.is_closing():
+            self._transport.write(STREAM[place])
+            asyncio.get_running_loop().call_later(PAUSE, self._trickle, place + 1)
 
 
 async def _serve() -> None:

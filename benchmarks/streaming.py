@@ -172,7 +172,7 @@ def leaving(port: int) -> dict[str, dict[str, object]]:
             continue
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            left[name] = asyncio.run(_left_behind(leave, f"http://127.0.0.1:{port}/stream"))
+            left[name] = asyncio.run(_left_behind(leave, f"http://127.0.0.1:{port}/trickle"))
     return left
 
 
