@@ -1,5 +1,6 @@
 """A stage over rows: outcomes and costs, laziness, memory, order, ends that rows share, leaving early."""
 
+import asyncio
 import gc
 from collections.abc import AsyncIterator, Iterator
 from itertools import pairwise
@@ -400,6 +401,22 @@ async def test_a_batch_that_is_dropped_is_ended_and_told_of() -> None:
         held.clear()
     while model.in_flight:
         await checkpoint()
+    await anyio.wait_all_tasks_blocked()
+
+
+def test_a_batch_that_the_end_of_its_loop_ends() -> None:
+    model = Model(ticks=lambda asked: 10**9)
+
+    async def main() -> None:
+        batch = complete().over(texts(9), model, key=str)
+        reading = asyncio.get_running_loop().create_task(read(batch))
+        for _ in range(99):
+            await checkpoint()
+        assert model.in_flight
+        assert not reading.done()
+
+    asyncio.run(main())
+    assert model.in_flight == 0
 
 
 def test_without_await() -> None:

@@ -117,7 +117,8 @@ class Waiter(asyncio.Future[None]):
         is_cancelled = super().cancel(msg)
         self.was_struck |= is_pending and not str(msg).startswith("Cancelled via cancel scope")
         if is_pending:
-            self._on_cancel()
+            with suppress(RuntimeError):  # its event loop is over, and cancels all tasks that there are
+                self._on_cancel()
         return is_cancelled
 
 
