@@ -214,7 +214,7 @@ async def test_the_deadline_ends_the_batch_with_what_was_done() -> None:
                 await anyio.sleep_forever()
             return await super().complete(messages, **kwargs)
 
-    batch = complete().over(texts(5), Slow(answer), key=str, max_concurrency=2, deadline=0.3)
+    batch = complete().over(texts(5), Slow(answer), key=str, max_concurrency=2, deadline=2.5)
     rows = await soon(read(batch))
     assert sorted(str(row.key) for row in rows) == texts(5)
     (late,) = [row for row in rows if isinstance(row.outcome, Failure)]
