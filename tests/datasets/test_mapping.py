@@ -88,7 +88,7 @@ def test_the_budget_holds_over_all_lives(tmp_path: Path) -> None:
     def life(limit: TokenUsage) -> Any:
         return map_dataset(texts(20), target, complete(), lambda: model, key=str, max_cost=limit)
 
-    for told in ("budget of", "earlier lives have spent the budget"):
+    for told in ("the run's budget", "earlier lives have spent the budget"):
         summary = life(budget)
         assert isinstance(summary.failure, BudgetExhaustedError)
         assert told in str(summary.failure)
