@@ -235,7 +235,10 @@ def one_run(seed: int, tally: Tally, kills: int) -> int:  # noqa: C901 - a life,
                 break
             made += 1
             tally.counts["with a log to recover"] += (folder / "runs.db-wal").exists()
-            settled, in_flight = looked_at(folder)
+            settled, in_flight, has_failed = looked_at(folder)
+            if has_failed:  # it had come to its end: whoever runs it again wants what failed asked again
+                tally.counts["failed before"] += 1
+                return made
             tally.counts["in flight"] += len(in_flight.keys() - lost.keys())
             lost |= in_flight
             check_unpaid(folder, settled, tally, seed)
@@ -287,16 +290,21 @@ def resolve(folder: Path, key: str, tells: int) -> None:
         journal.resolve("a", key, "paid" if amount is None else f"paid {amount}")
 
 
-def looked_at(folder: Path) -> tuple[set[str], dict[tuple[int, int], Charge]]:
-    """Return which calls had settled when the process ended, and what those under way had reserved."""
+def looked_at(folder: Path) -> tuple[set[str], dict[tuple[int, int], Charge], bool]:
+    """Return which calls had settled when the process ended, what those under way had reserved.
+
+    And whether the run had come to its end, and failed.
+    """
     if not (folder / "runs.db").exists():
-        return set(), {}
+        return set(), {}, False
     store = SQLiteStore(folder / "runs.db")
+    has_failed = any(info.ended == "failed" for info in store.runs())
     rows = [row for info in store.runs() for row in store.rows(info.number) if row.kind == "call"]
     store.close()
     settled = {json.dumps([[*row.path], row.ordinal]) for row in rows if row.state == "done"}
     sent = [(row.seq, row.body.attempts, row.body.held) for row in rows if row.state == "sent"]
-    return settled, {(seq, attempts): held for seq, attempts, held in sent if held is not None}
+    reserved = {(seq, attempts): held for seq, attempts, held in sent if held is not None}
+    return settled, reserved, has_failed
 
 
 def log_of(folder: Path) -> Counter[Any]:

@@ -11,7 +11,9 @@ from threading import Event, Thread
 import anyio
 import pytest
 
+from executionkit import LLMResponse, ScriptedProvider, ToolCall, react, tool
 from executionkit.__main__ import main
+from executionkit.journal import Journal
 from executionkit.providers.chat.servers import servers_table
 from tests.servers.fake import KEY, Fake, served
 from tests.servers.known import FAKES
@@ -128,3 +130,27 @@ def test_an_unknown_command_is_refused(capsys: pytest.CaptureFixture[str]) -> No
 def test_the_table_of_servers(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["servers"]) == 0
     assert capsys.readouterr().out == f"{servers_table()}\n"
+
+
+def test_the_journal_is_listed_and_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "runs.db"
+    with Journal(file, prompts=True) as journal:
+        pay = tool(lambda: "paid", name="pay", description="Pay.", in_thread=False)
+        calls = [
+            LLMResponse(
+                "", (ToolCall("1", "pay", {}),), "tool_calls", {"prompt_tokens": 3, "completion_tokens": 2}
+            ),
+            LLMResponse("It is paid.", usage={"prompt_tokens": 4, "completion_tokens": 3}),
+        ]
+        provider = ScriptedProvider(calls)
+        react([pay]).run_sync(provider, "Pay it.", journal=journal.run("invoice 7")).unwrap()
+    assert main(["journal", "ls", str(file)]) == 0
+    assert "1 life, answered" in capsys.readouterr().out
+    assert main(["journal", "show", str(file), "invoice 7", "--prompts"]) == 0
+    shown = capsys.readouterr().out
+    for part in ("calls pay", "It is paid.", "tool     done", "2 calls, 7 + 5 tokens", '"content":"Pay it."'):
+        assert part in shown, shown
+    assert main(["journal", "show", str(file), "invoice 8"]) == 1
+    assert "no run 'invoice 8'" in capsys.readouterr().err
+    assert main(["journal", "ls", str(tmp_path / "none.db")]) == 1
+    assert not (tmp_path / "none.db").exists()

@@ -43,6 +43,9 @@ class Cached:
     ([('Paris', 1), ('Paris', 0)], 1)
     """
 
+    caches_calls: Final = True
+    """That a run asks it before it reserves a call."""
+
     def __init__(self, provider: LLMProvider, journal: Journal, *, temperature_at_most: float = 0.0) -> None:
         self.provider: Final = checked_provider(provider)
         if not isinstance(cast("object", journal), Journal):
@@ -50,11 +53,6 @@ class Cached:
         check_number("temperature_at_most", temperature_at_most, 0)
         self.journal: Final = journal
         self.temperature_at_most: Final = temperature_at_most
-
-    @property
-    def call_cache(self) -> "Cached":
-        """What a run asks before it reserves a call."""
-        return self
 
     def admits(self, request: Request) -> bool:
         """Tell whether a request may be answered out of the cache."""

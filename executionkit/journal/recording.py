@@ -121,6 +121,9 @@ class Recorded:
         recording: Where the runs are.
     """
 
+    records_runs: Final = True
+    """That a run of it has the journal that it names."""
+
     def __init__(self, provider: LLMProvider, recording: Recording) -> None:
         self.provider: Final = checked_provider(provider)
         self.recording: Final = recording

@@ -28,6 +28,10 @@ _MOST: Final = 1_000
 """Jobs that are taken from the queue at once."""
 
 
+_LINGER: Final = 0.001
+"""Seconds that outcomes wait for the next call to be noted with them, where nobody waits for anything."""
+
+
 class _Waiter(Protocol):
     """Somebody who waits for a job."""
 
@@ -229,7 +233,7 @@ class Worker:
         with suppress(Empty):
             jobs.append(self._jobs.get(timeout=LEASE / 3 if self.tokens else None))
             while len(jobs) < _MOST:
-                jobs.append(self._jobs.get_nowait())
+                jobs.append(self._jobs.get(timeout=_LINGER) if _can_wait(jobs) else self._jobs.get_nowait())
         return jobs
 
     def _do(self, store: Store, jobs: Sequence[_Job]) -> None:
@@ -261,6 +265,11 @@ class Worker:
             job.result = cast("Callable[[Store], object]", job.function)(store)
         except Exception as error:  # noqa: BLE001 - told to those who wait
             job.failure = _as_journal_error(error)
+
+
+def _can_wait(jobs: "Sequence[_Job | None]") -> bool:
+    last = jobs[-1]
+    return last is not None and last.write is not None and last.waiter is None
 
 
 def _as_journal_error(error: Exception) -> JournalError:

@@ -222,9 +222,11 @@ class Completion:
         self._retries, self._has_left_out = body.retries, body.left_out
         try:
             return await self._ask()
-        except ExecutionKitError as error:
-            if self._is_final:
+        except BaseException as error:
+            if self._is_final and isinstance(error, ExecutionKitError):
                 entry.failed(error)
+            else:
+                self._keep(None)
             raise
 
     def _replayed(self, entry: Entry) -> Completed:
@@ -298,7 +300,6 @@ class Completion:
                 self._keep(left_out)
                 continue
             self._retries += 1
-            self._keep(left_out)
             left_out = await self._pause(member, failure)
             asked, member = member, self._member(failure)
             if member is not asked:  # another member of a pool, which may have to be learned as well
@@ -341,6 +342,7 @@ class Completion:
     async def _pause(self, member: Endpoint, failure: ExecutionKitError) -> Dialect | None:
         """Wait before a retry, unless another member of a pool makes it; return how to ask, if otherwise."""
         if self._moves_on(member, failure):
+            self._keep(None)
             log_failover((self._path, self._ordinal), self._attempts, member, failure)
             return None
         await self._back_off(member, failure)
@@ -427,7 +429,6 @@ class Completion:
                 return failure
             reservation.abandon(attribute(attempt, "billed"), is_estimate=attempt.is_broken_off)
             self._note_paid(reservation)
-            self._keep(None)
             self._void()
             self._settled(span, reservation, error=name_of_end(error))
             if error is raised:
@@ -536,6 +537,7 @@ class Completion:
         if delay is None or self._is_carried or is_too_late or not _may_retry(member, failure):
             self._is_final = not is_too_late
             raise failure.stamped(failure.cost, {"attempts": self._attempts})
+        self._keep(None)
         log_retry((self._path, self._ordinal), self._attempts, member, failure, delay)
         if self._span is None:
             return await anyio.sleep(delay)

@@ -124,8 +124,9 @@ class Endpoint:
     )
 
     def __init__(self, provider: LLMProvider) -> None:
-        cache = attribute(provider, "call_cache")
-        self.cache: CallCache | None = cache if isinstance(cache, CallCache) else None
+        self.cache: CallCache | None = None
+        if attribute(provider, "caches_calls") is True:
+            self.cache = cast("CallCache", provider)
         if self.cache is not None:
             provider = self.cache.provider
         self.provider: LLMProvider = provider

@@ -8,7 +8,7 @@ beginning of what happened: nobody waits for an outcome to be stored, only for t
 import hashlib
 from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, Protocol, cast
 
 import msgspec
 from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
@@ -105,9 +105,8 @@ class RunJournal(Protocol):
         ...
 
 
-@runtime_checkable
 class RecordsRuns(Protocol):
-    """A provider all of whose runs have a journal, whoever begins them."""
+    """A provider all of whose runs have a journal, whoever begins them; `records_runs` is True."""
 
     @property
     def provider(self) -> LLMProvider:
@@ -131,9 +130,8 @@ class Kept(msgspec.Struct, frozen=True):
     form: ResponseFormat
 
 
-@runtime_checkable
 class CallCache(Protocol):
-    """Answers that were paid before, asked before a call is reserved."""
+    """A provider of answers paid before, asked before a call is reserved; `caches_calls` is True."""
 
     @property
     def provider(self) -> LLMProvider:

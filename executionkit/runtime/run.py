@@ -30,7 +30,7 @@ from executionkit.runtime.context import (
     perform,
 )
 from executionkit.runtime.event_loops import closing_at_exit
-from executionkit.runtime.frame import Frame, Settings
+from executionkit.runtime.frame import Frame, Settings, attribute
 from executionkit.runtime.journaling import RecordsRuns, RunJournal
 from executionkit.runtime.ledger import Account
 from executionkit.runtime.timeouts import finish_within
@@ -80,10 +80,10 @@ async def run_stage(
     if sniffio.current_async_library() == "trio":
         let_interrupts_wait(run_stage)
         let_interrupts_wait(MeteredProvider.complete)
-    if isinstance(provider, RecordsRuns):
+    if attribute(provider, "records_runs") is True:
         if journal is not None:
             raise ValueError("all runs of a recorded provider are recorded already; leave journal out")
-        records: RecordsRuns = provider
+        records = cast("RecordsRuns", provider)
         provider, journal = records.provider, records.next_run()
     limit = check_run(provider, max_cost, retry, trace, deadline)
     _check_journal(journal, provider)

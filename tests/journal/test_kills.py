@@ -9,10 +9,11 @@ from typing import Final
 
 import pytest
 
-KILLS: Final = int(os.environ.get("EXECUTIONKIT_KILLS", "30"))
+KILLS: Final = int(os.environ.get("EXECUTIONKIT_KILLS", "40"))
 POINTS: Final = int(os.environ.get("EXECUTIONKIT_CRASH_POINTS", "10"))
 
 
+@pytest.mark.timeout(600)  # some 5 s; each life has to be scheduled, and others may want the processor
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 @pytest.mark.parametrize(("kills", "what"), [(KILLS, ()), (POINTS, ("tools",))], ids=["everything", "tools"])
 def test_nothing_that_settled_is_paid_again_and_nothing_happens_twice(

@@ -1,0 +1,173 @@
+"""What a journal costs a call: `python benchmarks/journal.py [--peers PYTHON]`.
+
+Each figure is the least of some rounds, and the difference to the same work without it. Beside ours stand
+LangGraph's SQLite checkpointer, a node a call, and DBOS on SQLite, a step a call, where they are installed:
+in this environment or in that of another Python. The answers come at once, so that only the work counts.
+"""
+
+import argparse
+import asyncio
+import json
+import subprocess
+import tempfile
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+CALLS = 200
+ROUNDS = 5
+ANSWER = "It is Paris. " * 30
+
+
+async def least(work: Callable[[], Awaitable[object]]) -> float:
+    """Return the milliseconds a call of the fastest round."""
+    took: list[float] = []
+    for _ in range(ROUNDS):
+        began = time.perf_counter()
+        await work()
+        took.append((time.perf_counter() - began) / CALLS * 1000)
+    return min(took)
+
+
+async def ours() -> dict[str, float]:
+    from executionkit import ScriptedProvider, complete
+    from executionkit.journal import Journal
+
+    provider = ScriptedProvider(lambda _: ANSWER)
+    found: dict[str, float] = {}
+    rows = ["Capital of France?"] * CALLS
+    with tempfile.TemporaryDirectory() as folder, Journal(Path(folder) / "runs.db") as journal:
+        numbers = iter(range(10**9))
+        for name, at_once in (("sequential", 1), ("100 in flight", 100)):
+            stage = complete().each(max_concurrency=at_once)
+
+            async def plain(stage: Any = stage) -> None:
+                (await stage.run(provider, rows)).unwrap()
+
+            async def kept(stage: Any = stage) -> None:
+                (await stage.run(provider, rows, journal=journal.run(str(next(numbers))))).unwrap()
+
+            without, with_it = await least(plain), await least(kept)
+            found[f"{name}, without"] = without
+            found[name] = with_it - without
+        many = ["Capital of France?"] * 10_000
+        stage = complete().each(max_concurrency=100)
+        (await stage.run(provider, many, journal=journal.run("many"))).unwrap()
+        began = time.perf_counter()
+        await journal.run("many").open(stage, many)
+        found["10,000 rows read, seconds"] = time.perf_counter() - began
+    return found
+
+
+async def langgraph() -> dict[str, float]:
+    from importlib import import_module
+
+    from typing_extensions import TypedDict
+
+    saver_of: Any = import_module("langgraph.checkpoint.sqlite.aio").AsyncSqliteSaver
+    graphs: Any = import_module("langgraph.graph")
+
+    class State(TypedDict):
+        text: str
+
+    async def node(state: State) -> State:
+        return {"text": ANSWER}
+
+    graph: Any = graphs.StateGraph(State)
+    for number in range(CALLS):
+        graph.add_node(f"n{number}", node)
+        graph.add_edge(graphs.START if number == 0 else f"n{number - 1}", f"n{number}")
+    graph.add_edge(f"n{CALLS - 1}", graphs.END)
+    with tempfile.TemporaryDirectory() as folder:
+        async with saver_of.from_conn_string(f"{folder}/graph.db") as saver:
+            saved, plain = graph.compile(checkpointer=saver), graph.compile()
+            limit = {"recursion_limit": CALLS + 5}
+            numbers = iter(range(10**9))
+
+            async def with_it() -> None:
+                thread = {"configurable": {"thread_id": str(next(numbers))}}
+                await saved.ainvoke({"text": ""}, {**limit, **thread})
+
+            async def without() -> None:
+                await plain.ainvoke({"text": ""}, limit)
+
+            return {"sequential": await least(with_it) - await least(without)}
+
+
+async def dbos() -> dict[str, float]:
+    from importlib import import_module
+
+    kept: Any = import_module("dbos").DBOS
+    folder = tempfile.mkdtemp()
+    kept(
+        config={
+            "name": "bench",
+            "system_database_url": f"sqlite:///{folder}/dbos.sqlite",
+            "log_level": "ERROR",
+        }
+    )
+
+    async def answer() -> str:
+        return ANSWER
+
+    step: Any = kept.step()(answer)
+
+    async def steps() -> None:
+        for _ in range(CALLS):
+            await step()
+
+    workflow: Any = kept.workflow()(steps)
+
+    async def plain() -> None:
+        for _ in range(CALLS):
+            await asyncio.sleep(0)
+
+    kept.launch()
+    try:
+        return {"sequential": await least(workflow) - await least(plain)}
+    finally:
+        kept.destroy()
+
+
+PEERS = {"LangGraph": langgraph, "DBOS": dbos}
+
+
+def peers() -> dict[str, Any]:
+    """Measure who is installed here; of the others, say why not."""
+    found: dict[str, Any] = {}
+    for name, measure in PEERS.items():
+        try:
+            found[name] = asyncio.run(measure())
+        except Exception as error:  # noqa: BLE001 - whatever keeps it from starting
+            found[name] = f"{type(error).__name__}: {str(error).splitlines()[0]:.90}"
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--peers", metavar="PYTHON", help="the Python that the peers are installed for")
+    parser.add_argument("--only-peers", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.only_peers:
+        print(json.dumps(peers()))
+        return
+    own = asyncio.run(ours())
+    for name, value in own.items():
+        print(f"executionkit, {name}: {value:.3f}{'' if 'seconds' in name else ' ms a call'}")
+    if options.peers:
+        command = [options.peers, __file__, "--only-peers"]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        others = json.loads(done.stdout.splitlines()[-1])
+    else:
+        others = peers()
+    for name, figures in others.items():
+        if isinstance(figures, str):
+            print(f"{name}: not measured ({figures})")
+            continue
+        for what, value in figures.items():
+            print(f"{name}, {what}: {value:.3f} ms a call, ours is {own[what] / value:.3f} of it")
+
+
+if __name__ == "__main__":
+    main()
