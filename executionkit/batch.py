@@ -30,8 +30,9 @@ from executionkit.retry import RetryConfig
 from executionkit.runtime.background import Background
 from executionkit.runtime.cancellation import is_cancellation
 from executionkit.runtime.context import Performer
+from executionkit.runtime.journaling import Recorder, RunJournal
 from executionkit.runtime.rows import Key, Row, Rows, Source
-from executionkit.runtime.run import check_no_loop, check_run, in_new_loop, run_stage
+from executionkit.runtime.run import check_journal, check_no_loop, check_run, in_new_loop, run_stage
 from executionkit.runtime.windows import Windows
 
 __all__ = ["Batch", "Key", "Row", "Source", "Summary", "SyncBatch"]
@@ -52,7 +53,8 @@ class Summary(msgspec.Struct, frozen=True):
         p50: Seconds that half of the rows took at most, to one per cent.
         p95: Seconds that 19 of 20 rows took at most.
         failure: What ended the batch before its last row; None where nothing did.
-        resumed: Of the rows, those that an earlier life of `map_dataset` had answered.
+        resumed: Of the rows, those that an earlier life has paid for, by the journal or by the state of
+            `map_dataset`.
     """
 
     rows: int
@@ -122,8 +124,10 @@ class Batch(Generic[A, B]):
         retry: RetryConfig | None,
         trace: Trace | tuple[Trace, ...] | None,
         deadline: float | None,
+        journal: RunJournal | None = None,
     ) -> None:
         check_run(provider, max_cost, retry, trace, deadline)
+        check_journal(journal, provider)
         _check_source(rows)
         check_function("key", key)
         check_flag("ordered", ordered)
@@ -154,6 +158,8 @@ class Batch(Generic[A, B]):
             trace=trace,
             deadline=deadline,
             windows=windows,
+            journal=None if journal is None else _OfRows(journal, stage),
+            asks_again=partial(getattr, self._rows, "has_failed_calls"),
         )
         self._run: _Run = _Run(self._rows, run)
         self._name = f"the batch of {stage.name}"
@@ -210,6 +216,7 @@ class Batch(Generic[A, B]):
             p50=rows.durations.quantile(0.5),
             p95=rows.durations.quantile(0.95),
             failure=self.failure,
+            resumed=rows.resumed,
         )
 
     async def __aenter__(self) -> Self:
@@ -286,6 +293,23 @@ class Batch(Generic[A, B]):
             )
 
 
+class _OfRows:
+    """The journal of a batch: the pipeline is that of its rows, which have no end to be compared by.
+
+    Args:
+        journal: The journal of the run.
+        stage: What is run for each row.
+    """
+
+    def __init__(self, journal: RunJournal, stage: object) -> None:
+        self._journal = journal
+        self._stage = stage
+
+    async def open(self, stage: object, value: object) -> Recorder:  # noqa: ARG002
+        """Take the run up, or begin it."""
+        return await self._journal.open(self._stage, "rows")
+
+
 class _Run:
     """The run behind a batch. It does not know the batch, so that one that is dropped can be collected."""
 
@@ -310,9 +334,13 @@ class _Run:
             outcome = await self._start()
             if isinstance(outcome, Failure) and not self._is_stopped:
                 self.failure = outcome.failure()
+        except Exception as raised:
+            error = StageError(f"the batch could not be run: {described(raised)}")
+            error.__cause__ = raised
+            self.failure = error.stamped(self._rows.cost)
         except BaseException as raised:
             if not is_cancellation(raised):
-                raise
+                raise  # the batch raises what is to end the process
             if not self._is_stopped:
                 error = StageError("the batch's task was cancelled by somebody else")
                 self.failure = error.stamped(self._rows.cost)
@@ -434,7 +462,7 @@ class SyncBatch(Generic[A, B]):
     def _serve(self) -> None:
         try:
             in_new_loop(self._hand_over, "over_sync")
-        except BaseException as failure:  # noqa: BLE001 - it is the reader's
+        except BaseException as failure:
             self._answers.put(failure)
 
     async def _hand_over(self) -> None:

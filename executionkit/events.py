@@ -179,6 +179,7 @@ class ItemFinished(EventBase, frozen=True, kw_only=True):
         duration: Seconds it took.
         cost: What it spent.
         error: The class of its error, None where it answered.
+        resumed: Whether an earlier life of the run has paid for all of it.
     """
 
     index: int
@@ -189,6 +190,7 @@ class ItemFinished(EventBase, frozen=True, kw_only=True):
     duration: float
     cost: TokenUsage = NO_USAGE
     error: str | None = None
+    resumed: bool = False
 
 
 class CallStarted(EventBase, frozen=True, kw_only=True):

@@ -51,6 +51,7 @@ class _Inputs(msgspec.Struct):
     done: int = 0
     failures: Counter[str] = msgspec.field(default_factory=Counter[str])
     durations: Durations = msgspec.field(default_factory=Durations)
+    resumed: int = 0
     now: float = 0.0
     told: float = 0.0
 
@@ -61,6 +62,8 @@ class _Inputs(msgspec.Struct):
         failed = sum(self.failures.values())
         if failed:
             parts.append(f"{failed:,} failed")
+        if self.resumed:
+            parts.append(f"{self.resumed:,} done before")
         rate = self.done / (self.now - self.began) if self.now > self.began else 0.0
         if rate:
             parts.append(f"{rate:,.0f} a second" if rate >= 100 else f"{rate:.3g} a second")
@@ -193,6 +196,7 @@ class Progress:
         inputs = above.inputs
         inputs.done, inputs.now = event.done, event.at
         inputs.durations.add(event.duration)
+        inputs.resumed += event.resumed
         if event.error is not None:
             inputs.failures[event.error] += 1
         if inputs.now - inputs.told < _EVERY:

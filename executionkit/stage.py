@@ -418,6 +418,7 @@ class Stage(
         retry: RetryConfig | None = None,
         trace: Trace | tuple[Trace, ...] | None = None,
         deadline: float | None = None,
+        journal: RunJournal | None = None,
     ) -> Batch[A, B]:
         """Run this stage for any number of rows, under one budget; see `executionkit.batch.Batch`.
 
@@ -440,6 +441,9 @@ class Stage(
             retry: How transient failures are retried.
             trace: Receives the records of the run; each row has an `ItemStarted` and an `ItemFinished`.
             deadline: Seconds all rows may take.
+            journal: The journal of this run, `Journal.run(run_id)`: what an earlier life of it paid for, by
+                the keys of the rows, is not paid again; rows that failed for want of an answer are asked
+                again. It holds what all calls of the run were answered in memory.
 
         Raises:
             TypeError: An argument is of the wrong type.
@@ -458,6 +462,7 @@ class Stage(
             retry=retry,
             trace=trace,
             deadline=deadline,
+            journal=journal,
         )
 
     @final
@@ -476,6 +481,7 @@ class Stage(
         retry: RetryConfig | None = None,
         trace: Trace | tuple[Trace, ...] | None = None,
         deadline: float | None = None,
+        journal: RunJournal | None = None,
     ) -> SyncBatch[A, B]:
         """Run this stage for any number of rows without `await`; otherwise like `over`.
 
@@ -497,6 +503,7 @@ class Stage(
                 retry=retry,
                 trace=trace,
                 deadline=deadline,
+                journal=journal,
             )
         )
 

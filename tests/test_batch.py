@@ -519,6 +519,21 @@ def test_memory_does_not_grow_with_the_rows() -> None:
     assert abs(grown) < 2400  # not one object a row
 
 
+def test_what_keeps_it_from_being_run_is_told() -> None:
+    kept: list[Any] = []
+
+    class Keep(Stage[str, str], frozen=True):
+        async def perform(self, value: str, context: Context) -> PatternResult[str]:
+            kept.append(context.provider)
+            return PatternResult(value)
+
+    Keep().run_sync(Model(), "x")
+    with complete().over_sync(texts(3), kept[0], key=str) as batch:
+        assert list(batch) == []
+    assert isinstance(batch.failure, StageError)
+    assert "another event loop" in str(batch.failure)
+
+
 def test_a_failure_that_ends_it_is_said_in_the_summary() -> None:
     with complete().over_sync(texts(9), Model(no_at("row 0", permanent(401))), key=str) as batch:
         list(batch)

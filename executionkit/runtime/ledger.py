@@ -169,6 +169,7 @@ class Account:
         "payers",
         "pricing",
         "proofs",
+        "replayed",
         "spent",
         "unreported",
     )
@@ -191,6 +192,8 @@ class Account:
         self._freed: anyio.Event | None = None
         self.halts: int = 0
         """How many groups of parallel calls below this account have failed and not ended yet."""
+        self.replayed: int = 0
+        """How many of its calls an earlier life of the run has paid."""
         self.is_closed: bool = False
         """Whether the run is over: nothing is bought any more."""
         self.endpoints: dict[int, Any] = {} if parent is None else parent.endpoints
@@ -277,6 +280,7 @@ class Account:
             self.root.learn_input(charge.estimate, cost.input_tokens)
         for account in self.payers.all:
             account.spent.add_settled(cost, usd)
+            account.replayed += cost.llm_calls
             account.unreported += charge.is_estimated
             if charge.priced is not None:
                 account.note_pricing(charge.priced)

@@ -13,7 +13,7 @@ from returns.result import Failure
 from executionkit.core.durations import Durations
 from executionkit.core.seen import Seen
 from executionkit.core.usage import NO_USAGE, TokenUsage
-from executionkit.errors import ExecutionKitError, InvalidPromptError, StageError, described
+from executionkit.errors import ExecutionKitError, InvalidPromptError, LLMError, StageError, described
 from executionkit.events import ItemFinished, ItemStarted
 from executionkit.outcome import Outcome, PatternResult
 from executionkit.runtime.context import Context, Performer
@@ -104,6 +104,10 @@ class Rows(Generic[A, B]):
         self._arrived: anyio.Event | None = None
         self._is_over = False
         self._failure: ExecutionKitError | None = None
+        self.has_failed_calls: bool = False
+        """Whether a row failed since a model could not be asked, or did not answer."""
+        self.resumed: int = 0
+        """Rows that an earlier life of the run has paid for."""
         self.context: Context | None = None
         self.ready: deque[Row[A, B]] = deque()
         self.failures: Counter[str] = Counter()
@@ -275,9 +279,13 @@ class Rows(Generic[A, B]):
         if isinstance(outcome, Failure):
             error = outcome.failure()
             self.failures[type(error).__name__] += 1
+            self.has_failed_calls |= isinstance(error, LLMError)
             if self._ends_on_failure:
                 inputs.end(error)
-        self._finished(number, key, part, outcome)
+        account = part.account
+        is_resumed = 0 < account.spent.call_count == account.replayed
+        self.resumed += is_resumed
+        self._finished(number, key, part, outcome, is_resumed=is_resumed)
         row = Row(key, value, outcome)
         if self._keep is not None:
             self._keep(row)
@@ -312,7 +320,7 @@ class Rows(Generic[A, B]):
             )
         return part
 
-    def _finished(self, number: int, key: Key, part: Frame, outcome: Outcome[B]) -> None:
+    def _finished(self, number: int, key: Key, part: Frame, outcome: Outcome[B], *, is_resumed: bool) -> None:
         if part.span is not None:
             part.span.send(
                 ItemFinished,
@@ -324,4 +332,5 @@ class Rows(Generic[A, B]):
                 duration=part.span.duration,
                 cost=part.account.cost,
                 error=type(outcome.failure()).__name__ if isinstance(outcome, Failure) else None,
+                resumed=is_resumed,
             )

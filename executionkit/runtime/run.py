@@ -37,7 +37,7 @@ from executionkit.runtime.timeouts import finish_within
 from executionkit.runtime.tracing import Span, Tracer, Traces, traces_in
 from executionkit.runtime.windows import Windows
 
-__all__ = ["check_no_loop", "check_run", "in_new_loop", "run_stage"]
+__all__ = ["check_journal", "check_no_loop", "check_run", "in_new_loop", "run_stage"]
 
 T = TypeVar("T")
 In = TypeVar("In")
@@ -57,6 +57,7 @@ async def run_stage(
     opened: Callable[[Frame], None] | None = None,
     windows: Windows | None = None,
     journal: RunJournal | None = None,
+    asks_again: Callable[[], bool] = lambda: False,
 ) -> Outcome[Out]:
     """Run a stage on a ledger of its own; with a metered provider, on the ledger that it belongs to.
 
@@ -72,6 +73,8 @@ async def run_stage(
         opened: Told of the frame of the run, before anything is done in it.
         windows: How many calls each provider may have under way; None where that is fixed.
         journal: What earlier lives of the run have paid for, and where this one notes it.
+        asks_again: Tells, at the end, whether calls that failed are to be asked again when the run is taken
+            up, whatever it ended with.
 
     Raises:
         TypeError: An argument is of the wrong type.
@@ -86,7 +89,7 @@ async def run_stage(
         records = cast("RecordsRuns", provider)
         provider, journal = records.provider, records.next_run()
     limit = check_run(provider, max_cost, retry, trace, deadline)
-    _check_journal(journal, provider)
+    check_journal(journal, provider)
     above = provider.frame.settings.tracer if isinstance(provider, MeteredProvider) else None
     told = traces_in(trace, with_installed=above is None)
     tracer = Tracer(told, above, backlog) if told or backlog is not None else None
@@ -99,7 +102,7 @@ async def run_stage(
     if limit is not None:
         frame.account.tighten(limit, Owner(stage.name, frame.path, is_run=True))
         expect_journaled(frame)
-    pending = _bounded if journal is None else partial(_journaled, journal)
+    pending = _bounded if journal is None else partial(_journaled, journal, asks_again)
     if run is None:
         return await pending(frame, stage, value, deadline)
     started = run.started
@@ -108,7 +111,12 @@ async def run_stage(
 
 
 async def _journaled(
-    journal: RunJournal, frame: Frame, stage: Performer[In, Out], value: In, deadline: float | None
+    journal: RunJournal,
+    asks_again: Callable[[], bool],
+    frame: Frame,
+    stage: Performer[In, Out],
+    value: In,
+    deadline: float | None,
 ) -> Outcome[Out]:
     """Run with a journal: what earlier lives of the run paid counts, and is not paid again."""
     try:
@@ -133,7 +141,7 @@ async def _journaled(
         told["diverged_calls"] = recorder.diverged
     try:
         with anyio.CancelScope(shield=True):
-            await recorder.close(error, asks_again=isinstance(error, LLMError))
+            await recorder.close(error, asks_again=isinstance(error, LLMError) or asks_again())
     except JournalError as broken:
         told["journal_error"] = str(broken)
     return _stamped(outcome, frame.account.cost, told)
@@ -300,7 +308,13 @@ async def _traced(frame: Frame, run: Span, pending: Awaitable[Outcome[Out]]) -> 
     return outcome
 
 
-def _check_journal(journal: object, provider: object) -> None:
+def check_journal(journal: object, provider: object) -> None:
+    """Check the journal of a run.
+
+    Raises:
+        TypeError: It is not the journal of one run.
+        ValueError: It is that of a run within a run.
+    """
     if journal is None:
         return
     if not callable(getattr(journal, "open", None)):
