@@ -243,7 +243,7 @@ class CallFinished(EventBase, frozen=True, kw_only=True):
         first_piece: Seconds from sending the attempt that answered to the first piece of its text, where it
             came in pieces.
         is_estimated: Whether the tokens of an attempt are those reserved, for the server gave no figure.
-        is_replayed: Whether the answer is one of an earlier run, for which nothing was sent.
+        is_replayed: Whether the answer was in a journal or a cache, so that nothing was sent for it.
         error: The class of its error, `"Cancelled"` where it was cancelled, None where it answered.
         text: The answer, where content was asked for.
         tool_calls: The tools that the model calls, as JSON, where content was asked for.

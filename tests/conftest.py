@@ -64,6 +64,23 @@ def _no_leaks() -> Iterator[None]:
     assert not found, "the test left behind " + "; ".join(found)
 
 
+@pytest.fixture(autouse="EXECUTIONKIT_WATCH_ALL" in os.environ)
+def _telemetry() -> Iterator[None]:
+    """Have every run of every test make spans and metrics, and check them; `just long otel` asks for it."""
+    from executionkit.runtime import tracing
+    from tests.conventions import Recording
+
+    recording = Recording()
+    for trace in recording.traces:
+        tracing.install(trace)
+    yield
+    for trace in recording.traces:
+        tracing.uninstall(trace)
+    found = recording.deviations(sums=not recording.has_foreign_costs)
+    recording.close()
+    assert found == []
+
+
 @pytest.fixture(scope="session")
 def model() -> Iterator["LocalProvider"]:
     """The embedded model, started once for all tests that talk to it."""

@@ -5,6 +5,7 @@ The tables were written from the conventions' pages, not from the package: what 
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from random import SystemRandom
 from typing import Any, Final, cast
 
 import msgspec
@@ -13,10 +14,11 @@ from opentelemetry.sdk.metrics.export import Histogram, InMemoryMetricReader, Su
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace.id_generator import IdGenerator
 from opentelemetry.trace import SpanKind, StatusCode
 
 from executionkit.core.usage import NO_USAGE, TokenUsage
-from executionkit.events import CallFinished, CallStarted, Event, RunFinished, ToolFinished
+from executionkit.events import CallFinished, CallStarted, Event, RunFinished, StageStarted, ToolFinished
 from executionkit.otel import Otel
 
 __all__ = ["Recording", "deviations"]
@@ -178,6 +180,17 @@ _STOPPED: Final = frozenset({"Cancelled", "KeyboardInterrupt", "SystemExit", "Ge
 _A_MICROSECOND: Final = 1_000
 
 
+class _Ids(IdGenerator):
+    def __init__(self) -> None:
+        self._random = SystemRandom()
+
+    def generate_span_id(self) -> int:
+        return self._random.getrandbits(64) or 1
+
+    def generate_trace_id(self) -> int:
+        return self._random.getrandbits(128) or 1
+
+
 class Recording:
     """An `Otel` on providers that keep everything, and the records that it was told.
 
@@ -189,7 +202,8 @@ class Recording:
     def __init__(self, *, content: bool = False, names: Any = "0.1") -> None:
         self.exporter = InMemorySpanExporter()
         self.reader = InMemoryMetricReader()
-        self.tracers = TracerProvider(shutdown_on_exit=False)
+        # Hypothesis seeds the generator that the default takes its ids from: they would repeat.
+        self.tracers = TracerProvider(id_generator=_Ids(), shutdown_on_exit=False)
         self.tracers.add_span_processor(SimpleSpanProcessor(self.exporter))
         self.meters = MeterProvider([self.reader], shutdown_on_exit=False)
         self.otel = Otel(self.tracers, self.meters, content, names)
@@ -220,12 +234,20 @@ class Recording:
                     found[metric.name] = metric, list(metric.data.data_points)
         return found
 
-    def deviations(self, *, secret: str = "", uncounted: TokenUsage = NO_USAGE) -> list[str]:
+    @property
+    def has_foreign_costs(self) -> bool:
+        """Whether stages ran that may report costs of their own, past the ledger: those have no calls."""
+        return any(isinstance(event, StageStarted) and event.kind == "Step" for event in self.events)
+
+    def deviations(
+        self, *, secret: str = "", uncounted: TokenUsage = NO_USAGE, sums: bool = True
+    ) -> list[str]:
         """Return what deviates from the conventions, and from the records.
 
         Args:
             secret: A word that all prompts and answers hold, and no telemetry may, unless content is asked for.
             uncounted: What foreign code reported to have spent past the ledger: it has no call.
+            sums: Whether to compare sums with the ledger.
         """
         spans, points = self.spans, self.points()
         found = [
@@ -233,7 +255,7 @@ class Recording:
             *_of_points(points),
             *_of_tree(spans),
             *_of_calls(spans, self.events),
-            *_of_sums(spans, points, self.events, uncounted),
+            *(_of_sums(spans, points, self.events, uncounted) if sums else ()),
         ]
         if secret and not self.content:
             texts = [span.to_json() for span in spans] + [

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from decimal import Decimal
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -20,6 +21,7 @@ from executionkit import complete, consensus, otel, react, refine, step, tool
 from executionkit.core.usage import TokenUsage
 from executionkit.errors import PermanentError, ProviderError, RateLimitError
 from executionkit.events import Event, RunStarted
+from executionkit.journal import Journal
 from executionkit.otel import Otel
 from executionkit.outcome import PatternResult
 from executionkit.patterns.refine import Evaluation
@@ -344,6 +346,27 @@ class TestSpans:
         [stage] = recording.named("stage")
         assert of(stage)["executionkit.cost.input_tokens"] == 73
         recording.close()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("text", ["zebra", ""])
+async def test_a_replayed_call_is_told_and_counts_no_tokens(tmp_path: Path, text: str) -> None:
+    first, again = Recording(), Recording()
+    with Journal(tmp_path / "runs.db") as journal:
+        for recording in (first, again):
+            stage = consensus(n=2)
+            await stage.run(
+                Named(each(reply(text))), "zebra?", trace=recording.traces, journal=journal.run("a")
+            )
+    assert first.deviations(secret="zebra") == []
+    assert len(again.named("chat")) == 2
+    for span in again.named("chat"):
+        assert of(span)["executionkit.replayed"] is True
+        assert not {name for name in of(span) if "usage" in name or "cost" in name}
+    assert again.deviations(secret="zebra", sums=False) == []
+    assert "gen_ai.client.inference.duration" not in again.points()
+    first.close()
+    again.close()
 
 
 @pytest.mark.anyio

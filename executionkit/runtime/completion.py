@@ -110,6 +110,7 @@ class Completion:
         "_is_carried",
         "_is_estimated",
         "_is_final",
+        "_is_replayed",
         "_lessons",
         "_on_text",
         "_ordinal",
@@ -160,6 +161,7 @@ class Completion:
         self._is_final = False
         self._entry: Entry | None = None
         self._is_estimated = False
+        self._is_replayed = False
         self._first_piece: float | None = None
 
     async def answer(self) -> Completed:
@@ -230,6 +232,7 @@ class Completion:
             raise
 
     def _replayed(self, entry: Entry) -> Completed:
+        self._is_replayed = True
         outcome = entry.outcome()
         if not isinstance(outcome, LLMResponse):
             raise outcome
@@ -237,6 +240,7 @@ class Completion:
 
     def _handed_out(self, answered: Completed, *, is_cached: bool) -> Completed:
         """Hand out an answer that nobody was asked for."""
+        self._is_replayed = True
         for account in self._frame.account.payers.all if is_cached else ():
             account.cached += 1
         if self._stream and answered.response.content:
@@ -584,6 +588,7 @@ class Completion:
             duration=span.duration,
             cost=self._cost,
             is_estimated=self._is_estimated,
+            is_replayed=self._is_replayed,
             error=error,
             **({} if response is None else self._told(span, response)),
         )
