@@ -11,10 +11,10 @@ from typing import Any, Final, TypeAlias
 try:
     from opentelemetry import context as contexts
     from opentelemetry import metrics, trace
-except ModuleNotFoundError as missing:
+except ModuleNotFoundError as _missing:
     raise ModuleNotFoundError(
         'executionkit.otel needs the API of OpenTelemetry; run: pip install "./executionkit[otel]"',
-        name=missing.name,
+        name=_missing.name,
     ) from None
 
 from executionkit.events import (

@@ -21,7 +21,8 @@ class Counts:
     __slots__ = ("calls", "provider", "tools")
 
     def __init__(self) -> None:
-        self.calls = self.tools = 0
+        self.calls: int = 0
+        self.tools: int = 0
         self.provider: str | None = None
 
 
@@ -73,7 +74,8 @@ class Opened:
         """Whom a call asks, as it was begun."""
         self.endpoint: Endpoint | None = None
         """Whom it has asked last."""
-        self.name = self.kind = ""
+        self.name: str = ""
+        self.kind: str = ""
         self.ended: int | None = None
         self._around = around
         self._context: contexts.Context | None = None
