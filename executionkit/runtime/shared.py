@@ -6,6 +6,7 @@ from executionkit.errors import (
     BudgetExhaustedError,
     DeadlineExceededError,
     ExecutionKitError,
+    JournalError,
     LLMError,
     ProviderClosedError,
     RateLimitError,
@@ -22,8 +23,11 @@ _SHARED: Final = frozenset({401, 402, 403, 404})
 def run_is_over(error: ExecutionKitError, context: Context) -> bool:
     """Tell whether a failure means that the budget or the deadline of the run itself is spent.
 
-    A budget of `within`, or of a run that somebody else began below this one, does not count.
+    A budget of `within`, or of a run that somebody else began below this one, does not count. What a journal
+    cannot note, or a tool that may have had its effect, ends the run as well: nothing is to go around that.
     """
+    if isinstance(error, JournalError):
+        return True
     if isinstance(error, BudgetExhaustedError) and error.metadata.get("budget") != "run":
         return False
     return _is_spent(error, context)
@@ -31,6 +35,8 @@ def run_is_over(error: ExecutionKitError, context: Context) -> bool:
 
 def is_shared(error: ExecutionKitError, context: Context) -> bool:
     """Tell whether a failure below a stage would meet whatever else is run there as well."""
+    if isinstance(error, JournalError):
+        return True
     if isinstance(error, LLMError):
         is_quota = isinstance(error, RateLimitError) and not error.retryable
         is_known = error.metadata.get("status") in _SHARED

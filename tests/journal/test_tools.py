@@ -224,3 +224,15 @@ def test_resolving_needs_text(tmp_path: Path) -> None:
             journal.resolve("a", "key", 7)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
         with pytest.raises(JournalError, match="no run 'a'"):
             journal.resolve("a", "key", "paid")
+
+
+async def test_nothing_goes_around_a_tool_that_may_have_had_its_effect() -> None:
+    bank, store = Bank(), MemoryStore()
+    paying = bank.tool("once")
+    await killed_in_the_tool(bank, store, paying)
+    with InMemory(store) as journal:
+        around = react([paying]) | complete()
+        run = journal.run("a", on_change="reuse")
+        error = error_of(await around.run(calling(), "question", journal=run))
+    assert isinstance(error, UnsettledToolError)
+    assert sum(bank.paid.values()) == 1

@@ -11,7 +11,13 @@ from executionkit.core.checks import check_completion, check_count, check_flag
 from executionkit.core.dialect import JsonForm, Request
 from executionkit.core.usage import TokenUsage
 from executionkit.core.voting.samples import Choice, read_choices
-from executionkit.errors import BudgetExhaustedError, ExecutionKitError, PermanentError, described
+from executionkit.errors import (
+    BudgetExhaustedError,
+    ExecutionKitError,
+    JournalError,
+    PermanentError,
+    described,
+)
 from executionkit.provider import DEFAULT_MAX_TOKENS, LLMProvider, LLMResponse, Message, checked_provider
 from executionkit.runtime.context import Context
 from executionkit.runtime.frame import attribute
@@ -261,6 +267,8 @@ class Sampler:
             case Success(response):
                 self._keep([index], response)
             case Failure(error):
+                if isinstance(error, JournalError):
+                    raise error
                 self.failures.append(error)
                 self._note_unsent(index, error)
                 self._out_of_budget |= isinstance(error, BudgetExhaustedError)
