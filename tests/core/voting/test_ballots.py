@@ -144,7 +144,11 @@ def test_grouping_counts_votes_for_the_first_seen() -> None:
 # --- samples ---
 
 
-@pytest.mark.parametrize("key", [fold, keys.FinalAnswer(), keys.LastNumber(), keys.Choice("ABCD")], ids=repr)
+@pytest.mark.parametrize(
+    "key",
+    [fold, keys.FinalAnswer(), keys.LastNumber(), keys.Choice("ABCD")],
+    ids=["fold", "final", "last", "choice"],
+)
 def test_a_text_that_was_cut_off_abstains(key: Callable[[str], Hashable]) -> None:
     ballot = TextBallot(key)
     assert ballot.cast("The answer is 4") == ballot.cast("The answer is 4", was_cut=False)
