@@ -18,7 +18,7 @@ def in_the_language_of(task: str) -> str:
 
 
 sort = consensus(
-    n=3, system="Sort the ticket. Answer with one word: billing, delivery or technical.", max_tokens=10
+    n=3, system="Sort the ticket. Answer with one word: billing, delivery or technical.", max_tokens=200
 )
 write = refine(is_short, max_iterations=1, system=in_the_language_of, max_tokens=60)
 pipeline = sort.with_input() >> prompt("Ticket: {0}\nQueue: {1}\nWrite the reply.") >> write

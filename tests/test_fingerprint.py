@@ -49,7 +49,8 @@ def every_class(of: type[Any]) -> set[type[Any]]:
 
 
 def test_the_table_has_every_stage_with_every_field() -> None:
-    stages = {each for each in every_class(Stage) if each.__module__.startswith("executionkit.")}
+    ours = {each for each in every_class(Stage) if each.__module__.startswith("executionkit.")}
+    stages = {each for each in ours if not each.__name__.startswith("_")}  # some are of a module's own
     assert stages - {Stage} <= {type(base) for base, _ in VARIED}
     for base, others in VARIED:
         assert set(base.__struct_fields__) == set(others), type(base)

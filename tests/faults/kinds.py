@@ -166,7 +166,7 @@ def _billed_but_unusable() -> Iterator[Fault]:
     for name, message in (
         ("content-number", {"content": 5}),
         ("content-object", {"content": {"text": "Paris"}}),
-        ("content-list", {"content": ["Paris"]}),
+        ("content-list", {"content": [5]}),
         ("calls-text", {"content": "", "tool_calls": "f"}),
         ("calls-null", {"content": "", "tool_calls": [None]}),
         ("function-text", {"content": "", "tool_calls": [{"function": "f"}]}),

@@ -129,7 +129,7 @@ async def test_pieces_of_a_stream_are_handed_out(name: str) -> None:
 
 def _into(texts: list[str]) -> Callable[[Event], None]:
     def hear(event: Event) -> None:
-        if isinstance(event, TextDelta):
+        if isinstance(event, TextDelta) and event.kind == "text":
             texts.append(event.text)
 
     return hear
