@@ -15,7 +15,8 @@ demo: (install "local,progress")
 
 # Run the whole suite: every checker, then every test, the embedded model included
 test *args: check
-    python -m pytest -n auto --maxprocesses 4 --dist loadfile {{ args }}
+    # One more than there are cores, for many tests wait; four at most.
+    python -m pytest -n "$(python -c 'import os; print(min(4, 1 + (os.cpu_count() or 1)))')" --dist loadfile {{ args }}
 
 # Run the checkers: ruff, mypy, pyright, pyrefly, verifytypes, stubtest, import-linter; ty for information
 check: (install "dev")

@@ -20,7 +20,7 @@ def _started(model: LocalProvider) -> None:
 
 @pytest.mark.parametrize("rule", [None, certain(), beta(), forecast(), unanimous_window(3)], ids=repr)
 def test_a_rule_on_a_real_model(model: LocalProvider, rule: StoppingRule | None) -> None:
-    vote = consensus(6, stop=rule, key=LastNumber(), max_tokens=120, temperature=0.7, max_concurrency=4)
+    vote = consensus(6, stop=rule, key=LastNumber(), max_tokens=60, temperature=0.7, max_concurrency=4)
     outcome = vote.run_sync(model, "What is 2 + 3? Answer with one number.")
     match outcome:
         case Success(result):
