@@ -1,19 +1,12 @@
 """A stage over any number of rows: `Stage.over` makes a `Batch`, `Stage.over_sync` a `SyncBatch`."""
 
-import threading
 import time
 import warnings
-from asyncio import AbstractEventLoop, get_running_loop
-from collections import deque
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Mapping
-from contextlib import suppress
-from contextvars import copy_context
 from functools import partial
-from queue import SimpleQueue
 from types import MappingProxyType, TracebackType
 from typing import Any, Generic, Literal, Self, TypeVar
 
-import anyio
 import msgspec
 from anyio.lowlevel import checkpoint_if_cancelled
 from returns.result import Failure
@@ -30,9 +23,10 @@ from executionkit.retry import RetryConfig
 from executionkit.runtime.background import Background
 from executionkit.runtime.cancellation import is_cancellation
 from executionkit.runtime.context import Performer
+from executionkit.runtime.handover import Handover
 from executionkit.runtime.journaling import Recorder, RunJournal
 from executionkit.runtime.rows import Key, Row, Rows, Source
-from executionkit.runtime.run import check_journal, check_no_loop, check_run, in_new_loop, run_stage
+from executionkit.runtime.run import check_journal, check_run, run_stage
 from executionkit.runtime.windows import Windows
 
 __all__ = ["Batch", "Key", "Row", "Source", "Summary", "SyncBatch"]
@@ -373,15 +367,8 @@ class SyncBatch(Generic[A, B]):
     """
 
     def __init__(self, batch: Batch[A, B]) -> None:
-        check_no_loop("over_sync", "use `async with stage.over(...)` there")
         self._batch = batch
-        self._thread: threading.Thread | None = None
-        self._loop: AbstractEventLoop | None = None
-        self._scope: anyio.CancelScope | None = None
-        self._wanted: anyio.Event | None = None
-        self._answers: SimpleQueue[Any] = SimpleQueue()
-        self._ready: deque[Row[A, B]] = deque()
-        self._is_over = False
+        self._rows: Handover[Row[A, B]] = Handover(batch, batch.several, what="batch", method="over_sync")
 
     @property
     def cost(self) -> TokenUsage:
@@ -411,7 +398,7 @@ class SyncBatch(Generic[A, B]):
     @property
     def unread(self) -> tuple[Row[A, B], ...]:
         """As in `Batch`."""
-        return (*self._ready, *self._batch.unread)
+        return (*self._rows.ready, *self._batch.unread)
 
     @property
     def summary(self) -> Summary:
@@ -419,64 +406,19 @@ class SyncBatch(Generic[A, B]):
         return self._batch.summary
 
     def __enter__(self) -> Self:
-        if self._thread is not None:
-            raise RuntimeError("a batch is entered once; make another with `stage.over_sync(...)`")
-        context = copy_context()
-        self._thread = threading.Thread(target=context.run, args=(self._serve,), name="executionkit batch")
-        self._thread.start()
-        self._answers.get()  # it is ready
+        self._rows.enter()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        thread, loop, scope = self._thread, self._loop, self._scope
-        self._is_over = True
-        if thread is not None and loop is not None and scope is not None:
-            with suppress(RuntimeError):  # its event loop is over
-                loop.call_soon_threadsafe(scope.cancel)
-            thread.join()
+        self._rows.leave()
 
     def __iter__(self) -> Self:
         return self
 
     def __next__(self) -> Row[A, B]:
-        if self._ready:
-            return self._ready.popleft()
-        loop, wanted = self._loop, self._wanted
-        if loop is None or wanted is None:
-            raise RuntimeError("enter the batch first: `with stage.over_sync(...) as batch`")
-        if self._is_over:
-            raise StopIteration
-        loop.call_soon_threadsafe(wanted.set)
-        answer = self._answers.get()
-        if isinstance(answer, BaseException):
-            self._is_over = True
-            raise answer
-        self._ready.extend(answer)
-        if not answer:
-            self._is_over = True
-            raise StopIteration
-        return self._ready.popleft()
-
-    def _serve(self) -> None:
-        try:
-            in_new_loop(self._hand_over, "over_sync")
-        except BaseException as failure:
-            self._answers.put(failure)
-
-    async def _hand_over(self) -> None:
-        """Hand rows over as they are asked for, until there are none or the reader leaves."""
-        self._loop, self._wanted = get_running_loop(), anyio.Event()
-        async with self._batch as batch:
-            with anyio.CancelScope() as self._scope:
-                self._answers.put(None)
-                rows: object = None
-                while rows != []:
-                    await self._wanted.wait()
-                    self._wanted = anyio.Event()
-                    rows = await batch.several()
-                    self._answers.put(rows)
+        return self._rows.take()
 
 
 def _check_source(rows: object) -> None:

@@ -5,18 +5,12 @@
 """
 
 import math
-import threading
 import warnings
-from asyncio import AbstractEventLoop, get_running_loop
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import suppress
-from contextvars import copy_context
-from queue import SimpleQueue
 from types import TracebackType
 from typing import Any, Final, Generic, Self, TypeVar, cast
 
-import anyio
 from anyio.lowlevel import checkpoint_if_cancelled
 from returns.result import Failure, Success
 
@@ -32,8 +26,9 @@ from executionkit.runtime.backlog import Backlog
 from executionkit.runtime.cancellation import is_cancellation
 from executionkit.runtime.context import Performer
 from executionkit.runtime.frame import Frame
+from executionkit.runtime.handover import Handover
 from executionkit.runtime.journaling import RunJournal
-from executionkit.runtime.run import check_no_loop, check_run, in_new_loop, run_stage
+from executionkit.runtime.run import check_run, run_stage
 
 __all__ = ["AHEAD", "Streaming", "SyncStreaming"]
 
@@ -347,15 +342,10 @@ class SyncStreaming(Generic[Out_co]):
     """
 
     def __init__(self, run: Streaming[Out_co]) -> None:
-        check_no_loop("stream_sync", "use `async with stage.stream(...)` there")
         self._run = run
-        self._thread: threading.Thread | None = None
-        self._loop: AbstractEventLoop | None = None
-        self._scope: anyio.CancelScope | None = None
-        self._wanted: anyio.Event | None = None
-        self._answers: SimpleQueue[Any] = SimpleQueue()
-        self._ready: deque[Event | Answered[Out_co]] = deque()
-        self._is_over = False
+        self._records: Handover[Event | Answered[Out_co]] = Handover(
+            run, run.batch, what="stream", method="stream_sync"
+        )
 
     @property
     def cost(self) -> TokenUsage:
@@ -384,64 +374,19 @@ class SyncStreaming(Generic[Out_co]):
             yield from elements.feed(event)
 
     def __enter__(self) -> Self:
-        if self._thread is not None:
-            raise RuntimeError("a stream is entered once; make another with `stage.stream_sync(...)`")
-        context = copy_context()
-        self._thread = threading.Thread(target=context.run, args=(self._serve,), name="executionkit stream")
-        self._thread.start()
-        self._answers.get()  # it is ready
+        self._records.enter()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        thread, loop, scope = self._thread, self._loop, self._scope
-        self._is_over = True
-        if thread is not None and loop is not None and scope is not None:
-            with suppress(RuntimeError):  # its event loop is over
-                loop.call_soon_threadsafe(scope.cancel)
-            thread.join()
+        self._records.leave()
 
     def __iter__(self) -> Self:
         return self
 
     def __next__(self) -> Event | Answered[Out_co]:
-        if self._ready:
-            return self._ready.popleft()
-        loop, wanted = self._loop, self._wanted
-        if loop is None or wanted is None:
-            raise RuntimeError("enter the stream first: `with stage.stream_sync(...) as run`")
-        if self._is_over:
-            raise StopIteration
-        loop.call_soon_threadsafe(wanted.set)
-        answer = self._answers.get()
-        if isinstance(answer, BaseException):
-            self._is_over = True
-            raise answer
-        self._ready.extend(answer)
-        if not answer:
-            self._is_over = True
-            raise StopIteration
-        return self._ready.popleft()
-
-    def _serve(self) -> None:
-        try:
-            in_new_loop(self._hand_over, "stream_sync")
-        except BaseException as failure:  # noqa: BLE001 - it is the reader's
-            self._answers.put(failure)
-
-    async def _hand_over(self) -> None:
-        """Hand records over as they are asked for, until there are none or the reader leaves."""
-        self._loop, self._wanted = get_running_loop(), anyio.Event()
-        async with self._run as run:
-            with anyio.CancelScope() as self._scope:
-                self._answers.put(None)
-                records: object = None
-                while records != []:
-                    await self._wanted.wait()
-                    self._wanted = anyio.Event()
-                    records = await run.batch()
-                    self._answers.put(records)
+        return self._records.take()
 
 
 def _check_ahead(ahead: object) -> None:

@@ -105,6 +105,10 @@ class Reply(msgspec.Struct, frozen=True, omit_defaults=True):
     extra: Any = {}
     reasoning: str = ""
     raw: Any = None
+    id: str = ""
+    model: str = ""
+    request_id: str = ""
+    status: int | None = None
 
 
 class Body(msgspec.Struct, omit_defaults=True):

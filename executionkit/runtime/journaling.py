@@ -550,6 +550,7 @@ def as_reply(response: LLMResponse, *, raw: bool) -> Reply:
         response: The answer.
         raw: Whether the provider's own answer is read later on, and so kept as well.
     """
+    told = (response.id, response.model, response.request_id, response.status)
     return Reply(
         response.content,
         [cast("dict[str, Any]", to_plain(_call_fields(call))) for call in response.tool_calls],
@@ -558,6 +559,7 @@ def as_reply(response: LLMResponse, *, raw: bool) -> Reply:
         to_plain(thaw(response.extra)),
         response.reasoning,
         to_plain(response.raw) if raw else None,
+        *told,
     )
 
 
@@ -577,6 +579,10 @@ def as_response(reply: Reply) -> LLMResponse:
         _listed(from_plain(reply.raw)),
         cast("dict[str, Any]", from_plain(reply.extra)),
         reply.reasoning,
+        reply.id,
+        reply.model,
+        reply.request_id,
+        reply.status,
     )
 
 
