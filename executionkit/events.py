@@ -522,8 +522,8 @@ Trace: TypeAlias = Callable[[Event], None]
 class TracingContext(Protocol):
     """A trace that wants stages, calls, tools and inputs of `each` to run in a context of its own making.
 
-    It may also have an attribute `wants_content` that is True: then it is handed texts, as `with_content` has
-    it; and one `is_idle` that is True where nobody would hear of a run that begins: then it is left out.
+    Two attributes are optional. `wants_content`, where it is True, has it handed texts, as `with_content` does.
+    `is_idle` is asked as a run begins; where it is True, the run is not told to this trace.
     """
 
     def __call__(self, event: Event) -> None:

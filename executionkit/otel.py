@@ -6,7 +6,7 @@ else of the package imports this module. The names are those of `executionkit.te
 
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
-from typing import Any, Final, TypeAlias
+from typing import Any, ClassVar, Final, TypeAlias
 
 try:
     from opentelemetry import context as contexts
@@ -103,7 +103,7 @@ class Otel:
 
     def __call__(self, event: Event) -> None:
         """Take note of an event."""
-        handler = _HANDLERS.get(type(event))
+        handler = self._HANDLERS.get(type(event))
         if handler is not None:
             handler(self, event)
 
@@ -354,6 +354,23 @@ class Otel:
                 self._endpoints[key] = found
         return found
 
+    _HANDLERS: ClassVar["Mapping[type, Callable[..., None]]"] = {
+        RunStarted: _run_started,
+        RunFinished: _run_finished,
+        StageStarted: _stage_started,
+        StageFinished: _stage_finished,
+        ItemStarted: _item_started,
+        ItemFinished: _item_finished,
+        CallStarted: _call_started,
+        CallFinished: _call_finished,
+        AttemptStarted: _attempt_started,
+        AttemptFinished: _attempt_finished,
+        WaitFinished: _wait_finished,
+        ToolStarted: _tool_started,
+        ToolFinished: _tool_finished,
+        Evaluated: _evaluated,
+    }
+
 
 _MOST_ENDPOINTS: Final = 1_000
 
@@ -396,21 +413,3 @@ def _is_of_api(provider: object) -> bool:
 def _failure(error: str | None) -> str | None:
     """Return the class of an error; None where something was only cancelled."""
     return None if error is None or error in _ENDED else error
-
-
-_HANDLERS: Final[Mapping[type, Callable[[Otel, Any], None]]] = {
-    RunStarted: Otel._run_started,  # pyright: ignore[reportPrivateUsage]
-    RunFinished: Otel._run_finished,  # pyright: ignore[reportPrivateUsage]
-    StageStarted: Otel._stage_started,  # pyright: ignore[reportPrivateUsage]
-    StageFinished: Otel._stage_finished,  # pyright: ignore[reportPrivateUsage]
-    ItemStarted: Otel._item_started,  # pyright: ignore[reportPrivateUsage]
-    ItemFinished: Otel._item_finished,  # pyright: ignore[reportPrivateUsage]
-    CallStarted: Otel._call_started,  # pyright: ignore[reportPrivateUsage]
-    CallFinished: Otel._call_finished,  # pyright: ignore[reportPrivateUsage]
-    AttemptStarted: Otel._attempt_started,  # pyright: ignore[reportPrivateUsage]
-    AttemptFinished: Otel._attempt_finished,  # pyright: ignore[reportPrivateUsage]
-    WaitFinished: Otel._wait_finished,  # pyright: ignore[reportPrivateUsage]
-    ToolStarted: Otel._tool_started,  # pyright: ignore[reportPrivateUsage]
-    ToolFinished: Otel._tool_finished,  # pyright: ignore[reportPrivateUsage]
-    Evaluated: Otel._evaluated,  # pyright: ignore[reportPrivateUsage]
-}

@@ -125,7 +125,7 @@ class Streaming(Generic[Out_co]):
 
         Where it may yet be superseded (by another option of `|`, a repair, or since a tool loop goes on) it
         is held back to the end, and where no last stage streams it comes in one piece there:
-        `Stage.text_is_final` and `Stage.streams_text` say so beforehand. An answer that is no text is given
+        `Stage.text_is_final` and `Stage.streams_text` say so beforehand. An answer that is not text is given
         as JSON, or as the model wrote it. Where the run fails the text ends; see `outcome`.
         """
         return _Folded(self, _Texts(self.text_is_final))

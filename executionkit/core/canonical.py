@@ -289,6 +289,6 @@ def _schema_of(kind: Any) -> Any:
 
 @lru_cache(maxsize=256)
 def _cached_schema(kind: Callable[..., object]) -> Any:
-    with suppress(Exception):  # a class that is no type of an answer
+    with suppress(Exception):  # not every class can be the type of an answer
         return schema_of(kind)
     return None

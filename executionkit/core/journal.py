@@ -248,7 +248,7 @@ def as_bytes(body: Body, salt: bytes) -> bytes:
 
     Args:
         body: What it holds.
-        salt: What it belongs to, so that no row can stand in the place of another.
+        salt: What it belongs to, so that no row can be put in place of another.
     """
     try:
         text = msgspec.json.encode(body)
