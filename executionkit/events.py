@@ -504,8 +504,8 @@ def event_from_dict(data: Mapping[str, Any]) -> Event:
     Raises:
         ValueError: It is not of that form.
 
-    >>> event_from_dict(StageStarted(run="a1", id=2, stage="Refine").to_dict())
-    StageStarted(run='a1', id=2, parent=None, path=(), at=0.0, stage='Refine')
+    >>> event_from_dict(StageStarted(run="a1", id=2, stage="draft", kind="Refine").to_dict())
+    StageStarted(run='a1', id=2, parent=None, path=(), at=0.0, stage='draft', kind='Refine')
     """
     try:
         # msgspec takes a union here, its stubs know classes only
@@ -522,7 +522,7 @@ Trace: TypeAlias = Callable[[Event], None]
 class TracingContext(Protocol):
     """A trace that wants stages, calls, tools and inputs of `each` to run in a context of its own making.
 
-    Two attributes are optional. `wants_content`, where it is True, has it handed texts, as `with_content` does.
+    Two attributes are optional. Where `wants_content` is True it is handed texts, as `with_content` does.
     `is_idle` is asked as a run begins; where it is True, the run is not told to this trace.
     """
 

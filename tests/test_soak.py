@@ -19,8 +19,8 @@ def broken(bounds: Bounds) -> dict[str, tuple[float, float]]:
 
 
 @pytest.mark.parametrize(("transport", "backend"), WAYS)
-def test_nothing_is_left_of_two_thousand_runs(port: int, transport: Transport, backend: str) -> None:
-    assert broken(many_runs(port, 2_000, transport, backend)) == {}
+def test_nothing_is_left_of_many_runs(port: int, transport: Transport, backend: str) -> None:
+    assert broken(many_runs(port, 800, transport, backend)) == {}
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)

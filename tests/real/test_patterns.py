@@ -74,8 +74,8 @@ async def test_complete(local: LocalProvider) -> None:
 
 @pytest.mark.anyio
 async def test_consensus(local: LocalProvider) -> None:
-    native = (await consensus(n=3, max_tokens=120).run(local, SKY)).unwrap()
-    facade = await compat.consensus(local, SKY, num_samples=3, max_tokens=120)
+    native = (await consensus(n=3, temperature=0, max_tokens=8).run(local, SKY)).unwrap()
+    facade = await compat.consensus(local, SKY, num_samples=3, temperature=0, max_tokens=8)
     for result in (native, facade):
         assert result.value
         assert result.cost.llm_calls == 3
@@ -116,7 +116,7 @@ async def test_react_calls_the_tool(local: LocalProvider) -> None:
 
 @pytest.mark.anyio
 async def test_a_pipeline_adds_up(local: LocalProvider) -> None:
-    pipeline = consensus(n=2, max_tokens=120) >> refine(length, max_iterations=0, max_tokens=8)
+    pipeline = consensus(n=2, temperature=0, max_tokens=8) >> refine(length, max_iterations=0, max_tokens=8)
     result = (await pipeline.run(local, SKY)).unwrap()
     assert result.cost == sum(result.metadata["step_costs"], TokenUsage())
     assert result.cost.llm_calls == 3
@@ -124,10 +124,13 @@ async def test_a_pipeline_adds_up(local: LocalProvider) -> None:
 
 def test_each_twin_twice_on_one_provider(model: LocalProvider) -> None:
     for _ in range(2):
-        assert consensus_sync(model, SKY, num_samples=1, max_tokens=120).cost.llm_calls == 1
+        assert consensus_sync(model, SKY, num_samples=2, temperature=0, max_tokens=8).cost.llm_calls == 2
         assert refine_loop_sync(model, SKY, evaluator=length_async, max_iterations=0, max_tokens=8).value
         assert react_loop_sync(model, WEATHER, (TOOL,), temperature=0, max_tokens=48).value
-        assert pipe_sync(model, SKY, compat.consensus, num_samples=1, max_tokens=120).cost.llm_calls == 1
+        assert (
+            pipe_sync(model, SKY, compat.consensus, num_samples=2, temperature=0, max_tokens=8).cost.llm_calls
+            == 2
+        )
         assert complete(max_tokens=4).run_sync(model, SKY).unwrap().value
 
 
