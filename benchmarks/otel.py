@@ -110,6 +110,7 @@ class ByHand(Model):
             )
             span.set_attributes(
                 {
+                    "executionkit.run": "0123456789abcdef",
                     "executionkit.path": "0",
                     "executionkit.call.ordinal": 0,
                     "gen_ai.request.max_tokens": 4096,

@@ -94,12 +94,15 @@ class RunStarted(EventBase, frozen=True, kw_only=True):
         max_cost: The run's budget; None where it has none.
         deadline: Seconds the run may take; None for any number.
         started: The wall clock at the start, in seconds since 1970.
+        charged_to: The run that also pays for this one: it was begun within that, on its provider. None
+            where its cost is its own alone.
     """
 
     stage: str
     max_cost: TokenUsage | None = None
     deadline: float | None = None
     started: float = 0.0
+    charged_to: str | None = None
 
 
 class RunFinished(EventBase, frozen=True, kw_only=True):
@@ -206,7 +209,7 @@ class CallStarted(EventBase, frozen=True, kw_only=True):
         choices: Answers asked for at once.
         temperature: Sampling temperature; None where it is left to the provider.
         settings: Further settings of the request, of those that are numbers or words of an API and no
-            content: `top_p`, `seed`, `reasoning_effort`, ...
+            content: `top_p`, `seed`, `stop`, `reasoning_effort`, ...
         has_form: Whether the answer is to have a form, as JSON.
         is_streamed: Whether it is asked for in pieces.
         prompt: Its messages as JSON, where content was asked for.
@@ -221,7 +224,7 @@ class CallStarted(EventBase, frozen=True, kw_only=True):
     max_tokens: int | None = None
     choices: int = 1
     temperature: float | None = None
-    settings: dict[str, float | int | str] = {}
+    settings: dict[str, float | int | str | tuple[str, ...]] = {}
     has_form: bool = False
     is_streamed: bool = False
     prompt: str | None = None
@@ -522,8 +525,10 @@ Trace: TypeAlias = Callable[[Event], None]
 class TracingContext(Protocol):
     """A trace that wants stages, calls, tools and inputs of `each` to run in a context of its own making.
 
-    Two attributes are optional. Where `wants_content` is True it is handed texts, as `with_content` does.
-    `is_idle` is asked as a run begins; where it is True, the run is not told to this trace.
+    Three attributes are optional. Where `wants_content` is True it is handed texts, as `with_content` does.
+    `is_idle` is asked as a run begins; where it is True, the run is not told to this trace. `waited(run, id,
+    seconds)` is called for each piece of a streamed answer after the first, with the call that it is of and
+    how long the server took for it.
     """
 
     def __call__(self, event: Event) -> None:

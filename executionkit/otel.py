@@ -115,6 +115,13 @@ class Otel:
             return None
         return opened.enter()
 
+    def waited(self, run: str, id: int, seconds: float) -> None:  # noqa: A002 - as in `TracingContext`
+        """Record how long a server took for a further piece of a streamed answer."""
+        running = self._runs.get(run)
+        opened = None if running is None else running.opened.get(id)
+        if opened is not None and opened.endpoint is not None:
+            self._instruments.chunk(opened.endpoint, seconds, opened.context)
+
     def _begin(
         self,
         run: Run,
@@ -148,6 +155,8 @@ class Otel:
         run = self._runs[event.run] = Run(int(event.started * 1e9))
         attributes: _Attributes = {Names.OPERATION: "invoke_workflow", Names.RUN: event.run}
         attributes.update((release.workflow, event.stage) for release in self._releases)
+        if event.charged_to is not None:
+            attributes[Names.CHARGED_TO] = event.charged_to
         self._begin(run, event, f"invoke_workflow {event.stage}", attributes).name = event.stage
 
     def _run_finished(self, event: RunFinished) -> None:

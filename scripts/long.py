@@ -40,6 +40,10 @@ CAMPAIGNS: Final[dict[str, tuple[dict[str, str], list[str]]]] = {
         {"EXECUTIONKIT_STREAMS": "10000", "EXECUTIONKIT_DELTAS": "1000000"},
         ["-s", "tests/test_streaming_campaign.py"],
     ),
+    "watched": (
+        {"EXECUTIONKIT_WATCH_ALL": "1"},
+        ["-n", "2", "--dist", "loadfile", "--ignore=tests/real", "--ignore=tests/gateways", "tests"],
+    ),
     "wire": ({"EXECUTIONKIT_MIXTURES": "10000"}, ["tests/providers/chat/test_mixtures.py"]),
 }
 """For each campaign the environment that makes it long, and the tests it runs."""

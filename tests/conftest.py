@@ -66,7 +66,7 @@ def _no_leaks() -> Iterator[None]:
 
 @pytest.fixture(autouse="EXECUTIONKIT_WATCH_ALL" in os.environ)
 def _telemetry() -> Iterator[None]:
-    """Have every run of every test make spans and metrics, and check them; `just long otel` asks for it."""
+    """Have every run of every test make spans and metrics, and check them; `just long watched` asks for it."""
     from executionkit.runtime import tracing
     from tests.conventions import Recording
 

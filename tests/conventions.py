@@ -151,6 +151,7 @@ _COUNTED: Final[Types] = {**_CALL, "gen_ai.token.modality": str}
 METRICS: Final[Mapping[str, Metric]] = {
     "gen_ai.client.inference.duration": Metric(Histogram, "s", float, _CALL, {**_OF_CALL, **_FAILED}),
     "gen_ai.client.inference.time_to_first_chunk": Metric(Histogram, "s", float, _CALL, _OF_CALL),
+    "gen_ai.client.inference.time_per_output_chunk": Metric(Histogram, "s", float, _CALL, _OF_CALL),
     "gen_ai.client.inference.operation.input_tokens": Metric(
         Histogram, "{token}", int, _CALL, {**_OF_CALL, **_FAILED}
     ),
@@ -251,7 +252,7 @@ class Recording:
         """
         spans, points = self.spans, self.points()
         found = [
-            *_of_spans(spans, content=self.content),
+            *_of_spans(filter(_is_ours, spans), content=self.content),
             *_of_points(points),
             *_of_tree(spans),
             *_of_calls(spans, self.events),
@@ -406,32 +407,31 @@ def _of_sums(
     events: Sequence[Event],
     uncounted: TokenUsage,
 ) -> Iterator[str]:
-    """The usage of a trace, and the counters, add up to the ledgers of the runs."""
+    """The usage of the calls that a run pays for adds up to its ledger, and the counters to all ledgers.
+
+    A run within a run is paid by that as well, unless it asks a provider of its own: then it has a ledger of
+    its own, and its spans tell so wherever they hang.
+    """
     costs = {event.run: event.cost for event in events if isinstance(event, RunFinished)}
-    above = {span.context.span_id: span.parent for span in spans if span.context is not None}
-    runs = {
-        span.context.span_id: str((span.attributes or {})["executionkit.run"])
-        for span in spans
-        if span.context is not None and "executionkit.run" in (span.attributes or {})
-    }
-    sums: dict[str, defaultdict[str, float]] = defaultdict(lambda: defaultdict(float))
-    within: set[str] = set()
+    payers: dict[str, str | None] = {}
     for span in spans:
         attributes = span.attributes or {}
-        is_call = attributes.get("gen_ai.operation.name") == "chat"
-        if not is_call and any(name.startswith("gen_ai.usage.") for name in attributes):
-            yield f"{span.name}: usage stands on calls only"
-        enclosing, parent = list[str](), span.context
-        while parent is not None:
-            if parent.span_id in runs:
-                enclosing.append(runs[parent.span_id])
-            parent = above.get(parent.span_id)
-        within.update(enclosing[1:2] and [enclosing[0]] if not is_call else [])
-        if is_call:
-            for run in enclosing:
-                for name in _SUMS:
-                    value = attributes.get(name)
-                    sums[run][name] += value if isinstance(value, int | float) else 0
+        if attributes.get("gen_ai.operation.name") == "invoke_workflow":
+            payer = attributes.get("executionkit.run.charged_to")
+            payers[str(attributes["executionkit.run"])] = None if payer is None else str(payer)
+    sums: dict[str, defaultdict[str, float]] = defaultdict(lambda: defaultdict(float))
+    for span in spans:
+        attributes = span.attributes or {}
+        if attributes.get("gen_ai.operation.name") != "chat":
+            if any(name.startswith("gen_ai.usage.") for name in attributes):
+                yield f"{span.name}: usage stands on calls only"
+            continue
+        run: str | None = str(attributes["executionkit.run"])
+        while run is not None:
+            for name in _SUMS:
+                value = attributes.get(name)
+                sums[run][name] += value if isinstance(value, int | float) else 0
+            run = payers[run]
     for run, cost in costs.items():
         yield from _differences(f"run {run}", sums[run], cost, uncounted)
     total: defaultdict[str, float] = defaultdict(float)
@@ -441,7 +441,7 @@ def _of_sums(
     for metric, name in names.items():
         total[name] = sum(point.value for point in points.get(metric, (None, []))[1])
     total["operation.cost"] = sum(point.sum for point in points.get("operation.cost", (None, []))[1])
-    whole = sum((cost for run, cost in costs.items() if run not in within), NO_USAGE)
+    whole = sum((cost for run, cost in costs.items() if payers[run] is None), NO_USAGE)
     total["executionkit.cost.llm_calls"] = whole.llm_calls - uncounted.llm_calls  # no metric has them
     yield from _differences("the counters", total, whole, uncounted)
 

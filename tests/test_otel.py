@@ -1,6 +1,7 @@
 """Spans and metrics of runs: by the conventions, equal to the ledger, in the right place, on both event loops."""
 
 import asyncio
+import re
 import subprocess
 import sys
 import threading
@@ -8,7 +9,7 @@ from collections.abc import Callable, Iterator
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import anyio
 import pytest
@@ -28,7 +29,7 @@ from executionkit.patterns.refine import Evaluation
 from executionkit.prices import Price
 from executionkit.provider import LLMProvider, LLMResponse, Message, ToolCall, user
 from executionkit.providers.pool import Pool
-from executionkit.providers.scripted import ScriptedProvider
+from executionkit.providers.scripted import ScriptedPiece, ScriptedProvider
 from executionkit.runtime.context import Context
 from tests.conventions import Recording
 from tests.doubles import AT_ONCE, Asked, Model, each, error_of, reply, result_of
@@ -60,6 +61,52 @@ class Named(Model):
     server = "api.openai.com"
     port = 443
     price = PRICE
+
+
+class Clock:
+    """A clock that moves when it is told to."""
+
+    now = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+
+class Streamer(Named):
+    """A model that streams, and takes a second for each piece."""
+
+    def __init__(self, clock: Clock, pieces: int) -> None:
+        super().__init__()
+        self.clock = clock
+        self.pieces = pieces
+
+    def stream(self, messages: list[Message], **options: Any) -> "_Pieces":
+        return _Pieces(self.clock, self.pieces)
+
+
+class _Pieces:
+    cost = TokenUsage(3, 1, 1)
+    response = reply("zebra")
+
+    def __init__(self, clock: Clock, pieces: int) -> None:
+        self.clock = clock
+        self.left = pieces
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        pass
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> ScriptedPiece:
+        if not self.left:  # no turn of the event loop here: the reader's clock would go on meanwhile
+            raise StopAsyncIteration
+        self.left -= 1
+        self.clock.now += 1.0
+        return ScriptedPiece("zebra")
 
 
 def of(span: ReadableSpan) -> dict[str, Any]:
@@ -140,6 +187,7 @@ class TestSpans:
             "gen_ai.usage.cache_write.input_tokens": 2,
             "gen_ai.usage.reasoning.output_tokens": 4,
             "operation.cost": pytest.approx(0.000096),
+            "executionkit.run": recording.events[0].run,
             "executionkit.path": "",
             "executionkit.call.ordinal": 0,
             "executionkit.call.attempts": 1,
@@ -319,9 +367,32 @@ class TestSpans:
         assert found["gen_ai.request.stream"] is True
         [point] = recording.points()["gen_ai.client.inference.time_to_first_chunk"][1]
         assert point.sum == found["gen_ai.response.time_to_first_chunk"]
+        [point] = recording.points()["gen_ai.client.inference.time_per_output_chunk"][1]
+        assert point.count == 2
+
+    async def test_the_time_of_a_piece_is_the_servers_and_not_the_readers(
+        self, seen: Recording, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        clock = Clock()
+        monkeypatch.setattr("executionkit.runtime.attempts.time", clock)
+        provider = Streamer(clock, pieces=9)
+        async with complete().stream(provider, "zebra?", trace=seen.traces, ahead=1) as run:
+            async for _ in run:
+                clock.now += 100.0
+        [point] = seen.points()["gen_ai.client.inference.time_per_output_chunk"][1]
+        assert (point.count, point.sum, point.max) == (8, 8.0, 1.0)
+        assert point.attributes["gen_ai.request.model"] == "gpt-x"
+        [run_span] = seen.named("invoke_workflow")
+        assert of(run_span).get("executionkit.run.charged_to") is None
+
+    async def test_an_answer_in_one_piece_has_no_time_of_pieces(self, seen: Recording) -> None:
+        await complete().run(Named(), "zebra?", trace=seen.traces)
+        await complete(stream=True).run(Streamer(Clock(), pieces=1), "zebra?", trace=seen.traces)
+        assert "gen_ai.client.inference.time_per_output_chunk" not in seen.points()
 
     async def test_settings_of_a_request_are_told_and_other_fields_are_not(self, seen: Recording) -> None:
         settings: dict[str, Any] = {"top_p": 1, "seed": 7, "reasoning_effort": "low", "user": "zebra"}
+        settings["stop"] = ["end", "###"]
 
         async def ask(provider: LLMProvider, prompt: str) -> PatternResult[str]:
             await provider.complete([user(prompt)], max_tokens=5, **settings)
@@ -333,6 +404,7 @@ class TestSpans:
         assert found["gen_ai.request.top_p"] == 1.0
         assert found["gen_ai.request.seed"] == 7
         assert found["gen_ai.request.reasoning.level"] == "low"
+        assert found["gen_ai.request.stop_sequences"] == ("end", "###")
 
     async def test_what_a_step_spent_elsewhere_stands_on_its_stage_and_on_no_call(self) -> None:
         recording, declared = Recording(), TokenUsage(70, 30, 1)
@@ -429,9 +501,26 @@ class TestContext:
         model = Named(each(_asks("vote"), reply("zebra")))
         outcome = await react([vote]).run(model, "zebra?", trace=seen.traces)
         assert result_of(outcome).cost.llm_calls == 5
-        [vote_run] = seen.named("invoke_workflow Consensus")
+        [vote_run], [outer] = seen.named("invoke_workflow Consensus"), seen.named("invoke_workflow React")
+        assert of(vote_run)["executionkit.run.charged_to"] == of(outer)["executionkit.run"]
         assert lineage(vote_run, seen)[1:3] == ["execute_tool vote", "invoke_agent React"]
         assert sum(isinstance(event, RunStarted) for event in inner) == 1
+
+    async def test_a_run_within_a_run_that_asks_a_provider_of_its_own_is_not_charged_to_it(
+        self, seen: Recording
+    ) -> None:
+        async def asks_elsewhere(provider: LLMProvider, prompt: str) -> PatternResult[str]:
+            await consensus(n=3).run(Named(), "zebra?", trace=seen.traces)
+            return result_of(await complete().run(provider, "zebra?"))
+
+        outcome = await step(asks_elsewhere).run(Named(), "zebra?", trace=seen.traces)
+        assert result_of(outcome).cost.llm_calls == 1
+        [own], [outer] = seen.named("invoke_workflow Consensus"), seen.named("invoke_workflow asks")
+        assert lineage(own, seen)[1] == "stage asks_elsewhere"
+        assert "executionkit.run.charged_to" not in of(own)
+        calls = [of(span)["executionkit.run"] for span in seen.named("chat")]
+        assert sorted(map(calls.count, {*calls})) == [1, 3]
+        assert of(outer)["executionkit.cost.llm_calls"] == 1
 
     async def test_a_provider_that_votes_inside_nests_its_calls_in_the_one_it_makes(
         self, seen: Recording
@@ -576,6 +665,26 @@ class TestSync:
         assert (scope.name, scope.version) == ("executionkit", executionkit.__version__)
         assert scope.schema_url == "https://opentelemetry.io/schemas/gen-ai/0.1.0"
         recording.close()
+
+
+def test_what_viewers_read_is_written() -> None:
+    """Every name in the page's table of viewers stands on some span, or is a metric."""
+    recording = Recording(content=True, names="both")
+    usage = {
+        "prompt_tokens": 9,
+        "completion_tokens": 5,
+        "prompt_tokens_details": {"cached_tokens": 3},
+    }
+    last = LLMResponse("zebra", usage=usage, model="gpt-x-1")
+    react([look]).run_sync(Named(each(_asks("look"), last)), "zebra?", trace=recording.traces)
+    complete(stream=True).run_sync(Streamer(Clock(), pieces=2), "zebra?", trace=recording.traces)
+    page = (Path(__file__).parents[1] / "docs" / "opentelemetry.md").read_text("utf-8")
+    table = page.partition("## Viewers")[2].partition("\n\nA run")[0]
+    read = set(re.findall(r"`((?:gen_ai|operation)\.[\w.]+)`", table))
+    written = {name for span in recording.spans for name in of(span)} | set(recording.points())
+    assert len(read) > 15
+    assert read <= written
+    recording.close()
 
 
 def test_the_package_does_not_import_opentelemetry() -> None:

@@ -1,6 +1,7 @@
 """One attempt at a completion: in one piece, or streamed where that was asked for and the provider can."""
 
 import time
+from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 from executionkit.core.content import ThoughtFilter
@@ -38,20 +39,26 @@ class Attempt:
         provider: Whom to ask.
         deliver: Receives the pieces as they come in; None asks for the answer in one piece.
         backlog: Where pieces wait while the reader of a stream is behind; None where there is no reader.
+        waited: Told how long each piece after the first was waited for; None where nobody wants to know.
 
     Attributes:
         has_delivered: Whether it has received any text.
         first_at: When the first piece came in, as `time.perf_counter` counts; None where none has.
     """
 
-    __slots__ = ("_backlog", "_deliver", "_pieces", "_provider", "first_at", "has_delivered")
+    __slots__ = ("_backlog", "_deliver", "_pieces", "_provider", "_waited", "first_at", "has_delivered")
 
     def __init__(
-        self, provider: LLMProvider, deliver: Deliver | None = None, backlog: Backlog | None = None
+        self,
+        provider: LLMProvider,
+        deliver: Deliver | None = None,
+        backlog: Backlog | None = None,
+        waited: Callable[[float], None] | None = None,
     ) -> None:
         self._provider = provider
         self._deliver = deliver
         self._backlog = backlog
+        self._waited = waited
         self._pieces: Pieces | None = None
         self.has_delivered: bool = False
         self.first_at: float | None = None
@@ -88,15 +95,24 @@ class Attempt:
         started: Pieces = stream(
             messages, temperature=asked.temperature, max_tokens=asked.max_tokens, **options
         )
+        return await self._in_pieces(started, deliver)
+
+    async def _in_pieces(self, started: Pieces, deliver: Deliver) -> LLMResponse:
+        """Hand an answer out as it comes in, and return the whole."""
         self._pieces = started
-        thoughts, backlog = ThoughtFilter(), self._backlog
+        thoughts, backlog, waited = ThoughtFilter(), self._backlog, self._waited
+        asked_at = 0.0
         async with started as pieces:
             async for piece in pieces:
-                if backlog is not None and backlog.is_full:
-                    await backlog.room()
                 if self.first_at is None:
                     self.first_at = time.perf_counter()
+                elif waited is not None:
+                    waited(time.perf_counter() - asked_at)
+                if backlog is not None and backlog.is_full:
+                    await backlog.room()
                 self._hand_out(piece, deliver, thoughts)
+                if waited is not None:
+                    asked_at = time.perf_counter()
         reasoning, text = thoughts.flush()
         if reasoning:
             deliver(reasoning, "reasoning")

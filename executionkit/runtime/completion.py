@@ -3,9 +3,9 @@
 This is the one loop of attempts in the package, with the one memory of what a server takes.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, cast
 from zlib import crc32
 
 import anyio
@@ -412,7 +412,10 @@ class Completion:
         self._attempts += 1
         self._has_learned = False
         span = None if self._span is None else self._send_attempt(self._span.below(), member, reservation)
-        attempt = Attempt(member.provider, self._deliver if self._stream else None, self._frame.backlog)
+        waited = None if self._span is None else self._span.waited
+        attempt = Attempt(
+            member.provider, self._deliver if self._stream else None, self._frame.backlog, waited
+        )
         place = (self._path, self._ordinal)
         under_way = OpenCall(reservation, place, self._frame.settings.ends_at, span)
         token = call_under_way.set(under_way)
@@ -684,13 +687,17 @@ _SETTINGS: Final = ("top_p", "top_k", "seed", "frequency_penalty", "presence_pen
 """What a trace is told of a request's further fields: numbers and words of an API, never content."""
 
 
-def _settings(options: Mapping[str, object]) -> dict[str, float | int | str]:
+def _settings(options: Mapping[str, object]) -> dict[str, float | int | str | tuple[str, ...]]:
     told = {name: options.get(name) for name in _SETTINGS}
-    return {
+    settings: dict[str, float | int | str | tuple[str, ...]] = {
         name: value[:_A_WORD] if isinstance(value, str) else value
         for name, value in told.items()
         if isinstance(value, str | int | float) and not isinstance(value, bool)
     }
+    stop: object = options.get("stop", options.get("stop_sequences"))
+    given = cast("Sequence[object]", stop) if isinstance(stop, list | tuple) else (stop,)
+    words = tuple([each[:_A_WORD] for each in given if isinstance(each, str)])
+    return {**settings, "stop": words} if words else settings
 
 
 _A_WORD: Final = 40

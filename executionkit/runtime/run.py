@@ -106,7 +106,15 @@ async def run_stage(
     if run is None:
         return await pending(frame, stage, value, deadline)
     started = run.started
-    run.send(RunStarted, stage=stage.name, max_cost=limit, deadline=deadline, started=started)
+    payer = None if above is None else above.run
+    run.send(
+        RunStarted,
+        stage=stage.name,
+        max_cost=limit,
+        deadline=deadline,
+        started=started,
+        charged_to=payer,
+    )
     return await _traced(frame, run, pending(frame, stage, value, deadline))
 
 

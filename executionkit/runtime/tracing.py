@@ -4,6 +4,7 @@ import itertools
 import os
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeAlias, cast
 
 from typing_extensions import TypeIs
@@ -63,15 +64,19 @@ def _are_several(given: object) -> TypeIs[tuple[Trace, ...]]:
 class _Listener:
     """One of the traces of a run, and whether it is still called."""
 
-    __slots__ = ("enter", "is_dropped", "trace", "wants_content")
+    __slots__ = ("enter", "is_dropped", "trace", "waited", "wants_content")
 
     def __init__(self, trace: Trace) -> None:
         inner: object = trace.trace if isinstance(trace, WithContent) else trace
         enter: Any = getattr(inner, "enter", None)
+        waited: Any = getattr(inner, "waited", None)
         self.trace: Trace = trace
         self.wants_content: bool = inner is not trace or getattr(trace, "wants_content", False) is True
         self.enter: Callable[[str, int], Leave | None] | None = (
             cast("Callable[[str, int], Leave | None]", enter) if callable(enter) else None
+        )
+        self.waited: Callable[[str, int, float], None] | None = (
+            cast("Callable[[str, int, float], None]", waited) if callable(waited) else None
         )
         self.is_dropped: bool = False
 
@@ -93,10 +98,12 @@ class Tracer:
         "_offset",
         "_origin",
         "_said",
+        "_timing",
         "backlog",
         "content",
         "has_context",
         "run",
+        "times_pieces",
     )
 
     def __init__(self, traces: Traces, outer: "Tracer | None" = None, backlog: Backlog | None = None) -> None:
@@ -105,6 +112,7 @@ class Tracer:
         new = [trace for trace in traces_in(traces) if not any(trace is each for each in known)]
         self._listeners: list[_Listener] = [*above, *map(_Listener, new)]
         self._entering = [each for each in self._listeners if each.enter is not None]
+        self._timing = [each for each in self._listeners if each.waited is not None]
         wants = {each.wants_content for each in self._listeners}
         self._said: list[Span] = []
         self.backlog: Backlog | None = backlog
@@ -112,6 +120,8 @@ class Tracer:
         self._is_mixed = self.content and False in wants
         self.has_context: bool = bool(self._entering)
         """Whether a trace wants context variables set."""
+        self.times_pieces: bool = bool(self._timing)
+        """Whether a trace wants to know how long each piece of an answer took."""
         self._ids = itertools.count(1)
         self._origin = time.perf_counter()
         # One clock for a run and those within it, so that none seems to end after the one that it is part of.
@@ -163,6 +173,15 @@ class Tracer:
                     self._drop(listener, error)
 
         return leave_all if leaves else None
+
+    def waited(self, span: "Span", seconds: float) -> None:
+        """Tell how long a server took for a piece of an answer."""
+        for listener in self._timing:
+            if listener.waited is not None and not listener.is_dropped:
+                try:
+                    listener.waited(self.run, span.id, seconds)
+                except Exception as error:
+                    self._drop(listener, error)
 
     def _drop(self, listener: _Listener, error: Exception) -> None:
         listener.is_dropped = True
@@ -223,6 +242,11 @@ class Span:
     def send(self, record: Callable[..., Event], /, **fields: object) -> None:
         """Send a record about this."""
         self._tracer.send(record, self, fields)
+
+    @property
+    def waited(self) -> Callable[[float], None] | None:
+        """What to tell how long a server took for a piece; None where no trace wants to know."""
+        return partial(self._tracer.waited, self) if self._tracer.times_pieces else None
 
     def enter(self) -> Leave | None:
         """Set the context variables that traces want set while this goes on; what is returned sets them back.

@@ -14,7 +14,11 @@ Attributes: TypeAlias = dict[str, Any]
 
 def asked(event: CallStarted, releases: tuple[Release, ...], *, content: bool) -> Attributes:
     """Return what a request says of itself."""
-    attributes: Attributes = {Names.PATH: path_of(event), Names.ORDINAL: event.ordinal}
+    attributes: Attributes = {
+        Names.RUN: event.run,
+        Names.PATH: path_of(event),
+        Names.ORDINAL: event.ordinal,
+    }
     if event.max_tokens is not None:
         attributes[Names.MAX_TOKENS] = event.max_tokens
     if event.temperature is not None:
@@ -37,10 +41,12 @@ def asked(event: CallStarted, releases: tuple[Release, ...], *, content: bool) -
 def _settings(event: CallStarted, releases: tuple[Release, ...]) -> Attributes:
     attributes: Attributes = {}
     for key, value in event.settings.items():
-        if key in Names.SETTINGS and not isinstance(value, str):
+        if key in Names.SETTINGS and isinstance(value, int | float):
             attributes[Names.SETTINGS[key]] = int(value) if key in Names.WHOLE else float(value)
         elif key == "reasoning_effort" and any(release.has_level for release in releases):
             attributes[Names.REASONING_LEVEL] = str(value)
+        elif key == "stop" and isinstance(value, tuple):
+            attributes[Names.STOP] = value
     return attributes
 
 

@@ -107,6 +107,9 @@ class _OfCalls:
         self._first_chunk = _seconds(
             meter, release.first_chunk, "Time to the first piece of a streamed answer."
         )
+        self._output_chunk = _seconds(
+            meter, release.output_chunk, "Time between two pieces of a streamed answer."
+        )
         if release.counts_tokens:
             self._input = _tokens(meter, Names.CALL_INPUT, "Input tokens of a call.")
             self._output = _tokens(meter, Names.CALL_OUTPUT, "Output tokens of a call.")
@@ -146,6 +149,10 @@ class _OfCalls:
         if cost.has_parts:
             for name, tokens in _parts(cost):
                 self._counters[name].add(tokens, counted, context)
+
+    def record_chunk(self, attributes: _Attributes, seconds: float, context: Context) -> None:
+        """Record a further piece of a streamed answer."""
+        self._output_chunk.record(seconds, attributes, context)
 
 
 _COUNTERS: Final = {
@@ -197,6 +204,11 @@ class Instruments:
         if event.cost.usd is not None:
             of = endpoint.of_metrics(event.response_model, None)
             self._cost.record(float(event.cost.usd), of.plain, context)
+
+    def chunk(self, endpoint: Endpoint, seconds: float, context: Context) -> None:
+        """Record a further piece of a streamed answer; which model gives it is not known before its end."""
+        for calls in self._calls:
+            calls.record_chunk(endpoint.attributes, seconds, context)
 
     def agent(self, operation: str, name: str, seconds: float, error: str | None, context: Context) -> None:
         """Record a run, or an agent."""

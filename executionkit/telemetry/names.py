@@ -28,6 +28,7 @@ class Release(msgspec.Struct, frozen=True):
     Args:
         duration: The metric of a call's duration.
         first_chunk: The metric of the time to the first piece.
+        output_chunk: The metric of the time that each further piece takes.
         counts_tokens: Whether tokens have counters and histograms by kind; else there is one histogram,
             `gen_ai.client.token.usage`.
         cache_write: Input tokens written to a cache.
@@ -38,6 +39,7 @@ class Release(msgspec.Struct, frozen=True):
 
     duration: str
     first_chunk: str
+    output_chunk: str
     counts_tokens: bool
     cache_write: str
     workflow: str
@@ -48,6 +50,7 @@ class Release(msgspec.Struct, frozen=True):
 _OF_0_1: Final = Release(
     "gen_ai.client.inference.duration",
     "gen_ai.client.inference.time_to_first_chunk",
+    "gen_ai.client.inference.time_per_output_chunk",
     counts_tokens=True,
     cache_write="gen_ai.usage.cache_write.input_tokens",
     workflow="gen_ai.agent.name",
@@ -57,6 +60,7 @@ _OF_0_1: Final = Release(
 _OF_1_41: Final = Release(
     "gen_ai.client.operation.duration",
     "gen_ai.client.operation.time_to_first_chunk",
+    "gen_ai.client.operation.time_per_output_chunk",
     counts_tokens=False,
     cache_write="gen_ai.usage.cache_creation.input_tokens",
     workflow="gen_ai.workflow.name",
@@ -83,6 +87,7 @@ class Names:
     TEMPERATURE: Final = "gen_ai.request.temperature"
     CHOICES: Final = "gen_ai.request.choice.count"
     STREAM: Final = "gen_ai.request.stream"
+    STOP: Final = "gen_ai.request.stop_sequences"
     REASONING_LEVEL: Final = "gen_ai.request.reasoning.level"
     SETTINGS: Final = {
         "top_p": "gen_ai.request.top_p",
@@ -149,6 +154,7 @@ class Names:
     KIND: Final = "executionkit.stage.kind"
     PATH: Final = "executionkit.path"
     RUN: Final = "executionkit.run"
+    CHARGED_TO: Final = "executionkit.run.charged_to"
     SCORE: Final = "executionkit.score"
     ITERATION: Final = "executionkit.iteration"
     VOTE: Final = "executionkit.vote"
