@@ -12,6 +12,7 @@ from anyio.lowlevel import checkpoint_if_cancelled
 from returns.result import Failure
 
 from executionkit.core.checks import check_count, check_flag, check_function
+from executionkit.core.durations import Durations
 from executionkit.core.money import money_text
 from executionkit.core.usage import NO_USAGE, TokenUsage, checked_budget
 from executionkit.core.window import Adaptive
@@ -196,6 +197,11 @@ class Batch(Generic[A, B]):
     def unread(self) -> tuple[Row[A, B], ...]:
         """The rows that are over and were not read: also those of a batch that was left."""
         return tuple(self._rows.ready)
+
+    @property
+    def durations(self) -> Durations:
+        """How long each row took that is over."""
+        return self._rows.durations
 
     @property
     def summary(self) -> Summary:

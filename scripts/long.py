@@ -10,7 +10,10 @@ from typing import Final
 CAMPAIGNS: Final[dict[str, tuple[dict[str, str], list[str]]]] = {
     "bounds": ({"EXECUTIONKIT_PIPELINES": "20000"}, ["-s", "tests/test_bounds.py"]),
     "cancel": ({"EXECUTIONKIT_LONG": "1"}, ["tests/faults/test_storm.py"]),
-    "datasets": ({"EXECUTIONKIT_KILLS": "10"}, ["-s", "tests/datasets/test_mapping.py", "-k", "killed"]),
+    "datasets": (
+        {"EXECUTIONKIT_KILLS": "10", "EXECUTIONKIT_ROWS": "10000"},
+        ["-s", "tests/datasets/test_mapping.py", "-k", "killed or bad_row"],
+    ),
     "faults": (
         {"EXECUTIONKIT_LONG": "1"},
         ["tests/faults", "-k", "handed_in or survives"],

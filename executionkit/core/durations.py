@@ -32,6 +32,11 @@ class Durations:
         self._classes[int(math.log(max(seconds, _LEAST) / _LEAST) / _WIDTH)] += 1
         self.count += 1
 
+    def merge(self, others: "Durations") -> None:
+        """Count those of others as well."""
+        self._classes.update(others._classes)
+        self.count += others.count
+
     def quantile(self, part: float) -> float:
         """Return the duration that this part of them does not exceed; 0 where there are none."""
         wanted, seen = part * self.count, 0

@@ -47,6 +47,7 @@ __all__ = [
     "Unknown",
     "as_reply",
     "as_response",
+    "cost_of",
     "key_for",
 ]
 
@@ -200,6 +201,7 @@ class Recorder:
         self._anywhere: dict[tuple[Kind, bytes], deque[Row]] = defaultdict(deque)
         self._taken: set[int] = set()
         self._below: dict[Place, list[Row]] | None = None
+        self._under: defaultdict[int | str, list[Row]] = defaultdict(list)
         self._last_effect = -1
         self._replays = 0
         self.diverged: int = 0
@@ -207,7 +209,7 @@ class Recorder:
             row.lose()
             if asks_again and row.state == "done" and row.body.error is not None:
                 row.state, row.body.error = "open", None
-            self._rows[row.seq] = row
+            self._add(row)
             if row.generation == generation:
                 self._current[row.key] = row
             self._anywhere[row.kind, row.fingerprint].append(row)
@@ -249,10 +251,31 @@ class Recorder:
         self._taken.update(row.seq for row in rows)
         return [charge for row in rows for charge in row.body.charges]
 
+    def forget(self, first: int | str) -> TokenUsage:
+        """Let go of all calls whose place begins so: what came of them is kept elsewhere.
+
+        Returns:
+            What earlier lives paid for those of them that this one did not come to.
+        """
+        gone = {row.seq: row for row in self._under.pop(first, ()) if row.path[0] == first}
+        unpaid = self._cost(row for seq, row in gone.items() if seq not in self._taken)
+        for seq, row in gone.items():
+            del self._rows[seq]
+            self._taken.discard(seq)
+            if self._current.get(row.key) is row:
+                del self._current[row.key]
+        return unpaid
+
+    @property
+    def committed(self) -> TokenUsage:
+        """What the calls that this life has come to were charged, and may be for what is under way."""
+        rows = [row for row in self._rows.values() if row.seq in self._taken]
+        held = [row.body.held for row in rows if row.body.held is not None]
+        return cost_of([*(charge for row in rows for charge in row.body.charges), *held])
+
     @staticmethod
     def _cost(rows: Iterable[Row]) -> TokenUsage:
-        cost, usd = total_of([charge for row in rows for charge in row.body.charges])
-        return cost if usd is None else cost + TokenUsage(usd=dollars(usd))
+        return cost_of([charge for row in rows for charge in row.body.charges])
 
     def call(self, path: Place, ordinal: int, request: Request, identity: Mapping[str, Any]) -> "Entry":
         """Return the row of a logical call: an earlier life's, or a new one.
@@ -295,9 +318,15 @@ class Recorder:
         prompt = json_text(asked) if self.keeps_prompts else None
         row = Row(self._next, self._generation, *key, "open", fingerprint, Body(), prompt)
         self._next += 1
-        self._rows[row.seq] = self._current[key] = row
+        self._add(row)
+        self._current[key] = row
         self._taken.add(row.seq)
         return row
+
+    def _add(self, row: Row) -> None:
+        self._rows[row.seq] = row
+        if row.path:
+            self._under[row.path[0]].append(row)
 
     def _take_anywhere(self, key: Key, fingerprint: bytes) -> Row | None:
         """Take the first row that asked the same and was not taken yet; it moves here."""
@@ -315,6 +344,7 @@ class Recorder:
                 del self._current[row.key]
             row.kind, row.path, row.ordinal = key
             row.generation = self._generation
+            self._add(row)
             self._current[key] = row
             self.put(row)
             return row
@@ -535,6 +565,12 @@ class ToolEntry:
         body.text, body.fault = text, fault
         self._row.state = "done"
         self._recorder.put(self._row)
+
+
+def cost_of(charges: Sequence[Charge]) -> TokenUsage:
+    """Return what charges come to, in money too where any price was known."""
+    cost, usd = total_of(charges)
+    return cost if usd is None else cost + TokenUsage(usd=dollars(usd))
 
 
 def key_for(nonce: str, path: Sequence[int | str]) -> str:

@@ -22,7 +22,7 @@ from executionkit.runtime.gather import gather
 from executionkit.runtime.inputs import Inputs
 from executionkit.runtime.windows import Windows
 
-__all__ = ["Key", "Row", "Rows", "Source", "used_key"]
+__all__ = ["Key", "Row", "Rows", "Source", "key_of", "used_key"]
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -51,6 +51,28 @@ class Row(msgspec.Struct, Generic[A, B], frozen=True):
 def used_key(key: Key) -> InvalidPromptError:
     """Return the error of a row whose key an earlier one has."""
     return InvalidPromptError(f"it has the key of an earlier row, {key!r:.80}; keys must be unique")
+
+
+def key_of(number: int, value: A, key: Callable[[A], Key]) -> tuple[Key, InvalidPromptError | None]:
+    """Return what a row is known by; where its key cannot be used, what stands for it, and why.
+
+    Args:
+        number: Of the row, from 0.
+        value: The row.
+        key: Tells its key.
+    """
+    stand_in = f"row {number}"
+    try:
+        found: object = key(value)
+    except Exception as error:
+        failure = InvalidPromptError(f"the key of row {number} (from 0) raised {described(error)}")
+        failure.__cause__ = error
+        return stand_in, failure
+    if type(found) is not int and not isinstance(found, str):
+        kind = type(found).__name__
+        what = f"the key of row {number} (from 0) is {kind}; it must be text or a whole number"
+        return stand_in, InvalidPromptError(what)
+    return found, None
 
 
 class Rows(Generic[A, B]):
@@ -297,19 +319,10 @@ class Rows(Generic[A, B]):
 
     def _key_of(self, number: int, value: A) -> tuple[Key, ExecutionKitError | None]:
         """Return what a row is known by, and why it cannot be run, where that cannot be used."""
-        stand_in = f"row {number}"
-        try:
-            key: object = self._key(value)
-        except Exception as error:
-            failure = InvalidPromptError(f"the key of row {number} (from 0) raised {described(error)}")
-            failure.__cause__ = error
-            return stand_in, failure
-        if type(key) is not int and not isinstance(key, str):
-            what = (
-                f"the key of row {number} (from 0) is {type(key).__name__}; it must be text or a whole number"
-            )
-            return stand_in, InvalidPromptError(what)
-        return key, None if self._seen.add(key) else used_key(key)
+        key, mistake = key_of(number, value, self._key)
+        if mistake is None and not self._seen.add(key):
+            mistake = used_key(key)
+        return key, mistake
 
     def _part(self, number: int, key: Key, inputs: Inputs[A, B]) -> Frame:
         part = inputs.part()

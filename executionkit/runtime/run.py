@@ -37,7 +37,7 @@ from executionkit.runtime.timeouts import finish_within
 from executionkit.runtime.tracing import Span, Tracer, Traces, traces_in
 from executionkit.runtime.windows import Windows
 
-__all__ = ["check_journal", "check_no_loop", "check_run", "in_new_loop", "run_stage"]
+__all__ = ["check_deadline", "check_journal", "check_no_loop", "check_run", "in_new_loop", "run_stage"]
 
 T = TypeVar("T")
 In = TypeVar("In")
@@ -176,7 +176,7 @@ def check_run(
     """
     limit = checked_budget(max_cost)
     checked_retry(retry)
-    _check_deadline(deadline)
+    check_deadline(deadline)
     _check_trace(trace)
     checked_provider(provider)
     return limit
@@ -351,7 +351,13 @@ def _check_trace(trace: object) -> None:
         raise TypeError("a trace is a plain function: an async one would never be awaited")
 
 
-def _check_deadline(deadline: object) -> None:
+def check_deadline(deadline: object) -> None:
+    """Check the seconds that a run may take.
+
+    Raises:
+        TypeError: It is not a number.
+        ValueError: It is not positive, or not finite.
+    """
     if deadline is None:
         return
     if not isinstance(deadline, (int, float)) or isinstance(deadline, bool):

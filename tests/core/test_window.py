@@ -112,6 +112,16 @@ def test_quantiles_are_right_to_one_per_cent() -> None:
     assert Durations().quantile(0.5) == 0.0
 
 
+def test_durations_of_several_are_counted_together() -> None:
+    one, other, both = Durations(), Durations(), Durations()
+    for number in range(1, 100):
+        (one if number % 3 else other).add(number / 10)
+        both.add(number / 10)
+    one.merge(other)
+    assert one.count == both.count
+    assert [one.quantile(part / 10) for part in range(11)] == [both.quantile(part / 10) for part in range(11)]
+
+
 def test_keys_are_known_again() -> None:
     seen = Seen()
     keys: list[int | str] = [*range(-3000, 3000), *map(str, range(-3000, 3000))]

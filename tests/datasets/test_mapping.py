@@ -1,26 +1,41 @@
 """A stage over a data set: killed, interrupted, out of money, started again; the output is whole."""
 
+import json
 import os
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any, Self, TypedDict
+from typing import Any, ClassVar, Self, TypedDict
 
 import anyio
 import pytest
 
 from executionkit.core.usage import TokenUsage
 from executionkit.datasets import map_dataset, read_rows, write_rows
-from executionkit.errors import BudgetExhaustedError, PermanentError, StageError
+from executionkit.datasets.log import lines_of
+from executionkit.errors import (
+    BudgetExhaustedError,
+    JournalMismatchError,
+    PermanentError,
+    ProviderError,
+    StageError,
+    UnsettledToolError,
+)
 from executionkit.events import Event, ItemFinished
+from executionkit.outcome import PatternResult
 from executionkit.patterns.complete import complete
-from executionkit.provider import LLMResponse
+from executionkit.patterns.consensus import consensus
+from executionkit.patterns.react import react
+from executionkit.patterns.step import step
+from executionkit.provider import LLMProvider, LLMResponse, ToolCall
+from executionkit.tools import tool
 from tests.conftest import needs
-from tests.doubles import Answer, Asked, Model, reply
+from tests.doubles import NEVER, Answer, Asked, Model, reply
+from tests.journaling import Unseen
 
-KILLS = int(os.environ.get("EXECUTIONKIT_KILLS", "2"))
+KILLS = int(os.environ.get("EXECUTIONKIT_KILLS", "1"))
 
 
 class Out(TypedDict):
@@ -208,49 +223,199 @@ def test_a_line_in_the_middle_that_was_changed_is_refused(tmp_path: Path) -> Non
 
 
 _PROGRAM = """
-import os, sys
+import json, os, sys
 import anyio
-from executionkit import LLMResponse, complete
+from executionkit import LLMResponse, TokenUsage, complete, consensus
 from executionkit.datasets import map_dataset
+from executionkit.runtime.open_call import call_under_way
 
 calls = os.open(sys.argv[1], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
 
 class Slow:
     async def complete(self, messages, **options):
-        prompt = messages[-1]["content"]
+        path, ordinal = call_under_way.get().place
+        os.write(calls, f"{json.dumps([*path, ordinal])}\\n".encode())
         await anyio.sleep(0.002)
-        os.write(calls, f"{prompt}\\n".encode())
-        return LLMResponse(prompt.upper(), usage={"prompt_tokens": 3, "completion_tokens": 2})
+        return LLMResponse(messages[-1]["content"].upper(), usage={"prompt_tokens": 3, "completion_tokens": 2})
 
 
-rows = (f"row {n}" for n in range(int(sys.argv[3])))
-summary = map_dataset(rows, sys.argv[2], complete(), Slow, key=str, max_concurrency=4)
-print(summary.rows, summary.cost.llm_calls)
+map_dataset(
+    (f"row {n}" for n in range(int(sys.argv[3]))), sys.argv[2], consensus(n=2) >> complete(), Slow, key=str,
+    max_concurrency=4, max_cost=TokenUsage(llm_calls=int(sys.argv[4])),
+)
 """
 
 
-def test_a_map_that_is_killed_again_and_again_ends_whole(tmp_path: Path) -> None:
-    calls, target, count = tmp_path / "calls", tmp_path / "out.csv", 400
-    command = [sys.executable, "-c", _PROGRAM, str(calls), str(target), str(count)]
+def settled_in(state: Path) -> tuple[set[str], set[str]]:
+    """Return the calls that a state has the outcome of, and the rows that it has the answer of."""
+    lines = [line for path in state.glob("*.jsonl") for line in lines_of(path)]
+    last = {(line.call.path, line.call.ordinal): line.call.state for line in lines if line.call is not None}
+    done = {json.dumps([*path, ordinal]) for (path, ordinal), how in last.items() if how == "done"}
+    return done, {line.record["key"] for line in lines if line.record is not None and line.is_answer}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no such signals")
+@pytest.mark.parametrize("is_short", [False, True], ids=["ample", "short of budget"])
+def test_a_map_that_is_killed_again_and_again_pays_nothing_twice(tmp_path: Path, is_short: bool) -> None:
+    calls, target, count = tmp_path / "calls", tmp_path / "out.csv", 60 * (KILLS + 1)
+    in_flight = 8  # four rows at a time, two votes each
+    limit = 2 * count if is_short else 3 * count + in_flight * KILLS
+    command = [sys.executable, "-c", _PROGRAM, str(calls), str(target), str(count), str(limit)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
 
-    def asked() -> list[str]:
-        return calls.read_text().splitlines() if calls.exists() else []
+    def asked() -> Counter[str]:
+        return Counter(calls.read_text().splitlines() if calls.exists() else [])
 
+    paid: Counter[str] = Counter()
+
+    def check_nothing_is_paid_twice() -> None:
+        now = asked()
+        assert {place: now[place] for place in paid} == dict(paid)
+        done, rows = settled_in(tmp_path / "out.csv.state")
+        settled = [place for place in now if place in done or json.loads(place)[0] in rows]
+        paid.update({place: now[place] - paid[place] for place in settled})
+        assert now.total() <= limit
+
+    needed = min(limit, 3 * count)
     for kill in range(KILLS):
-        process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE)
-        wanted = count * (kill + 1) // (KILLS + 1)
-        while len(asked()) < wanted and process.poll() is None:
-            anyio.run(anyio.sleep, 0.01)
+        process = subprocess.Popen(command, env=environment)
+        wanted = needed * (kill + 1) // (KILLS + 2)
+        while asked().total() < wanted and process.poll() is None:
+            anyio.run(anyio.sleep, 0.002)
         process.kill()
         process.communicate()
+        assert process.returncode == -9
         assert not target.exists()
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    assert ended.stdout.split()[0] == str(count)
+        check_nothing_is_paid_twice()
+    subprocess.run(command, env=environment, check=True)
+    check_nothing_is_paid_twice()
+    answered = {key: row["value"] for key, row in written(target).items() if row["value"] is not None}
+    assert answered == {text: text.upper() for text in (answered if is_short else texts(count))}
+    times = asked()
+    again = times.total() - len(times)
+    assert again <= in_flight * KILLS  # those under way at a kill, which nobody can know to be paid
+    if is_short:
+        assert times.total() >= limit - again  # all others were of use
+    print(f"{KILLS} kills: {times.total()} calls of {limit}, {again} asked again, {len(answered)} rows")
+
+
+def test_what_is_settled_of_a_row_that_failed_is_not_paid_again(tmp_path: Path) -> None:
+    stage, target = consensus(n=3) >> complete(), tmp_path / "out.jsonl"
+    kept = tmp_path / "out.jsonl.state" / "rows.jsonl"
+
+    def life(model: Model) -> tuple[int, Any]:
+        summary = map_dataset(texts(4), target, stage, lambda: model, key=str, retry=NEVER)
+        return model.calls, summary
+
+    calls, summary = life(Model(no_at("ROW 1", ProviderError("down"))))
+    assert (calls, summary.cost.llm_calls, summary.failed) == (16, 16, 1)
+    for asked in (1, 0):
+        calls, summary = life(Model(upper))
+        assert (calls, summary.cost.llm_calls, summary.failed, summary.rows) == (asked, 17, 0, 4)
+    assert sum(row["llm_calls"] for row in written(target).values()) == 17
+    assert not [line for line in lines_of(kept) if line.call is not None]  # answers take the place of calls
+
+
+def test_what_was_spent_past_the_ledger_counts_in_later_lives(tmp_path: Path) -> None:
+    @step
+    async def elsewhere(provider: LLMProvider, prompt: str) -> PatternResult[str]:
+        return PatternResult(prompt, cost=TokenUsage(100, 10, 1))
+
+    target = tmp_path / "out.jsonl"
+
+    def life(model: Model) -> int:
+        summary = map_dataset(texts(2), target, elsewhere >> complete(), lambda: model, key=str, retry=NEVER)
+        return summary.cost.llm_calls
+
+    assert life(Model(no_at("row 1", ProviderError("down")))) == 4
+    assert life(Model(upper)) == 6  # nobody has kept what was said elsewhere of row 1
+
+
+def test_another_pipeline_is_told_or_takes_what_fits(tmp_path: Path) -> None:
+    target = tmp_path / "out.jsonl"
+    first, second = Model(no_at("row 1", ProviderError("down"))), Model(upper)
+    before = map_dataset(texts(3), target, complete(), lambda: first, key=str, retry=NEVER)
+    other = complete() >> complete(temperature=0.1)
+    summary = map_dataset(texts(3), target, other, lambda: second, key=str)
+    assert isinstance(summary.failure, JournalMismatchError)
+    assert 'on_change="reuse"' in str(summary.failure)
+    assert (second.calls, summary.cost) == (0, before.cost)
+    assert len(written(target)) == 2  # what there is
+    summary = map_dataset(texts(3), target, other, lambda: second, key=str, on_change="reuse")
+    assert (second.calls, summary.failure, summary.resumed) == (2, None, 2)
+    with pytest.raises(ValueError, match="on_change must be"):
+        map_dataset(texts(3), target, other, lambda: second, key=str, on_change="no")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no such limits")
+def test_a_state_that_cannot_be_written_stops_before_a_call(tmp_path: Path) -> None:
+    import resource
+
+    target, model = tmp_path / "out.jsonl", Model(upper)
+
+    def full() -> Model:
+        size = (tmp_path / "out.jsonl.state" / "rows.jsonl").stat().st_size
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size + 10, before[1]))  # for half a line
+        return model
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            map_dataset(texts(9), target, complete(), full, key=str)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert model.calls == 0
+    assert map_dataset(texts(9), target, complete(), lambda: model, key=str).rows == 9
+
+
+ROWS = int(os.environ.get("EXECUTIONKIT_ROWS", "1000"))
+
+
+@pytest.mark.parametrize("how", ["refused", "raised", "no answer"])
+def test_one_bad_row_costs_one_row(tmp_path: Path, how: str) -> None:
+    bad, target = f"row {ROWS // 2}", tmp_path / "out.jsonl"
+    errors: dict[str, object] = {
+        "refused": PermanentError("no", metadata={"status": 400}),
+        "raised": KeyError("a bug of the provider"),
+        "no answer": 42,
+    }
+
+    def answer(asked: Asked) -> object:
+        return errors[how] if asked.prompt == bad else upper(asked)
+
+    summary = map_dataset(texts(ROWS), target, complete(), lambda: Model(answer), key=str, retry=NEVER)
+    assert (summary.rows, summary.failed, summary.failure) == (ROWS, 1, None)
     rows = written(target)
-    assert {key: row["value"] for key, row in rows.items()} == {text: text.upper() for text in texts(count)}
-    times = Counter(asked())
-    again = sum(number - 1 for number in times.values())
-    assert again <= 4 * KILLS  # those under way at a kill, which nobody can know to be paid
-    print(f"{KILLS} kills, {count} rows: {again} calls paid again, all of them under way at a kill")
+    assert {key for key, row in rows.items() if row["value"] is None} == {bad}
+    assert sum(row["value"] == key.upper() for key, row in rows.items()) == ROWS - 1
+    print(f"{how}: {ROWS - 1} answers of {ROWS} rows")
+
+
+def test_a_tool_that_may_have_had_its_effect_ends_the_map(tmp_path: Path) -> None:
+    class World(Unseen):
+        paid: ClassVar[list[str]] = []
+
+    world, target = World(), tmp_path / "out.jsonl"
+
+    @tool(effects="once")
+    def pay(to: str) -> str:
+        """Pay."""
+        world.paid.append(to)
+        if to == "row 1" and world.paid.count(to) == 1:
+            raise KeyboardInterrupt
+        return "paid"
+
+    def answer(asked: Asked) -> object:
+        if asked.messages[-1]["role"] == "tool":
+            return reply("done")
+        call = ToolCall("c1", "pay", {"to": asked.prompt})
+        return LLMResponse("", (call,), "tool_calls", {"prompt_tokens": 1, "completion_tokens": 1})
+
+    def life() -> Any:
+        return map_dataset(texts(3), target, react([pay]), lambda: Model(answer), key=str, max_concurrency=1)
+
+    with pytest.raises(KeyboardInterrupt):
+        life()
+    assert isinstance(life().failure, UnsettledToolError)
+    assert world.paid == ["row 0", "row 1"]

@@ -1,0 +1,196 @@
+"""The folder that keeps what was done to a data set, from one life of the process to the next."""
+
+import os
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final, TypeVar
+
+from returns.result import Failure
+
+from executionkit.batch import Key, Row
+from executionkit.core.journal import Row as CallRow
+from executionkit.core.seen import Seen
+from executionkit.core.usage import NO_USAGE
+from executionkit.datasets.files import Record
+from executionkit.datasets.log import Begun, Call, Line, Log, lines_of
+from executionkit.errors import JournalMismatchError
+from executionkit.journal.pipelines import Pipelined, changes_between
+from executionkit.journal.runs import OnChange
+from executionkit.runtime.rows import used_key
+
+__all__ = ["Fold", "State", "locked", "opened"]
+
+A = TypeVar("A")
+
+_MAIN: Final = "rows.jsonl"
+
+
+class Fold:
+    """What one file after another says: which rows are over, and the calls of those that are not.
+
+    Args:
+        asks_again: Whether rows that failed are not over, and their calls that failed are asked again.
+    """
+
+    def __init__(self, *, asks_again: bool) -> None:
+        self._asks_again = asks_again
+        self._calls: dict[Key, dict[int, CallRow]] = {}
+        self._file_of: dict[Key, Path] = {}
+        self._cost = NO_USAGE
+        self.answered: Seen = Seen()
+
+    def lines(self, paths: Iterable[Path]) -> Iterator[Line]:
+        """Yield the lines that say the same as files do: rows, then what else was spent, then calls.
+
+        Args:
+            paths: The files. What a later one says of a row's calls takes the place of what an earlier one
+                said.
+        """
+        for path in paths:
+            for line in lines_of(path):
+                if line.call is not None:
+                    self._take(line.call.row(), path)
+                if self._is_over(line):
+                    yield line
+                else:
+                    self._cost += line.cost
+        yield Line(cost=self._cost)
+        for number, row in enumerate(self._left()):
+            row.seq = number
+            yield Line(call=Call.of(row))
+
+    def _is_over(self, line: Line) -> bool:
+        """Tell whether a row is over by a line, and not by an earlier one."""
+        if line.record is None or not line.is_answer:
+            return line.record is not None and not self._asks_again
+        key: Key = line.record["key"]
+        self._calls.pop(key, None)
+        return self.answered.add(key)
+
+    def _take(self, row: CallRow, path: Path) -> None:
+        key = row.path[0]
+        if self._file_of.get(key) is not path or key not in self._calls:
+            self._file_of[key], self._calls[key] = path, {}
+        self._calls[key][row.seq] = row
+
+    def _left(self) -> Iterator[CallRow]:
+        for rows in self._calls.values():
+            for _, row in sorted(rows.items()):
+                row.lose()
+                if self._asks_again and row.state == "done" and row.body.error is not None:
+                    row.state, row.body.error = "open", None
+                yield row
+
+
+class State:
+    """What earlier lives did, and what this one does.
+
+    Args:
+        folder: Where it is kept.
+        pipeline: What is run.
+        on_change: What to do where earlier lives ran something else.
+
+    Attributes:
+        begun: What is run.
+        log: The file of this process.
+        resumed: Rows that earlier lives answered.
+        repeated: Rows whose key an earlier row has that was not run again.
+        failure: Why nothing can be run; None where it can.
+    """
+
+    def __init__(self, folder: Path, pipeline: Pipelined, on_change: OnChange) -> None:
+        self._folder = folder
+        self._passed = Seen()
+        self.repeated: int = 0
+        self.failure: JournalMismatchError | None = None
+        main = folder / _MAIN
+        before = next(lines_of(main), Line()).begun if main.exists() else None
+        for name in () if before is None else before.folded:
+            (folder / name).unlink(missing_ok=True)  # a process was killed before it had removed them
+        self.begun: Begun = self._begin(before, pipeline, on_change)
+        fold = Fold(asks_again=True)
+        lines = fold.lines([path for path in [main, *self.parts()] if path.exists()])
+        self.log: Log = Log(main, self.begun, lines, takes_anywhere=on_change == "reuse")
+        for part in self.parts():
+            part.unlink()
+        self._answered = fold.answered
+        self.resumed: int = len(fold.answered)
+
+    def _begin(self, before: Begun | None, pipeline: Pipelined, on_change: OnChange) -> Begun:
+        folded = tuple([part.name for part in self.parts()])
+        nonce = os.urandom(16).hex() if before is None else before.nonce
+        if before is None or before.pipeline == pipeline.fingerprint or on_change == "reuse":
+            return Begun(nonce, pipeline.fingerprint, pipeline.plan, folded)
+        changes = changes_between(before.plan, pipeline)
+        self.failure = JournalMismatchError(
+            f"{self._folder} is the state of another pipeline: {'; '.join(changes)}; give this one another "
+            'state, or keep the rows that answered, and take answers where they fit, with on_change="reuse"',
+            metadata={"changes": tuple(changes)},
+        )
+        return Begun(nonce, before.pipeline, before.plan, folded)
+
+    def parts(self) -> list[Path]:
+        """Return the files of shards, in order."""
+        return sorted(self._folder.glob("part-*.jsonl"))
+
+    def knows(self, row: A, key: Callable[[A], Key]) -> bool:
+        """Tell whether an earlier life has answered a row; one that has the key of another fails again."""
+        if not self.resumed:
+            return False
+        try:
+            known = key(row)
+            is_known = known in self._answered
+        except Exception:  # noqa: BLE001 - the batch says so of the row
+            return False
+        if is_known and not self._passed.add(known):
+            self.repeated += 1
+            self.log.add(Row(known, row, Failure(used_key(known))))
+        return is_known
+
+    def records(self) -> Iterator[Record]:
+        """Return the rows that are over."""
+        for path in [self._folder / _MAIN, *self.parts()]:
+            for line in lines_of(path):
+                if line.record is not None:
+                    yield line.record
+
+
+@contextmanager
+def opened(folder: Path, pipeline: Pipelined, on_change: OnChange) -> Generator[State, None, None]:
+    """Open what was done, for this process alone.
+
+    Raises:
+        RuntimeError: Another process uses it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder / "lock", f"another process uses the state in {folder}"):
+        state = State(folder, pipeline, on_change)
+        try:
+            yield state
+        finally:
+            state.log.end()
+
+
+@contextmanager
+def locked(path: Path, otherwise: str) -> Generator[None, None, None]:
+    """Have a file for this process alone, as long as it lives.
+
+    Args:
+        path: The file; it is made where there is none.
+        otherwise: What to say where another process has it.
+
+    Raises:
+        RuntimeError: Another process has it.
+    """
+    with path.open("ab") as file:
+        try:
+            import fcntl
+        except ImportError:  # Windows has no such locks
+            yield
+            return
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise RuntimeError(otherwise) from error
+        yield
