@@ -9,6 +9,7 @@ from abc import ABCMeta, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from functools import partial, reduce
+from inspect import isroutine
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -511,6 +512,7 @@ class Stage(
     def __rshift__(self, following: "Stage[Out_co, T]") -> "Stage[In_contra, T]":
         """Feed this stage's value to another stage."""
         if not _is_stage(following):
+            _check_joined(">>", following)
             return NotImplemented
         return _chain(self, following)
 
@@ -522,6 +524,7 @@ class Stage(
     def __or__(self, other: "Stage[Any, Any]") -> "Stage[Any, Any]":
         """Fall back to another stage where this one fails; see `or_else`."""
         if not _is_stage(other):
+            _check_joined("|", other)
             return NotImplemented
         return _either(self, other, _ANY_FAILURE)
 
@@ -554,6 +557,7 @@ class Stage(
     def __and__(self, other: "Stage[Any, Any]") -> "Stage[Any, Any]":
         """Run this and another stage on the same input at once; the first failure cancels the other."""
         if not _is_stage(other):
+            _check_joined("&", other)
             return NotImplemented
         return Both(self, other)
 
@@ -1273,6 +1277,18 @@ _S = TypeVar("_S", bound=Stage[Any, Any])
 
 def _is_stage(operand: object) -> bool:
     return isinstance(operand, Stage)
+
+
+def _check_joined(operator: str, operand: object) -> None:
+    """Say where what is no stage belongs, if that is clear; Python says the rest."""
+    if isroutine(operand):
+        name = getattr(operand, "__name__", "this")
+        raise TypeError(
+            f"{operator} joins stages, and {name} is a function: call it if it makes a stage, "
+            "or else give it to .map"
+        )
+    if isroutine(attribute(operand, "complete")):
+        raise TypeError(f"{operator} joins stages; give a provider to .using, or to run")
 
 
 def _parts(stage: Stage[Any, Any]) -> tuple[Stage[Any, Any], ...]:

@@ -79,7 +79,7 @@ class TestPrompts:
     async def test_a_value_of_another_type_between_stages(self) -> None:
         counted: Stage[str, Any] = complete().map(len)
         error = error_of(await (counted >> complete()).run(Model(), "x"))
-        assert "convert it with .map(str)" in str(error)
+        assert "put .map(str) or prompt(...) before the stage" in str(error)
         assert error.cost == TokenUsage(3, 2, 1)
 
     @pytest.mark.parametrize("prompt", ["x" * 1_000_000, "\ud800 lone \udfff", "\x00", "é" * 10])

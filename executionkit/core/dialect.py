@@ -6,11 +6,12 @@
 import hashlib
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any, Final, Literal, TypeAlias, cast
+from typing import Any, Final, Literal, TypeAlias, cast, get_args, get_origin
 
 import msgspec
 
 __all__ = [
+    "OUTPUT_LIMITS",
     "PLAIN",
     "REASONING_FIELDS",
     "Dialect",
@@ -29,17 +30,7 @@ __all__ = [
 Message: TypeAlias = dict[str, Any]
 ToolSpec: TypeAlias = dict[str, Any]
 
-OutputLimit: TypeAlias = Literal["max_tokens", "max_completion_tokens"]
-"""What a server calls the limit on output tokens."""
-
-ResponseFormat: TypeAlias = Literal["json_schema", "json_object", "prompt"]
-"""Who holds an answer to its form: the server, by schema; the server, as JSON; the prompt alone."""
-
-EchoReasoning: TypeAlias = bool | Literal["always"]
-ToolIds: TypeAlias = Literal["any", "nine"]
-"""Which ids of tool calls a server takes: any, or nine letters and digits."""
-
-_LIMITS: Final = (
+OutputLimit: TypeAlias = Literal[
     "max_tokens",
     "max_completion_tokens",
     "max_output_tokens",
@@ -53,8 +44,17 @@ _LIMITS: Final = (
     "maxTokenCount",
     "num_predict",
     "n_predict",
-)
-"""Every spelling of the output limit that servers are known to read."""
+]
+"""What a server calls the limit on output tokens: every spelling that servers are known to read."""
+
+ResponseFormat: TypeAlias = Literal["json_schema", "json_object", "prompt"]
+"""Who holds an answer to its form: the server, by schema; the server, as JSON; the prompt alone."""
+
+EchoReasoning: TypeAlias = bool | Literal["always"]
+ToolIds: TypeAlias = Literal["any", "nine"]
+"""Which ids of tool calls a server takes: any, or nine letters and digits."""
+
+OUTPUT_LIMITS: Final[tuple[OutputLimit, ...]] = get_args(OutputLimit)
 
 _HOLDERS: Final = (
     "extra_body",
@@ -141,6 +141,9 @@ class Dialect(msgspec.Struct, frozen=True, repr_omit_defaults=True, kw_only=True
         echo_reasoning: Whether reasoning goes back to it with the conversation; `"always"` for a server that
             wants some with every tool call, also with those of a model that had none.
 
+    Raises:
+        ValueError: A field is of the wrong type, or says what no server is known to want.
+
     >>> Dialect(output_limit="max_completion_tokens", takes_temperature=False)
     Dialect(output_limit='max_completion_tokens', takes_temperature=False)
     """
@@ -157,6 +160,18 @@ class Dialect(msgspec.Struct, frozen=True, repr_omit_defaults=True, kw_only=True
     stream_usage: bool = True
     reasoning_field: str = "reasoning_content"
     echo_reasoning: EchoReasoning = True
+
+    def __post_init__(self) -> None:
+        for field in msgspec.structs.fields(self):
+            given = getattr(self, field.name)
+            try:
+                taken = msgspec.convert(given, field.type)
+            except msgspec.ValidationError as error:
+                is_one_of = get_origin(field.type) is Literal
+                choices = f"; there are {', '.join(get_args(field.type))}" if is_one_of else ""
+                raise ValueError(f"{field.name} of a dialect: {error}{choices}") from None
+            if taken != given:  # a list of forms
+                msgspec.structs.force_setattr(self, field.name, taken)
 
     @property
     def takes_messages_as_they_are(self) -> bool:
@@ -200,12 +215,12 @@ def limited(options: dict[str, Any], max_tokens: int | None) -> tuple[int | None
         if isinstance(within, Mapping):
             max_tokens, _, rest = limited(dict(cast("Mapping[str, Any]", within)), max_tokens)
             options = {**options, holder: rest}
-    name = next((name for name in _LIMITS if name in options), "")
+    name = next((name for name in OUTPUT_LIMITS if name in options), "")
     if not name:
         return max_tokens, "", options
-    given = [options[other] for other in _LIMITS if isinstance(options.get(other), int)]
+    given = [options[other] for other in OUTPUT_LIMITS if isinstance(options.get(other), int)]
     bounds = [bound for bound in (max_tokens, *given) if bound is not None]
-    others = {key: value for key, value in options.items() if key not in _LIMITS}
+    others = {key: value for key, value in options.items() if key not in OUTPUT_LIMITS}
     return min(bounds, default=None), name if name != "max_tokens" else "", others
 
 

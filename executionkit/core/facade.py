@@ -29,7 +29,8 @@ def makes_stage(function: F) -> F:
     @wraps(function)
     def checked(*arguments: Any, **keywords: Any) -> object:
         if keywords.keys() & _OURS or (arguments and _is_provider(arguments[0], alone=len(arguments) == 1)):
-            raise TypeError(_direction(function.__name__))
+            renamed = "; what it calls num_samples is n in a stage" if "num_samples" in keywords else ""
+            raise TypeError(_direction(function.__name__) + renamed)
         return function(*arguments, **keywords)
 
     return cast("F", checked)

@@ -7,7 +7,7 @@ from typing import Any, Final
 import msgspec
 from msgspec.structs import replace
 
-from executionkit.core.dialect import REASONING_FIELDS, Dialect, Request
+from executionkit.core.dialect import OUTPUT_LIMITS, REASONING_FIELDS, Dialect, OutputLimit, Request
 
 __all__ = ["Refusal", "learn", "names_another_cause", "optional_fields", "without_last_option"]
 
@@ -82,7 +82,7 @@ def names_another_cause(refusal: Refusal) -> bool:
     return bool(_ANOTHER_CAUSE.search(refusal.text)) and not _ONE_ANSWER_ONLY.search(refusal.text)
 
 
-def learn(  # noqa: C901, PLR0911 - a line for each thing that can be learned
+def learn(  # noqa: PLR0911 - a line for each thing that can be learned
     dialect: Dialect, request: Request, refusal: Refusal
 ) -> Dialect | None:
     """Return the dialect after a refusal that names a field; None where it names none, or another cause.
@@ -109,11 +109,8 @@ def learn(  # noqa: C901, PLR0911 - a line for each thing that can be learned
         return replace(dialect, takes_logprobs=False)
     if "n" in sent and (refusal.field == "n" or _N.search(refusal.text)):
         return replace(dialect, takes_n=False)
-    if request.max_tokens is not None and not request.limit_name:
-        if dialect.output_limit == "max_tokens" and refusal.names("max_tokens"):
-            return replace(dialect, output_limit="max_completion_tokens")
-        if dialect.output_limit == "max_completion_tokens" and refusal.names("max_completion_tokens"):
-            return replace(dialect, output_limit="max_tokens")
+    if request.max_tokens is not None and not request.limit_name and refusal.names(dialect.output_limit):
+        return replace(dialect, output_limit=_limit_wanted(refusal.text, in_place_of=dialect.output_limit))
     if dialect.takes_temperature and refusal.names("temperature", "top_p"):
         return replace(dialect, takes_temperature=False)
     if "tool_choice" in request.options and dialect.forced_tools and refusal.names("tool_choice"):
@@ -121,6 +118,15 @@ def learn(  # noqa: C901, PLR0911 - a line for each thing that can be learned
     if dialect.stream_usage and refusal.names("stream_options", "include_usage"):
         return replace(dialect, stream_usage=False)
     return _of_messages(dialect, request.messages, refusal)
+
+
+def _limit_wanted(text: str, in_place_of: OutputLimit) -> OutputLimit:
+    """Return the name of the output limit that a refusal asks for, or else the more usual other one."""
+    for found in re.finditer(r"\w+", text):
+        for name in OUTPUT_LIMITS:
+            if found[0] == name != in_place_of:
+                return name
+    return "max_completion_tokens" if in_place_of == "max_tokens" else "max_tokens"
 
 
 def _of_messages(dialect: Dialect, messages: list[dict[str, Any]], refusal: Refusal) -> Dialect | None:

@@ -9,10 +9,11 @@ def prompt_problem(prompt: object) -> str | None:
     >>> prompt_problem("   ")
     'the prompt is empty; give the model something to answer'
     >>> prompt_problem(7)
-    'a prompt must be text, not int; convert it with .map(str)'
+    'a prompt must be text, not int; put .map(str) or prompt(...) before the stage'
     """
     if not isinstance(prompt, str):
-        return f"a prompt must be text, not {type(prompt).__name__}; convert it with .map(str)"
+        kind = type(prompt).__name__
+        return f"a prompt must be text, not {kind}; put .map(str) or prompt(...) before the stage"
     if not prompt.strip():
         return "the prompt is empty; give the model something to answer"
     return None

@@ -1,6 +1,7 @@
 """An async function with a pattern's signature, as a stage."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from inspect import isawaitable
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeAlias, TypeVar, overload
 
 from typing_extensions import override
@@ -59,10 +60,16 @@ class Step(Stage[object, T], frozen=True):
             tighten(context, budget, self.name)
         keywords = {**dict(self.keywords), **self._told(budget, context)}
 
+        def work() -> Awaitable[PatternResult[T]]:
+            pending = self.function(context.provider, str(value), **keywords)
+            if not isawaitable(pending):
+                raise StageError(
+                    f"step {self.name} is not async; a step is an async function that returns a PatternResult"
+                )
+            return pending
+
         async def call() -> PatternResult[T]:
-            result = await finish_within(
-                lambda: self.function(context.provider, str(value), **keywords), name=f"the step {self.name}"
-            )
+            result = await finish_within(work, name=f"the step {self.name}")
             return _checked(result, self.name)
 
         return await charged(context, call)

@@ -4,68 +4,56 @@ import datetime as dt
 import sys
 import typing
 from collections import abc
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from decimal import Decimal
 from importlib import import_module
-from types import MethodType, NoneType
+from pkgutil import walk_packages
+from types import MethodType, ModuleType, NoneType
 from typing import Any, Final
 from uuid import UUID
 
 import msgspec
+from typing_extensions import is_protocol
 
-from executionkit import errors
+import executionkit
+from executionkit import errors, patterns, voting
 from executionkit.core.canonical import path_of
 from executionkit.core.transcript import Transcript
 from executionkit.core.usage import TokenUsage
 from executionkit.core.voting.ballots import FieldBallot, TextBallot, ValueBallot
-from executionkit.core.voting.keys import (
-    Choice,
-    FinalAnswer,
-    LastNumber,
-    Number,
-    boxed,
-    casefolded,
-    json_value,
-)
-from executionkit.core.voting.samples import ByProbability
-from executionkit.core.voting.stopping import Beta, Certain, Forecast, UnanimousWindow
-from executionkit.core.voting.tally import VotingStrategy, fold
-from executionkit.patterns.complete import Complete
 from executionkit.patterns.consensus.sampling import Sampling
-from executionkit.patterns.consensus.selection import Select
-from executionkit.patterns.consensus.vote import Consensus
-from executionkit.patterns.prompt import Prompt
-from executionkit.patterns.react.loop import React
-from executionkit.patterns.refine import Refine
-from executionkit.patterns.step import Step
-from executionkit.patterns.structured import Structured
-from executionkit.stage import (
-    Both,
-    Checked,
-    Each,
-    Fallback,
-    Mapped,
-    Named,
-    Pipeline,
-    Using,
-    Within,
-    WithInput,
-)
+from executionkit.stage import Stage
 from executionkit.tools import Tool, ToolFunction
+from executionkit.voting import boxed, casefolded, fold, json_value
 
 __all__ = ["ATOMS", "KNOWN", "TYPING", "has_a_name", "reference_to", "resolved"]
 
 ATOMS: Final = frozenset({dt.date, dt.datetime, dt.time, dt.timedelta, Decimal, UUID})
 """Classes of values that are written as text."""
 
+
+def _stages() -> Iterator[type]:
+    """Every stage of this package, so that a pattern that is added needs no line here."""
+    for module in walk_packages(patterns.__path__, f"{patterns.__name__}."):
+        import_module(module.name)
+    found: list[type] = [Stage]
+    for kind in found:
+        found += kind.__subclasses__()
+    yield from [kind for kind in found[1:] if kind.__module__.partition(".")[0] == executionkit.__name__]
+
+
+def _classes_of(module: ModuleType) -> Iterator[type]:
+    """Every class that a module publishes and that has instances."""
+    published: Iterator[object] = (getattr(module, name) for name in module.__all__)
+    yield from [each for each in published if isinstance(each, type) and not is_protocol(each)]
+
+
 _OWN: Final[tuple[Any, ...]] = (
-    *(Both, Checked, Complete, Consensus, Each, Fallback, Mapped, Named, Pipeline, Prompt, React, Refine),
-    *(Select, Step, Structured, Using, WithInput, Within),
-    *(Sampling, TextBallot, ValueBallot, FieldBallot, VotingStrategy, TokenUsage, Transcript),
-    *(Beta, Certain, Forecast, UnanimousWindow, ByProbability),
-    *(Choice, FinalAnswer, LastNumber, Number, boxed, casefolded, fold, json_value),
-    *(Tool, ToolFunction),
-    *[each for each in vars(errors).values() if isinstance(each, type) and each.__name__ in errors.__all__],
+    *_stages(),
+    *(Sampling, TextBallot, ValueBallot, FieldBallot, TokenUsage, Transcript, Tool, ToolFunction),
+    *(boxed, casefolded, fold, json_value),
+    *_classes_of(voting),
+    *_classes_of(errors),
 )
 _STANDARD: Final[tuple[Any, ...]] = (
     *(bool, bytes, dict, float, frozenset, int, list, object, set, str, tuple, NoneType, Any),

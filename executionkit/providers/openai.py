@@ -16,7 +16,7 @@ import sniffio
 
 from executionkit.core.budget import estimate_input
 from executionkit.core.checks import check_count
-from executionkit.core.dialect import Dialect, Spelled, limited, spelled_again
+from executionkit.core.dialect import OUTPUT_LIMITS, Dialect, Spelled, limited, spelled_again
 from executionkit.core.frozen import freeze, hash_frozen
 from executionkit.core.rate_limit import Pace, RateLimit
 from executionkit.core.retry_quota import RetryQuota
@@ -432,7 +432,8 @@ class Provider(Remote, frozen=True, kw_only=True, dict=True, weakref=True):
 
 def _worst_case(payload: Mapping[str, object]) -> int:
     """Return the tokens that a request may take, by an estimate of its input."""
-    output, answers = payload.get("max_tokens", payload.get("max_completion_tokens")), payload.get("n", 1)
+    output = next((payload[name] for name in OUTPUT_LIMITS if name in payload), None)
+    answers = payload.get("n", 1)
     given = estimate_input(payload["messages"], payload.get("tools"))
     return given + (output * answers if isinstance(output, int) and isinstance(answers, int) else 0)
 

@@ -248,8 +248,7 @@ class ScriptedProvider:
         if request.index < len(self._answers):
             return self._answers[request.index]
         raise PermanentError(
-            f"the script has {len(self._answers)} answers and this is call {request.index + 1}; add one for "
-            f"{request.prompt[:80]!r}"
+            f"the script has no answer for call {request.index + 1}; add one for {request.prompt[:80]!r}"
         )
 
     def __repr__(self) -> str:

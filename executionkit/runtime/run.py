@@ -341,7 +341,7 @@ def _check_trace(trace: object) -> None:
             _check_trace(each)
         return
     if not callable(trace):
-        raise TypeError(f"a trace must be callable, not {type(trace).__name__}")
+        raise TypeError(f"a trace must be callable, or a tuple of such, not {type(trace).__name__}")
     from inspect import iscoroutinefunction  # takes long to import, and most runs are not traced
 
     told: object = trace.trace if isinstance(trace, WithContent) else trace

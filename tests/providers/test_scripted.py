@@ -38,7 +38,7 @@ async def test_what_is_remembered_does_not_change_with_the_conversation() -> Non
 async def test_a_script_that_ends_says_so_and_is_not_retried() -> None:
     provider = ScriptedProvider(["only one"])
     await provider.complete([user("a")])
-    with pytest.raises(PermanentError, match="1 answers and this is call 2; add one for 'b'") as caught:
+    with pytest.raises(PermanentError, match="no answer for call 2; add one for 'b'") as caught:
         await provider.complete([user("b")])
     assert not caught.value.retryable
 

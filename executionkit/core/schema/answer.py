@@ -126,7 +126,6 @@ class AnswerType(Generic[T]):
         return inner
 
 
-@lru_cache(maxsize=256)
 def answer_type(kind: Any) -> AnswerType[Any]:
     """Return the ways to ask for a type and to read it, made once.
 
@@ -144,7 +143,20 @@ def answer_type(kind: Any) -> AnswerType[Any]:
     """
     if isinstance(kind, (str, ForwardRef)):
         raise TypeError(f"an output type is a class, not its name: pass the class itself, not {kind!r:.80}")
+    return _remembered(kind) if _hashes(kind) else AnswerType(kind)
+
+
+@lru_cache(maxsize=256)
+def _remembered(kind: Any) -> AnswerType[Any]:
     return AnswerType(kind)
+
+
+def _hashes(kind: object) -> bool:
+    try:
+        hash(kind)
+    except TypeError:  # a value in place of a type, or what annotates one
+        return False
+    return True
 
 
 def _envelope(kind: object) -> Any:

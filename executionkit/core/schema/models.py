@@ -137,7 +137,8 @@ def _own_schema(kind: Any) -> dict[str, Any]:
         return schema
     if isinstance(kind, type) and issubclass(kind, _Choice):
         return {"anyOf": [schema_of(option) for option in kind.options]}
-    raise NotImplementedError
+    name = getattr(kind, "__qualname__", str(kind))
+    raise TypeError(f"{name} has no form in JSON: use a struct, a dataclass or a Pydantic model in its place")
 
 
 def _lifted(part: Any, definitions: dict[str, Any]) -> Any:

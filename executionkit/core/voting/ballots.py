@@ -87,6 +87,10 @@ class Ballot(msgspec.Struct, Generic[T], frozen=True, repr_omit_defaults=True):
         """Return what a value votes for, an entry for each question."""
         raise NotImplementedError
 
+    def named(self, key: Hashable) -> str:
+        """Return what the metadata of a vote calls an answer."""
+        return str(key)
+
     def assemble(self, winners: Sequence[T]) -> T:
         """Return the answer, given for each question a value that says what won there."""
         return winners[0]
@@ -163,6 +167,10 @@ class ValueBallot(Ballot[T], frozen=True):
     def keys(self, value: T) -> tuple[Hashable | None, ...]:
         return (_written(value) if self.key is None else self.key(value),)
 
+    @override
+    def named(self, key: Hashable) -> str:
+        return _text_of(key) if self.key is None else str(key)
+
 
 class FieldBallot(Ballot[T], frozen=True):
     """Votes with each field of a decoded structure; the answer is assembled of the values that won.
@@ -202,6 +210,10 @@ class FieldBallot(Ballot[T], frozen=True):
         return tuple([_written(plain[name]) if name in plain else "" for name in self.questions])
 
     @override
+    def named(self, key: Hashable) -> str:
+        return _text_of(key)
+
+    @override
     def assemble(self, winners: Sequence[T]) -> T:
         parts: dict[str, object] = {}
         for name, winner in zip(self.questions, map(_plain_fields, winners), strict=True):
@@ -237,6 +249,12 @@ def _kind_of(output_type: object) -> AnswerType[Any]:
 
 def _written(value: object) -> str:
     return msgspec.json.encode(value, order="deterministic", enc_hook=plain_model).decode()
+
+
+def _text_of(written: Hashable) -> str:
+    """Return a value as text: a text as it is, anything else as the JSON that it was written as."""
+    text = str(written)
+    return msgspec.json.decode(text, type=str) if text.startswith('"') else text
 
 
 def _plain_fields(value: object) -> dict[str, Any]:

@@ -141,17 +141,17 @@ class Poll(Generic[T]):
 
     def counts(self) -> object:
         """Return the votes by answer, under the name of each question where there are several."""
-        return self.by_question([_named(tally.votes) for tally in self.tallies])
+        return self.by_question([self._named(tally.votes) for tally in self.tallies])
 
     def weights(self) -> object:
         """Return the sums of weights by answer, like `counts`."""
-        return self.by_question([_named(tally.weights) for tally in self.tallies])
+        return self.by_question([self._named(tally.weights) for tally in self.tallies])
 
-
-def _named(figures: Mapping[Hashable, float]) -> dict[str, float]:
-    """Name each answer by its text; where two have the same, by its representation as well."""
-    texts = Counter(map(str, figures))
-    return {
-        str(key) if texts[str(key)] == 1 else f"{type(key).__name__} {key!r}": figure
-        for key, figure in figures.items()
-    }
+    def _named(self, figures: Mapping[Hashable, float]) -> dict[str, float]:
+        """Name each answer by its text; where two have the same, by its representation as well."""
+        named = {key: self.ballot.named(key) for key in figures}
+        texts = Counter(named.values())
+        return {
+            text if texts[text] == 1 else f"{type(key).__name__} {key!r}": figures[key]
+            for key, text in named.items()
+        }

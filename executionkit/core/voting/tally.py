@@ -6,9 +6,10 @@ there and only there.
 
 from collections.abc import Hashable, Iterable
 from enum import StrEnum
-from typing import Generic, TypeVar
+from typing import Generic, NoReturn, TypeVar
 
 import msgspec
+from typing_extensions import override
 
 __all__ = ["Tally", "Verdict", "VotingStrategy", "fold", "tally_of"]
 
@@ -27,6 +28,11 @@ class VotingStrategy(StrEnum):
 
     UNANIMOUS = "unanimous"
     """Every vote; any difference means that nobody wins."""
+
+    @classmethod
+    @override
+    def _missing_(cls, value: object) -> NoReturn:
+        raise ValueError(f"strategy must be 'majority' or 'unanimous', not {value!r:.80}")
 
 
 def fold(text: str) -> str:

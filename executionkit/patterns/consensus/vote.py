@@ -69,7 +69,9 @@ class Consensus(Stage[str, T], Generic[T], frozen=True, kw_only=True):
         check_system(self.system)
         rule = cast("object", self.stop)
         if rule is not None and (not isinstance(rule, StoppingRule) or isinstance(rule, type)):
-            raise TypeError(f"stop must be a StoppingRule such as certain() or beta(), not {rule!r}")
+            name = getattr(rule, "__name__", None)
+            given = f"{name}, which has to be called" if name and callable(rule) else f"{rule!r:.80}"
+            raise TypeError(f"stop must be a StoppingRule such as certain() or beta(), not {given}")
         if self.strategy is VotingStrategy.UNANIMOUS and not isinstance(rule, Certain | None):
             raise ValueError("a unanimous vote can stop early only with certain(), at the first difference")
         if self.weigh is not None and isinstance(rule, (Beta, Forecast)):
@@ -339,7 +341,8 @@ def consensus(
             `by_field` that of the field agreed on least. Not on an error.
         unique_responses (int): Different answers.
         tie_count (int): Answers that share the most votes; 1 is a clean win.
-        vote_counts (mapping of str to int): Votes by answer; with `by_field`, such a mapping for each field.
+        vote_counts (mapping of str to int): Votes by answer, text as it is and any other value as JSON; with
+            `by_field`, such a mapping for each field.
         samples (int): Samples that came back.
         saved (int): Samples that no request was sent for.
         rounds (int): How often samples were asked for; each waits for the one before.

@@ -1,7 +1,7 @@
 """The ReAct loop: the model calls tools and sees what comes of it, until it answers."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Any, Final, Generic, Literal, TypeAlias, TypedDict, TypeVar, cast, overload
 
@@ -354,7 +354,9 @@ def _check_tools(tools: tuple[object, ...]) -> None:
     names: set[str] = set()
     for tool in tools:
         if not isinstance(tool, Tool):
-            raise TypeError(f"a tool must be a Tool, not {type(tool).__name__}")
+            raise TypeError(
+                f"a tool must be a Tool, not {type(tool).__name__}; @tool makes one of a function"
+            )
         if tool.name in names:
             raise ValueError(f"two tools are named {tool.name!r}; names must differ")
         names.add(tool.name)
@@ -491,6 +493,8 @@ def react(
         ValueError: A setting is out of range, two tools share a name, or a transcript is one that no server
             could be sent (see `executionkit.core.transcript`).
     """
+    if not isinstance(cast("object", tools), Iterable):
+        raise TypeError(f"tools must be a sequence of tools, as [weather], not {type(tools).__name__}")
     stage: React[Any] = React(
         tuple(tools), output_type=output_type, transcript=transcript_of(transcript), check=check, **options
     )

@@ -94,6 +94,8 @@ def _read(base_url: object, endpoint: str) -> Address | TypeError | ValueError:
     problem = "base_url has a bad port or a bad IPv6 address" if parts is None else _problem_of(parts)
     if parts is None or problem:
         return ValueError(problem)
+    if parts.path.rstrip("/").endswith(endpoint):
+        return ValueError(f"base_url must end before {endpoint}, which every request adds")
     return Address(
         tls=parts.scheme == "https",
         host=str(_ipv6(parts)) if "[" in parts.netloc else parts.hostname or "",

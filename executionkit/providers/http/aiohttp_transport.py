@@ -20,6 +20,7 @@ from executionkit.providers.http.exchange import (
     Head,
     Request,
     is_tls_failure,
+    no_connection,
 )
 
 __all__ = ["AiohttpTransport"]
@@ -129,6 +130,8 @@ def _unusual(response: aiohttp.ClientResponse) -> str:
 def _broken(error: Exception, authority: str = "the server") -> ExchangeError:
     if isinstance(error, aiohttp.ConnectionTimeoutError):
         return ExchangeError(f"no connection to {authority} within {CONNECT_TIMEOUT:g} s")
+    if isinstance(error, aiohttp.ClientConnectorError) and not is_tls_failure(error):
+        return no_connection(authority, error.os_error)
     # What such an error says of the request is left out: its URL may hold a key.
     said = error.message if isinstance(error, aiohttp.ClientResponseError) else error
     return ExchangeError(f"{type(error).__name__}: {said}", is_tls=is_tls_failure(error))

@@ -1,5 +1,6 @@
 """What every transport speaks: a request goes out, and an exchange brings its answer."""
 
+import os
 import ssl
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, Protocol
@@ -17,6 +18,7 @@ __all__ = [
     "Request",
     "Transport",
     "is_tls_failure",
+    "no_connection",
 ]
 
 CONNECT_TIMEOUT: Final = 5.0
@@ -35,6 +37,15 @@ class ExchangeError(Exception):
     def __init__(self, message: str, *, is_tls: bool = False) -> None:
         super().__init__(message)
         self.is_tls = is_tls
+
+
+def no_connection(authority: str, error: BaseException) -> ExchangeError:
+    """Return the error for a server that could not be reached at all."""
+    number: object = getattr(error, "errno", None)
+    if isinstance(number, int) and number > 0:
+        error = OSError(number, os.strerror(number))
+    said = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return ExchangeError(f"no connection to {authority} ({said}); check its address, and that it runs")
 
 
 class Request(msgspec.Struct, frozen=True):

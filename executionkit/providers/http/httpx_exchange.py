@@ -15,6 +15,7 @@ from executionkit.providers.http.exchange import (
     ExchangeError,
     Head,
     is_tls_failure,
+    no_connection,
 )
 
 __all__ = ["UNLOGGED", "ResponseExchange", "body_type", "broken", "by_name", "refusal"]
@@ -155,13 +156,16 @@ def broken(error: Exception, authority: str = "the server") -> ExchangeError:
         return error
     if type(error).__name__ == "ConnectTimeout":
         return ExchangeError(f"no connection to {authority} within {CONNECT_TIMEOUT:g} s")
-    return ExchangeError(f"{type(error).__name__}: {_said(error)}", is_tls=is_tls_failure(error))
-
-
-def _said(error: BaseException) -> BaseException:
-    """Return the error itself; where there is no connection, what the system said at the end of the chain."""
+    is_tls = is_tls_failure(error)
     if type(error).__name__ != "ConnectError":
-        return error
+        return ExchangeError(f"{type(error).__name__}: {error}", is_tls=is_tls)
+    if is_tls:
+        return ExchangeError(f"{type(error).__name__}: {_cause(error)}", is_tls=True)
+    return no_connection(authority, _cause(error))
+
+
+def _cause(error: BaseException) -> BaseException:
+    """Return what the system said, at the end of the chain."""
     found: BaseException | None = error
     while found is not None:
         error, found = found, found.__cause__ or found.__context__

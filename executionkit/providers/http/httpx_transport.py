@@ -124,7 +124,7 @@ class HttpxTransport:
             answer = refusal(error, {} if slot is None else slot.headers)
             if answer is None:
                 # Not chained: what httpx raises holds the request, key and all.
-                raise broken(error, self._authority) from None
+                raise broken(error, self._authority if self._proxy is None else "the proxy") from None
             return answer
         except BaseException as cancelled:
             await self.drop(slot)

@@ -2,7 +2,7 @@
 
 import pickle
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import anyio
 import msgspec
@@ -302,7 +302,19 @@ async def test_fields_vote_each_for_itself_and_the_winner_is_assembled() -> None
     assert result.value == Invoice("A1", 12.0, True)
     assert result.metadata["field_agreement"] == {"number": 0.5, "total": 0.5, "paid": 0.5}
     assert result.metadata["vote_counts"]["total"] == {"10.0": 1, "12.0": 2}
+    assert result.metadata["vote_counts"]["number"] == {"A1": 2, "B7": 1}
     assert (result.score, result.metadata["unique_responses"]) == (0.5, 3)
+
+
+async def test_an_answer_of_a_type_is_called_by_its_text() -> None:
+    queues = ScriptedProvider(["billing", '"billing"', "delivery"])
+    result = won(await consensus(3, output_type=Literal["billing", "delivery"]).run(queues, "?"))
+    assert result.metadata["vote_counts"] == {"billing": 2, "delivery": 1}
+
+    mixed = ScriptedProvider(['{"answer": 1}', '{"answer": "1"}', '{"answer": 1}', '{"answer": [1]}'])
+    either = consensus(4, output_type=int | str | list[int])
+    counts = won(await either.run(mixed, "?")).metadata["vote_counts"]
+    assert counts == {"str '1'": 2, "str '\"1\"'": 1, "[1]": 1}  # two of one text are told apart
 
 
 async def test_a_vote_by_field_stops_when_every_field_may_stop() -> None:
