@@ -28,6 +28,7 @@ check: (install "dev")
     pyright --verifytypes executionkit --ignoreexternal
     pyrefly check
     python scripts/refused.py
+    python scripts/pages.py
     -ty check --exit-zero --output-format concise executionkit examples tests/typing
     MYPYPATH=stubs stubtest xllamacpp --ignore-missing-stub --mypy-config-file mypy.ini
 

@@ -18,7 +18,7 @@ import inspect
 import re
 import runpy
 import sys
-from collections.abc import Coroutine, Generator, Iterator
+from collections.abc import Callable, Coroutine, Generator, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -32,7 +32,7 @@ import msgspec
 import pytest
 
 import executionkit
-from executionkit import LLMResponse, Message, Provider, RetryConfig
+from executionkit import LLMResponse, Message, Provider, RetryConfig, consensus
 from executionkit.patterns.complete import Complete
 from executionkit.patterns.react import React
 from executionkit.patterns.refine import Refine
@@ -53,13 +53,14 @@ _SETTINGS = re.compile(r"^\| Setting \| Default .*\n\|[ |-]+\n((?:\|.*\n)+)", re
 _SETTING = re.compile(r"^\| `(\w+)` \| (?:`(.+?)` )?\|", re.MULTILINE)
 _DOCTESTS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
-SETTINGS: dict[str, type[msgspec.Struct]] = {
+SETTINGS: dict[str, type[msgspec.Struct] | Callable[..., object]] = {
     "complete.md": Complete,
+    "consensus.md": consensus,
     "refine.md": Refine,
     "react.md": React,
     "errors-and-budgets.md": RetryConfig,
 }
-"""Pages with a table of settings, and the struct whose fields they are."""
+"""Pages with a table of settings, and the struct or function whose they are."""
 
 KEYWORDS = {"in_pieces": "stream"}
 """Fields that another name has as a keyword."""
@@ -72,6 +73,7 @@ class Block(NamedTuple):
     line: int
     language: str
     mark: str
+    note: str
     text: str
 
 
@@ -79,7 +81,9 @@ def blocks(page: Path) -> Iterator[Block]:
     source = page.read_text(encoding="utf-8")
     for found in _BLOCK.finditer(source):
         line = source.count("\n", 0, found.start("text")) + 1
-        yield Block(page, line, found["language"], found["mark"] or "", dedent(found["text"]))
+        yield Block(
+            page, line, found["language"], found["mark"] or "", found["note"] or "", dedent(found["text"])
+        )
 
 
 _INNER = re.compile(r"\b(?:from|import) executionkit\.(?:core|runtime|patterns|providers|asking)\b")
@@ -203,10 +207,13 @@ def test_blocks_that_do_not_run_compile(page: Path) -> None:
 def test_tables_of_settings_are_complete_and_true(name: str) -> None:
     (table,) = _SETTINGS.findall((ROOT / "docs" / name).read_text(encoding="utf-8"))
     rows = dict(_SETTING.findall(table))
-    fields = {
-        KEYWORDS.get(field.name, field.name): field.default
-        for field in msgspec.structs.fields(SETTINGS[name])
-    }
+    owner = SETTINGS[name]
+    if isinstance(owner, type):
+        fields = {
+            KEYWORDS.get(field.name, field.name): field.default for field in msgspec.structs.fields(owner)
+        }
+    else:
+        fields = {field.name: field.default for field in inspect.signature(owner).parameters.values()}
     assert set(rows) == set(fields)
     names = {name: getattr(executionkit, name) for name in executionkit.__all__}
     for setting, shown in rows.items():

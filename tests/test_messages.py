@@ -47,8 +47,10 @@ MISTAKES: Final[dict[str, tuple[Callable[[], object], type[Exception], str]]] = 
     "the facade's name of n": (
         lambda: consensus_of(num_samples=5),
         TypeError,
-        "consensus(...) makes a stage, to be run by `await consensus(...).run(provider, prompt)`; what takes "
-        "(provider, prompt, ...) is executionkit.compat.consensus; what it calls num_samples is n in a stage",
+        (
+            "consensus(...) makes a stage, to be run by `await consensus(...).run(provider, prompt)`; what takes "
+            "(provider, prompt, ...) is executionkit.compat.consensus; what it calls num_samples is n in a stage"
+        ),
     ),
     "a function in a pipeline": (
         lambda: joined(str.upper),

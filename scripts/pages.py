@@ -1,0 +1,57 @@
+"""Have `mypy --strict` read the Python blocks of README.md and docs/: `python scripts/pages.py`.
+
+A page becomes a module of one function, so that its blocks share their names and may `await`. What
+`tests/test_docs.py` hands to a page is a parameter here.
+"""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from textwrap import indent
+from typing import Final
+
+ROOT: Final = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+from tests.test_docs import PAGES, Block, blocks  # noqa: E402 - the root has to be on the path first
+
+_HEAD: Final = """from executionkit import LLMProvider, ScriptedProvider, Secret
+
+
+async def page(provider: {}, api_key: Secret) -> None:
+"""
+_STRICT: Final = ("--strict", "--allow-redefinition", "--config-file=")
+
+
+def main() -> None:
+    """Write each page as a module, and have mypy read them all."""
+    with TemporaryDirectory() as folder:
+        for page in PAGES:
+            text = "".join(_lines_of(page))
+            kind = "LLMProvider" if "\nprovider = Provider(" in text else "ScriptedProvider"
+            module = Path(folder) / f"{page.stem.replace('-', '_')}_page.py"
+            module.write_text(
+                f"{_HEAD.format(kind)}{indent(text, '    ')}    return None\n", encoding="utf-8"
+            )
+        done = subprocess.run([sys.executable, "-m", "mypy", *_STRICT, folder], cwd=ROOT, check=False)
+    sys.exit(done.returncode)
+
+
+def _lines_of(page: Path) -> Iterator[str]:
+    for block in filter(_is_read, blocks(page)):
+        yield f"# line {block.line} of {page.name}\n"
+        lines = block.text.splitlines()
+        if any(line.startswith(">>> ") for line in lines):
+            lines = [line[4:] for line in lines if line.startswith((">>> ", "... "))]
+        yield from [f"{line}\n" for line in lines]
+
+
+def _is_read(block: Block) -> bool:
+    """Leave out the files of the walk-through, which a test checks, and what is of other libraries."""
+    return block.language == "python" and block.mark != "file" and "to be replaced" not in block.note
+
+
+if __name__ == "__main__":
+    main()
