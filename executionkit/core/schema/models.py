@@ -137,7 +137,7 @@ def _own_schema(kind: Any) -> dict[str, Any]:
         return schema
     if isinstance(kind, type) and issubclass(kind, _Choice):
         return {"anyOf": [schema_of(option) for option in kind.options]}
-    name = getattr(kind, "__qualname__", str(kind))
+    name: str = getattr(cast("object", kind), "__qualname__", "a part of it")
     raise TypeError(f"{name} has no form in JSON: use a struct, a dataclass or a Pydantic model in its place")
 
 
