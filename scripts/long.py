@@ -40,7 +40,11 @@ CAMPAIGNS: Final[dict[str, tuple[dict[str, str], list[str]]]] = {
         ["-s", "tests/test_plan.py", "tests/test_drawing.py"],
     ),
     "streaming": (
-        {"EXECUTIONKIT_STREAMS": "10000", "EXECUTIONKIT_DELTAS": "1000000"},
+        {
+            "EXECUTIONKIT_STREAMS": "10000",
+            "EXECUTIONKIT_STREAMS_OVER_HTTP": "10000",
+            "EXECUTIONKIT_DELTAS": "1000000",
+        },
         ["-s", "tests/test_streaming_campaign.py"],
     ),
     "watched": (
