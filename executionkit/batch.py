@@ -25,7 +25,8 @@ from executionkit.runtime.background import Background
 from executionkit.runtime.cancellation import is_cancellation
 from executionkit.runtime.context import Performer
 from executionkit.runtime.handover import Handover
-from executionkit.runtime.journaling import Recorder, RunJournal
+from executionkit.runtime.journaling import Recorder
+from executionkit.runtime.journals import RunJournal
 from executionkit.runtime.rows import Key, Row, Rows, Source
 from executionkit.runtime.run import check_journal, check_run, run_stage
 from executionkit.runtime.windows import Windows

@@ -27,7 +27,7 @@ from executionkit.runtime.cancellation import is_cancellation
 from executionkit.runtime.context import Performer
 from executionkit.runtime.frame import Frame
 from executionkit.runtime.handover import Handover
-from executionkit.runtime.journaling import RunJournal
+from executionkit.runtime.journals import RunJournal
 from executionkit.runtime.run import check_run, run_stage
 
 __all__ = ["AHEAD", "Streaming", "SyncStreaming"]

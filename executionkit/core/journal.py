@@ -13,7 +13,7 @@ from typing import Any, Final, Literal, TypeAlias, cast
 import msgspec
 
 from executionkit.core.dialect import Request
-from executionkit.core.money import Matched
+from executionkit.core.money import Matched, dollars
 from executionkit.core.usage import NO_USAGE, TokenUsage
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "Row",
     "State",
     "as_bytes",
+    "cost_of",
     "digest_of",
     "from_bytes",
     "plain_request",
@@ -241,6 +242,12 @@ def total_of(charges: Sequence[Charge]) -> tuple[TokenUsage, int | None]:
         if charge.usd is not None:
             usd = (usd or 0) + charge.usd
     return cost, usd
+
+
+def cost_of(charges: Sequence[Charge]) -> TokenUsage:
+    """Return what charges come to, in money too where any price was known."""
+    cost, usd = total_of(charges)
+    return cost if usd is None else cost + TokenUsage(usd=dollars(usd))
 
 
 def as_bytes(body: Body, salt: bytes) -> bytes:

@@ -15,12 +15,12 @@ from returns.result import Failure
 
 from executionkit.batch import Key, Row
 from executionkit.core.encoding import json_text
-from executionkit.core.journal import Body, Kind, Place, State
+from executionkit.core.journal import Body, Kind, Place, State, cost_of
 from executionkit.core.journal import Row as CallRow
 from executionkit.core.usage import NO_USAGE, TokenUsage
 from executionkit.datasets.files import record_of, whole
 from executionkit.errors import ExecutionKitError, JournalError
-from executionkit.runtime.journaling import Recorder, cost_of
+from executionkit.runtime.journaling import Recorder
 
 __all__ = ["Begun", "Call", "Line", "Log", "lines_of"]
 

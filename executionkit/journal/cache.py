@@ -10,7 +10,7 @@ from executionkit.core.journal import Body, as_bytes, digest_of, from_bytes, pla
 from executionkit.journal.runs import Journal
 from executionkit.provider import LLMProvider, LLMResponse, Message, ToolSpec, checked_provider
 from executionkit.runtime.dialects import identity_of
-from executionkit.runtime.journaling import Kept, as_reply, as_response
+from executionkit.runtime.replies import Kept, as_reply, as_response
 
 __all__ = ["Cached"]
 

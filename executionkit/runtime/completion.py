@@ -48,8 +48,9 @@ from executionkit.retry import RetryConfig, retry_delay
 from executionkit.runtime.attempts import Attempt
 from executionkit.runtime.cancellation import cancellations, name_of_end, stop_if_cancelled, taken_as
 from executionkit.runtime.dialects import Endpoint, endpoint_of, learned_from, lesson_of
+from executionkit.runtime.entries import Entry
 from executionkit.runtime.frame import Frame, attribute, method
-from executionkit.runtime.journaling import Entry, Recorder
+from executionkit.runtime.journaling import Recorder
 from executionkit.runtime.ledger import Account, Payers, Reservation, reserve, try_to_reserve
 from executionkit.runtime.logs import log_failover, log_lesson, log_retry, log_wait
 from executionkit.runtime.open_call import OpenCall, call_under_way

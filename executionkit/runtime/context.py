@@ -24,9 +24,9 @@ from executionkit.outcome import Outcome, PatternResult
 from executionkit.provider import LLMProvider, LLMResponse, Message, ToolSpec, supports_tools
 from executionkit.runtime.cancellation import cancellations, name_of_end, stop_if_cancelled, taken_as
 from executionkit.runtime.completion import Completed, Completion, OnText, out_of_budget
+from executionkit.runtime.entries import ToolEntry, key_for
 from executionkit.runtime.frame import Frame, attribute
 from executionkit.runtime.gather import gather
-from executionkit.runtime.journaling import ToolEntry, key_for
 from executionkit.runtime.tracing import Leave, Span
 
 __all__ = [

@@ -14,7 +14,7 @@ from executionkit.errors import ExecutionKitError
 from executionkit.provider import LLMProvider
 from executionkit.retry import DEFAULT_RETRY, RetryConfig
 from executionkit.runtime.frame import Frame, attribute, method
-from executionkit.runtime.journaling import CallCache
+from executionkit.runtime.journals import CallCache
 from executionkit.runtime.ledger import Account
 from executionkit.runtime.terms import Terms, terms_of
 

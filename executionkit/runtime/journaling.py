@@ -5,15 +5,13 @@ that is looked up is in memory; what is written goes to a `Sink`, in order. So w
 beginning of what happened: nobody waits for an outcome to be stored, only for the note that a call is sent.
 """
 
-import hashlib
 from collections import defaultdict, deque
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import Any, Protocol, cast
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any, Protocol
 
-import msgspec
 from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 
-from executionkit.core.dialect import Request, ResponseFormat
+from executionkit.core.dialect import Request
 from executionkit.core.encoding import json_text
 from executionkit.core.frozen import thaw
 from executionkit.core.journal import (
@@ -23,33 +21,16 @@ from executionkit.core.journal import (
     Key,
     Kind,
     Place,
-    Reply,
     Row,
+    cost_of,
     digest_of,
     plain_request,
-    total_of,
 )
-from executionkit.core.money import dollars
-from executionkit.core.portable import from_plain, to_plain
 from executionkit.core.usage import TokenUsage
-from executionkit.errors import ExecutionKitError, JournalMismatchError, UnsettledToolError
-from executionkit.provider import LLMProvider, LLMResponse, ToolCall
+from executionkit.errors import ExecutionKitError, JournalMismatchError
+from executionkit.runtime.entries import Entry, ToolEntry, key_for
 
-__all__ = [
-    "CallCache",
-    "Entry",
-    "Kept",
-    "Recorder",
-    "RecordsRuns",
-    "RunJournal",
-    "Sink",
-    "ToolEntry",
-    "Unknown",
-    "as_reply",
-    "as_response",
-    "cost_of",
-    "key_for",
-]
+__all__ = ["Recorder", "Sink", "Unknown"]
 
 _REST_AFTER = 64
 """Calls replayed in a row before others get a turn of the event loop."""
@@ -92,64 +73,6 @@ class Sink(Protocol):
 Unknown = Callable[[Key, Mapping[str, Any], Row | None], None]
 """Looks at a call that is to be made: its key, what it asks, and what it asked before. Raises a
 `JournalError` where it must not be made."""
-
-
-class RunJournal(Protocol):
-    """The journal of one run: what `journal=` takes. `Journal.run(run_id)` makes one."""
-
-    async def open(self, stage: object, value: object) -> "Recorder":
-        """Take the run up, or begin it.
-
-        Raises:
-            JournalError: It cannot be.
-        """
-        ...
-
-
-class RecordsRuns(Protocol):
-    """A provider all of whose runs have a journal, whoever begins them; `records_runs` is True."""
-
-    @property
-    def provider(self) -> LLMProvider:
-        """Whom the runs ask."""
-        ...
-
-    def next_run(self) -> RunJournal:
-        """Return the journal of the next run."""
-        ...
-
-
-class Kept(msgspec.Struct, frozen=True):
-    """An answer out of a cache.
-
-    Args:
-        response: The answer; it cost nothing.
-        form: Who was to hold it to its form.
-    """
-
-    response: LLMResponse
-    form: ResponseFormat
-
-
-class CallCache(Protocol):
-    """A provider of answers paid before, asked before a call is reserved; `caches_calls` is True."""
-
-    @property
-    def provider(self) -> LLMProvider:
-        """Who answers what is not in it."""
-        ...
-
-    def admits(self, request: Request) -> bool:
-        """Tell whether a request may be answered by it."""
-        ...
-
-    async def recall(self, key: bytes) -> Kept | None:
-        """Return the answer under a key, if there is one."""
-        ...
-
-    def keep(self, key: bytes, response: LLMResponse, form: ResponseFormat, *, raw: bool) -> None:
-        """Keep an answer; `raw` says that the provider's own is read later on."""
-        ...
 
 
 class Recorder:
@@ -277,7 +200,7 @@ class Recorder:
     def _cost(rows: Iterable[Row]) -> TokenUsage:
         return cost_of([charge for row in rows for charge in row.body.charges])
 
-    def call(self, path: Place, ordinal: int, request: Request, identity: Mapping[str, Any]) -> "Entry":
+    def call(self, path: Place, ordinal: int, request: Request, identity: Mapping[str, Any]) -> Entry:
         """Return the row of a logical call: an earlier life's, or a new one.
 
         Raises:
@@ -290,7 +213,7 @@ class Recorder:
 
     def tool(
         self, kind: Kind, path: Place, name: str, arguments: Mapping[str, Any], effects: Effects
-    ) -> "ToolEntry":
+    ) -> ToolEntry:
         """Return the row of a call of a tool, or of the decision on one.
 
         Raises:
@@ -404,231 +327,6 @@ class Recorder:
             await checkpoint()
             turns = turns + 1 if self._replays == before else 0
             before = self._replays
-
-
-class Entry:
-    """A logical call and its row.
-
-    Args:
-        recorder: The run's.
-        row: The row.
-    """
-
-    __slots__ = ("_recorder", "_row", "is_known")
-
-    def __init__(self, recorder: Recorder, row: Row) -> None:
-        self._recorder = recorder
-        self._row = row
-        body = row.body
-        self.is_known: bool = row.state == "done" or bool(body.charges) or body.attempts > 0
-        """Whether an earlier life has been here."""
-
-    @property
-    def is_done(self) -> bool:
-        """Whether it is settled."""
-        return self._row.state == "done"
-
-    @property
-    def body(self) -> Body:
-        """What is known of it."""
-        return self._row.body
-
-    def outcome(self) -> LLMResponse | ExecutionKitError:
-        """Return what came of it."""
-        body = self._row.body
-        return (
-            as_response(body.reply)
-            if body.reply is not None
-            else ExecutionKitError.from_dict(body.error or {})
-        )
-
-    async def send(self, held: Charge) -> None:
-        """Note that an attempt is about to be sent, and wait until that is stored.
-
-        Raises:
-            JournalError: It cannot be stored, so that nothing may be sent.
-        """
-        row = self._row
-        row.state, row.body.held = "sent", held
-        row.body.attempts += 1
-        try:
-            await self._recorder.commit(row)
-        except BaseException:
-            row.state, row.body.held = "open", None
-            row.body.attempts -= 1
-            self._recorder.put(row)  # it may have been stored all the same
-            raise
-
-    def paid(self, charge: Charge, lesson: Mapping[str, Any] | None = None) -> None:
-        """Note what an attempt was charged, and what it taught. An outcome, or `keep`, stores it."""
-        body = self._row.body
-        body.charges = [*body.charges, charge]
-        body.held = None
-        self._row.state = "open"
-        if lesson:
-            body.lessons = {**body.lessons, **lesson}
-
-    def keep(self, retries: int, *, left_out: bool) -> None:
-        """Store what is known so far, and how the next attempt is made."""
-        self._row.body.retries, self._row.body.left_out = retries, left_out
-        self._recorder.put(self._row)
-
-    def cached(self, kept: Kept, *, raw: bool) -> None:
-        """Note an answer that came out of a cache."""
-        self._row.body.cached = True
-        self.answered(kept.response, kept.form, (), raw=raw)
-
-    def answered(
-        self, response: LLMResponse, form: ResponseFormat, proven: Iterable[str], *, raw: bool
-    ) -> None:
-        """Note the answer.
-
-        Args:
-            response: The answer.
-            form: Who was to hold it to its form.
-            proven: Optional fields that the server took.
-            raw: Whether the provider's own answer is read later on.
-        """
-        body, row = self._row.body, self._row
-        reply = as_reply(response, raw=raw)
-        body.form, body.proven = form, sorted(proven)
-        size = len(reply.content) + len(reply.reasoning)
-        if size > self._recorder.most_bytes or (
-            reply.raw is not None and size * 2 > self._recorder.most_bytes
-        ):
-            row.state = "open"  # it is charged as it is, and asked again
-        else:
-            body.reply, row.state = reply, "done"
-        self._recorder.put(row)
-
-    def failed(self, error: ExecutionKitError) -> None:
-        """Note the failure."""
-        self._row.body.error = error.to_dict()
-        self._row.state = "done"
-        self._recorder.put(self._row)
-
-
-class ToolEntry:
-    """A call of a tool, or the decision on one, and its row.
-
-    Args:
-        recorder: The run's.
-        row: The row.
-    """
-
-    __slots__ = ("_recorder", "_row")
-
-    def __init__(self, recorder: Recorder, row: Row) -> None:
-        self._recorder = recorder
-        self._row = row
-
-    @property
-    def key(self) -> str:
-        """The idempotency key."""
-        return self._row.body.key
-
-    @property
-    def was_begun(self) -> bool:
-        """Whether an earlier life has begun it."""
-        return self._row.body.attempts > 0
-
-    @property
-    def result(self) -> tuple[str, str | None] | None:
-        """What came of it, and the class of what went wrong; None where it has not ended."""
-        body = self._row.body
-        return None if self._row.state != "done" or body.text is None else (body.text, body.fault)
-
-    async def begin(self, *, may_repeat: bool) -> None:
-        """Note that it is about to be made, and wait until that is stored.
-
-        Args:
-            may_repeat: Whether it may be made a second time.
-
-        Raises:
-            UnsettledToolError: An earlier life began it, nobody knows how it ended, and it may not.
-            JournalError: It cannot be stored, so that nothing may be done.
-        """
-        body = self._row.body
-        if body.attempts and not may_repeat:
-            raise UnsettledToolError(
-                f"the tool {body.tool} was under way when the process ended, and nobody knows whether it had "
-                "its effect; find out, then tell the journal: "
-                f"journal.resolve(run_id, {body.key!r}, observation)",
-                metadata={"tool": body.tool, "key": body.key, "path": self._row.path},
-            )
-        body.attempts += 1
-        await self._recorder.commit(self._row)
-
-    def ended(self, text: str, fault: str | None) -> None:
-        """Note what came of it."""
-        body = self._row.body
-        body.text, body.fault = text, fault
-        self._row.state = "done"
-        self._recorder.put(self._row)
-
-
-def cost_of(charges: Sequence[Charge]) -> TokenUsage:
-    """Return what charges come to, in money too where any price was known."""
-    cost, usd = total_of(charges)
-    return cost if usd is None else cost + TokenUsage(usd=dollars(usd))
-
-
-def key_for(nonce: str, path: Sequence[int | str]) -> str:
-    """Return the idempotency key of a tool's call: the same one in every life of a run."""
-    text = json_text([nonce, *path])
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-
-
-def as_reply(response: LLMResponse, *, raw: bool) -> Reply:
-    """Return the form of an answer that is kept.
-
-    Args:
-        response: The answer.
-        raw: Whether the provider's own answer is read later on, and so kept as well.
-    """
-    told = (response.id, response.model, response.request_id, response.status)
-    return Reply(
-        response.content,
-        [cast("dict[str, Any]", to_plain(_call_fields(call))) for call in response.tool_calls],
-        response.finish_reason,
-        to_plain(thaw(response.usage)),
-        to_plain(thaw(response.extra)),
-        response.reasoning,
-        to_plain(response.raw) if raw else None,
-        *told,
-    )
-
-
-def _call_fields(call: ToolCall) -> dict[str, object]:
-    fields = {"id": call.id, "name": call.name, "arguments": thaw(call.arguments)}
-    return {**fields, "extra": thaw(call.extra)} if call.extra else fields
-
-
-def as_response(reply: Reply) -> LLMResponse:
-    """Return the answer that `as_reply` made a form of."""
-    calls = [cast("dict[str, Any]", from_plain(call)) for call in reply.tool_calls]
-    return LLMResponse(
-        reply.content,
-        tuple([ToolCall(**call) for call in calls]),
-        reply.finish_reason,
-        cast("dict[str, Any]", from_plain(reply.usage)),
-        _listed(from_plain(reply.raw)),
-        cast("dict[str, Any]", from_plain(reply.extra)),
-        reply.reasoning,
-        reply.id,
-        reply.model,
-        reply.request_id,
-        reply.status,
-    )
-
-
-def _listed(value: object) -> Any:
-    """Return JSON's shapes as a server sends them: `from_plain` makes tuples of lists."""
-    if isinstance(value, dict):
-        return {key: _listed(item) for key, item in cast("dict[str, object]", value).items()}
-    if isinstance(value, tuple):
-        return [_listed(item) for item in cast("tuple[object, ...]", value)]
-    return value
 
 
 def _named(key: Key) -> str:

@@ -31,7 +31,7 @@ from executionkit.runtime.context import (
 )
 from executionkit.runtime.event_loops import closing_at_exit
 from executionkit.runtime.frame import Frame, Settings, attribute
-from executionkit.runtime.journaling import RecordsRuns, RunJournal
+from executionkit.runtime.journals import RecordsRuns, RunJournal
 from executionkit.runtime.ledger import Account
 from executionkit.runtime.timeouts import finish_within
 from executionkit.runtime.tracing import Span, Tracer, Traces, traces_in

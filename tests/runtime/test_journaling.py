@@ -1,7 +1,7 @@
 """What is kept of an answer: every field of it, those that are still to come included."""
 
 from executionkit.provider import LLMResponse, ToolCall
-from executionkit.runtime.journaling import as_reply, as_response
+from executionkit.runtime.replies import as_reply, as_response
 
 FULL = LLMResponse(
     "Paris",

@@ -1,0 +1,200 @@
+"""One logical call, or one call of a tool, and the row that a journal has of it."""
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+from executionkit.core.dialect import ResponseFormat
+from executionkit.core.encoding import json_text
+from executionkit.core.journal import Body, Charge, Row
+from executionkit.errors import ExecutionKitError, UnsettledToolError
+from executionkit.provider import LLMResponse
+from executionkit.runtime.replies import Kept, as_reply, as_response
+
+__all__ = ["Entry", "Keeper", "ToolEntry", "key_for"]
+
+
+class Keeper(Protocol):
+    """Stores the rows of a run."""
+
+    @property
+    def most_bytes(self) -> int:
+        """How long an answer that is kept may be."""
+        ...
+
+    def put(self, row: Row) -> None:
+        """Store a row soon."""
+        ...
+
+    async def commit(self, row: Row) -> None:
+        """Store a row and wait for that.
+
+        Raises:
+            JournalError: It cannot be stored.
+        """
+        ...
+
+
+class Entry:
+    """A logical call and its row.
+
+    Args:
+        keeper: Stores the rows of the run.
+        row: The row.
+    """
+
+    __slots__ = ("_keeper", "_row", "is_known")
+
+    def __init__(self, keeper: Keeper, row: Row) -> None:
+        self._keeper = keeper
+        self._row = row
+        body = row.body
+        self.is_known: bool = row.state == "done" or bool(body.charges) or body.attempts > 0
+        """Whether an earlier life has been here."""
+
+    @property
+    def is_done(self) -> bool:
+        """Whether it is settled."""
+        return self._row.state == "done"
+
+    @property
+    def body(self) -> Body:
+        """What is known of it."""
+        return self._row.body
+
+    def outcome(self) -> LLMResponse | ExecutionKitError:
+        """Return what came of it."""
+        body = self._row.body
+        return (
+            as_response(body.reply)
+            if body.reply is not None
+            else ExecutionKitError.from_dict(body.error or {})
+        )
+
+    async def send(self, held: Charge) -> None:
+        """Note that an attempt is about to be sent, and wait until that is stored.
+
+        Raises:
+            JournalError: It cannot be stored, so that nothing may be sent.
+        """
+        row = self._row
+        row.state, row.body.held = "sent", held
+        row.body.attempts += 1
+        try:
+            await self._keeper.commit(row)
+        except BaseException:
+            row.state, row.body.held = "open", None
+            row.body.attempts -= 1
+            self._keeper.put(row)  # it may have been stored all the same
+            raise
+
+    def paid(self, charge: Charge, lesson: Mapping[str, Any] | None = None) -> None:
+        """Note what an attempt was charged, and what it taught. An outcome, or `keep`, stores it."""
+        body = self._row.body
+        body.charges = [*body.charges, charge]
+        body.held = None
+        self._row.state = "open"
+        if lesson:
+            body.lessons = {**body.lessons, **lesson}
+
+    def keep(self, retries: int, *, left_out: bool) -> None:
+        """Store what is known so far, and how the next attempt is made."""
+        self._row.body.retries, self._row.body.left_out = retries, left_out
+        self._keeper.put(self._row)
+
+    def cached(self, kept: Kept, *, raw: bool) -> None:
+        """Note an answer that came out of a cache."""
+        self._row.body.cached = True
+        self.answered(kept.response, kept.form, (), raw=raw)
+
+    def answered(
+        self, response: LLMResponse, form: ResponseFormat, proven: Iterable[str], *, raw: bool
+    ) -> None:
+        """Note the answer.
+
+        Args:
+            response: The answer.
+            form: Who was to hold it to its form.
+            proven: Optional fields that the server took.
+            raw: Whether the provider's own answer is read later on.
+        """
+        body, row = self._row.body, self._row
+        reply = as_reply(response, raw=raw)
+        body.form, body.proven = form, sorted(proven)
+        size = len(reply.content) + len(reply.reasoning)
+        if size > self._keeper.most_bytes or (reply.raw is not None and size * 2 > self._keeper.most_bytes):
+            row.state = "open"  # it is charged as it is, and asked again
+        else:
+            body.reply, row.state = reply, "done"
+        self._keeper.put(row)
+
+    def failed(self, error: ExecutionKitError) -> None:
+        """Note the failure."""
+        self._row.body.error = error.to_dict()
+        self._row.state = "done"
+        self._keeper.put(self._row)
+
+
+class ToolEntry:
+    """A call of a tool, or the decision on one, and its row.
+
+    Args:
+        keeper: Stores the rows of the run.
+        row: The row.
+    """
+
+    __slots__ = ("_keeper", "_row")
+
+    def __init__(self, keeper: Keeper, row: Row) -> None:
+        self._keeper = keeper
+        self._row = row
+
+    @property
+    def key(self) -> str:
+        """The idempotency key."""
+        return self._row.body.key
+
+    @property
+    def was_begun(self) -> bool:
+        """Whether an earlier life has begun it."""
+        return self._row.body.attempts > 0
+
+    @property
+    def result(self) -> tuple[str, str | None] | None:
+        """What came of it, and the class of what went wrong; None where it has not ended."""
+        body = self._row.body
+        return None if self._row.state != "done" or body.text is None else (body.text, body.fault)
+
+    async def begin(self, *, may_repeat: bool) -> None:
+        """Note that it is about to be made, and wait until that is stored.
+
+        Args:
+            may_repeat: Whether it may be made a second time.
+
+        Raises:
+            UnsettledToolError: An earlier life began it, nobody knows how it ended, and it may not.
+            JournalError: It cannot be stored, so that nothing may be done.
+        """
+        body = self._row.body
+        if body.attempts and not may_repeat:
+            raise UnsettledToolError(
+                f"the tool {body.tool} was under way when the process ended, and nobody knows whether it had "
+                "its effect; find out, then tell the journal: "
+                f"journal.resolve(run_id, {body.key!r}, observation)",
+                metadata={"tool": body.tool, "key": body.key, "path": self._row.path},
+            )
+        body.attempts += 1
+        await self._keeper.commit(self._row)
+
+    def ended(self, text: str, fault: str | None) -> None:
+        """Note what came of it."""
+        body = self._row.body
+        body.text, body.fault = text, fault
+        self._row.state = "done"
+        self._keeper.put(self._row)
+
+
+def key_for(nonce: str, path: Sequence[int | str]) -> str:
+    """Return the idempotency key of a tool's call: the same one in every life of a run."""
+    text = json_text([nonce, *path])
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
