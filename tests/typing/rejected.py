@@ -39,6 +39,7 @@ from executionkit import (
     structured_sync,
 )
 from executionkit.core.voting.stopping import certain
+from executionkit.journal import Cached, Journal, Store
 from executionkit.otel import Otel, install
 from executionkit.patterns.refine import Draft
 from executionkit.patterns.structured import Structured, structured
@@ -422,6 +423,24 @@ async def streams(provider: LLMProvider) -> None:
     wanted: Streaming[str] = Count().stream(provider, "a")  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
     with complete().stream(provider, "a"):  # type: ignore[attr-defined]  # pyright: ignore[reportGeneralTypeIssues]
         pass
+
+
+async def journals(provider: LLMProvider, journal: Journal) -> None:
+    """A run takes the journal of one run; what a journal takes, and what it gives."""
+    await complete().run(provider, "a", journal=journal)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await complete().run(provider, "a", journal="a")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    complete().stream(provider, "a", journal=journal)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    Count().over(["a"], provider, key=str, journal=journal)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    journal.run(4711)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    journal.run("a", on_change="retry")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    journal.resolve("a", "key", None)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    journal.runs()[0].name = "b"  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]
+    Journal(3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    Journal("a", most_bytes="1 MB")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    Cached(NoProvider(), journal)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    Cached(provider, "answers.db")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    store: Store = provider  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
+    tool(effects="twice")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
 
 
 def plans() -> None:
