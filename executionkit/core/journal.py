@@ -28,6 +28,7 @@ __all__ = [
     "Reply",
     "Row",
     "State",
+    "Taught",
     "as_bytes",
     "cost_of",
     "digest_of",
@@ -112,6 +113,18 @@ class Reply(msgspec.Struct, frozen=True, omit_defaults=True):
     status: int | None = None
 
 
+class Taught(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a call has taught of a server.
+
+    Args:
+        lessons: The fields of its dialect that refusals changed.
+        proven: Optional fields that it is known to take since.
+    """
+
+    lessons: dict[str, Any] = {}
+    proven: list[str] = []
+
+
 class Body(msgspec.Struct, omit_defaults=True):
     """What a row holds.
 
@@ -122,8 +135,7 @@ class Body(msgspec.Struct, omit_defaults=True):
         attempts: Attempts sent.
         retries: How many of them were retries.
         left_out: Whether an optional field was left out of the last one, since a refusal named none.
-        lessons: The fields of the server's dialect that refusals changed.
-        proven: Optional fields that the server is known to take since.
+        taught: What it has taught of the server; of a pool of each member, by its place.
         form: Who was to hold the answer to its form.
         reply: The answer.
         error: The failure, as `ExecutionKitError.to_dict` writes it.
@@ -141,8 +153,7 @@ class Body(msgspec.Struct, omit_defaults=True):
     attempts: int = 0
     retries: int = 0
     left_out: bool = False
-    lessons: dict[str, Any] = {}
-    proven: list[str] = []
+    taught: dict[int, Taught] = {}
     form: Literal["json_schema", "json_object", "prompt"] = "prompt"
     reply: Reply | None = None
     error: dict[str, Any] | None = None
@@ -258,7 +269,7 @@ def as_bytes(body: Body, salt: bytes) -> bytes:
         salt: What it belongs to, so that no row can be put in place of another.
     """
     try:
-        text = msgspec.json.encode(body)
+        text = _BODIES.encode(body)
     except (UnicodeEncodeError, OverflowError, TypeError, ValueError):
         text = json.dumps(msgspec.to_builtins(body), default=str).encode()  # lone surrogates, large numbers
     return _checksum(text, salt) + text
@@ -274,11 +285,11 @@ def from_bytes(data: bytes, salt: bytes) -> Body:
     if data[:_CHECK] != _checksum(text, salt):
         raise BadRowError("a row is not as it was written")
     try:
-        return msgspec.json.decode(text, type=Body)
+        return _BODY.decode(text)
     except (msgspec.DecodeError, msgspec.ValidationError):
         pass
     try:
-        return msgspec.convert(json.loads(text), Body)
+        return msgspec.convert(json.loads(text), Body, str_keys=True)
     except (ValueError, msgspec.ValidationError) as error:
         raise BadRowError(f"a row is of another form: {error}") from None
 
@@ -330,4 +341,6 @@ def _stable(value: object) -> object:
     return _ADDRESS.sub("", f"{type(value).__name__}:{value}")
 
 
+_BODIES: Final = msgspec.json.Encoder()
+_BODY: Final = msgspec.json.Decoder(Body)
 _ENCODER: Final = msgspec.json.Encoder(order="sorted", enc_hook=_stable)

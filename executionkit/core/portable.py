@@ -27,6 +27,8 @@ __all__ = ["from_plain", "know", "plain_usage", "plain_value", "read_value", "to
 T = TypeVar("T")
 
 _TAG: Final = "$"
+_PLAIN: Final = frozenset({str, int, bool, type(None)})
+"""What stands as it is."""
 
 
 def know(name: str, kind: type[T], write: Callable[[T], object], read: Callable[[Any], object]) -> None:
@@ -69,7 +71,7 @@ def _tagged(kind: str, form: object) -> dict[str, object]:
 
 def _mapping(given: Mapping[object, object]) -> dict[str, object]:
     if _TAG not in given and all(isinstance(key, str) for key in given):
-        return {str(key): to_plain(item) for key, item in given.items()}
+        return {str(key): item if type(item) in _PLAIN else to_plain(item) for key, item in given.items()}
     return _tagged("map", [[to_plain(key), to_plain(item)] for key, item in given.items()])
 
 

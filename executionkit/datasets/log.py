@@ -123,7 +123,7 @@ def _decoded(line: bytes) -> Line:
     try:
         return _DECODER.decode(line)
     except msgspec.MsgspecError:
-        return msgspec.convert(json.loads(line), Line)  # lone surrogates
+        return msgspec.convert(json.loads(line), Line, str_keys=True)  # lone surrogates
 
 
 class Log:

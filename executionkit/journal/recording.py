@@ -193,7 +193,7 @@ def _telling(path: Path) -> Generator[None]:
 
 
 def _row(number: int, given: Mapping[str, Any]) -> Row:
-    asked, body = given["asked"], msgspec.convert(given["found"], Body)
+    asked, body = given["asked"], msgspec.convert(given["found"], Body, str_keys=True)
     prompt = json.dumps(asked, ensure_ascii=False)
     kind, path, ordinal = given["kind"], tuple(given["path"]), given["ordinal"]
     return Row(number, 0, kind, path, ordinal, "done", digest_of(asked), body, prompt)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, Literal, TypeAlias, cast
 
 import msgspec
 
@@ -163,7 +163,7 @@ class SQLiteStore:
         for _, each in sorted(found.items()):
             try:
                 yield _row(each)
-            except (BadRowError, ValueError, TypeError) as error:
+            except (BadRowError, ValueError, TypeError, AttributeError) as error:
                 raise JournalError(f"{self._path} is damaged: {error}") from error
 
     def write(self, rows: Sequence[Write]) -> None:
@@ -262,20 +262,34 @@ def _info(fields: Sequence[Any]) -> RunInfo:
     return msgspec.convert(dict(zip(RunInfo.__struct_fields__, fields, strict=True)), RunInfo, strict=False)
 
 
-def _salt(*fields: object) -> bytes:
-    """Return what a row is, so that its checksum covers that too."""
-    return json.dumps(fields, default=bytes.hex).encode()
+_Head: TypeAlias = tuple[int, int, int, str, str, int, str, bytes]
+"""A row's columns but for its body: run, number, generation, kind, path, ordinal, state and fingerprint."""
+
+
+def _salt(head: _Head) -> bytes:
+    """Return what a row is, as JSON, so that its checksum covers that too.
+
+    >>> _salt((1, 0, 0, "call", "[0]", 0, "done", b"k"))
+    b'[1, 0, 0, "call", "[0]", 0, "done", "6b"]'
+    """
+    run, seq, generation, kind, path, ordinal, state, fingerprint = head
+    names = f'"{kind}", {json.dumps(path)}, {ordinal}, "{state}", "{fingerprint.hex()}"'
+    return f"[{run}, {seq}, {generation}, {names}]".encode()
 
 
 def _fields(run: int, row: Row) -> tuple[object, ...]:
-    path = json.dumps(row.path, separators=(",", ":"))
+    try:
+        path = msgspec.json.encode(row.path).decode()
+    except (UnicodeEncodeError, OverflowError):  # lone surrogates, large numbers
+        path = json.dumps(row.path)
     head = (run, row.seq, row.generation, row.kind, path, row.ordinal, row.state, row.fingerprint)
-    return *head, as_bytes(row.body, _salt(*head)), row.prompt
+    return *head, as_bytes(row.body, _salt(head)), row.prompt
 
 
 def _row(fields: Sequence[Any]) -> Row:
-    *head, body, prompt = fields
+    head = cast("_Head", tuple(fields[:8]))
     _, seq, generation, kind, path, ordinal, state, fingerprint = head
+    body, prompt = fields[8:]
     return Row(
         seq,
         generation,
@@ -284,6 +298,6 @@ def _row(fields: Sequence[Any]) -> Row:
         ordinal,
         cast("State", state),
         fingerprint,
-        from_bytes(body, _salt(*head)),
+        from_bytes(body, _salt(head)),
         prompt,
     )

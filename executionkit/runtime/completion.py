@@ -5,7 +5,7 @@ This is the one loop of attempts in the package, with the one memory of what a s
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, Final, TypeAlias, cast
+from typing import Final, TypeAlias, cast
 from zlib import crc32
 
 import anyio
@@ -15,7 +15,6 @@ from msgspec.structs import replace
 from executionkit.core.budget import Refused
 from executionkit.core.dialect import PLAIN, Dialect, Request, ResponseFormat, asked_as, spell
 from executionkit.core.encoding import json_text
-from executionkit.core.frozen import EMPTY
 from executionkit.core.journal import digest_of, plain_request
 from executionkit.core.learning import Refusal, learn, names_another_cause, without_last_option
 from executionkit.core.usage import NO_USAGE, TokenUsage
@@ -47,7 +46,7 @@ from executionkit.provider import LLMResponse, finish_reasons_in
 from executionkit.retry import RetryConfig, retry_delay
 from executionkit.runtime.attempts import Attempt
 from executionkit.runtime.cancellation import cancellations, name_of_end, stop_if_cancelled, taken_as
-from executionkit.runtime.dialects import Endpoint, endpoint_of, learned_from, lesson_of
+from executionkit.runtime.dialects import Endpoint, endpoint_of, learn_again, lesson_of, place_of
 from executionkit.runtime.entries import Entry
 from executionkit.runtime.frame import Frame, attribute, method
 from executionkit.runtime.journaling import Recorder
@@ -212,9 +211,7 @@ class Completion:
         if entry.is_known:
             for charge in entry.body.charges:
                 self._frame.account.replay(charge)
-            if endpoint.choose is None:  # which member of a pool it was, is not known
-                endpoint.memory.learn(learned_from(entry.body.lessons))
-                endpoint.memory.note_proven(entry.body.proven)
+            learn_again(self._frame.provider, self._frame.account, entry.body.taught)
             await recorder.replaying()
             if entry.is_done:
                 return self._replayed(entry)
@@ -292,7 +289,8 @@ class Completion:
                 if self._entry is not None:
                     is_read = self._request.n > 1 or self._request.logprobs
                     form = asked_as(self._request, self._dialect)
-                    self._entry.answered(outcome, form, taken, raw=is_read)
+                    self._entry.learned(self._place_of(member), proven=taken)
+                    self._entry.answered(outcome, form, raw=is_read)
                 if member.retry_quota is not None and not self._is_carried:
                     member.retry_quota.refund()
                 return Completed(outcome, asked_as(self._request, self._dialect))
@@ -430,7 +428,8 @@ class Completion:
                 self._has_delivered = attempt.has_delivered
                 learned = self._learn(member, failure)
                 reservation.abandon(attribute(failure, "cost"))
-                self._note_paid(reservation, {name: getattr(member.memory.dialect, name) for name in learned})
+                self._note_paid(reservation)
+                self._note_learned(member, learned)
                 self._void()
                 self._settled(span, reservation, failure=failure, learned=learned)
                 await stop_if_cancelled(before, error)
@@ -466,10 +465,19 @@ class Completion:
             reservation.cancel()
             raise
 
-    def _note_paid(self, reservation: Reservation, lesson: Mapping[str, Any] = EMPTY) -> None:
-        """Have the journal note what an attempt was charged that gave no answer, and what it taught."""
+    def _note_paid(self, reservation: Reservation) -> None:
+        """Have the journal note what an attempt was charged that gave no answer."""
         if self._entry is not None:
-            self._entry.paid(reservation.charge, lesson)
+            self._entry.paid(reservation.charge)
+
+    def _note_learned(self, member: Endpoint, learned: tuple[str, ...]) -> None:
+        """Have the journal note what a refusal taught: the fields of the dialect that it changed."""
+        if self._entry is not None and learned:
+            dialect = member.memory.dialect
+            self._entry.learned(self._place_of(member), {name: getattr(dialect, name) for name in learned})
+
+    def _place_of(self, member: Endpoint) -> int | None:
+        return place_of(member, endpoint_of(self._frame.provider, self._frame.account))
 
     def _keep(self, left_out: Dialect | None) -> None:
         """Have the journal store how the call stands after a failure, and how it goes on."""

@@ -8,6 +8,7 @@ import msgspec
 from msgspec.structs import asdict, replace
 
 from executionkit.core.dialect import PLAIN, Dialect, Request, ResponseFormat
+from executionkit.core.journal import Taught
 from executionkit.core.learning import optional_fields
 from executionkit.core.retry_quota import RetryQuota
 from executionkit.errors import ExecutionKitError
@@ -18,7 +19,16 @@ from executionkit.runtime.journals import CallCache
 from executionkit.runtime.ledger import Account
 from executionkit.runtime.terms import Terms, terms_of
 
-__all__ = ["Endpoint", "Memory", "endpoint_of", "identity_of", "learned_from", "lesson_of", "memory_of"]
+__all__ = [
+    "Endpoint",
+    "Memory",
+    "endpoint_of",
+    "identity_of",
+    "learn_again",
+    "lesson_of",
+    "memory_of",
+    "place_of",
+]
 
 _FORMATS: Final[tuple[ResponseFormat, ...]] = ("json_schema", "json_object")
 _COLLECTIONS: Final = (tuple, list, frozenset, set)
@@ -73,7 +83,7 @@ def lesson_of(before: Dialect, after: Dialect) -> dict[str, Any]:
     return {name: value for name, value in new.items() if value != old[name]}
 
 
-def learned_from(plain: Mapping[str, Any]) -> dict[str, Any]:
+def _learned_from(plain: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields of a dialect that refusals changed, as a journal has kept them."""
     known = {name: value for name, value in plain.items() if name in Dialect.__struct_fields__}
     try:
@@ -167,9 +177,9 @@ def identity_of(provider: object) -> dict[str, Any]:
     """Return whom a request goes to, and what is added to it on the way; no key."""
     while isinstance(frame := attribute(provider, "frame"), Frame):
         provider = frame.provider
-    members: object = attribute(provider, "members")
-    if attribute(provider, "choose") is not None and isinstance(members, tuple):
-        behind = [attribute(member, "provider") or member for member in cast("tuple[object, ...]", members)]
+    members = _members_of(provider)
+    if members is not None:
+        behind = [attribute(member, "provider") or member for member in members]
         return {"members": [identity_of(each) for each in behind]}
     found = {name: attribute(provider, name) for name in _ASKED_BESIDE}
     base_url = attribute(provider, "base_url")
@@ -186,6 +196,36 @@ def endpoint_of(provider: LLMProvider, account: Account) -> Endpoint:
     if found is None:
         found = account.endpoints[id(provider)] = Endpoint(provider)
     return found
+
+
+def _members_of(provider: object) -> tuple[LLMProvider, ...] | None:
+    """Return the members of a pool; None for any other provider."""
+    members: object = attribute(provider, "members")
+    is_pool = attribute(provider, "choose") is not None and isinstance(members, tuple)
+    return cast("tuple[LLMProvider, ...]", members) if is_pool else None
+
+
+def place_of(member: Endpoint, endpoint: Endpoint) -> int | None:
+    """Return which member of a pool was asked; 0 for a provider alone, None where nobody can tell."""
+    if endpoint.choose is None:
+        return 0
+    members = _members_of(endpoint.provider) or ()
+    return next((place for place, each in enumerate(members) if each is member.provider), None)
+
+
+def learn_again(provider: LLMProvider, account: Account, taught: Mapping[int, Taught]) -> None:
+    """Remember what an earlier life of a run has learned of a server, or of each member of a pool."""
+    endpoint = endpoint_of(provider, account)
+    members = _members_of(endpoint.provider)
+    for place, each in taught.items():
+        if endpoint.choose is None:
+            memory = endpoint.memory
+        elif members is not None and place < len(members):
+            memory = endpoint_of(members[place], account).memory
+        else:
+            continue
+        memory.learn(_learned_from(each.lessons))
+        memory.note_proven(each.proven)
 
 
 def _first_memory(provider: object) -> Memory:

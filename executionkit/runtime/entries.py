@@ -6,7 +6,8 @@ from typing import Any, Protocol
 
 from executionkit.core.dialect import ResponseFormat
 from executionkit.core.encoding import json_text
-from executionkit.core.journal import Body, Charge, Row
+from executionkit.core.frozen import EMPTY
+from executionkit.core.journal import Body, Charge, Row, Taught
 from executionkit.errors import ExecutionKitError, UnsettledToolError
 from executionkit.provider import LLMResponse
 from executionkit.runtime.replies import Kept, as_reply, as_response
@@ -88,14 +89,29 @@ class Entry:
             self._keeper.put(row)  # it may have been stored all the same
             raise
 
-    def paid(self, charge: Charge, lesson: Mapping[str, Any] | None = None) -> None:
-        """Note what an attempt was charged, and what it taught. An outcome, or `keep`, stores it."""
+    def paid(self, charge: Charge) -> None:
+        """Note what an attempt was charged. An outcome, or `keep`, stores it."""
         body = self._row.body
         body.charges = [*body.charges, charge]
         body.held = None
         self._row.state = "open"
-        if lesson:
-            body.lessons = {**body.lessons, **lesson}
+
+    def learned(
+        self, member: int | None, lessons: Mapping[str, Any] = EMPTY, proven: Iterable[str] = ()
+    ) -> None:
+        """Note what an attempt taught of a server. An outcome, or `keep`, stores it.
+
+        Args:
+            member: Which member of a pool was asked, 0 for a provider alone; None where nobody can tell.
+            lessons: The fields of its dialect that a refusal changed.
+            proven: Optional fields that it took.
+        """
+        names = sorted(proven)
+        if member is None or not (lessons or names):
+            return
+        body = self._row.body
+        known = body.taught.get(member, Taught())
+        body.taught = {**body.taught, member: Taught({**known.lessons, **lessons}, names or known.proven)}
 
     def keep(self, retries: int, *, left_out: bool) -> None:
         """Store what is known so far, and how the next attempt is made."""
@@ -105,22 +121,19 @@ class Entry:
     def cached(self, kept: Kept, *, raw: bool) -> None:
         """Note an answer that came out of a cache."""
         self._row.body.cached = True
-        self.answered(kept.response, kept.form, (), raw=raw)
+        self.answered(kept.response, kept.form, raw=raw)
 
-    def answered(
-        self, response: LLMResponse, form: ResponseFormat, proven: Iterable[str], *, raw: bool
-    ) -> None:
+    def answered(self, response: LLMResponse, form: ResponseFormat, *, raw: bool) -> None:
         """Note the answer.
 
         Args:
             response: The answer.
             form: Who was to hold it to its form.
-            proven: Optional fields that the server took.
             raw: Whether the provider's own answer is read later on.
         """
         body, row = self._row.body, self._row
         reply = as_reply(response, raw=raw)
-        body.form, body.proven = form, sorted(proven)
+        body.form = form
         size = len(reply.content) + len(reply.reasoning)
         if size > self._keeper.most_bytes or (reply.raw is not None and size * 2 > self._keeper.most_bytes):
             row.state = "open"  # it is charged as it is, and asked again

@@ -474,6 +474,9 @@ def _most_output(request: Request) -> int:
     return (request.max_tokens or DEFAULT_MAX_TOKENS) * request.n
 
 
+_NOTHING_READ: Final = Reading()
+
+
 class Reservation:
     """A call that counts from now on; settle, abandon or cancel it once. A second time does nothing."""
 
@@ -559,7 +562,7 @@ class Reservation:
     def worst(self) -> Charge:
         """What the call is charged where nobody ever learns how it ended."""
         try:
-            return Charge(*self._worst(Reading()))
+            return Charge(*self._worst(_NOTHING_READ))
         except StageError:  # the provider's own count failed, and no budget needed it
             counted = estimate_input(self._request.messages, self._request.tools)
             return Charge(TokenUsage(counted, _most_output(self._request), 1))

@@ -5,7 +5,6 @@ from typing import Any, cast
 import msgspec
 
 from executionkit.core.dialect import ResponseFormat
-from executionkit.core.frozen import thaw
 from executionkit.core.journal import Reply
 from executionkit.core.portable import from_plain, to_plain
 from executionkit.provider import LLMResponse, ToolCall
@@ -37,8 +36,8 @@ def as_reply(response: LLMResponse, *, raw: bool) -> Reply:
         response.content,
         [cast("dict[str, Any]", to_plain(_call_fields(call))) for call in response.tool_calls],
         response.finish_reason,
-        to_plain(thaw(response.usage)),
-        to_plain(thaw(response.extra)),
+        to_plain(response.usage),
+        to_plain(response.extra),
         response.reasoning,
         to_plain(response.raw) if raw else None,
         *told,
@@ -46,8 +45,8 @@ def as_reply(response: LLMResponse, *, raw: bool) -> Reply:
 
 
 def _call_fields(call: ToolCall) -> dict[str, object]:
-    fields = {"id": call.id, "name": call.name, "arguments": thaw(call.arguments)}
-    return {**fields, "extra": thaw(call.extra)} if call.extra else fields
+    fields: dict[str, object] = {"id": call.id, "name": call.name, "arguments": call.arguments}
+    return {**fields, "extra": call.extra} if call.extra else fields
 
 
 def as_response(reply: Reply) -> LLMResponse:

@@ -33,6 +33,8 @@ from executionkit.events import CallFinished, Event, TextDelta
 from executionkit.journal import Journal
 from executionkit.outcome import Outcome, PatternResult
 from executionkit.prices import Price
+from executionkit.provider import Message
+from executionkit.providers.pool import Pool
 from executionkit.tools import tool
 from tests.doubles import AT_ONCE, Asked, Model, error_of, reply, result_of
 from tests.journaling import InMemory, MemoryStore, Worldly, numbered
@@ -302,6 +304,41 @@ async def test_what_a_server_taught_is_known_in_the_next_life() -> None:
         outcome = await stage.run(model, "question", retry=AT_ONCE, journal=journal.run("a"))
     left, right = result_of(outcome).metadata["branch_metadata"]
     assert left["response_format"] == right["response_format"] == "json_object"
+
+
+class Picky:
+    """A model that takes no `json_schema` where it is told so, and fails on what the first pair has answered."""
+
+    def __init__(self, *, refuses: bool, fails: bool = False) -> None:
+        self.refuses = refuses
+        self.fails = fails
+        self.forms: list[str] = []
+
+    async def complete(self, messages: list[Message], **options: Any) -> LLMResponse:
+        self.forms.append(options.get("response_format", {}).get("type", "none"))
+        await anyio.lowlevel.checkpoint()
+        if self.refuses and self.forms[-1] == "json_schema":
+            raise PermanentError("response_format json_schema is not supported", metadata={"status": 400})
+        if self.fails and "first pair" in str(messages):
+            raise PermanentError("gone", metadata={"status": 404})
+        return reply('{"n": 1}')
+
+
+async def test_what_each_member_of_a_pool_taught_is_known_in_the_next_life(tmp_path: Path) -> None:
+    pair = structured(Number) & structured(Number)
+    stage = pair.map(first_pair) >> pair
+    with Journal(tmp_path / "runs.db") as journal:
+        members = [Picky(refuses=number == 1, fails=True) for number in range(2)]
+        error_of(await stage.run(Pool(members), "question", retry=AT_ONCE, journal=journal.run("a")))
+        assert [each.forms[0] for each in members] == ["json_schema"] * 2
+        again = [Picky(refuses=number == 1) for number in range(2)]  # of which nothing is remembered
+        outcome = await stage.run(Pool(again), "question", retry=AT_ONCE, journal=journal.run("a"))
+    result_of(outcome)
+    assert [each.forms for each in again] == [["json_schema"], ["json_object"]]
+
+
+def first_pair(numbers: tuple[Number, Number]) -> str:
+    return f"the first pair was {numbers}"
 
 
 async def test_long_answers_are_asked_again_and_charged_once_each(tmp_path: Path) -> None:
