@@ -431,7 +431,7 @@ def _of_sums(
             for name in _SUMS:
                 value = attributes.get(name)
                 sums[run][name] += value if isinstance(value, int | float) else 0
-            run = payers[run]
+            run = payers.get(run)
     for run, cost in costs.items():
         yield from _differences(f"run {run}", sums[run], cost, uncounted)
     total: defaultdict[str, float] = defaultdict(float)
@@ -441,7 +441,7 @@ def _of_sums(
     for metric, name in names.items():
         total[name] = sum(point.value for point in points.get(metric, (None, []))[1])
     total["operation.cost"] = sum(point.sum for point in points.get("operation.cost", (None, []))[1])
-    whole = sum((cost for run, cost in costs.items() if payers[run] is None), NO_USAGE)
+    whole = sum((cost for run, cost in costs.items() if payers.get(run) is None), NO_USAGE)
     total["executionkit.cost.llm_calls"] = whole.llm_calls - uncounted.llm_calls  # no metric has them
     yield from _differences("the counters", total, whole, uncounted)
 
