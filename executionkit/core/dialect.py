@@ -10,6 +10,8 @@ from typing import Any, Final, Literal, TypeAlias, cast, get_args, get_origin
 
 import msgspec
 
+from executionkit.core.checks import check_count
+
 __all__ = [
     "OUTPUT_LIMITS",
     "PLAIN",
@@ -21,6 +23,7 @@ __all__ = [
     "Request",
     "ResponseFormat",
     "Spelled",
+    "answers_billed",
     "asked_as",
     "limited",
     "spell",
@@ -56,15 +59,39 @@ ToolIds: TypeAlias = Literal["any", "nine"]
 
 OUTPUT_LIMITS: Final[tuple[OutputLimit, ...]] = get_args(OutputLimit)
 
+_MULTIPLIERS: Final = (
+    "n",
+    "n_cmpl",
+    "best_of",
+    "beam_width",
+    "num_beams",
+    "num_completions",
+    "num_generations",
+    "num_outputs",
+    "num_results",
+    "numResults",
+    "num_return_sequences",
+    "candidate_count",
+    "candidateCount",
+    "sampleCount",
+)
+"""Every name under which servers are known to generate, and bill, more than one answer to a request."""
+
 _HOLDERS: Final = (
     "extra_body",
     "options",
     "parameters",
+    "params",
     "config",
+    "sampling_params",
+    "model_kwargs",
+    "generate_kwargs",
+    "generation_kwargs",
     "generation_config",
     "generationConfig",
     "inferenceConfig",
     "textGenerationConfig",
+    "additionalModelRequestFields",
 )
 """Fields that hold others, in the request or on the way to it."""
 
@@ -103,6 +130,7 @@ class Request(msgspec.Struct, frozen=True):
         logprobs: Whether to send the log-probabilities of the tokens along.
         options: Further request fields, sent as they are.
         limit_name: How the caller spelled the output limit; empty leaves it to the dialect.
+        billed: Answers that the further fields have the server generate; see `answers_billed`.
     """
 
     messages: list[Message]
@@ -114,6 +142,12 @@ class Request(msgspec.Struct, frozen=True):
     logprobs: bool = False
     options: Mapping[str, Any] = {}
     limit_name: str = ""
+    billed: int = 1
+
+    @property
+    def answers(self) -> int:
+        """How many answers the server may generate and bill: more than it sends, with `best_of`."""
+        return max(self.n, self.billed)
 
     @property
     def asks_for_text_only(self) -> bool:
@@ -222,6 +256,28 @@ def limited(options: dict[str, Any], max_tokens: int | None) -> tuple[int | None
     bounds = [bound for bound in (max_tokens, *given) if bound is not None]
     others = {key: value for key, value in options.items() if key not in OUTPUT_LIMITS}
     return min(bounds, default=None), name if name != "max_tokens" else "", others
+
+
+def answers_billed(options: Mapping[str, Any]) -> int:
+    """Return how many answers request fields have a server generate, whatever that is called there.
+
+    Raises:
+        TypeError: A field that says so is no whole number.
+        ValueError: It is below 1.
+
+    >>> answers_billed({"best_of": 4, "extra_body": {"n": 2}})
+    4
+    """
+    most = 1
+    for name in _MULTIPLIERS:
+        if options.get(name) is not None:
+            check_count(name, options[name])
+            most = max(most, options[name])
+    for holder in _HOLDERS:
+        within = options.get(holder)
+        if isinstance(within, Mapping):
+            most = max(most, answers_billed(cast("Mapping[str, Any]", within)))
+    return most
 
 
 def asked_as(request: Request, dialect: Dialect) -> ResponseFormat:

@@ -16,7 +16,7 @@ import sniffio
 
 from executionkit.core.budget import estimate_input
 from executionkit.core.checks import check_count
-from executionkit.core.dialect import OUTPUT_LIMITS, Dialect, Spelled, limited, spelled_again
+from executionkit.core.dialect import OUTPUT_LIMITS, Dialect, Spelled, answers_billed, limited, spelled_again
 from executionkit.core.frozen import freeze, hash_frozen
 from executionkit.core.rate_limit import Pace, RateLimit
 from executionkit.core.retry_quota import RetryQuota
@@ -507,6 +507,11 @@ def _check_body(extra_body: object) -> None:
     for name in ("model", "messages", "stream"):
         if name in given:
             raise ValueError(f"extra_body may not hold {name}, which each request has of its own")
+    if answers_billed(cast("Mapping[str, Any]", extra_body)) > 1:
+        raise ValueError(
+            "extra_body may not have the server generate several answers to each request: they would be billed, "
+            "and one be read; ask for several with consensus, or where the request is made"
+        )
 
 
 def _check_name(name: str, value: object) -> None:

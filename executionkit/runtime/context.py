@@ -15,7 +15,7 @@ from returns.result import Failure, Success
 
 from executionkit.core.budget import Owner, Refused
 from executionkit.core.checks import check_count
-from executionkit.core.dialect import JsonForm, Request, limited
+from executionkit.core.dialect import JsonForm, Request, answers_billed, limited
 from executionkit.core.journal import Effects, Kind
 from executionkit.core.usage import NO_USAGE, TokenUsage, sane_usage
 from executionkit.errors import BudgetExhaustedError, ExecutionKitError, StageError, described, unwrapped
@@ -281,20 +281,23 @@ class Context:
             stream: As in `answer`.
             is_answer: As in `answer`.
             **options: Further request fields, sent as they are. The output limit is held to the budget under
-                whatever name it comes.
+                whatever name it comes; so is what the server may bill for `best_of` and the like.
 
         Raises:
             BudgetExhaustedError: The call, or another attempt at it, no longer fits.
             DeadlineExceededError: The run's time is over.
             LLMError: The last attempt failed.
         """
-        limit_name = ""
+        limit_name, billed = "", 1
         if options:
             max_tokens, limit_name, options = limited(options, max_tokens)
+            billed = answers_billed(options)
         if max_tokens is not None:
             check_count("max_tokens", max_tokens)
         check_count("n", n)
-        request = Request(messages, temperature, max_tokens, tools, n, form, logprobs, options, limit_name)
+        request = Request(
+            messages, temperature, max_tokens, tools, n, form, logprobs, options, limit_name, billed
+        )
         return (await self.answer(request, stream=stream, is_answer=is_answer)).response
 
 

@@ -435,10 +435,10 @@ def try_to_reserve(
     input_tokens = run.expected_input(counted) if is_estimate else counted
     input_usd, output_rate = terms.rates.worst(input_tokens) if terms.rates is not None else (0, 0)
     bounds = [bound for account in payers.limited if (bound := account.output_limit)]
-    output_tokens = max(request.n, min([_most_output(request), *bounds]))
+    output_tokens = max(request.answers, min([_most_output(request), *bounds]))
     busy: Account | None = None
     for account in payers.limited:
-        ask = Ask(input_tokens, output_tokens, request.n, input_usd, output_rate)
+        ask = Ask(input_tokens, output_tokens, request.answers, input_usd, output_rate)
         decision = account.admit(ask)
         if isinstance(decision, Refused):
             return account.refused(decision, ask, counted)
@@ -453,7 +453,7 @@ def try_to_reserve(
         payers, request, counted if is_estimate else 0, input_tokens, output_tokens, held_usd, terms
     )
     if bounds or limits_money:
-        reservation.max_tokens = max(1, output_tokens // request.n)
+        reservation.max_tokens = max(1, output_tokens // request.answers)
     return reservation
 
 
@@ -471,7 +471,7 @@ async def reserve(payers: Payers, request: Request, terms: Terms = NO_TERMS) -> 
 
 def _most_output(request: Request) -> int:
     """Return the output tokens that all answers to a request may take together."""
-    return (request.max_tokens or DEFAULT_MAX_TOKENS) * request.n
+    return (request.max_tokens or DEFAULT_MAX_TOKENS) * request.answers
 
 
 _NOTHING_READ: Final = Reading()
@@ -540,7 +540,7 @@ class Reservation:
             return NO_USAGE
         reading = read_usage(reported)
         # One answer proves one token at most, so that only a report of none has to be held against it.
-        if response is not None and (not reading.output_tokens or self._request.n > 1):
+        if response is not None and (not reading.output_tokens or self._request.answers > 1):
             reading = plausible(reading, least_output(shown_in(response), self.max_tokens))
         if reading.input_tokens is not None and self._estimate:
             self.payers.all[-1].learn_input(self._estimate, reading.input_tokens)

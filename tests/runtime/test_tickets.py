@@ -1,5 +1,6 @@
 """Who pays where foreign code sits between a run and its model: each attempt once, and none for nothing."""
 
+import re
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
@@ -197,6 +198,62 @@ async def test_every_spelling_of_the_output_limit_is_held_to_the_budget(spelled:
         limits = [asked.max_tokens, *_numbers(asked.options)]
         assert any(limit is not None for limit in limits)
         assert all(limit <= 100 for limit in limits if limit is not None)
+
+
+@pytest.mark.parametrize(
+    "spelled",
+    [
+        {"n": 4},
+        {"best_of": 4},
+        {"n": 2, "best_of": 4},
+        {"num_return_sequences": 4},
+        {"extra_body": {"n": 4}},
+        {"extra_body": {"generation_config": {"candidateCount": 4}}},
+        {"sampling_params": {"n": 4}},
+        {"extra_body": {"best_of": 4, "max_tokens": 50_000}},
+    ],
+    ids=str,
+)
+async def test_every_answer_that_a_server_may_bill_is_reserved(spelled: dict[str, Any]) -> None:
+    async def evaluate(text: str, provider: LLMProvider) -> float:
+        options: dict[str, Any] = dict(spelled)
+        await provider.complete([user("rate")], **options)
+        return 1.0
+
+    async def multiplying(
+        wrapped: LLMProvider, messages: list[Message], kwargs: dict[str, Any]
+    ) -> LLMResponse:
+        options: dict[str, Any] = {**kwargs, **spelled}
+        return await wrapped.complete(messages, **options)
+
+    def billed(asked: Asked) -> LLMResponse:
+        """Answer as long as the limit allows, as often as the fields say."""
+        limit = min(limit for limit in [asked.max_tokens, *_numbers(asked.options)] if (limit or 0) > 4)
+        return reply("x", 1, limit * max([1, *(number for number in _numbers(asked.options) if number < 5)]))
+
+    budget = TokenUsage(output_tokens=100)
+    refined = await refine(evaluate, max_tokens=20).run(Model(billed), "?", max_cost=budget)
+    assert result_of(refined).cost == TokenUsage(2, 20 + 80, 2)
+    wrapped = await Within(multiplying).run(Model(billed), "?", max_cost=budget)
+    assert result_of(wrapped).cost.output_tokens == 100
+    silent = await Within(multiplying).run(Model(lambda _: LLMResponse("x")), "?", max_cost=budget)
+    assert result_of(silent).cost.output_tokens == 100
+    none = await Within(multiplying).run(Model(billed), "?", max_cost=TokenUsage(output_tokens=3))
+    assert isinstance(error_of(none), BudgetExhaustedError)
+
+
+@pytest.mark.parametrize("spelled", [{"best_of": "4"}, {"extra_body": {"n": 0}}, {"candidateCount": 2.0}])
+async def test_a_number_of_answers_that_is_none_is_refused_before_the_call(spelled: dict[str, Any]) -> None:
+    async def evaluate(text: str, provider: LLMProvider) -> float:
+        options: dict[str, Any] = dict(spelled)
+        await provider.complete([user("rate")], **options)
+        return 1.0
+
+    model = Model()
+    error = error_of(await refine(evaluate).run(model, "?"))
+    assert isinstance(error.__cause__, (TypeError, ValueError))
+    assert re.match("(best_of|n|candidateCount) must be", str(error.__cause__))
+    assert model.calls == 1
 
 
 class Nasty(dict[str, int]):
