@@ -52,8 +52,8 @@ class Poll(Generic[T]):
     def add(self, cast: Cast[T] | None, weight: float = 1) -> None:
         """Count one sample; a weight of 0 abstains."""
         cast = self._grouped(cast)
-        if cast is not None and not self._are_sound(cast.keys):
-            cast = None
+        if cast is not None:
+            cast = self._sound(cast)
         if cast is None or not weight:
             self.weightless += cast is not None
             self.casts.append(None)
@@ -65,31 +65,35 @@ class Poll(Generic[T]):
         for tally, key in zip(self.tallies, cast.keys, strict=True):
             tally.add(key, weight)
 
-    def _are_sound(self, keys: tuple[Hashable | None, ...]) -> bool:
-        """Tell whether votes can be counted: foreign ones may raise where they are compared or named.
+    def _sound(self, cast: Cast[T]) -> Cast[T] | None:
+        """Return a sample whose votes can be counted: foreign ones may raise where they are used.
 
-        They are tried against all that they will be compared with, each way round.
+        They are tried against all that they will be compared with, each way round; what holds once holds for
+        good from then on.
         """
-        if _PLAIN.issuperset(map(type, keys)):
+        if _PLAIN.issuperset(map(type, cast.keys)):
             with suppress(ValueError):  # there are integers that Python does not write
-                _ = [str(key) for key in keys]
-                return True
-            return False
+                _ = [str(key) for key in cast.keys]
+                return cast
+            return None
         with suppress(Exception):
-            for tally, key in zip(self.tallies, keys, strict=True):
+            keys: list[Hashable | None] = []
+            for tally, key in zip(self.tallies, cast.keys, strict=True):
                 if type(key) not in _PLAIN:
-                    for other in (None, key, *tally.votes):
-                        _ = bool(key == other), bool(other == key)
-                    _ = hash(key), str(key), repr(key)
-            return True
-        return False
+                    key = _Foreign(key)  # noqa: PLW2901
+                    if not all(key.agrees_with(other) for other in (None, key.vote, *tally.votes)):
+                        return None
+                keys.append(key)
+            return Cast(cast.value, tuple(keys))
+        return None
 
     def _grouped(self, cast: Cast[T] | None) -> Cast[T] | None:
         """Return the sample with the vote that it counts for; it abstains where its key fails at that."""
         if cast is None or self._grouping is None:
             return cast
         with suppress(Exception):
-            keys = tuple([self._grouping.group(key, self.tallies[0].votes) for key in cast.keys])
+            seen = [_own(vote) for vote in self.tallies[0].votes]
+            keys = tuple([self._grouping.group(key, seen) for key in cast.keys])
             hash(keys)
             return None if all(key is None for key in keys) else Cast(cast.value, keys)
         return None
@@ -152,6 +156,45 @@ class Poll(Generic[T]):
         named = {key: self.ballot.named(key) for key in figures}
         texts = Counter(named.values())
         return {
-            text if texts[text] == 1 else f"{type(key).__name__} {key!r}": figures[key]
+            text if texts[text] == 1 else f"{type(_own(key)).__name__} {key!r}": figures[key]
             for key, text in named.items()
         }
+
+class _Foreign:
+    """A vote of a class of the caller's: its hash and its texts are asked for once, and stay.
+
+    Raises:
+        Exception: Whatever the vote raises when it is asked.
+    """
+
+    __slots__ = ("_hash", "_repr", "_text", "vote")
+
+    def __init__(self, vote: Hashable) -> None:
+        self.vote: Hashable = vote
+        self._hash = hash(vote)
+        self._text, self._repr = str(vote), repr(vote)
+
+    def agrees_with(self, other: object) -> bool:
+        """Tell whether comparing the two says the same each way, and equal votes have one hash."""
+        own = _own(other)
+        is_equal = bool(self.vote == own)
+        return is_equal == bool(own == self.vote) and (not is_equal or hash(other) == self._hash)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        with suppress(Exception):
+            return bool(self.vote == _own(other))
+        return self is other
+
+    def __str__(self) -> str:
+        return self._text
+
+    def __repr__(self) -> str:
+        return self._repr
+
+
+def _own(vote: object) -> Hashable:
+    """Return a vote as the caller's key gave it."""
+    return vote.vote if isinstance(vote, _Foreign) else vote

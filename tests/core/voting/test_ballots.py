@@ -1,5 +1,6 @@
 """Ballots and polls: how texts become values, votes and an assembled answer."""
 
+import itertools
 import math
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
@@ -299,6 +300,41 @@ class Odd:
     def __repr__(self) -> str:
         self._may("repr")
         return "odd"
+
+
+class Unstable(Odd):
+    """A vote whose hash is another one each time it is asked, or raises after some times."""
+
+    def __init__(self, hashes: Iterable[int]) -> None:
+        super().__init__("")
+        self.hashes = iter(hashes)
+
+    def __hash__(self) -> int:
+        return next(self.hashes)
+
+
+@pytest.mark.parametrize(
+    ("hashes", "votes"),
+    [
+        ([1] * 100, 3),
+        (itertools.count(1), 2),
+        ([1, 2] * 50, 2),
+        ([1, 1, 2, 1] * 50, 2),
+        ([1, 1, 1, 1, 1, 2, 3, 4], 3),
+        ([2] * 100, 2),
+        ([1], 2),
+        ([1, 1], 2),
+        ([1, 1, 1], 3),
+    ],
+    ids=lambda value: str(value)[:24],
+)
+def test_a_vote_whose_hash_changes_abstains_or_keeps_its_first(hashes: Iterable[int], votes: int) -> None:
+    made: list[Hashable] = [Odd(""), Unstable(hashes), Odd("")]
+    poll = polled(TextBallot(lambda text: made[int(text)]), ["0", "1", "2"])
+    assert poll.counts() == {"odd": votes}
+    assert poll.abstentions == 3 - votes
+    assert poll.verdicts()[0].votes == votes
+    assert poll.verdict_for(2) is not None
 
 
 @pytest.mark.parametrize("raises", ["eq", "none", "hash", "str", "repr"])
