@@ -29,7 +29,9 @@ class Refinement(msgspec.Struct, Generic[T], frozen=True):
     """How far a refinement has come.
 
     Args:
-        best: The best draft; an empty text before any draft is judged.
+        best: The best draft: one that was cut off only where none was whole. An empty text before any draft
+            is judged.
+        is_whole: Whether it has its end.
         score: Its score; minus infinity before any draft is judged.
         critique: What its evaluator said of it.
         history: Every score, the first draft's first.
@@ -43,6 +45,7 @@ class Refinement(msgspec.Struct, Generic[T], frozen=True):
     history: tuple[float, ...] = ()
     stale: int = 0
     refusal: str | None = None
+    is_whole: bool = False
 
     @property
     def iterations(self) -> int:
@@ -50,9 +53,18 @@ class Refinement(msgspec.Struct, Generic[T], frozen=True):
         return len(self.history) - 1
 
     def judged(
-        self, draft: T, score: float, critique: str, rule: Convergence, refusal: str | None = None
+        self,
+        draft: T,
+        score: float,
+        critique: str,
+        rule: Convergence,
+        refusal: str | None = None,
+        *,
+        is_whole: bool = True,
     ) -> "Refinement[T]":
         """Return the state after one more draft; the best one stays unless it is beaten.
+
+        Any draft that is whole beats one that was cut off, whatever its score.
 
         >>> rule = Convergence(target_score=0.9, patience=3, delta_threshold=0.01)
         >>> state = Refinement().judged("a", 0.5, "", rule).judged("b", 0.4, "", rule)
@@ -60,8 +72,10 @@ class Refinement(msgspec.Struct, Generic[T], frozen=True):
         ('a', (0.5, 0.4), 1)
         """
         history = (*self.history, score)
-        stale = 0 if score - self.score > rule.delta_threshold else self.stale + 1
-        if score > self.score:
+        is_alike = is_whole == self.is_whole
+        is_gain = score - self.score > rule.delta_threshold if is_alike else is_whole
+        stale = 0 if is_gain or not self.history else self.stale + 1
+        if (is_whole, score) > (self.is_whole, self.score):
             return msgspec.structs.replace(
                 self,
                 best=draft,
@@ -70,9 +84,10 @@ class Refinement(msgspec.Struct, Generic[T], frozen=True):
                 history=history,
                 stale=stale,
                 refusal=refusal,
+                is_whole=is_whole,
             )
         return msgspec.structs.replace(self, history=history, stale=stale)
 
     def has_converged(self, rule: Convergence) -> bool:
-        """Tell whether there is nothing more to gain: target reached, or patience run out."""
-        return self.score >= rule.target_score or self.stale >= rule.patience
+        """Tell whether nothing is to gain: a whole draft reached the target, or patience ran out."""
+        return (self.is_whole and self.score >= rule.target_score) or self.stale >= rule.patience

@@ -219,9 +219,11 @@ def why_no_verdict(refusal: str | None, otherwise: str) -> str:
     return f"the judge's answer cannot be used: {why_refused(refusal)}; ask another judge"
 
 
-def improvement_prompt(task: str, best: str, score: float, critique: str) -> str:
+def improvement_prompt(task: str, best: str, score: float, critique: str, *, was_cut: bool = False) -> str:
     """Return what asks a model for a better answer, with the best one so far in view."""
     remarks = f"\n\nWhat the evaluation said of it:\n{critique}" if critique else ""
+    if was_cut:
+        remarks += "\n\nIt was cut off before its end. Write one that is short enough to be complete."
     return (
         f"Task:\n{task}\n\n"
         f"Best answer so far (score {score:.2f} of 1.00):\n{best}{remarks}\n\n"

@@ -12,6 +12,7 @@ from executionkit.core.bounds import Given, Reach, in_turn, of_calls, unbounded
 from executionkit.core.checks import check_completion, check_count, check_number
 from executionkit.core.convergence import Convergence, Refinement
 from executionkit.core.encoding import json_text
+from executionkit.core.endings import is_cut, is_filtered
 from executionkit.core.facade import makes_stage
 from executionkit.core.judging import improvement_prompt, judge_prompt, parse_rating, why_no_verdict
 from executionkit.core.keywords import function_name
@@ -84,6 +85,7 @@ _BYTES_A_CHARACTER = 6
 class _Drafted(msgspec.Struct, Generic[T], frozen=True):
     value: T
     refusal: str | None = None
+    is_whole: bool = True
 
 
 class Refine(Stage[A, T], Generic[A, T], frozen=True):
@@ -138,13 +140,15 @@ class Refine(Stage[A, T], Generic[A, T], frozen=True):
             drafted = await self._next(value, state, context)
             found = await self._evaluate(value, drafted.value, context)
             self._tell(found, len(state.history), context)
-            state = state.judged(drafted.value, found.score, found.critique, rule, drafted.refusal)
+            state = state.judged(
+                drafted.value, found.score, found.critique, rule, drafted.refusal, is_whole=drafted.is_whole
+            )
             if state.has_converged(rule) or state.iterations >= self.max_iterations:
                 break
         metadata = {
             **_progress(state),
             "converged": state.has_converged(rule),
-            **noted_refusal(state.refusal),
+            **_noted(state),
         }
         return PatternResult(state.best, state.score, metadata=metadata)
 
@@ -156,7 +160,7 @@ class Refine(Stage[A, T], Generic[A, T], frozen=True):
         if self.draft is not None:
             first = self.draft.reach(given)
         best = max(first.value, self.max_tokens) + self.max_tokens  # the best draft, and what the judge says
-        improved = asked.value + best + size_of(opening(improvement_prompt("x", "", 1, "x")))
+        improved = asked.value + best + size_of(opening(improvement_prompt("x", "", 1, "x", was_cut=True)))
         if self.evaluator is not None:
             improved = math.inf
         again = self._reach_of_draft(asked, improved, why)
@@ -193,7 +197,9 @@ class Refine(Stage[A, T], Generic[A, T], frozen=True):
             round_ = context.part(len(state.history))
             return _drafted(await round_.run(self.improve, best, at="improve"))
         shown = state.best if isinstance(state.best, str) else json_text(state.best)
-        prompt = improvement_prompt(_text(task), shown, state.score, state.critique)
+        prompt = improvement_prompt(
+            _text(task), shown, state.score, state.critique, was_cut=not state.is_whole
+        )
         return await self._asked(task, prompt, context)
 
     async def _asked(self, task: A, prompt: str, context: Context) -> _Drafted[T]:
@@ -203,7 +209,11 @@ class Refine(Stage[A, T], Generic[A, T], frozen=True):
             response = await context.complete(
                 [*system, user(prompt)], temperature=self.temperature, max_tokens=self.max_tokens
             )
-            return _Drafted(cast("T", response.content), response.refusal)
+            return _Drafted(
+                cast("T", response.content),
+                response.refusal,
+                is_whole=not (response.was_truncated or is_filtered(response.finish_reason)),
+            )
         kind: AnswerType[T] = answer_type(self.output_type)
         answers = TypedAnswers(kind, self.output_retries, None, self.temperature, self.max_tokens)
         return _Drafted(await answers.ask([*system, user(asking(prompt, kind))], aside(context)))
@@ -387,6 +397,8 @@ def refine(
         score_history (tuple of float): Every score, the first draft's first.
         refusal (str): Where the model refused the best draft, or a content filter cut in on it: the text of
             the refusal, or `"content_filter"`. Also on an error.
+        truncated (bool): True, where every draft was cut off: the value is the best of them, without its end.
+            A whole draft beats them, whatever its score. Also on an error.
         best_draft (str, or of the type of the drafts): On an error: the best draft so far; beside it
             `iterations` and `score_history`.
         judge_answer (str): On an `EvaluationError` of the built-in judge: what it said.
@@ -415,8 +427,11 @@ def _text(task: object) -> str:
 
 
 def _drafted(result: PatternResult[T]) -> _Drafted[T]:
+    """Return what a stage drafted; one that asks once says by its `finish_reason` whether that is whole."""
     refusal: object = result.metadata.get("refusal")
-    return _Drafted(result.value, refusal if isinstance(refusal, str) else None)
+    reason: object = result.metadata.get("finish_reason")
+    is_whole = not (is_cut(reason) or is_filtered(reason) or result.metadata.get("truncated") is True)
+    return _Drafted(result.value, refusal if isinstance(refusal, str) else None, is_whole)
 
 
 def _check_stage(name: str, stage: object) -> None:
@@ -427,10 +442,15 @@ def _check_stage(name: str, stage: object) -> None:
 def _best(state: Refinement[T], drafted: _Drafted[T] | None) -> dict[str, object]:
     """Return the best draft so far; the first stands for it until one is judged."""
     if state.history:
-        return {"best_draft": state.best, "best_score": state.score, **noted_refusal(state.refusal)}
+        return {"best_draft": state.best, "best_score": state.score, **_noted(state)}
     if drafted is None:
         return {"best_draft": "", "best_score": None}
-    return {"best_draft": drafted.value, "best_score": None, **noted_refusal(drafted.refusal)}
+    return {"best_draft": drafted.value, "best_score": None, **_noted(drafted)}
+
+
+def _noted(best: Refinement[T] | _Drafted[T]) -> dict[str, object]:
+    """Return what there is to say against the best draft."""
+    return {**({} if best.is_whole else {"truncated": True}), **noted_refusal(best.refusal)}
 
 
 def _progress(state: Refinement[T]) -> dict[str, object]:

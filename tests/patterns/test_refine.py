@@ -19,8 +19,10 @@ from executionkit import (
     ProviderError,
     ScriptedProvider,
     TokenUsage,
+    complete,
     is_failure,
     is_success,
+    prompt,
     refine,
 )
 from executionkit.errors import EvaluationError, InvalidPromptError
@@ -230,9 +232,9 @@ async def test_a_prompt_that_is_none(prompt: Any) -> None:
 
 
 async def test_a_megabyte_and_lone_surrogates_are_a_prompt() -> None:
-    for prompt in ("x" * 1_000_000, "half a \ud83d pair"):
+    for text in ("x" * 1_000_000, "half a \ud83d pair"):
         provider = ScriptedProvider(["draft", "Score: 10"])
-        assert answered(await refine().run(provider, prompt)).value == "draft"
+        assert answered(await refine().run(provider, text)).value == "draft"
         assert prompt in provider.requests[1].prompt
 
 
@@ -308,8 +310,54 @@ async def test_a_cancelled_evaluator_is_cancelled() -> None:
     ("draft", "refusal"), [(refuses("No."), "No."), (filtered("Half"), "content_filter")]
 )
 async def test_a_refused_draft_is_told(draft: LLMResponse, refusal: str) -> None:
-    result = answered(await refine(lambda _: 0.95).run(ScriptedProvider([draft]), "task"))
+    result = answered(await refine(lambda _: 0.95, max_iterations=0).run(ScriptedProvider([draft]), "task"))
     assert (result.value, result.metadata["refusal"]) == (draft.content, refusal)
+
+
+def cut(text: str) -> LLMResponse:
+    return LLMResponse(text, finish_reason="length")
+
+
+@pytest.mark.parametrize("fragment", [cut("a fine beginning"), filtered("a fine beginning")])
+@pytest.mark.parametrize("place", [0, 1, 2])
+async def test_a_draft_that_was_cut_is_not_the_best(fragment: LLMResponse, place: int) -> None:
+    drafts: list[str | LLMResponse] = ["whole", "whole too"]
+    drafts.insert(place, fragment)
+    provider = ScriptedProvider(drafts)
+    scores = {"whole": 0.2, "whole too": 0.3, "a fine beginning": 0.99}
+    result = answered(await refine(scores.__getitem__, max_iterations=2).run(provider, "task"))
+    assert (result.value, result.score) == ("whole too", 0.3)
+    assert sorted(result.metadata["score_history"]) == [0.2, 0.3, 0.99]
+    assert not {"truncated", "refusal"} & result.metadata.keys()
+    asked_to_be_short = ["cut off" in str(asked.messages) for asked in provider.requests]
+    assert asked_to_be_short == [False, place == 0, False]
+
+
+async def test_where_all_drafts_were_cut_the_best_of_them_says_so() -> None:
+    drafts = {"one": 0.2, "two": 0.95, "three": 0.3}
+    provider = ScriptedProvider([*map(cut, drafts)])
+    result = answered(await refine(drafts.__getitem__, max_iterations=2).run(provider, "task"))
+    assert (result.value, result.score, result.metadata["truncated"]) == ("two", 0.95, True)
+    assert not result.metadata["converged"]
+
+    def broken(text: str) -> float:
+        raise ValueError
+
+    error = failed(await refine(broken).run(ScriptedProvider([cut("half")]), "task"))
+    assert (error.metadata["best_draft"], error.metadata["truncated"]) == ("half", True)
+
+
+async def test_patience_ends_the_wait_for_a_whole_draft() -> None:
+    provider = ScriptedProvider([*map(cut, "abcdefgh")])
+    result = answered(await refine(lambda _: 0.95, max_iterations=7, patience=2).run(provider, "task"))
+    assert (result.metadata["iterations"], result.metadata["converged"]) == (2, True)
+
+
+async def test_stages_that_draft_say_what_was_cut() -> None:
+    scores = {"half": 0.9, "whole": 0.1}
+    stage = refine(scores.__getitem__, draft=complete(), improve=prompt("Better: {value}") >> complete())
+    result = answered(await stage.run(ScriptedProvider([cut("half"), *["whole"] * 4]), "task"))
+    assert (result.value, result.score) == ("whole", 0.1)
 
 
 async def test_only_the_best_draft_is_told_as_a_refusal() -> None:
