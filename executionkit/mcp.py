@@ -160,6 +160,10 @@ class _Connection:
         self._is_gone = False
         self._calls: set[anyio.CancelScope] = set()
 
+    def __reduce__(self) -> str:
+        """A connection is of this process: what describes a pipeline does not look into it."""
+        raise TypeError("a connection to an MCP server cannot be pickled")
+
     async def serve(self) -> None:
         """Keep the connection up until it is stopped or breaks; never raises, but for cancellation."""
         try:

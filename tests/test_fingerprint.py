@@ -1,5 +1,6 @@
 """Fingerprints: every field counts but names, and they are the same wherever they are taken."""
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -267,3 +268,28 @@ def test_a_difference_says_where_it_is() -> None:
     budget = complete().within(TokenUsage(llm_calls=2)), complete().within(TokenUsage(llm_calls=3))
     assert diff(*budget) == (Change("max_cost.llm_calls", "2", "3"),)
     assert diff(complete().map(str.upper), complete().map(str))[0].place == "functions.0"
+
+
+class Broken(dict[str, int]):
+    def __contains__(self, key: object) -> bool:
+        raise ValueError("not a key of mine")
+
+
+def test_what_a_function_holds_may_raise_or_belong_to_a_process() -> None:
+    def holding(held: object) -> Stage[str, str]:
+        return refine(lambda text: 1.0 if held else 0.0)
+
+    async def looped() -> str:
+        lock = asyncio.Lock()
+        async with lock:
+            waiting = asyncio.create_task(lock.acquire())
+            await asyncio.sleep(0)  # from now on it knows its event loop
+        await waiting
+        return fingerprint(holding([lock, asyncio.get_running_loop(), threading.Lock()]))
+
+    loop = asyncio.new_event_loop()
+    fresh = fingerprint(holding([asyncio.Lock(), loop, threading.Lock()]))
+    loop.close()
+    assert asyncio.run(looped()) == fresh
+    assert fingerprint(holding(Broken())) == fingerprint(holding(Broken()))
+    assert fingerprint(holding([Broken()])) != fingerprint(holding(["other"]))

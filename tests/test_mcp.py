@@ -23,6 +23,7 @@ from mcp.server.mcpserver import MCPServer
 from executionkit.core.schema.validation import Rejected
 from executionkit.core.usage import TokenUsage
 from executionkit.errors import ExecutionKitError
+from executionkit.journal import Journal
 from executionkit.mcp import Server, StdioServerParameters, mcp_server, mcp_tools
 from executionkit.patterns.complete import complete
 from executionkit.patterns.react import react
@@ -383,3 +384,22 @@ async def test_a_server_that_goes_away_over_http_ends_neither_loop_nor_block() -
 
 async def test_a_server_that_goes_away_over_stdio_ends_neither_loop_nor_block() -> None:
     await _outlives(StdioServerParameters(command=sys.executable, args=["-c", DYING, "stdio"]))
+
+
+async def test_a_journal_knows_the_tools_of_a_server_in_another_connection(tmp_path: Path) -> None:
+    server = MCPServer("adds")
+    made: list[int] = []
+
+    @server.tool()
+    def add(a: int, b: int) -> int:
+        made.append(a)
+        return a + b
+
+    provider = Talking(calls(("add", {"a": 1, "b": 2})), "three")
+    with Journal(tmp_path / "runs.db") as journal:
+        for _ in range(2):
+            async with mcp_tools(server) as tools:
+                outcome = await react(tools).run(provider, "go", journal=journal.run("a"))
+                assert outcome.unwrap().value == "three"
+    assert made == [1]
+    assert len(provider.asked) == 2

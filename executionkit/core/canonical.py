@@ -34,6 +34,12 @@ _PACKAGE: Final = "executionkit"
 _METHODS: Final = (MethodType, BuiltinMethodType)
 _MOST_OBJECTS: Final = 40
 """Objects within objects that are looked into: one may make another of itself for ever."""
+_OF_THIS_PROCESS: Final = frozenset(
+    {"asyncio", "_asyncio", "uvloop", "trio", "anyio", "contextvars", "_contextvars", "concurrent"}
+    | {"threading", "_thread", "queue", "_queue", "selectors", "select", "socket", "_socket", "ssl", "_ssl"}
+    | {"weakref", "_weakref", "_io", "io", "logging"}
+)
+"""Modules whose objects are never the same in another process: of them only the class is told."""
 _WHO: Final = (
     *("model", "base_url", "default_temperature", "default_max_tokens"),
     *("dialect", "extra_body", "cache", "members", "provider"),
@@ -91,7 +97,7 @@ class _Describer:
         self._objects = 0
         self.is_portable = True
 
-    def describe(self, value: object) -> Any:
+    def describe(self, value: object) -> Any:  # noqa: PLR0911 - a line for each way
         kind = type(value)
         if value is None or kind is str or kind is bool or kind is int:
             return value
@@ -107,6 +113,10 @@ class _Describer:
             if kind is tuple or kind is list:
                 return self._items(cast("Iterable[object]", value))
             return self._writer_for(value, kind)(value)
+        except RecursionError:
+            raise
+        except Exception:  # noqa: BLE001 - foreign classes may raise anything where they are read
+            return {"$": path_of(kind)}
         finally:
             del self._open[place]
 
@@ -232,6 +242,8 @@ class _Describer:
         if _is_provider(value):
             return self._provider(value)
         described: dict[str, Any] = {"$": path_of(type(value))}
+        if type(value).__module__.partition(".")[0] in _OF_THIS_PROCESS:
+            return described
         reduced: object = None
         with suppress(Exception):
             reduce = copyreg.dispatch_table.get(type(value))
@@ -241,9 +253,11 @@ class _Describer:
         if not isinstance(reduced, tuple) or self._objects >= _MOST_OBJECTS:
             return described
         self._objects += 1
-        parts = [_listed(part) for part in cast("tuple[object, ...]", reduced) if part is not None]
-        described["state"] = self._items(parts)
-        self._objects -= 1
+        try:
+            parts = [_listed(part) for part in cast("tuple[object, ...]", reduced) if part is not None]
+            described["state"] = self._items(parts)
+        finally:
+            self._objects -= 1
         return described
 
 

@@ -1,6 +1,7 @@
 """What a journal keeps of a pipeline, so that it can tell that and how it has changed."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, cast
 
@@ -35,10 +36,10 @@ def described(stage: object, *, prompts: bool) -> Pipelined:
 
     Args:
         stage: The pipeline.
-        prompts: Whether texts in it are kept; else what stands for them, where they are long.
+        prompts: Whether texts in it are kept; else what stands for them, where they are long. Of texts that
+            objects and functions of the caller's hold, which may be keys, only that is ever kept.
     """
-    data = canonical(stage)
-    plan = canonical_text(data if prompts else _without_prompts(data))
+    plan = canonical_text(_without_texts(canonical(stage), _LONGEST if not prompts else math.inf))
     return Pipelined(fingerprint_of(stage), plan.encode("utf-8", "surrogatepass"))
 
 
@@ -55,13 +56,24 @@ def changes_between(before: bytes, now: Pipelined) -> Sequence[str]:
     return found or ["the pipeline is another one"]
 
 
-def _without_prompts(data: Any) -> Any:
+_HELD: Final = frozenset({"state", "holds", "defaults", "keyword_defaults", "arguments", "keywords"})
+"""What an object or a function of the caller's has in it, in its description."""
+
+
+def _without_texts(data: Any, longest: float) -> Any:
+    """Return what stands for the texts in a description that are longer, or have a space in them."""
     if isinstance(data, Mapping):
         given = cast("Mapping[str, Any]", data)
-        return {name: part if name == "$" else _without_prompts(part) for name, part in given.items()}
+        is_described = "$" in given
+        return {
+            name: part
+            if name == "$"
+            else _without_texts(part, -1 if is_described and name in _HELD else longest)
+            for name, part in given.items()
+        }
     if isinstance(data, list):
         parts: list[Any] = data  # pyright: ignore[reportUnknownVariableType]
-        return [_without_prompts(part) for part in parts]
-    if isinstance(data, str) and (len(data) > _LONGEST or " " in data):
+        return [_without_texts(part, longest) for part in parts]
+    if isinstance(data, str) and (len(data) > longest or (" " in data and longest < math.inf)):
         return f"text of {len(data)} characters, {digest_of(data).hex()[:8]}"
     return data

@@ -6,6 +6,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import anyio
 import pytest
 from msgspec.structs import replace
 
-from executionkit import Secret, complete, consensus
+from executionkit import Secret, complete, consensus, refine
 from executionkit.core.journal import Body, Charge, Row
 from executionkit.errors import ExecutionKitError, JournalError, RunBusyError
 from executionkit.journal import Journal
@@ -70,6 +71,26 @@ async def test_the_key_is_not_kept(tmp_path: Path) -> None:
     await ask(tmp_path / "runs.db", model=Keyed(), prompts=True)
     assert b"sk-very-secret" not in (tmp_path / "runs.db").read_bytes()
     assert b"api.example.com/v1" in (tmp_path / "runs.db").read_bytes()
+
+
+@pytest.mark.parametrize("prompts", [False, True])
+async def test_no_text_that_the_callers_code_holds_is_kept(prompts: bool, tmp_path: Path) -> None:
+    key = "sk-of-another-service"
+
+    class Client:
+        def __init__(self) -> None:
+            self.headers = {"x-api-key": key}
+
+    client = Client()
+
+    def judged(text: str, token: str = key + "2") -> float:
+        return 1.0 if client and token else 0.0
+
+    stages = [refine(judged), refine(lambda text: judged(text, key + "3")), complete().map(partial(str, key))]
+    with Journal(tmp_path / "runs.db", prompts=prompts) as journal:
+        for number, stage in enumerate(stages):
+            await stage.run(Model(), "q", journal=journal.run(str(number)))
+    assert key.encode() not in (tmp_path / "runs.db").read_bytes()
 
 
 def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
