@@ -509,8 +509,8 @@ def _check_body(extra_body: object) -> None:
             raise ValueError(f"extra_body may not hold {name}, which each request has of its own")
     if answers_billed(cast("Mapping[str, Any]", extra_body)) > 1:
         raise ValueError(
-            "extra_body may not have the server generate several answers to each request: they would be billed, "
-            "and one be read; ask for several with consensus, or where the request is made"
+            "extra_body may not have the server generate several answers to each request: all would be "
+            "billed, and one be read; ask for several with consensus, or where the request is made"
         )
 
 

@@ -50,7 +50,7 @@ from executionkit.runtime.dialects import Endpoint, endpoint_of, learn_again, le
 from executionkit.runtime.entries import Entry
 from executionkit.runtime.frame import Frame, attribute, method
 from executionkit.runtime.journaling import Recorder
-from executionkit.runtime.ledger import Account, Payers, Reservation, reserve, try_to_reserve
+from executionkit.runtime.ledger import RUN_IS_OVER, Account, Payers, Reservation, reserve, try_to_reserve
 from executionkit.runtime.logs import log_failover, log_lesson, log_retry, log_wait
 from executionkit.runtime.open_call import OpenCall, call_under_way
 from executionkit.runtime.tracing import Span
@@ -370,7 +370,7 @@ class Completion:
         account, under_way = self._frame.account, call_under_way.get()
         self._payers = account.payers
         if self._payers.all[-1].is_closed:
-            raise PermanentError("not sent: the run that this provider belongs to is over")
+            raise PermanentError(RUN_IS_OVER)
         if under_way is not None and under_way.reservation.payers.all[-1] is self._payers.all[-1]:
             lent = under_way.take_over()
             if lent is not None:  # this is the call that it was made for

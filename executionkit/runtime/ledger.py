@@ -29,11 +29,13 @@ from executionkit.core.dialect import Request
 from executionkit.core.journal import Charge, Priced
 from executionkit.core.money import Matched, dollars, picodollars, picodollars_of
 from executionkit.core.usage import NO_USAGE, Reading, TokenUsage, least_output, plausible, read_usage
-from executionkit.errors import StageError
+from executionkit.errors import PermanentError, StageError
 from executionkit.provider import DEFAULT_MAX_TOKENS, LLMResponse, shown_in
 from executionkit.runtime.terms import NO_TERMS, Counted, Terms
 
-__all__ = ["Account", "CostTracker", "Payers", "Reservation", "reserve", "try_to_reserve"]
+__all__ = ["RUN_IS_OVER", "Account", "CostTracker", "Payers", "Reservation", "reserve", "try_to_reserve"]
+
+RUN_IS_OVER: Final = "not sent: the run that this provider belongs to is over"
 
 _SHORT_PROMPT: Final = 256
 """Estimated tokens below which a server's own overhead outweighs the error of the estimate."""
@@ -458,7 +460,11 @@ def try_to_reserve(
 
 
 async def reserve(payers: Payers, request: Request, terms: Terms = NO_TERMS) -> "Reservation | Refused":
-    """Reserve a call, waiting while a call in flight may make room; see `try_to_reserve`."""
+    """Reserve a call, waiting while a call in flight may make room; see `try_to_reserve`.
+
+    Raises:
+        PermanentError: The run ended meanwhile.
+    """
     while True:
         decision = try_to_reserve(payers, request, terms)
         if isinstance(decision, Reservation):
@@ -467,6 +473,8 @@ async def reserve(payers: Payers, request: Request, terms: Terms = NO_TERMS) -> 
             await checkpoint()  # who asks again and again gives others a turn, and deadlines theirs
             return decision
         await decision.settlement()
+        if payers.all[-1].is_closed:
+            raise PermanentError(RUN_IS_OVER)
 
 
 def _most_output(request: Request) -> int:

@@ -299,6 +299,7 @@ async def _outcome(frame: Frame, stage: Performer[In, Out], value: In) -> Outcom
         )
         failure.__cause__ = error
         outcome = Failure(failure)
+    frame.account.is_closed = True  # at once: what a task left behind buys from now on is in no cost
     if isinstance(outcome, Failure):
         await checkpoint()  # a loop over runs that fail at once would starve the event loop
     return outcome

@@ -1,19 +1,25 @@
 """Random trees of foreign wrappers round random pipelines, with deadlines and cancellations, on both loops.
 
 Nothing but an `ExecutionKitError` as a value, or the caller's own cancellation, leaves a run; in bounded time;
-and no task is left. Everything follows from a seed.
+no task is left; no more is sent than the budget allows, and the cost is what the provider counted. All of that
+for a run, a stream, many inputs, a pool, a journal and the tools of an MCP server. Everything follows from a
+seed.
 """
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from importlib.util import find_spec
+from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import pytest
 import sniffio
 from anyio.lowlevel import checkpoint
+from msgspec.structs import replace
 from returns.result import Failure, Success
 
 from executionkit import (
@@ -22,6 +28,7 @@ from executionkit import (
     LLMResponse,
     Message,
     PatternResult,
+    Pool,
     ProviderError,
     RetryConfig,
     TokenUsage,
@@ -32,9 +39,14 @@ from executionkit import (
     step,
     tool,
 )
-from executionkit.provider import ToolCall, user
+from executionkit.core.usage import NO_USAGE, read_usage
+from executionkit.errors import DeadlineExceededError
+from executionkit.journal import Journal
+from executionkit.provider import ToolCall, ToolSpec, user
 from executionkit.runtime import timeouts
 from executionkit.stage import Stage
+from executionkit.tools import Tool
+from tests.conftest import BARE
 
 pytestmark = pytest.mark.anyio
 
@@ -51,23 +63,36 @@ def _short_grace(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Base:
-    """A provider that answers after a moment, fails now and then, and calls a tool where it has one."""
+    """Answers after a moment, fails now and then, edits what it is handed, calls a tool where it has one."""
 
     supports_tools = True
 
     def __init__(self, chance: Random) -> None:
         self.chance = chance
 
-    async def complete(self, messages: list[Message], **options: Any) -> LLMResponse:
+    async def complete(
+        self,
+        messages: list[Message],
+        *,
+        max_tokens: int | None = None,
+        tools: list[ToolSpec] | None = None,
+        **options: Any,
+    ) -> LLMResponse:
         for _ in range(self.chance.randrange(3)):
             await anyio.sleep(self.chance.choice((0, A_TICK)))
         if self.chance.random() < 0.15:
             raise self.chance.choice(
                 (ProviderError("busy"), KeyError("odd"), ExceptionGroup("two", [OSError()]))
             )
-        if options.get("tools") and self.chance.random() < 0.5:
-            return LLMResponse("", (ToolCall("id", "foreign", {}),))
-        return LLMResponse("7", usage={"prompt_tokens": 2, "completion_tokens": 1})
+        shown = len(messages)
+        if self.chance.random() < 0.2:
+            messages.clear()
+        taken = min(max_tokens or 50, self.chance.randint(1, 50))
+        usage = {"prompt_tokens": 2, "completion_tokens": taken}
+        if tools and self.chance.random() < 0.5:
+            name = self.chance.choice([spec["function"]["name"] for spec in tools])
+            return LLMResponse("", (ToolCall(f"id{shown}", name, {}),), usage=usage)
+        return LLMResponse("7", usage=usage)
 
 
 Deed = Callable[[Callable[[], Awaitable[object]]], Awaitable[object]]
@@ -142,7 +167,67 @@ async def dawdling(work: Callable[[], Awaitable[object]]) -> object:
             await anyio.sleep(A_TICK)
 
 
+async def hedging(work: Callable[[], Awaitable[object]]) -> object:
+    """Take the first of three answers, and break the others off."""
+    found: list[object] = []
+
+    async def ask() -> None:
+        with suppress(ExecutionKitError):
+            found.append(await work())
+            group.cancel_scope.cancel()
+
+    async with anyio.create_task_group() as group:
+        for _ in range(3):
+            group.start_soon(ask)
+    return found[0]
+
+
+async def voting(work: Callable[[], Awaitable[object]]) -> object:
+    found: list[object] = []
+
+    async def ask() -> None:
+        found.append(await work())
+
+    async with anyio.create_task_group() as group:
+        for _ in range(3):
+            group.start_soon(ask)
+    return found[-1]
+
+
+async def retrying(work: Callable[[], Awaitable[object]]) -> object:
+    for _ in range(2):
+        with suppress(ExecutionKitError):
+            return await work()
+    return await work()
+
+
+LEFT: set["asyncio.Task[None]"] = set()
+
+
+async def leaving_behind(work: Callable[[], Awaitable[object]]) -> object:
+    """Begin a task that outlives this call, and perhaps the run."""
+
+    async def later() -> None:
+        await anyio.sleep(2 * A_TICK)
+        with suppress(BaseException):
+            await work()
+
+    if sniffio.current_async_library() == "asyncio":
+        task = asyncio.create_task(later())
+        LEFT.add(task)
+        task.add_done_callback(LEFT.discard)
+    else:
+        import trio
+
+        trio.lowlevel.spawn_system_task(later)
+    return await work()
+
+
+ASKING: list[Deed] = [hedging, voting, retrying, leaving_behind]
+"""What asks more often than once."""
+
 DEEDS: list[Deed] = [
+    *ASKING,
     plainly,
     shielded,
     converting,
@@ -157,26 +242,70 @@ DEEDS: list[Deed] = [
 
 
 class Wrapper:
-    """A provider around another, with a deed."""
+    """A provider around another, with a deed; one that edits changes what it was handed, before and after."""
 
     supports_tools = True
 
-    def __init__(self, inner: LLMProvider, deed: Deed) -> None:
+    def __init__(self, inner: LLMProvider, deed: Deed, *, edits: bool = False) -> None:
         self.inner = inner
         self.deed = deed
+        self.edits = edits
 
     async def complete(self, messages: list[Message], **options: Any) -> LLMResponse:
+        if self.edits:
+            messages[0]["content"] = "edited"
+            options.update(max_tokens=50_000, best_of=2, extra_body={"max_completion_tokens": 40_000})
         found = await self.deed(lambda: self.inner.complete(messages, **options))
+        if self.edits:
+            messages.clear()
         return found if isinstance(found, LLMResponse) else LLMResponse("swallowed")
 
 
-def foreign(chance: Random, depth: int) -> Callable[[str, LLMProvider], Awaitable[None]]:
+class Till:
+    """What a provider counted: the calls that it was asked for, and the tokens of its answers."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.answered = NO_USAGE
+        self.has_been_silent = False
+
+    @property
+    def cost(self) -> TokenUsage:
+        return TokenUsage(self.answered.input_tokens, self.answered.output_tokens, self.calls)
+
+
+class Metered:
+    """A provider that counts what it is asked for, whatever the provider behind it does."""
+
+    supports_tools = True
+
+    def __init__(self, inner: LLMProvider, till: Till) -> None:
+        self.inner = inner
+        self.till = till
+
+    async def complete(self, messages: list[Message], **options: Any) -> LLMResponse:
+        self.till.calls += 1
+        response = await self.inner.complete(messages, **options)
+        reading = read_usage(response.usage)
+        self.till.has_been_silent |= not reading.is_complete
+        self.till.answered += reading.or_else(0, 0)
+        return response
+
+
+def foreign(chance: Random, depth: int, till: Till) -> Callable[[str, LLMProvider], Awaitable[None]]:
     """Make foreign code that does something odd round a call, or a run of its own."""
     deed = chance.choice(DEEDS)
-    inner = tree(chance, depth - 1) if depth > 0 and chance.random() < 0.5 else None
+    through = chance.choice((None, *DEEDS))
+    edits = chance.random() < 0.3
+    # Through a wrapper it is a run of its own: what it asks past the wrapper is on no other ledger.
+    on_ledger = till if through is None else Till()
+    inner = tree(chance, depth - 1, on_ledger) if depth > 0 and chance.random() < 0.5 else None
     deadline = chance.choice((None, A_TICK, 3 * A_TICK))
 
     async def act(text: str, provider: LLMProvider) -> None:
+        if through is not None:
+            provider = Wrapper(provider, through, edits=edits)
+
         async def work() -> object:
             if inner is None:
                 return await provider.complete([user(text)])
@@ -187,9 +316,20 @@ def foreign(chance: Random, depth: int) -> Callable[[str, LLMProvider], Awaitabl
     return act
 
 
-def tree(chance: Random, depth: int) -> Stage[str, Any]:
-    """Make a random pipeline with foreign code in it."""
-    act = foreign(chance, depth)
+def tree(
+    chance: Random, depth: int, till: Till | None = None, tools: tuple[Tool, ...] = ()
+) -> Stage[str, Any]:
+    """Make a random pipeline with foreign code in it.
+
+    Args:
+        chance: What all is drawn from.
+        depth: How deep it is nested.
+        till: Counts what providers are asked for that the pipeline brings along.
+        tools: Further tools of its loops.
+    """
+    till = till or Till()
+    act = foreign(chance, depth, till)
+    in_a_tool = foreign(chance, depth, Till())  # what a tool runs is a run of its own, on no ledger but that
 
     async def evaluator(text: str, provider: LLMProvider) -> float:
         await act(text, provider)
@@ -202,20 +342,20 @@ def tree(chance: Random, depth: int) -> Stage[str, Any]:
     @tool(name="foreign", timeout=chance.choice((A_TICK, 4 * A_TICK)))
     async def called() -> str:
         """Do something odd."""
-        await act("in a tool", Base(chance))
+        await in_a_tool("in a tool", Base(chance))
         return "done"
 
     leaves: list[Callable[[], Stage[str, Any]]] = [
         lambda: refine(evaluator, max_iterations=2),
         lambda: step(function),
-        lambda: react([called], max_rounds=3),
-        lambda: consensus(n=3).using(Wrapper(Base(chance), chance.choice(DEEDS))),
+        lambda: react([called, *tools], max_rounds=3),
+        lambda: consensus(n=3).using(Metered(Wrapper(Base(chance), chance.choice(DEEDS)), till)),
         complete,
     ]
     stage = chance.choice(leaves)()
     if depth <= 0:
         return stage
-    other = tree(chance, depth - 1)
+    other = tree(chance, depth - 1, till, tools)
     match chance.randrange(4):
         case 0:
             return stage.map(str) >> other
@@ -261,3 +401,139 @@ async def test_a_native_cancellation_is_all_that_leaves_a_run(anyio_backend: str
         assert done, seed
         assert task.cancelled() or isinstance(task.result(), (Success, Failure)), seed
     await anyio.sleep(0.1)
+
+
+@asynccontextmanager
+async def mcp_server_tools() -> AsyncGenerator[tuple[Tool, ...]]:
+    """Hand out the tools of an MCP server: one that answers, one that is too slow, one that fails."""
+    if BARE and find_spec("mcp") is None:
+        yield ()
+        return
+    from mcp.server.mcpserver import MCPServer
+
+    from executionkit.mcp import mcp_tools
+
+    server = MCPServer("foreign")
+
+    @server.tool()
+    async def quick() -> str:
+        return "quick"
+
+    @server.tool()
+    async def slow() -> str:
+        await anyio.sleep(1)
+        return "slow"
+
+    @server.tool()
+    def failing() -> str:
+        raise ValueError("fails")
+
+    async with mcp_tools(server) as tools:
+        yield tuple(replace(tool, timeout=4 * A_TICK) for tool in tools)
+
+
+class Case:
+    """A pipeline, whom it asks, what it may spend and what was counted."""
+
+    is_late = False
+
+    def __init__(self, seed: int, tools: tuple[Tool, ...], journal: Journal) -> None:
+        chance = self.chance = Random(seed)
+        self.seed = seed
+        self.journal = journal
+        self.till = Till()
+        self.stage = tree(chance, 2, self.till, tools)
+        behind = [Metered(Wrapper(Base(chance), chance.choice(DEEDS)), self.till) for _ in range(3)]
+        self.provider: LLMProvider = Pool(behind) if chance.random() < 0.3 else behind[0]
+        self.limit = chance.choice(
+            (
+                NO_USAGE,
+                TokenUsage(llm_calls=chance.randint(1, 12)),
+                TokenUsage(output_tokens=chance.randint(20, 400)),
+                TokenUsage(llm_calls=chance.randint(1, 12), output_tokens=chance.randint(20, 400)),
+            )
+        )
+        deadline = chance.choice((None, None, 3 * A_TICK, 10 * A_TICK))
+        self.settings: dict[str, Any] = {"max_cost": self.limit, "deadline": deadline, "retry": AT_ONCE}
+
+    async def run(self) -> TokenUsage | None:
+        """Run it in one of the ways; return what it says that it cost, None where it was broken off."""
+        match self.chance.randrange(5):
+            case 0:
+                return self.cost_of(await self.stage.run(self.provider, "q", **self.settings))
+            case 1:
+                many = self.stage.each(max_concurrency=2)
+                return self.cost_of(await many.run(self.provider, ["a", "b", "c"], **self.settings))
+            case 2:
+                return await self.streamed()
+            case 3:
+                return await self.in_two_lives()
+            case _:
+                batch = self.stage.over(["a", "b"], self.provider, key=str, **self.settings)
+                async with batch:
+                    async for row in batch:
+                        self.cost_of(row.outcome)
+                return batch.cost
+
+    async def in_two_lives(self) -> TokenUsage | None:
+        """Run with a journal, perhaps to be broken off, and take it up again: the budget is that of both."""
+        lasts = self.chance.choice((30.0, A_TICK, 4 * A_TICK))
+        for seconds in (lasts, 30.0):
+            kept = self.journal.run(f"run {self.seed}", on_change="reuse")
+            with anyio.move_on_after(seconds):
+                outcome = await self.stage.run(self.provider, "q", **self.settings, journal=kept)
+                cost = self.cost_of(outcome)
+                if self.till.calls < cost.llm_calls:
+                    await anyio.sleep(20 * A_TICK)  # a task left behind: the journal is noting its call
+                if seconds == lasts and not self.is_late:
+                    return cost
+        return None
+
+    async def streamed(self) -> TokenUsage:
+        leaves_after = self.chance.choice((0, 3, 10, 10**6))
+        async with self.stage.stream(self.provider, "q", **self.settings) as run:
+            read = 0
+            async for _ in run:
+                read += 1
+                if read > leaves_after:
+                    break
+        if read:
+            self.cost_of(run.outcome)
+        return run.cost
+
+    def cost_of(self, outcome: object) -> TokenUsage:
+        assert isinstance(outcome, (Success, Failure))
+        if isinstance(outcome, Success):
+            return cast("Success[PatternResult[Any]]", outcome).unwrap().cost
+        failure: object = outcome.failure()
+        assert isinstance(failure, ExecutionKitError)
+        self.is_late = isinstance(failure, DeadlineExceededError)
+        return failure.cost
+
+    def check(self, cost: TokenUsage | None) -> None:
+        counted, limit = self.till.cost, self.limit
+        assert not limit.llm_calls or counted.llm_calls <= limit.llm_calls
+        assert not limit.output_tokens or counted.output_tokens <= limit.output_tokens
+        if cost is None:
+            return
+        assert cost.llm_calls == counted.llm_calls
+        assert cost.output_tokens >= counted.output_tokens or self.is_late
+        if not (self.till.has_been_silent or self.is_late):
+            assert cost == counted
+
+
+@pytest.mark.timeout(60 + TREES)
+async def test_the_budget_holds_and_the_cost_is_what_the_providers_counted(tmp_path: Path) -> None:
+    async with mcp_server_tools() as tools, Journal(tmp_path / "runs.db") as journal:
+        for seed in range(TREES):
+            case = Case(seed, tools, journal)
+            patience = case.chance.choice((30.0, 30.0, 2 * A_TICK, 8 * A_TICK))
+            cost: TokenUsage | None = None
+            with anyio.fail_after(20), anyio.move_on_after(patience):
+                cost = await case.run()
+            try:
+                case.check(cost)
+            except AssertionError as error:
+                error.add_note(f"seed {seed}: {case.stage} cost {cost}, counted {case.till.cost}")
+                raise
+    await anyio.sleep(0.1)  # what was left behind ends by itself

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any, cast
 
 import anyio
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from executionkit import (
     BudgetExhaustedError,
+    ExecutionKitError,
     LLMResponse,
     PatternResult,
     PermanentError,
@@ -25,6 +27,7 @@ from executionkit import (
 )
 from executionkit.core.retry_quota import RetryQuota
 from executionkit.core.usage import NO_USAGE
+from executionkit.events import Event, StageFinished
 from executionkit.provider import LLMProvider, Message, user
 from executionkit.runtime.context import Context
 from tests.doubles import AT_ONCE, Asked, Model, error_of, reply, result_of, soon
@@ -228,8 +231,9 @@ async def test_every_answer_that_a_server_may_bill_is_reserved(spelled: dict[str
 
     def billed(asked: Asked) -> LLMResponse:
         """Answer as long as the limit allows, as often as the fields say."""
-        limit = min(limit for limit in [asked.max_tokens, *_numbers(asked.options)] if (limit or 0) > 4)
-        return reply("x", 1, limit * max([1, *(number for number in _numbers(asked.options) if number < 5)]))
+        numbers = _numbers(asked.options)
+        limit = min(number for number in [asked.max_tokens or 0, *numbers] if number > 4)
+        return reply("x", 1, limit * max([1, *(number for number in numbers if number < 5)]))
 
     budget = TokenUsage(output_tokens=100)
     refined = await refine(evaluate, max_tokens=20).run(Model(billed), "?", max_cost=budget)
@@ -312,6 +316,63 @@ async def test_a_metered_provider_is_refused_once_its_run_is_over() -> None:
         await kept[0].complete([user("more")])
     assert error_of(await complete().run(kept[0], "more")).cost == NO_USAGE
     assert model.calls == 0
+
+
+async def test_a_task_left_behind_buys_nothing_while_the_run_ends() -> None:
+    """Between a failure and whoever waits for it there is a turn of the event loop."""
+    may_buy = anyio.Event()
+    bought: list[object] = []
+
+    async def buy(provider: LLMProvider) -> None:
+        await may_buy.wait()
+        with suppress(ExecutionKitError):
+            bought.append(await provider.complete([user("late")]))
+
+    async with anyio.create_task_group() as group:
+
+        async def function(provider: LLMProvider, prompt: str) -> PatternResult[str]:
+            group.start_soon(buy, provider)
+            raise ValueError("fails")
+
+        def told(event: Event) -> None:
+            if isinstance(event, StageFinished):
+                may_buy.set()
+
+        model = Model()
+        error = error_of(await step(function).run(model, "?", deadline=30, trace=told))
+    assert (error.cost.llm_calls, model.calls, bought) == (0, 0, [])
+
+
+async def test_a_call_that_waits_for_room_when_its_run_ends_is_refused() -> None:
+    class Slow(Model):
+        async def complete(self, messages: list[Message], **kwargs: Any) -> LLMResponse:
+            response = await super().complete(messages, **kwargs)
+            if messages[-1]["content"] == "slow":
+                await is_over.wait()
+            return response
+
+    model, is_over = Slow(), anyio.Event()
+    refused: list[ExecutionKitError] = []
+
+    async def buy(provider: LLMProvider, text: str) -> None:
+        try:
+            await provider.complete([user(text)], max_tokens=60)
+        except ExecutionKitError as error:
+            refused.append(error)
+
+    async with anyio.create_task_group() as group:
+
+        async def function(provider: LLMProvider, prompt: str) -> PatternResult[str]:
+            group.start_soon(buy, provider, "slow")
+            await anyio.wait_all_tasks_blocked()
+            group.start_soon(buy, provider, "waits")
+            await anyio.wait_all_tasks_blocked()
+            return PatternResult("done")
+
+        result = result_of(await step(function).run(model, "?", max_cost=TokenUsage(output_tokens=100)))
+        is_over.set()
+    assert (result.cost.llm_calls, model.calls) == (1, 1)
+    assert [type(error) for error in refused] == [PermanentError]
 
 
 async def test_a_metered_provider_is_refused_in_another_event_loop() -> None:
