@@ -235,7 +235,7 @@ async def test_a_megabyte_and_lone_surrogates_are_a_prompt() -> None:
     for text in ("x" * 1_000_000, "half a \ud83d pair"):
         provider = ScriptedProvider(["draft", "Score: 10"])
         assert answered(await refine().run(provider, text)).value == "draft"
-        assert prompt in provider.requests[1].prompt
+        assert text in provider.requests[1].prompt
 
 
 @pytest.mark.parametrize(
