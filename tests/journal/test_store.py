@@ -83,10 +83,17 @@ async def test_no_text_that_the_callers_code_holds_is_kept(prompts: bool, tmp_pa
 
     client = Client()
 
+    def joined(left: str, right: str) -> str:
+        return left + right
+
     def judged(text: str, token: str = key + "2") -> float:
         return 1.0 if client and token else 0.0
 
-    stages = [refine(judged), refine(lambda text: judged(text, key + "3")), complete().map(partial(str, key))]
+    stages = [
+        refine(judged),
+        refine(lambda text: judged(text, key + "3")),
+        complete().map(partial(joined, key)),
+    ]
     with Journal(tmp_path / "runs.db", prompts=prompts) as journal:
         for number, stage in enumerate(stages):
             await stage.run(Model(), "q", journal=journal.run(str(number)))

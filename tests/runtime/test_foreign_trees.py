@@ -504,10 +504,10 @@ class Case:
         return run.cost
 
     def cost_of(self, outcome: object) -> TokenUsage:
-        assert isinstance(outcome, (Success, Failure))
         if isinstance(outcome, Success):
             return cast("Success[PatternResult[Any]]", outcome).unwrap().cost
-        failure: object = outcome.failure()
+        assert isinstance(outcome, Failure)
+        failure = cast("Failure[object]", outcome).failure()
         assert isinstance(failure, ExecutionKitError)
         self.is_late = isinstance(failure, DeadlineExceededError)
         return failure.cost

@@ -28,6 +28,7 @@ from executionkit import (
 from executionkit.core.retry_quota import RetryQuota
 from executionkit.core.usage import NO_USAGE
 from executionkit.events import Event, StageFinished
+from executionkit.outcome import Outcome
 from executionkit.provider import LLMProvider, Message, user
 from executionkit.runtime.context import Context
 from tests.doubles import AT_ONCE, Asked, Model, error_of, reply, result_of, soon
@@ -328,6 +329,7 @@ async def test_a_task_left_behind_buys_nothing_while_the_run_ends() -> None:
         with suppress(ExecutionKitError):
             bought.append(await provider.complete([user("late")]))
 
+    model, outcomes = Model(), list[Outcome[str]]()
     async with anyio.create_task_group() as group:
 
         async def function(provider: LLMProvider, prompt: str) -> PatternResult[str]:
@@ -338,9 +340,8 @@ async def test_a_task_left_behind_buys_nothing_while_the_run_ends() -> None:
             if isinstance(event, StageFinished):
                 may_buy.set()
 
-        model = Model()
-        error = error_of(await step(function).run(model, "?", deadline=30, trace=told))
-    assert (error.cost.llm_calls, model.calls, bought) == (0, 0, [])
+        outcomes.append(await step(function).run(model, "?", deadline=30, trace=told))
+    assert (error_of(outcomes[0]).cost.llm_calls, model.calls, bought) == (0, 0, [])
 
 
 async def test_a_call_that_waits_for_room_when_its_run_ends_is_refused() -> None:
@@ -353,6 +354,7 @@ async def test_a_call_that_waits_for_room_when_its_run_ends_is_refused() -> None
 
     model, is_over = Slow(), anyio.Event()
     refused: list[ExecutionKitError] = []
+    outcomes: list[Outcome[str]] = []
 
     async def buy(provider: LLMProvider, text: str) -> None:
         try:
@@ -369,9 +371,9 @@ async def test_a_call_that_waits_for_room_when_its_run_ends_is_refused() -> None
             await anyio.wait_all_tasks_blocked()
             return PatternResult("done")
 
-        result = result_of(await step(function).run(model, "?", max_cost=TokenUsage(output_tokens=100)))
+        outcomes.append(await step(function).run(model, "?", max_cost=TokenUsage(output_tokens=100)))
         is_over.set()
-    assert (result.cost.llm_calls, model.calls) == (1, 1)
+    assert (result_of(outcomes[0]).cost.llm_calls, model.calls) == (1, 1)
     assert [type(error) for error in refused] == [PermanentError]
 
 
