@@ -160,6 +160,7 @@ class Poll(Generic[T]):
             for key, text in named.items()
         }
 
+
 class _Foreign:
     """A vote of a class of the caller's: its hash and its texts are asked for once, and stay.
 
