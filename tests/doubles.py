@@ -158,7 +158,7 @@ async def soon(awaitable: Awaitable[T], seconds: float = 20.0) -> T:
 
 def held(account: Account) -> TokenUsage:
     """Return what an account holds for calls in flight."""
-    return TokenUsage(account._held_input, account._held_output)  # pyright: ignore[reportPrivateUsage]
+    return account.held[0]
 
 
 def error_of(outcome: Outcome[Any]) -> ExecutionKitError:

@@ -335,7 +335,7 @@ async def play(schedule: Schedule) -> Spent:
         Fraction(account.spent.picodollars or 0, 10**12),
         till.overshoot,
         broken,
-        account._held_usd,  # pyright: ignore[reportPrivateUsage]
+        account.held[1],
         till.calls,
         till.silent,
     )

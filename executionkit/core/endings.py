@@ -66,7 +66,7 @@ def is_cut(finish_reason: object) -> bool:
     >>> is_cut("length"), is_cut("MAX_TOKENS"), is_cut("stop"), is_cut(None)
     (True, True, False, False)
     """
-    return _kind(finish_reason) == "cut"
+    return isinstance(finish_reason, str) and _kind(finish_reason) == "cut"
 
 
 def is_filtered(finish_reason: object) -> bool:
@@ -75,7 +75,7 @@ def is_filtered(finish_reason: object) -> bool:
     >>> is_filtered("content_filter"), is_filtered("SAFETY"), is_filtered("stop")
     (True, True, False)
     """
-    return _kind(finish_reason) == "filtered"
+    return isinstance(finish_reason, str) and _kind(finish_reason) == "filtered"
 
 
 def is_failed(finish_reason: object) -> bool:
@@ -84,15 +84,11 @@ def is_failed(finish_reason: object) -> bool:
     >>> is_failed("error"), is_failed("stop")
     (True, False)
     """
-    return _kind(finish_reason) == "failed"
-
-
-def _kind(finish_reason: object) -> _Kind:
-    return _kind_of(finish_reason) if isinstance(finish_reason, str) else ""
+    return isinstance(finish_reason, str) and _kind(finish_reason) == "failed"
 
 
 @lru_cache(maxsize=256)
-def _kind_of(finish_reason: str) -> _Kind:
+def _kind(finish_reason: str) -> _Kind:
     """Tell a reason by its name: in small letters, without the prefix that Google's enumerations have."""
     name = re.sub(r"[\s-]+", "_", finish_reason.strip().lower()).removeprefix("finish_reason_")
     known: tuple[tuple[_Kind, frozenset[str]], ...] = (

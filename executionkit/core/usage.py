@@ -274,7 +274,7 @@ def read_usage(usage: object) -> Reading:
 
 
 def _read(given: Mapping[str, object]) -> Reading:
-    input_tokens, output_tokens = _count(given, _INPUT), _count(given, _OUTPUT)
+    input_tokens, output_tokens = _count(given, *_INPUT), _count(given, *_OUTPUT)
     if given.keys() <= _PLAIN:
         return Reading(input_tokens, output_tokens)
     beside_input = _details(given, "prompt_tokens_details", "input_tokens_details")
@@ -296,13 +296,10 @@ def _read(given: Mapping[str, object]) -> Reading:
     )
 
 
-def _count(given: Mapping[str, object], names: tuple[str, ...]) -> int | None:
-    """Return the first of the figures that is there, if it is sane."""
-    for name in names:
-        count = given.get(name)
-        if count is not None:
-            return _sane(count)
-    return None
+def _count(given: Mapping[str, object], name: str, other_name: str) -> int | None:
+    """Return the first of two figures that is there, if it is sane."""
+    count = given.get(name)
+    return _sane(given.get(other_name) if count is None else count)
 
 
 def _part(given: Mapping[str, object], names: tuple[str, ...]) -> int:

@@ -1,48 +1,50 @@
-"""One attempt at a completion: in one piece, or streamed where that was asked for and the provider can."""
+"""One attempt at a completion: the answer in one piece, or handed out as it comes in."""
 
 import time
 from collections.abc import Callable
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from executionkit.core.content import ThoughtFilter
 from executionkit.core.dialect import Spelled
 from executionkit.core.frozen import json_copy
 from executionkit.core.usage import NO_USAGE, TokenUsage
-from executionkit.events import DeltaKind
-from executionkit.provider import LLMProvider, LLMResponse, Piece, Pieces, checked_response
+from executionkit.provider import LLMProvider, LLMResponse, Message, Piece, Pieces, checked_response
 from executionkit.runtime.backlog import Backlog
+from executionkit.runtime.delivery import Delivery
 from executionkit.runtime.frame import attribute, method
 
-__all__ = ["Attempt"]
+__all__ = ["StreamedAttempt", "ask"]
 
 
-class Deliver(Protocol):
-    """Receives an answer as it comes in."""
-
-    def __call__(
-        self,
-        text: str,
-        kind: DeltaKind = "text",
-        *,
-        whole: bool = False,
-        tool: str | None = None,
-        index: int = 0,
-    ) -> None:
-        """Take a piece; `whole` says that it is all, from a provider that cannot stream."""
-        ...
+async def ask(provider: LLMProvider, asked: Spelled) -> LLMResponse:
+    """Send a request and return the whole answer, in one piece."""
+    messages, options = _handed(asked)
+    return checked_response(
+        await provider.complete(
+            messages, temperature=asked.temperature, max_tokens=asked.max_tokens, **options
+        )
+    )
 
 
-class Attempt:
-    """One attempt at a completion.
+def _handed(asked: Spelled) -> tuple[list[Message], dict[str, Any]]:
+    """Return what a provider is handed: copies for each attempt, for it may well edit them."""
+    options: dict[str, Any] = _copied(asked.options) if asked.options else {}
+    if asked.tools is not None:
+        options["tools"] = json_copy(asked.tools)
+    return json_copy(asked.messages), options
+
+
+class StreamedAttempt:
+    """One attempt at a completion whose answer is handed out as it comes in, where the provider can stream.
 
     Args:
         provider: Whom to ask.
-        deliver: Receives the pieces as they come in; None asks for the answer in one piece.
+        deliver: Receives the pieces.
         backlog: Where pieces wait while the reader of a stream is behind; None where there is no reader.
         waited: Told how long each piece after the first was waited for; None where nobody wants to know.
 
     Attributes:
-        has_delivered: Whether it has received any text.
+        has_delivered: Whether any text was handed out.
         first_at: When the first piece came in, as `time.perf_counter` counts; None where none has.
     """
 
@@ -51,9 +53,9 @@ class Attempt:
     def __init__(
         self,
         provider: LLMProvider,
-        deliver: Deliver | None = None,
-        backlog: Backlog | None = None,
-        waited: Callable[[float], None] | None = None,
+        deliver: Delivery,
+        backlog: Backlog | None,
+        waited: Callable[[float], None] | None,
     ) -> None:
         self._provider = provider
         self._deliver = deliver
@@ -77,27 +79,19 @@ class Attempt:
     async def answer(self, asked: Spelled) -> LLMResponse:
         """Send the request and return the whole answer."""
         provider, deliver = self._provider, self._deliver
-        # Copies for each attempt: a provider may well edit what it is handed.
-        messages = json_copy(asked.messages)
-        options: dict[str, Any] = _copied(asked.options) if asked.options else {}
-        if asked.tools is not None:
-            options["tools"] = json_copy(asked.tools)
-        stream = method(provider, "stream") if deliver is not None else None
-        if deliver is None or stream is None:
-            response = checked_response(
-                await provider.complete(
-                    messages, temperature=asked.temperature, max_tokens=asked.max_tokens, **options
-                )
-            )
-            if deliver is not None and response.content:
+        stream = method(provider, "stream")
+        if stream is None:
+            response = await ask(provider, asked)
+            if response.content:
                 deliver(response.content, whole=True)
             return response
+        messages, options = _handed(asked)
         started: Pieces = stream(
             messages, temperature=asked.temperature, max_tokens=asked.max_tokens, **options
         )
         return await self._in_pieces(started, deliver)
 
-    async def _in_pieces(self, started: Pieces, deliver: Deliver) -> LLMResponse:
+    async def _in_pieces(self, started: Pieces, deliver: Delivery) -> LLMResponse:
         """Hand an answer out as it comes in, and return the whole."""
         self._pieces = started
         thoughts, backlog, waited = ThoughtFilter(), self._backlog, self._waited
@@ -121,7 +115,7 @@ class Attempt:
             deliver(text)
         return checked_response(pieces.response)
 
-    def _hand_out(self, piece: Piece, deliver: Deliver, thoughts: ThoughtFilter) -> None:
+    def _hand_out(self, piece: Piece, deliver: Delivery, thoughts: ThoughtFilter) -> None:
         reasoning, text = thoughts.feed(piece.text) if piece.text else ("", "")
         reasoning = attribute(piece, "reasoning") or reasoning
         if reasoning:

@@ -22,8 +22,10 @@ from executionkit.errors import BudgetExhaustedError, ExecutionKitError, StageEr
 from executionkit.events import Path, StageFinished, StageStarted, VoidReason
 from executionkit.outcome import Outcome, PatternResult
 from executionkit.provider import LLMProvider, LLMResponse, Message, ToolSpec, supports_tools
+from executionkit.runtime.call_errors import out_of_budget
 from executionkit.runtime.cancellation import cancellations, name_of_end, stop_if_cancelled, taken_as
-from executionkit.runtime.completion import Completed, Completion, OnText, out_of_budget
+from executionkit.runtime.completion import Completed, completion
+from executionkit.runtime.delivery import OnText
 from executionkit.runtime.entries import ToolEntry, key_for
 from executionkit.runtime.frame import Frame, attribute
 from executionkit.runtime.gather import gather
@@ -223,7 +225,7 @@ class Context:
         await stop_if_cancelled(before, failure)
         return Failure(frame.stamped(failure))
 
-    async def answer(
+    def answer(
         self,
         request: Request,
         *,
@@ -231,7 +233,7 @@ class Context:
         stream: bool = False,
         is_answer: bool = False,
         on_text: OnText | None = None,
-    ) -> Completed:
+    ) -> Awaitable[Completed]:
         """Ask the model: within every budget above, with the run's retries, on the ledger.
 
         Args:
@@ -249,10 +251,8 @@ class Context:
             DeadlineExceededError: The run's time is over.
             LLMError: The last attempt failed.
         """
-        completion = Completion(
-            self.frame, request, at=at, stream=stream, is_answer=is_answer, on_text=on_text
-        )
-        return await completion.answer()
+        asked = completion(self.frame, request, at=at, stream=stream, is_answer=is_answer, on_text=on_text)
+        return asked.answer()
 
     async def complete(
         self,
@@ -410,7 +410,7 @@ async def perform(stage: Performer[In, Out], value: In, frame: Frame) -> Pattern
         if leave is not None:
             leave()
     _send_end(span, stage, frame, result.metadata, score=result.score)
-    return result.stamped(frame.account.cost, frame.caveats())
+    return result.stamped(frame.account.cost, frame.account.told())
 
 
 async def run_input(stage: Performer[In, Out], value: In, at: int | str, part: Frame) -> PatternResult[Out]:

@@ -192,9 +192,9 @@ def identity_of(provider: object) -> dict[str, Any]:
 
 def endpoint_of(provider: LLMProvider, account: Account) -> Endpoint:
     """Return what the run that an account belongs to knows of a provider."""
-    found: Endpoint | None = account.endpoints.get(id(provider))
+    found: Endpoint | None = account.ledger.endpoints.get(id(provider))
     if found is None:
-        found = account.endpoints[id(provider)] = Endpoint(provider)
+        found = account.ledger.endpoints[id(provider)] = Endpoint(provider)
     return found
 
 

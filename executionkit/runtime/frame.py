@@ -7,7 +7,6 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from executionkit.core.frozen import EMPTY
 from executionkit.errors import ExecutionKitError
 from executionkit.events import Path
 from executionkit.provider import LLMProvider
@@ -57,7 +56,7 @@ class Counts(msgspec.Struct, eq=False, gc=False):
     stages: int = 0
 
 
-class Frame:
+class Frame(msgspec.Struct, eq=False):
     """A running stage, or a part of one.
 
     Args:
@@ -67,47 +66,25 @@ class Frame:
         path: Where it is in the pipeline.
         span: What it is in the trace; None where nobody traces.
         above: The frame of the stage that runs it.
+        reports: What it can say of what it has achieved.
+        counts: How many calls and stages have begun at its path.
+        first: The position of the first of its parts: those of a named group are counted with others.
+        key: The idempotency key of a tool's call, where a journal has kept one.
+        is_answer: Whether what it answers is the run's answer, by its place in the pipeline.
     """
 
-    __slots__ = (
-        "_handed_up",
-        "above",
-        "account",
-        "counts",
-        "first",
-        "is_answer",
-        "key",
-        "path",
-        "provider",
-        "reports",
-        "settings",
-        "span",
-    )
-
-    def __init__(
-        self,
-        provider: LLMProvider,
-        account: Account,
-        settings: Settings,
-        path: Path,
-        span: Span | None,
-        above: "Frame | None" = None,
-    ) -> None:
-        self.provider: LLMProvider = provider
-        self.account: Account = account
-        self.settings: Settings = settings
-        self.path: Path = path
-        self.span: Span | None = span
-        self.above: Frame | None = above
-        self.reports: list[Report] = []
-        self._handed_up: Report | None = None
-        self.counts: Counts = Counts()
-        self.first: int = 0
-        """The position of the first of its parts: those of a named group are counted with others."""
-        self.key: str = ""
-        """The idempotency key of a tool's call, where a journal has kept one."""
-        self.is_answer: bool = False
-        """Whether what it answers is the run's answer, by its place in the pipeline."""
+    provider: LLMProvider
+    account: Account
+    settings: Settings
+    path: Path
+    span: Span | None
+    above: "Frame | None" = None
+    reports: list[Report] = []
+    counts: Counts = msgspec.field(default_factory=Counts)
+    first: int = 0
+    key: str = ""
+    is_answer: bool = False
+    _handed_up: Report | None = None
 
     @property
     def backlog(self) -> Backlog | None:
@@ -136,25 +113,22 @@ class Frame:
 
     def twin(self, provider: LLMProvider | None = None, *, is_answer: bool) -> "Frame":
         """Return a frame of the same stage that asks another provider, or whose answer is not the run's."""
-        twin = Frame(
+        return Frame(
             self.provider if provider is None else provider,
             self.account,
             self.settings,
             self.path,
             self.span,
             self.above,
-        )
-        twin.reports, twin.counts, twin.first, twin.is_answer = (
             self.reports,
             self.counts,
             self.first,
-            is_answer,
+            is_answer=is_answer,
         )
-        return twin
 
     def stamped(self, error: ExecutionKitError) -> ExecutionKitError:
         """Return a copy of an error with this stage's cost and what the stage has achieved."""
-        return error.stamped(self.account.cost, self.achieved(), self.caveats())
+        return error.stamped(self.account.cost, self.achieved(), self.account.told())
 
     def achieved(self) -> Mapping[str, object]:
         """Return what the stage has reported."""
@@ -163,33 +137,6 @@ class Frame:
             with suppress(Exception):  # a report that fails must not hide the failure it belongs to
                 achieved.update(report())
         return achieved
-
-    def caveats(self) -> Mapping[str, object]:
-        """Return what is to be said of the cost, where there is something.
-
-        `usage_estimated` (int): Calls whose tokens are those reserved, for the server gave no figure.
-        `unpriced_calls` (int): Calls whose money is not in `cost.usd`, for no price is known.
-        `cached_calls` (int): Calls that a cache has answered, at no cost.
-        `usd_reported_calls` (int): Calls whose money is the server's own figure.
-        `price_matched_by` (str): `"prefix"` or `"other server"`, where a price was not found by the name.
-        `input_counted_by` (str): What reservations under a budget in money rest on: `"estimate"` or a bound,
-        `"bytes"` or `"count_tokens"`.
-        """
-        account = self.account
-        pricing, unreported = account.pricing, account.unreported
-        if pricing is None and not (unreported or account.unpriced or account.cached):
-            return EMPTY
-        said: dict[str, object] = {
-            "usage_estimated": unreported,
-            "unpriced_calls": account.unpriced,
-            "cached_calls": account.cached,
-            "usd_reported_calls": 0 if pricing is None else pricing.reported,
-            "price_matched_by": None
-            if pricing is None or pricing.matched_by == "name"
-            else pricing.matched_by,
-            "input_counted_by": None if pricing is None else pricing.counted_by,
-        }
-        return {name: value for name, value in said.items() if value}
 
     def hand_up(self) -> None:
         """Leave what a cancelled stage achieved to the one above: an error may come back from there."""

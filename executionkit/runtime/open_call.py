@@ -5,15 +5,17 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Final
 
+import msgspec
+
 from executionkit.events import Path, WaitFinished, WaitReason, WaitStarted
-from executionkit.runtime.ledger import Reservation
 from executionkit.runtime.logs import log_wait
+from executionkit.runtime.reservation import Reservation
 from executionkit.runtime.tracing import Span
 
 __all__ = ["OpenCall", "call_under_way"]
 
 
-class OpenCall:
+class OpenCall(msgspec.Struct, eq=False):
     """An attempt that a provider is being asked to make.
 
     A provider may be a wrapper around the run's own metered one. The first call that it passes on is the one
@@ -27,17 +29,12 @@ class OpenCall:
         span: The attempt in the trace; None where nobody traces.
     """
 
-    __slots__ = ("_ends_at", "_is_over", "_is_taken", "_span", "place", "reservation")
-
-    def __init__(
-        self, reservation: Reservation, place: tuple[Path, int], ends_at: float | None, span: Span | None
-    ) -> None:
-        self.reservation: Reservation = reservation
-        self.place: tuple[Path, int] = place
-        self._ends_at = ends_at
-        self._span = span
-        self._is_over = False
-        self._is_taken = False
+    reservation: Reservation
+    place: tuple[Path, int]
+    _ends_at: float | None
+    _span: Span | None
+    _is_over: bool = False
+    _is_taken: bool = False
 
     @property
     def ends_at(self) -> float | None:

@@ -305,7 +305,7 @@ class Rows(Generic[A, B]):
             if self._ends_on_failure:
                 inputs.end(error)
         account = part.account
-        is_resumed = 0 < account.spent.call_count == account.replayed
+        is_resumed = 0 < account.spent.call_count == account.caveats.replayed
         self.resumed += is_resumed
         self._finished(number, key, part, outcome, is_resumed=is_resumed)
         row = Row(key, value, outcome)

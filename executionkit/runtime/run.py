@@ -281,7 +281,7 @@ async def _bounded(
         failure.__cause__ = cancelled
         return Failure(frame.stamped(failure))
     finally:
-        frame.account.is_closed = True
+        frame.account.close()
 
 
 async def _outcome(frame: Frame, stage: Performer[In, Out], value: In) -> Outcome[Out]:
@@ -299,7 +299,7 @@ async def _outcome(frame: Frame, stage: Performer[In, Out], value: In) -> Outcom
         )
         failure.__cause__ = error
         outcome = Failure(failure)
-    frame.account.is_closed = True  # at once: what a task left behind buys from now on is in no cost
+    frame.account.close()  # at once: what a task left behind buys from now on is in no cost
     if isinstance(outcome, Failure):
         await checkpoint()  # a loop over runs that fail at once would starve the event loop
     return outcome

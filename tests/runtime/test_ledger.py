@@ -30,8 +30,10 @@ from executionkit.patterns.refine import refine
 from executionkit.patterns.step import step
 from executionkit.provider import DEFAULT_MAX_TOKENS, LLMProvider, LLMResponse, Message, user
 from executionkit.runtime.context import Context, tighten
+from executionkit.runtime.cost_tracker import CostTracker
 from executionkit.runtime.frame import Settings
-from executionkit.runtime.ledger import Account, CostTracker, Reservation, reserve
+from executionkit.runtime.ledger import Account
+from executionkit.runtime.reservation import Reservation, reserve
 from executionkit.stage import Stage
 from tests.doubles import (
     AT_ONCE,
@@ -204,7 +206,7 @@ async def test_whatever_happens_the_books_balance(
     assert not CAPS_BROKEN
     assert spent.llm_calls == shop.calls
     assert spent.output_tokens == shop.settled_output
-    assert account.unreported == shop.estimated
+    assert account.caveats.unreported == shop.estimated
     if isinstance(outcome, Success):
         assert result_of(outcome).cost == spent
         assert result_of(outcome).metadata.get("usage_estimated", 0) == shop.estimated
@@ -593,7 +595,7 @@ def test_tightening_keeps_the_tighter_limit_once() -> None:
     account.tighten(TokenUsage(output_tokens=90, llm_calls=5))
     account.tighten(TokenUsage(output_tokens=80, llm_calls=7))
     assert account.left() == TokenUsage(output_tokens=80, llm_calls=5)
-    call = Reservation(account.payers, Request([]), 0, 0, 20)
+    call = Reservation(account.payers, Request([]), None, held_output=20)
     assert held(account) == TokenUsage(output_tokens=20)
     call.settle({"prompt_tokens": 0, "completion_tokens": 5})
     assert held(account) == NO_USAGE
@@ -616,7 +618,7 @@ async def test_usage_that_cannot_be_settles_at_the_reservation(limit: TokenUsage
     cut = {"message": {"content": "x"}, "finish_reason": "length"}
     four = LLMResponse("x", finish_reason="length", raw={"choices": [cut] * 4})
     assert call.settle(one_of_four, four) == TokenUsage(7, 32, 1)
-    assert account.unreported == 2
+    assert account.caveats.unreported == 2
 
 
 async def test_every_field_that_a_server_reports_is_on_the_ledger() -> None:
@@ -670,7 +672,7 @@ async def test_one_missing_figure_settles_at_its_reservation(
     account = Account(None, limit)
     call = reserved(await reserve(account.payers, Request([user("x" * 40)], max_tokens=9)))
     assert call.settle(usage) == account.cost == cost
-    assert account.unreported == unreported
+    assert account.caveats.unreported == unreported
     assert held(account) == NO_USAGE
 
 
@@ -679,7 +681,7 @@ async def test_a_call_that_says_nothing_of_its_cost_was_free(billed: object) -> 
     account = Account(None, TokenUsage(100, 100, 10))
     call = reserved(await reserve(account.payers, Request([user("x")], max_tokens=9)))
     assert call.abandon(billed) == account.cost == TokenUsage(0, 0, 1)
-    assert (held(account), account.unreported) == (NO_USAGE, 0)
+    assert (held(account), account.caveats.unreported) == (NO_USAGE, 0)
 
 
 @pytest.mark.parametrize(
@@ -698,7 +700,7 @@ async def test_a_run_learns_how_a_server_counts(learned: list[tuple[int, int]], 
     run = Account(None, TokenUsage(input_tokens=10_000))
     stage = Account(run)
     for estimate, counted in learned:
-        run.learn_input(estimate, counted)
+        run.ledger.learn_input(estimate, counted)
     request = Request([user("x" * 400)], max_tokens=9)
     assert estimate_input(request.messages) == 105
     await reserve(stage.payers, request)

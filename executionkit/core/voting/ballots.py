@@ -6,7 +6,6 @@ A `TextBallot` votes with a key of the text, a `ValueBallot` with a decoded stru
 
 from abc import abstractmethod
 from collections.abc import Callable, Hashable, Sequence
-from contextlib import suppress
 from functools import lru_cache
 from math import isfinite
 from typing import Any, Generic, TypeVar, cast
@@ -68,14 +67,15 @@ class Ballot(msgspec.Struct, Generic[T], frozen=True, repr_omit_defaults=True):
             text: What the model wrote.
             was_cut: Whether its end is missing: then no value is read that might go on.
         """
-        with suppress(Exception):
-            if not without_thoughts(text).strip():
-                return None
+        if not without_thoughts(text).strip():
+            return None
+        try:
             value = self.read(text, was_cut=was_cut)
             keys = self.keys(value)
             hash(keys)
-            return None if all(key is None for key in keys) else Cast(value, keys)
-        return None
+        except Exception:  # noqa: BLE001 - a key is foreign code
+            return None
+        return Cast(value, keys) if any(key is not None for key in keys) else None
 
     @abstractmethod
     def read(self, text: str, *, was_cut: bool = False) -> T:

@@ -8,12 +8,16 @@ from fractions import Fraction
 from typing import Final, Generic, TypeVar
 
 from executionkit.core.voting.ballots import Ballot, Cast
+from executionkit.core.voting.keys import Grouping
 from executionkit.core.voting.stopping import Standing, standing_of
 from executionkit.core.voting.tally import Tally, Verdict, VotingStrategy
 
 __all__ = ["Poll"]
 
 T = TypeVar("T")
+
+_TEXTS: Final = frozenset({str, type(None)})
+"""Types of most votes."""
 
 _PLAIN: Final = frozenset({str, int, float, bool, bytes, Decimal, Fraction, type(None)})
 """Types of votes that compare, hash and have a text, whatever they are compared with."""
@@ -51,7 +55,7 @@ class Poll(Generic[T]):
 
     def add(self, cast: Cast[T] | None, weight: float = 1) -> None:
         """Count one sample; a weight of 0 abstains."""
-        cast = self._grouped(cast)
+        cast = cast if self._grouping is None else self._grouped(self._grouping, cast)
         if cast is not None:
             cast = self._sound(cast)
         if cast is None or not weight:
@@ -71,6 +75,8 @@ class Poll(Generic[T]):
         They are tried against all that they will be compared with, each way round; what holds once holds for
         good from then on.
         """
+        if _TEXTS.issuperset(map(type, cast.keys)):
+            return cast
         if _PLAIN.issuperset(map(type, cast.keys)):
             with suppress(ValueError):  # there are integers that Python does not write
                 _ = [str(key) for key in cast.keys]
@@ -87,13 +93,13 @@ class Poll(Generic[T]):
             return Cast(cast.value, tuple(keys))
         return None
 
-    def _grouped(self, cast: Cast[T] | None) -> Cast[T] | None:
+    def _grouped(self, grouping: Grouping, cast: Cast[T] | None) -> Cast[T] | None:
         """Return the sample with the vote that it counts for; it abstains where its key fails at that."""
-        if cast is None or self._grouping is None:
-            return cast
+        if cast is None:
+            return None
         with suppress(Exception):
             seen = [_own(vote) for vote in self.tallies[0].votes]
-            keys = tuple([self._grouping.group(key, seen) for key in cast.keys])
+            keys = tuple([grouping.group(key, seen) for key in cast.keys])
             hash(keys)
             return None if all(key is None for key in keys) else Cast(cast.value, keys)
         return None
