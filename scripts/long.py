@@ -51,7 +51,10 @@ CAMPAIGNS: Final[dict[str, tuple[dict[str, str], list[str]]]] = {
         {"EXECUTIONKIT_WATCH_ALL": "1"},
         ["-n", "2", "--dist", "loadfile", "--ignore=tests/real", "--ignore=tests/gateways", "tests"],
     ),
-    "wire": ({"EXECUTIONKIT_MIXTURES": "10000"}, ["tests/providers/chat/test_mixtures.py"]),
+    "wire": (
+        {"EXECUTIONKIT_MIXTURES": "10000", "EXECUTIONKIT_SHAPES": "20000"},
+        ["tests/providers/chat/test_mixtures.py", "tests/providers/chat/test_wire.py"],
+    ),
 }
 """For each campaign the environment that makes it long, and the tests it runs."""
 

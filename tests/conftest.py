@@ -8,10 +8,13 @@ from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 from tests.leaks import collect_garbage, leaving_no_tasks, new_since, open_sockets, running_threads
 
 pytest_plugins = ["pytester"]
+settings.register_profile("suite", deadline=None)  # no test asserts how fast it is
+settings.load_profile("suite")
 if TYPE_CHECKING:
     from executionkit.providers.local import LocalProvider
 

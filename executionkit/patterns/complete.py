@@ -4,6 +4,7 @@ from typing_extensions import override
 
 from executionkit.core.bounds import Given, Reach, of_calls
 from executionkit.core.checks import check_completion, check_flag
+from executionkit.core.dialect import Request
 from executionkit.core.facade import makes_stage
 from executionkit.core.refusals import noted_refusal
 from executionkit.outcome import PatternResult
@@ -32,13 +33,9 @@ class Complete(Stage[str, str], frozen=True):
 
     @override
     async def perform(self, value: str, context: Context) -> PatternResult[str]:
-        response = await context.complete(
-            [*system_messages(self.system, value), *opening(value)],
-            temperature=self.temperature,
-            max_tokens=self.max_tokens,
-            stream=self.in_pieces,
-            is_answer=True,
-        )
+        messages = [*system_messages(self.system, value), *opening(value)]
+        request = Request(messages, self.temperature, self.max_tokens)
+        response = (await context.answer(request, stream=self.in_pieces, is_answer=True)).response
         metadata = {"finish_reason": response.finish_reason, **noted_refusal(response.refusal)}
         return PatternResult(response.content, metadata=metadata)
 

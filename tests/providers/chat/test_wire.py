@@ -30,7 +30,7 @@ from executionkit.providers.chat.wire import (
 )
 
 KEY = "sk-12345678"
-SHAPES = int(os.environ.get("EXECUTIONKIT_SHAPES", "20000"))
+SHAPES = int(os.environ.get("EXECUTIONKIT_SHAPES", "2000"))
 """Shapes of an answer that the parser is tried on; fewer where the whole suite runs again and again."""
 
 JUNK: list[Any] = [
