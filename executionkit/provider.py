@@ -405,13 +405,11 @@ def checked_response(response: object) -> LLMResponse:
             f"the provider broke off its answer (finish reason {response.finish_reason!r})",
             cost=read_usage(response.usage).or_else(0, 0),
         )
-    content: object = response.content
-    reason: object = response.finish_reason
-    if response.tool_calls == () and isinstance(content, str) and isinstance(reason, str):
+    if response.tool_calls == () and _is_a(response.content, str) and _is_a(response.finish_reason, str):
         return _without_thoughts(response)
-    content, calls = content or "", response.tool_calls or ()
-    reason = "stop" if reason is None else reason
-    if not (isinstance(content, str) and isinstance(reason, str) and _are_calls(calls)):
+    content, calls = response.content or "", response.tool_calls or ()
+    reason = "stop" if _is_a(response.finish_reason, type(None)) else response.finish_reason
+    if not (_is_a(content, str) and _is_a(reason, str) and _are_calls(calls)):
         raise _unusable(response, "content, tool calls or a finish reason of the wrong type")
     return _without_thoughts(
         msgspec.structs.replace(response, content=content, tool_calls=tuple(calls), finish_reason=reason)
