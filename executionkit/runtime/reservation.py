@@ -4,6 +4,7 @@ It is admitted by every budget from the stage's own up to the run's, with no `aw
 reserving; that is what makes a budget hold under concurrency.
 """
 
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
@@ -57,7 +58,7 @@ def try_to_reserve(
         ask = Ask(input_tokens, output_tokens, request.answers, input_usd, output_rate)
         decision = budget.admit(ask)
         if isinstance(decision, Refused):
-            return budget.refused(decision, ask, counted)
+            return _outermost_refusal(payers.budgets, ask, counted) or decision
         if isinstance(decision, Wait):
             busy = budget
         else:
@@ -69,6 +70,15 @@ def try_to_reserve(
     is_limited = bool(bounds) or limits_money
     max_tokens = max(1, output_tokens // request.answers) if is_limited else request.max_tokens
     return Reservation(payers, request, max_tokens, terms, estimate, input_tokens, output_tokens, held_usd)
+
+
+def _outermost_refusal(budgets: Sequence[Budget], ask: Ask, counted: int) -> Refused | None:
+    """Return why the outermost of the budgets that refuse a call does: it is the one to be raised."""
+    for budget in reversed(budgets):
+        decision = budget.admit(ask)
+        if isinstance(decision, Refused):
+            return budget.refused(decision, ask, counted)
+    return None
 
 
 async def reserve(payers: Payers, request: Request, terms: Terms = NO_TERMS) -> "Reservation | Refused":

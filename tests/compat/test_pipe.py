@@ -109,6 +109,14 @@ async def test_a_budget_bounds_all_steps_together() -> None:
     assert error.metadata["step_costs"][0].llm_calls == 3
 
 
+async def test_a_spent_budget_is_told_as_the_one_that_was_given() -> None:
+    """Not as what was left of it for the step that ran out."""
+    five = partial(consensus, num_samples=5)
+    with pytest.raises(BudgetExhaustedError, match=r"^the run's budget .*: 9 of 9 calls are spent") as raised:
+        await pipe(ScriptedProvider("x"), "?", five, five, max_budget=TokenUsage(llm_calls=9))
+    assert raised.value.metadata["budget_limit"] == TokenUsage(llm_calls=9)
+
+
 async def test_a_step_that_ignores_its_budget_is_held_to_it_all_the_same() -> None:
     provider = ScriptedProvider("hi")
     with pytest.raises(BudgetExhaustedError) as caught:
