@@ -192,7 +192,9 @@ class _Connection:
             return self._listed
         if self._failure is not None:
             kind = type(self._failure).__name__
-            raise ExecutionKitError(f"the connection to the MCP server failed: {kind}") from self._failure
+            raise ExecutionKitError(
+                f"the connection to the MCP server failed: {kind}; check its address or command, and that it runs"
+            ) from self._failure
         self._connecting.cancel()
         raise ExecutionKitError(
             f"the MCP server did not answer within {self._timeout} s; start it, or raise timeout"
@@ -333,7 +335,12 @@ def mcp_server(
         descriptions: What to tell clients of each tool, by name.
         name: The server's name.
         max_cost: The budget of each call.
+
+    Raises:
+        TypeError: `stages` is no mapping.
     """
+    if not isinstance(cast("object", stages), Mapping):
+        raise TypeError(f"stages are a mapping, as {{'vote': consensus()}}, not {type(stages).__name__}")
     server: MCPServer = MCPServer(name)
     for tool_name, stage in stages.items():
         about = (descriptions or {}).get(tool_name, f"Run the stage {stage.name} on a prompt.")

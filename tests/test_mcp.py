@@ -403,3 +403,9 @@ async def test_a_journal_knows_the_tools_of_a_server_in_another_connection(tmp_p
                 assert outcome.unwrap().value == "three"
     assert made == [1]
     assert len(provider.asked) == 2
+
+
+async def test_stages_to_serve_have_names() -> None:
+    stages: Any = [complete()]
+    with pytest.raises(TypeError, match=r"stages are a mapping, as \{'vote': consensus\(\)\}, not list"):
+        mcp_server(Talking(), stages)

@@ -21,6 +21,7 @@ from executionkit import (
     step,
     structured,
 )
+from executionkit.plan import diff, mermaid
 from executionkit.voting import beta
 
 ONCE: Final = RetryConfig(max_retries=0)
@@ -111,6 +112,16 @@ MISTAKES: Final[dict[str, tuple[Callable[[], object], type[Exception], str]]] = 
         lambda: complete().run_sync(ScriptedProvider("x"), "?", trace=[print]),  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
         TypeError,
         "a trace must be callable, or a tuple of such, not list",
+    ),
+    "a function that makes a stage, drawn": (
+        lambda: mermaid(complete),  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+        TypeError,
+        "a stage is wanted, not function; call complete(...) if it makes one",
+    ),
+    "a text for a stage, compared": (
+        lambda: diff(complete(), "complete()"),  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+        TypeError,
+        "a stage is wanted, not str",
     ),
     "a dialect that no server has": (
         lambda: dialect(tool_ids="ten"),

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping
 from functools import partial
+from inspect import isroutine
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
@@ -58,8 +59,7 @@ def dumps(stage: Stage[Any, Any], *, providers: Mapping[str, LLMProvider] = _NON
     """
     from executionkit.plan.writing import Writer
 
-    if not isinstance(cast("object", stage), Stage):
-        raise TypeError(f"a stage is wanted, not {type(stage).__name__}")
+    _check_stage(stage)
     written = Writer(providers).written(stage)
     return msgspec.json.format(msgspec.json.encode({_KEY: _VERSION, "stage": written}), indent=2)
 
@@ -87,7 +87,7 @@ def loads(
         ValueError: It is no such document, or written by a later version; it names what is not allowed; or a
             setting is refused. The message says where.
     """
-    from executionkit.plan.reading import Reader
+    from executionkit.plan.reading import Reader, UnreadableError
 
     if isinstance(allow, str):
         raise TypeError(f"allow takes several modules: allow=[{allow!r}]")
@@ -104,6 +104,8 @@ def loads(
         stage: Any = Reader(allow, providers).read(given.get("stage"))
     except RecursionError:
         raise ValueError("nested too deeply") from None
+    except UnreadableError as error:
+        raise ValueError(str(error)) from error.__cause__
     if not isinstance(cast("object", stage), Stage):
         raise ValueError(f"the document holds no stage but {type(stage).__name__}")
     return cast("Stage[Any, Any]", stage)
@@ -132,6 +134,7 @@ def fingerprint(stage: Stage[Any, Any]) -> str:
     >>> fingerprint(consensus(3).named("vote")) == fingerprint(consensus(3)) != fingerprint(consensus(4))
     True
     """
+    _check_stage(stage)
     return fingerprint_of(stage)
 
 
@@ -146,6 +149,8 @@ def diff(a: Stage[Any, Any], b: Stage[Any, Any]) -> tuple[Change, ...]:
     >>> [str(change) for change in diff(complete() >> consensus(3), complete() >> consensus(4))]
     ['stages.1.sampling.n: 3 -> 4']
     """
+    _check_stage(a)
+    _check_stage(b)
     return changes(canonical(a, with_names=True), canonical(b, with_names=True))
 
 
@@ -170,6 +175,7 @@ def bounds_by_part(
     """
     from executionkit.plan.drawing import probed
 
+    _check_stage(stage)
     found: dict[str, Reach] = {}
     whole = probed(stage, "", found).bounds(value, provider=provider, retry=retry, max_cost=max_cost)
     places = sorted(found)
@@ -190,6 +196,7 @@ def mermaid(stage: Stage[Any, Any], *, bounds: Mapping[str, Bounds] | None = Non
         s2["Consensus<br/>n=3"]
         s1 --> s2
     """
+    _check_stage(stage)
     return mermaid_text(stage, partial(_told, bounds or {}))
 
 
@@ -205,7 +212,16 @@ def tree(stage: Stage[Any, Any], *, bounds: Mapping[str, Bounds] | None = None) 
     """
     from executionkit.plan.drawing import tree_of
 
+    _check_stage(stage)
     return tree_of(stage, partial(_told, bounds or {}))
+
+
+def _check_stage(stage: object) -> None:
+    if isinstance(stage, Stage):
+        return
+    name = getattr(stage, "__name__", "")
+    hint = f"; call {name}(...) if it makes one" if isroutine(stage) else ""
+    raise TypeError(f"a stage is wanted, not {type(stage).__name__}{hint}")
 
 
 def _told(bounds: Mapping[str, Bounds], place: str) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from executionkit.core.transcript import Transcript, transcript_of
 from executionkit.plan.references import ATOMS, TYPING, resolved
 from executionkit.provider import LLMProvider
 
-__all__ = ["Reader"]
+__all__ = ["Reader", "UnreadableError"]
 
 
 class Reader:
@@ -68,12 +68,12 @@ class Reader:
         try:
             reader = self._readers.get(kind) if isinstance(kind, str) else None
             return self._object(kind, given) if reader is None else reader(given)
-        except _UnreadableError:
+        except UnreadableError:
             raise
         except Exception as error:
             place = ".".join(self._place) or "the document"
             why = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else str(error)
-            raise _UnreadableError(f"{place} cannot be read: {why}") from error
+            raise UnreadableError(f"{place} cannot be read: {why}") from error
 
     def _at(self, name: str, form: object) -> Any:
         self._place.append(name)
@@ -123,5 +123,5 @@ def _is_dataclass(kind: Any) -> bool:
     return dataclasses.is_dataclass(kind)
 
 
-class _UnreadableError(ValueError):
+class UnreadableError(ValueError):
     """Says where."""

@@ -39,7 +39,10 @@ def _stages() -> Iterator[type]:
     found: list[type] = [Stage]
     for kind in found:
         found += kind.__subclasses__()
-    yield from [kind for kind in found[1:] if kind.__module__.partition(".")[0] == executionkit.__name__]
+    for kind in found[1:]:
+        is_ours = kind.__module__.partition(".")[0] == executionkit.__name__
+        if is_ours and not kind.__name__.startswith("_"):
+            yield kind
 
 
 def _classes_of(module: ModuleType) -> Iterator[type]:
