@@ -42,6 +42,8 @@ VARIATIONS = [
     for field, other in others.items()
 ]
 ALL: Final = [base for base, _ in VARIED]
+COUNTED: Final = 33
+"""How many of them the fingerprint in a test below is of."""
 few = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
@@ -107,8 +109,9 @@ def test_it_is_the_same_in_every_process_and_with_every_hash_seed() -> None:
 
 
 def test_it_is_the_same_in_every_version_of_python() -> None:
-    # Users keep fingerprints in files. Where this one changes on purpose, say so in the changelog.
-    without_tools = [base for base in ALL if not isinstance(base, React | Tool)]
+    # Users keep fingerprints in files. Where this one changes on purpose, say so in the changelog. A stage
+    # that is new stands behind those that it is of.
+    without_tools = [base for base in ALL[:COUNTED] if not isinstance(base, React | Tool)]
     assert fingerprint_of(without_tools) == "ek1:f86e2e94044fcbb90bc9d81169ab7b6a"
     assert all(fingerprint_of(base).startswith("ek1:") for base in ALL)
 
