@@ -193,7 +193,7 @@ class _Connection:
         if self._failure is not None:
             kind = type(self._failure).__name__
             raise ExecutionKitError(
-                f"the connection to the MCP server failed: {kind}; check its address or command, and that it runs"
+                f"the connection to the MCP server failed: {kind}; check where it is, and that it runs"
             ) from self._failure
         self._connecting.cancel()
         raise ExecutionKitError(
