@@ -32,7 +32,7 @@ import msgspec
 import pytest
 
 import executionkit
-from executionkit import LLMResponse, Message, Provider, RetryConfig, consensus
+from executionkit import LLMResponse, Message, Provider, RetryConfig, consensus, structured
 from executionkit.patterns.complete import Complete
 from executionkit.patterns.react import React
 from executionkit.patterns.refine import Refine
@@ -59,6 +59,7 @@ SETTINGS: dict[str, type[msgspec.Struct] | Callable[..., object]] = {
     "refine.md": Refine,
     "react.md": React,
     "errors-and-budgets.md": RetryConfig,
+    "typed_answers.md": structured,
 }
 """Pages with a table of settings, and the struct or function whose they are."""
 
