@@ -128,6 +128,11 @@ MISTAKES: Final[dict[str, tuple[Callable[[], object], type[Exception], str]]] = 
         ValueError,
         "tool_ids of a dialect: Invalid enum value 'ten'; there are any, nine",
     ),
+    "a list that would change": (
+        lambda: dialect(response_formats=["json_object"]),
+        TypeError,
+        "response_formats of a dialect must not be a list",
+    ),
     "a flag that is text": (
         lambda: dialect(takes_n="no"),
         ValueError,

@@ -5,7 +5,8 @@
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
+from functools import cache, lru_cache
 from typing import Any, Final, Literal, TypeAlias, cast, get_args, get_origin
 
 import msgspec
@@ -176,6 +177,7 @@ class Dialect(msgspec.Struct, frozen=True, repr_omit_defaults=True, kw_only=True
             wants some with every tool call, also with those of a model that had none.
 
     Raises:
+        TypeError: A field is a list or another value that can be changed.
         ValueError: A field is of the wrong type, or says what no server is known to want.
 
     >>> Dialect(output_limit="max_completion_tokens", takes_temperature=False)
@@ -196,22 +198,38 @@ class Dialect(msgspec.Struct, frozen=True, repr_omit_defaults=True, kw_only=True
     echo_reasoning: EchoReasoning = True
 
     def __post_init__(self) -> None:
-        for field in msgspec.structs.fields(self):
-            given = getattr(self, field.name)
-            try:
-                taken = msgspec.convert(given, field.type)
-            except msgspec.ValidationError as error:
-                is_one_of = get_origin(field.type) is Literal
-                choices = f"; there are {', '.join(get_args(field.type))}" if is_one_of else ""
-                raise ValueError(f"{field.name} of a dialect: {error}{choices}") from None
-            if taken != given:  # a list of forms
-                msgspec.structs.force_setattr(self, field.name, taken)
+        # A dialect is made for many a call: what was not said is not looked at.
+        for name, default in _defaults():
+            given: object = getattr(self, name)
+            if given is not default:
+                _check(name, given)
 
     @property
     def takes_messages_as_they_are(self) -> bool:
         """Whether messages need no other spelling."""
         has_own_reasoning = self.echo_reasoning is not True or self.reasoning_field != "reasoning_content"
         return not (self.one_system_message or self.tool_ids != "any" or has_own_reasoning)
+
+
+@cache
+def _defaults() -> tuple[tuple[str, object], ...]:
+    return tuple([(field.name, field.default) for field in msgspec.structs.fields(Dialect)])
+
+
+def _check(name: str, given: object) -> None:
+    if not isinstance(given, Hashable):
+        raise TypeError(f"{name} of a dialect must not be a {type(given).__name__}")
+    _check_once(name, given)
+
+
+@lru_cache(maxsize=256, typed=True)
+def _check_once(name: str, given: object) -> None:
+    (kind,) = [field.type for field in msgspec.structs.fields(Dialect) if field.name == name]
+    try:
+        msgspec.convert(given, kind)
+    except msgspec.ValidationError as error:
+        choices = f"; there are {', '.join(get_args(kind))}" if get_origin(kind) is Literal else ""
+        raise ValueError(f"{name} of a dialect: {error}{choices}") from None
 
 
 PLAIN: Final = Dialect()
