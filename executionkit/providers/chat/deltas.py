@@ -34,6 +34,9 @@ __all__ = ["Assembly", "Channel", "StreamChunk"]
 
 T = TypeVar("T")
 
+_PLAIN: Final = frozenset({"role", "content"})
+"""The fields of a piece that adds text and nothing else."""
+
 _COINCIDENCE: Final = 12
 """Characters of the key's beginning that a sound text ends in by no chance; keys share their first ones."""
 
@@ -239,22 +242,25 @@ class Assembly:
             delta = mapping(choice.message)
         if is_failed(choice.finish_reason):
             return broken_off(choice.finish_reason, reported_usage(usage))
-        try:
-            said, calls = _said_in(delta), _calls_in(delta)
-        except (msgspec.ValidationError, RecursionError) as problem:
-            return Unusable(f"a piece of the answer is not a completion: {problem}", ONE_CALL)
-        parts = tuple(
-            [
-                self._call_of(call).add(call, sent, self._redactor)
-                for call, sent in zip(calls, delta.get("tool_calls") or (), strict=True)
-            ]
-        )
-        has_more = not delta.keys() <= MESSAGE_FIELDS and self._add_extra(delta)
-        self.pieces += bool(said.text or said.reasoning or said.refusal or calls or has_more)
-        if said.refusal:
-            self._refusals.append(said.refusal)
-        thoughts, text = self._thoughts.feed(said.text)
-        text, thoughts = self._text.released(text), self._reasoning.released(said.reasoning + thoughts)
+        parts: tuple[CallPiece, ...] = ()
+        content = delta.get("content")
+        if delta.keys() <= _PLAIN and isinstance(content, str):  # nearly all pieces
+            self.pieces += bool(content)
+            thoughts, text = self._thoughts.feed(content)
+        else:
+            try:
+                said, calls = _said_in(delta), _calls_in(delta)
+            except (msgspec.ValidationError, RecursionError) as problem:
+                return Unusable(f"a piece of the answer is not a completion: {problem}", ONE_CALL)
+            sent = zip(calls, delta.get("tool_calls") or (), strict=True)
+            parts = tuple([self._call_of(call).add(call, raw, self._redactor) for call, raw in sent])
+            has_more = not delta.keys() <= MESSAGE_FIELDS and self._add_extra(delta)
+            self.pieces += bool(said.text or said.reasoning or said.refusal or calls or has_more)
+            if said.refusal:
+                self._refusals.append(said.refusal)
+            thoughts, text = self._thoughts.feed(said.text)
+            thoughts = said.reasoning + thoughts
+        text, thoughts = self._text.released(text), self._reasoning.released(thoughts)
         if choice.finish_reason:
             self.finish_reason = whole_text(self._redactor.answer(choice.finish_reason))
             return StreamChunk(text, self.finish_reason, usage, thoughts, parts)
@@ -395,13 +401,8 @@ def _error_event(data: str, usage: TokenUsage) -> Unusable:
 
 def _said_in(delta: dict[str, Any]) -> Said:
     content = delta.get("content")
-    if len(delta) <= _FEW and delta.keys() <= MESSAGE_FIELDS and isinstance(content, str):
-        return Said(content)  # nearly all pieces
     said = read_content(content if isinstance(content, str) else msgspec.convert(_repaired(content), Content))
     return msgspec.structs.replace(said, reasoning=read_reasoning(delta) or said.reasoning)
-
-
-_FEW: Final = 3
 
 
 def _repaired(value: T) -> T:

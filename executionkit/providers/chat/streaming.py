@@ -242,8 +242,9 @@ class Stream:
         self._reads += 1
         if self._reads % _READS_UNCHECKED == 0:
             await checkpoint_if_cancelled()  # reading what is there already is never cancelled
-        if self._reader is not None and self._exchange is not None and self._exchange.end_reads_at(deadline):
-            await self._read_on()
+        exchange, reader = self._exchange, self._reader
+        if reader is not None and exchange is not None and exchange.end_reads_at(deadline):
+            await self._read_piece(exchange, reader)
             return
         with anyio.CancelScope(deadline=deadline):
             await self._read_on()
