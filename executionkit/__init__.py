@@ -58,7 +58,7 @@ if TYPE_CHECKING:
     from executionkit.providers.secret import Secret
     from executionkit.retry import DEFAULT_RETRY, RetryConfig
     from executionkit.runtime.context import Context
-    from executionkit.runtime.cost_tracker import CostTracker
+    from executionkit.runtime.ledger.cost_tracker import CostTracker
     from executionkit.stage import Stage, identity
     from executionkit.tools import Tool, ToolError, tool
 
@@ -148,7 +148,7 @@ _HOMES = {
         "ProviderError",
         "RateLimitError",
     ),
-    "runtime.cost_tracker": ("CostTracker",),
+    "runtime.ledger.cost_tracker": ("CostTracker",),
     "outcome": ("Outcome", "PatternResult", "as_outcome", "as_result", "is_failure", "is_success"),
     "patterns.complete": ("complete",),
     "patterns.consensus": ("consensus", "select"),

@@ -21,15 +21,15 @@ from executionkit.events import Trace
 from executionkit.outcome import Outcome
 from executionkit.provider import LLMProvider
 from executionkit.retry import RetryConfig
-from executionkit.runtime.background import Background
-from executionkit.runtime.cancellation import is_cancellation
+from executionkit.runtime.calls.windows import Windows
 from executionkit.runtime.context import Performer
-from executionkit.runtime.handover import Handover
-from executionkit.runtime.journaling import Recorder
-from executionkit.runtime.journals import RunJournal
+from executionkit.runtime.journal.given import RunJournal
+from executionkit.runtime.journal.recorder import Recorder
 from executionkit.runtime.rows import Key, Row, Rows, Source
 from executionkit.runtime.run import check_journal, check_run, run_stage
-from executionkit.runtime.windows import Windows
+from executionkit.runtime.tasks.background import Background
+from executionkit.runtime.tasks.cancellation import is_cancellation
+from executionkit.runtime.tasks.handover import Handover
 
 __all__ = ["Batch", "Key", "Row", "Source", "Summary", "SyncBatch"]
 

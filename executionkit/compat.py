@@ -41,7 +41,7 @@ from executionkit.provider import (
     supports_tools,
 )
 from executionkit.retry import DEFAULT_RETRY, RetryConfig
-from executionkit.runtime.cost_tracker import CostTracker
+from executionkit.runtime.ledger.cost_tracker import CostTracker
 from executionkit.runtime.run import in_new_loop
 from executionkit.stage import Pipeline
 from executionkit.system import System

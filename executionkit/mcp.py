@@ -35,7 +35,7 @@ from executionkit.core.encoding import json_text
 from executionkit.core.usage import TokenUsage
 from executionkit.errors import ExecutionKitError
 from executionkit.provider import LLMProvider
-from executionkit.runtime.timeouts import A_LIFETIME
+from executionkit.runtime.tasks.timeouts import A_LIFETIME
 from executionkit.stage import Stage
 from executionkit.tools import DEFAULT_TIMEOUT, Effects, Tool, ToolError, as_text, check_timeout
 

@@ -52,7 +52,7 @@ from executionkit.runtime.context import Context, aside, first_position, run_gro
 from executionkit.runtime.each import Items
 from executionkit.runtime.frame import attribute
 from executionkit.runtime.given import asking, given_of
-from executionkit.runtime.journals import RunJournal
+from executionkit.runtime.journal.given import RunJournal
 from executionkit.runtime.rules import Rule, broken, check_rule
 from executionkit.runtime.run import in_new_loop, run_stage
 from executionkit.runtime.shared import run_is_over

@@ -21,14 +21,14 @@ from executionkit.events import Answered, Element, Event, TextDelta, TextVoided,
 from executionkit.outcome import Outcome
 from executionkit.provider import LLMProvider
 from executionkit.retry import RetryConfig
-from executionkit.runtime.background import Background
 from executionkit.runtime.backlog import Backlog
-from executionkit.runtime.cancellation import is_cancellation
 from executionkit.runtime.context import Performer
 from executionkit.runtime.frame import Frame
-from executionkit.runtime.handover import Handover
-from executionkit.runtime.journals import RunJournal
+from executionkit.runtime.journal.given import RunJournal
 from executionkit.runtime.run import check_run, run_stage
+from executionkit.runtime.tasks.background import Background
+from executionkit.runtime.tasks.cancellation import is_cancellation
+from executionkit.runtime.tasks.handover import Handover
 
 __all__ = ["AHEAD", "Streaming", "SyncStreaming"]
 

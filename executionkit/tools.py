@@ -19,7 +19,7 @@ from executionkit.core.schema.signature import IdempotencyKey, Signature, read_s
 from executionkit.core.schema.validation import Rejected, SchemaText, compile_schema, schema_text
 from executionkit.provider import ToolSpec
 from executionkit.runtime.context import Context, call_key
-from executionkit.runtime.threads import in_thread
+from executionkit.runtime.tasks.threads import in_thread
 
 __all__ = ["Effects", "IdempotencyKey", "Tool", "ToolError", "TypedExecute", "tool"]
 

@@ -27,7 +27,7 @@ CAMPAIGNS: Final[dict[str, tuple[dict[str, str], list[str]]]] = {
     ),
     "money": (
         {"EXECUTIONKIT_SCHEDULES": "20000", "EXECUTIONKIT_USAGES": "1000"},
-        ["tests/runtime/test_money.py", "tests/test_prices.py"],
+        ["tests/runtime/ledger/test_money.py", "tests/test_prices.py"],
     ),
     "otel": ({"EXECUTIONKIT_WATCHED": "1000"}, ["-s", "tests/test_otel_random.py"]),
     "plan": (

@@ -16,7 +16,7 @@ from executionkit.provider import LLMProvider, LLMResponse, Message, ToolSpec, u
 from executionkit.retry import RetryConfig
 from executionkit.runtime.context import Context
 from executionkit.runtime.frame import Frame, Settings
-from executionkit.runtime.ledger import Account
+from executionkit.runtime.ledger.accounts import Account
 from executionkit.stage import Stage
 
 T = TypeVar("T")

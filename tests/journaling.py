@@ -20,7 +20,7 @@ from executionkit.journal import Journal, RunInfo
 from executionkit.journal.ownership import Owner
 from executionkit.journal.store import Ended, Opened, Store, Write
 from executionkit.provider import Message
-from executionkit.runtime.open_call import call_under_way
+from executionkit.runtime.calls.open_call import call_under_way
 
 
 class MemoryStore:

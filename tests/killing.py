@@ -43,7 +43,7 @@ from executionkit.events import CallStarted, Event
 from executionkit.journal import Journal
 from executionkit.journal.sqlite import SQLiteStore
 from executionkit.provider import Message
-from executionkit.runtime.open_call import call_under_way
+from executionkit.runtime.calls.open_call import call_under_way
 from executionkit.tools import Tool, tool
 
 NO_WAIT = RetryConfig(max_retries=2, base_delay=0.0)

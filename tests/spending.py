@@ -1,6 +1,6 @@
 """Random schedules of runs with a limit in money, on servers that keep books of their own.
 
-`tests/runtime/test_money.py` runs some hundreds of them, `just long money` twenty thousand.
+`tests/runtime/ledger/test_money.py` runs some hundreds of them, `just long money` twenty thousand.
 """
 
 from collections.abc import Awaitable, Callable
@@ -29,7 +29,7 @@ from executionkit.provider import LLMProvider, LLMResponse, Message, ToolCall, u
 from executionkit.retry import RetryConfig
 from executionkit.runtime.context import Context
 from executionkit.runtime.frame import Frame, Settings
-from executionkit.runtime.ledger import Account
+from executionkit.runtime.ledger.accounts import Account
 from executionkit.stage import Stage
 from executionkit.tools import tool
 

@@ -374,7 +374,7 @@ class TestSpans:
         self, seen: Recording, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         clock = Clock()
-        monkeypatch.setattr("executionkit.runtime.attempts.time", clock)
+        monkeypatch.setattr("executionkit.runtime.calls.attempts.time", clock)
         provider = Streamer(clock, pieces=9)
         async with complete().stream(provider, "zebra?", trace=seen.traces, ahead=1) as run:
             async for _ in run:

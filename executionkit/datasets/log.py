@@ -20,7 +20,7 @@ from executionkit.core.journal import Row as CallRow
 from executionkit.core.usage import NO_USAGE, TokenUsage
 from executionkit.datasets.files import record_of, whole
 from executionkit.errors import ExecutionKitError, JournalError
-from executionkit.runtime.journaling import Recorder
+from executionkit.runtime.journal.recorder import Recorder
 
 __all__ = ["Begun", "Call", "Line", "Log", "lines_of"]
 

@@ -9,8 +9,8 @@ from executionkit.core.dialect import Request, ResponseFormat, limited
 from executionkit.core.journal import Body, as_bytes, digest_of, from_bytes, plain_request
 from executionkit.journal.runs import Journal
 from executionkit.provider import LLMProvider, LLMResponse, Message, ToolSpec, checked_provider
-from executionkit.runtime.dialects import identity_of
-from executionkit.runtime.replies import Kept, as_reply, as_response
+from executionkit.runtime.calls.endpoints import identity_of
+from executionkit.runtime.journal.replies import Kept, as_reply, as_response
 
 __all__ = ["Cached"]
 

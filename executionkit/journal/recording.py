@@ -14,7 +14,7 @@ from executionkit.errors import ExecutionKitError, JournalError, JournalMismatch
 from executionkit.outcome import PatternResult, is_failure
 from executionkit.provider import LLMProvider, LLMResponse, Message, ToolSpec, checked_provider
 from executionkit.runtime.context import Context
-from executionkit.runtime.journaling import Recorder
+from executionkit.runtime.journal.recorder import Recorder
 from executionkit.stage import Stage
 
 __all__ = ["Mode", "Recorded", "Recording"]

@@ -15,7 +15,7 @@ from executionkit.journal.ownership import this_process
 from executionkit.journal.pipelines import Pipelined, changes_between, described
 from executionkit.journal.store import Opened, RunInfo, Store
 from executionkit.journal.worker import Worker
-from executionkit.runtime.journaling import Recorder
+from executionkit.runtime.journal.recorder import Recorder
 
 __all__ = ["Journal", "JournalRun", "OnChange"]
 

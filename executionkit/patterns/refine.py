@@ -25,7 +25,7 @@ from executionkit.provider import DEFAULT_MAX_TOKENS, LLMProvider, opening, user
 from executionkit.runtime.answers import TypedAnswers, typed_reach
 from executionkit.runtime.context import Context, aside, stage_span
 from executionkit.runtime.given import PROMPT_FRAME, size_of, told
-from executionkit.runtime.timeouts import finish_within
+from executionkit.runtime.tasks.timeouts import finish_within
 from executionkit.stage import Stage
 from executionkit.system import System, check_system, system_messages
 

@@ -16,7 +16,7 @@ from executionkit.outcome import PatternResult
 from executionkit.provider import DEFAULT_MAX_TOKENS, LLMProvider
 from executionkit.retry import checked_retry
 from executionkit.runtime.context import Context, charged, nothing_left, tighten
-from executionkit.runtime.timeouts import finish_within
+from executionkit.runtime.tasks.timeouts import finish_within
 from executionkit.stage import Stage
 
 __all__ = ["Step", "StepFunction", "TakesOptions", "step", "steps_of"]

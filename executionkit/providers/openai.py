@@ -47,8 +47,8 @@ from executionkit.providers.messages.request import CONTENT
 from executionkit.providers.pacing import Turn
 from executionkit.providers.secret import Secret
 from executionkit.retry import RetryConfig, checked_retry
-from executionkit.runtime.dialects import memory_of
-from executionkit.runtime.terms import checked_terms
+from executionkit.runtime.calls.endpoints import memory_of
+from executionkit.runtime.ledger.terms import checked_terms
 
 __all__ = ["Provider", "Remote"]
 

@@ -9,7 +9,7 @@ from anyio import current_time, sleep
 from executionkit.core.rate_limit import Pace
 from executionkit.errors import RateLimitError
 from executionkit.providers.http.exchange import Head
-from executionkit.runtime.open_call import call_under_way
+from executionkit.runtime.calls.open_call import call_under_way
 
 __all__ = ["Turn"]
 

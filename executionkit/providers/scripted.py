@@ -18,7 +18,7 @@ from executionkit.core.usage import NO_USAGE, TokenUsage
 from executionkit.errors import PermanentError
 from executionkit.prices import Price, Prices
 from executionkit.provider import CallPiece, LLMResponse, Message, ToolCall, ToolSpec
-from executionkit.runtime.terms import checked_terms
+from executionkit.runtime.ledger.terms import checked_terms
 
 __all__ = ["Answer", "ScriptedPiece", "ScriptedProvider", "ScriptedRequest", "ScriptedStream"]
 

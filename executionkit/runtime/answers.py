@@ -15,8 +15,8 @@ from executionkit.core.schema.validation import Rejected
 from executionkit.errors import InvalidOutputError
 from executionkit.events import Element, PartialValue
 from executionkit.provider import LLMResponse, Message, user
+from executionkit.runtime.calls.delivery import TextReader
 from executionkit.runtime.context import Context
-from executionkit.runtime.delivery import TextReader
 from executionkit.runtime.given import size_of
 from executionkit.runtime.rules import Rule, broken
 

@@ -22,13 +22,13 @@ from executionkit.errors import BudgetExhaustedError, ExecutionKitError, StageEr
 from executionkit.events import Path, StageFinished, StageStarted, VoidReason
 from executionkit.outcome import Outcome, PatternResult
 from executionkit.provider import LLMProvider, LLMResponse, Message, ToolSpec, supports_tools
-from executionkit.runtime.call_errors import out_of_budget
-from executionkit.runtime.cancellation import cancellations, name_of_end, stop_if_cancelled, taken_as
-from executionkit.runtime.completion import Completed, completion
-from executionkit.runtime.delivery import OnText
-from executionkit.runtime.entries import ToolEntry, key_for
+from executionkit.runtime.calls.completion import Completed, completion
+from executionkit.runtime.calls.delivery import OnText
+from executionkit.runtime.calls.errors import out_of_budget
 from executionkit.runtime.frame import Frame, attribute
-from executionkit.runtime.gather import gather
+from executionkit.runtime.journal.entries import ToolEntry, key_for
+from executionkit.runtime.tasks.cancellation import cancellations, name_of_end, stop_if_cancelled, taken_as
+from executionkit.runtime.tasks.gather import gather
 from executionkit.runtime.tracing import Leave, Span
 
 __all__ = [

@@ -12,10 +12,10 @@ from executionkit.events import Path
 from executionkit.provider import LLMProvider
 from executionkit.retry import RetryConfig
 from executionkit.runtime.backlog import Backlog
-from executionkit.runtime.journaling import Recorder
-from executionkit.runtime.ledger import Account
+from executionkit.runtime.calls.windows import Windows
+from executionkit.runtime.journal.recorder import Recorder
+from executionkit.runtime.ledger.accounts import Account
 from executionkit.runtime.tracing import Span, Tracer
-from executionkit.runtime.windows import Windows
 
 __all__ = ["Frame", "Report", "Settings", "attribute", "method"]
 

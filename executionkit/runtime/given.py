@@ -12,7 +12,7 @@ from executionkit.core.money import Rates
 from executionkit.provider import opening, supports_tools
 from executionkit.retry import DEFAULT_RETRY, RetryConfig
 from executionkit.runtime.frame import attribute
-from executionkit.runtime.terms import terms_of
+from executionkit.runtime.ledger.terms import terms_of
 
 __all__ = ["PROMPT_FRAME", "asking", "given_of", "size_of", "told"]
 

@@ -8,10 +8,10 @@ from returns.result import Failure, Success
 
 from executionkit.errors import BudgetExhaustedError, DeadlineExceededError, ExecutionKitError
 from executionkit.outcome import Outcome
-from executionkit.runtime.cancellation import cancellations, stop_if_cancelled
 from executionkit.runtime.context import Context, Performer, run_input
 from executionkit.runtime.frame import Frame
 from executionkit.runtime.shared import is_shared
+from executionkit.runtime.tasks.cancellation import cancellations, stop_if_cancelled
 
 __all__ = ["Inputs"]
 

@@ -16,11 +16,11 @@ from executionkit.core.usage import NO_USAGE, TokenUsage
 from executionkit.errors import ExecutionKitError, InvalidPromptError, LLMError, StageError, described
 from executionkit.events import ItemFinished, ItemStarted
 from executionkit.outcome import Outcome, PatternResult
+from executionkit.runtime.calls.windows import Windows
 from executionkit.runtime.context import Context, Performer
 from executionkit.runtime.frame import Frame
-from executionkit.runtime.gather import gather
 from executionkit.runtime.inputs import Inputs
-from executionkit.runtime.windows import Windows
+from executionkit.runtime.tasks.gather import gather
 
 __all__ = ["Key", "Row", "Rows", "Source", "key_of", "used_key"]
 

@@ -5,7 +5,7 @@ from inspect import CORO_CREATED, getcoroutinestate, isawaitable, iscoroutine
 from typing import TypeAlias, TypeVar
 
 from executionkit.errors import EvaluationError, wrapping
-from executionkit.runtime.timeouts import finish_within
+from executionkit.runtime.tasks.timeouts import finish_within
 
 __all__ = ["Rule", "broken", "check_rule"]
 

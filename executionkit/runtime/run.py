@@ -20,7 +20,7 @@ from executionkit.outcome import Outcome
 from executionkit.provider import LLMProvider, checked_provider
 from executionkit.retry import RetryConfig, checked_retry
 from executionkit.runtime.backlog import Backlog
-from executionkit.runtime.cancellation import let_interrupts_wait, taken_as
+from executionkit.runtime.calls.windows import Windows
 from executionkit.runtime.context import (
     MeteredProvider,
     Performer,
@@ -29,13 +29,13 @@ from executionkit.runtime.context import (
     expect_journaled,
     perform,
 )
-from executionkit.runtime.event_loops import closing_at_exit
 from executionkit.runtime.frame import Frame, Settings, attribute
-from executionkit.runtime.journals import RecordsRuns, RunJournal
-from executionkit.runtime.ledger import Account
-from executionkit.runtime.timeouts import finish_within
+from executionkit.runtime.journal.given import RecordsRuns, RunJournal
+from executionkit.runtime.ledger.accounts import Account
+from executionkit.runtime.tasks.cancellation import let_interrupts_wait, taken_as
+from executionkit.runtime.tasks.event_loops import closing_at_exit
+from executionkit.runtime.tasks.timeouts import finish_within
 from executionkit.runtime.tracing import Span, Tracer, Traces, traces_in
-from executionkit.runtime.windows import Windows
 
 __all__ = ["check_deadline", "check_journal", "check_no_loop", "check_run", "in_new_loop", "run_stage"]
 

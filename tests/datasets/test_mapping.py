@@ -227,7 +227,7 @@ import json, os, sys
 import anyio
 from executionkit import LLMResponse, TokenUsage, complete, consensus
 from executionkit.datasets import map_dataset
-from executionkit.runtime.open_call import call_under_way
+from executionkit.runtime.calls.open_call import call_under_way
 
 calls = os.open(sys.argv[1], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 

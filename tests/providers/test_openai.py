@@ -25,7 +25,7 @@ from executionkit.providers.http.clients import LoopClient
 from executionkit.providers.http.exchange import Head, Request, Transport
 from executionkit.providers.openai import Provider
 from executionkit.providers.secret import Secret
-from executionkit.runtime.event_loops import closing_at_exit
+from executionkit.runtime.tasks.event_loops import closing_at_exit
 from tests.conftest import needs
 from tests.faults.pressure import deaf_port
 from tests.faults.server import FaultServer, fault_server

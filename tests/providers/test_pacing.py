@@ -15,7 +15,7 @@ from executionkit.core.usage import TokenUsage
 from executionkit.errors import ExecutionKitError, LLMError, RateLimitError
 from executionkit.provider import user
 from executionkit.providers.openai import Provider
-from executionkit.runtime.event_loops import closing_at_exit
+from executionkit.runtime.tasks.event_loops import closing_at_exit
 from tests.doubles import error_of, result_of
 from tests.faults.server import FaultServer, fault_server
 

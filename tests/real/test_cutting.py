@@ -15,7 +15,7 @@ from executionkit.outcome import Outcome
 from executionkit.provider import user
 from executionkit.providers.local import LocalProvider
 from executionkit.providers.openai import Provider
-from executionkit.runtime.event_loops import closing_at_exit
+from executionkit.runtime.tasks.event_loops import closing_at_exit
 from tests.real.cutting import CuttingProxy, cutting_proxy
 
 pytestmark = [pytest.mark.real, pytest.mark.anyio, pytest.mark.timeout(300)]

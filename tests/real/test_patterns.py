@@ -22,7 +22,7 @@ from executionkit import (
 )
 from executionkit.errors import EvaluationError
 from executionkit.providers.local import LocalProvider
-from executionkit.runtime.event_loops import closing_at_exit
+from executionkit.runtime.tasks.event_loops import closing_at_exit
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
 

@@ -43,7 +43,7 @@ from executionkit.core.usage import NO_USAGE, read_usage
 from executionkit.errors import DeadlineExceededError
 from executionkit.journal import Journal
 from executionkit.provider import ToolCall, ToolSpec, user
-from executionkit.runtime import timeouts
+from executionkit.runtime.tasks import timeouts
 from executionkit.stage import Stage
 from executionkit.tools import Tool
 from tests.conftest import BARE

@@ -27,7 +27,7 @@ from executionkit import (
 from executionkit.core.voting.stopping import certain
 from executionkit.events import AttemptStarted, CallStarted, Event, Path
 from executionkit.provider import LLMProvider, Message, ToolCall
-from executionkit.runtime.open_call import call_under_way
+from executionkit.runtime.calls.open_call import call_under_way
 from executionkit.tools import tool
 from tests.doubles import result_of
 

@@ -33,8 +33,8 @@ from executionkit import (
 from executionkit.errors import EvaluationError, StageError
 from executionkit.events import Event, ToolFinished, ToolStarted
 from executionkit.provider import ToolCall
-from executionkit.runtime import timeouts
 from executionkit.runtime.context import Context
+from executionkit.runtime.tasks import timeouts
 from executionkit.stage import Stage
 from tests.doubles import Model, error_of, reply, result_of, soon
 

@@ -21,7 +21,7 @@ from executionkit.journal import (
 )
 from executionkit.journal.recording import Recorded
 from executionkit.journal.sqlite import SQLiteStore
-from executionkit.runtime.journals import CallCache, RecordsRuns, RunJournal
+from executionkit.runtime.journal.given import CallCache, RecordsRuns, RunJournal
 from executionkit.streaming import Streaming, SyncStreaming
 from executionkit.tools import IdempotencyKey, tool
 from tests.typing.stages import Count

@@ -17,9 +17,9 @@ from executionkit.core.schema.validation import Rejected, parse_arguments
 from executionkit.errors import unwrapped
 from executionkit.events import ToolFinished, ToolStarted
 from executionkit.provider import ToolCall
-from executionkit.runtime.cancellation import name_of_end
 from executionkit.runtime.context import Context, journaled_call, replay_within, span_below
-from executionkit.runtime.timeouts import finish_within
+from executionkit.runtime.tasks.cancellation import name_of_end
+from executionkit.runtime.tasks.timeouts import finish_within
 from executionkit.tools import Tool, ToolError
 
 __all__ = ["CallRules", "Toolbox"]

@@ -30,7 +30,7 @@ from executionkit.providers.format import CHAT, Assembling, Format
 from executionkit.providers.http.body import BODY_LIMIT, BodyReader, read_error_body
 from executionkit.providers.http.exchange import Exchange, ExchangeError, Head, Request, Transport
 from executionkit.providers.pacing import Turn
-from executionkit.runtime.event_loops import closer
+from executionkit.runtime.tasks.event_loops import closer
 
 __all__ = ["Stream"]
 

@@ -10,7 +10,7 @@ from anyio.lowlevel import RunVar
 
 from executionkit.errors import ProviderClosedError
 from executionkit.providers.http.exchange import Transport
-from executionkit.runtime.event_loops import on_loop_exit
+from executionkit.runtime.tasks.event_loops import on_loop_exit
 
 __all__ = ["Identity", "LoopClient", "client_of"]
 

@@ -32,7 +32,7 @@ from executionkit.patterns.complete import complete
 from executionkit.patterns.react import React, react
 from executionkit.patterns.structured import structured
 from executionkit.provider import LLMResponse, Message, ToolCall
-from executionkit.runtime import timeouts
+from executionkit.runtime.tasks import timeouts
 from executionkit.tools import Tool, ToolError, tool
 from tests.talking import Talking, calls, filtered, refuses, results, says
 

@@ -30,10 +30,10 @@ from executionkit.patterns.refine import refine
 from executionkit.patterns.step import step
 from executionkit.provider import DEFAULT_MAX_TOKENS, LLMProvider, LLMResponse, Message, user
 from executionkit.runtime.context import Context, tighten
-from executionkit.runtime.cost_tracker import CostTracker
 from executionkit.runtime.frame import Settings
-from executionkit.runtime.ledger import Account
-from executionkit.runtime.reservation import Reservation, reserve
+from executionkit.runtime.ledger.accounts import Account
+from executionkit.runtime.ledger.cost_tracker import CostTracker
+from executionkit.runtime.ledger.reservation import Reservation, reserve
 from executionkit.stage import Stage
 from tests.doubles import (
     AT_ONCE,

@@ -30,7 +30,7 @@ from executionkit.patterns.step import step
 from executionkit.provider import LLMProvider, LLMResponse, ToolCall, user
 from executionkit.retry import RetryConfig
 from executionkit.runtime.frame import Settings
-from executionkit.runtime.ledger import Account
+from executionkit.runtime.ledger.accounts import Account
 from executionkit.runtime.tracing import Tracer
 from executionkit.stage import Stage
 from executionkit.tools import Tool

@@ -18,8 +18,8 @@ from executionkit.core.frozen import EMPTY
 from executionkit.core.journal import Charge, Priced
 from executionkit.core.money import Matched, dollars, picodollars
 from executionkit.core.usage import NO_USAGE, TokenUsage
-from executionkit.runtime.cost_tracker import CostTracker
-from executionkit.runtime.terms import Counted
+from executionkit.runtime.ledger.cost_tracker import CostTracker
+from executionkit.runtime.ledger.terms import Counted
 
 __all__ = ["Account", "Budget", "Ledger", "Payers"]
 

@@ -8,7 +8,7 @@ import pytest
 from executionkit import TokenUsage, complete, consensus
 from executionkit.errors import PermanentError, ProviderError, RateLimitError
 from executionkit.providers.pool import Pool
-from executionkit.runtime import logs
+from executionkit.runtime.calls import logs
 from tests.doubles import AT_ONCE, Model, each, reply, result_of
 
 pytestmark = pytest.mark.anyio

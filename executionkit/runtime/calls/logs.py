@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Final
 
 from executionkit.errors import ExecutionKitError
 from executionkit.events import Path
-from executionkit.runtime.dialects import Endpoint
+from executionkit.runtime.calls.endpoints import Endpoint
 
 if TYPE_CHECKING:
     import logging

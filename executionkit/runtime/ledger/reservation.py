@@ -18,8 +18,8 @@ from executionkit.core.money import dollars, picodollars, picodollars_of
 from executionkit.core.usage import NO_USAGE, Reading, TokenUsage, least_output, plausible, read_usage
 from executionkit.errors import PermanentError, StageError
 from executionkit.provider import DEFAULT_MAX_TOKENS, LLMResponse, shown_in
-from executionkit.runtime.ledger import Budget, Payers
-from executionkit.runtime.terms import NO_TERMS, Terms
+from executionkit.runtime.ledger.accounts import Budget, Payers
+from executionkit.runtime.ledger.terms import NO_TERMS, Terms
 
 __all__ = ["RUN_IS_OVER", "Reservation", "reserve", "try_to_reserve"]
 

@@ -13,8 +13,8 @@ import anyio.lowlevel
 import pytest
 import sniffio
 
-from executionkit.runtime import timeouts
-from executionkit.runtime.timeouts import finish_within
+from executionkit.runtime.tasks import timeouts
+from executionkit.runtime.tasks.timeouts import finish_within
 
 pytestmark = pytest.mark.anyio
 

@@ -29,7 +29,7 @@ from executionkit.patterns.step import step
 from executionkit.prices import Price, PriceTable, Tier
 from executionkit.provider import LLMProvider, LLMResponse, Message, ToolSpec, user
 from executionkit.runtime.frame import Settings
-from executionkit.runtime.ledger import Account
+from executionkit.runtime.ledger.accounts import Account
 from tests.doubles import (
     AT_ONCE,
     NEVER,

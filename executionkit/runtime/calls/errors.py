@@ -14,7 +14,7 @@ from executionkit.errors import (
     unwrapped,
 )
 from executionkit.retry import RetryConfig
-from executionkit.runtime.dialects import Endpoint
+from executionkit.runtime.calls.endpoints import Endpoint
 
 __all__ = ["as_failure", "out_of_budget", "placed", "refusal_in"]
 

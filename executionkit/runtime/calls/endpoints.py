@@ -15,9 +15,9 @@ from executionkit.errors import ExecutionKitError
 from executionkit.provider import LLMProvider
 from executionkit.retry import DEFAULT_RETRY, RetryConfig
 from executionkit.runtime.frame import Frame, attribute, method
-from executionkit.runtime.journals import CallCache
-from executionkit.runtime.ledger import Account
-from executionkit.runtime.terms import Terms, terms_of
+from executionkit.runtime.journal.given import CallCache
+from executionkit.runtime.ledger.accounts import Account
+from executionkit.runtime.ledger.terms import Terms, terms_of
 
 __all__ = [
     "Endpoint",

@@ -5,7 +5,7 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 from executionkit.errors import BudgetExhaustedError, ExecutionKitError, PermanentError
-from executionkit.runtime.gather import gather
+from executionkit.runtime.tasks.gather import gather
 from tests.doubles import soon
 
 pytestmark = pytest.mark.anyio

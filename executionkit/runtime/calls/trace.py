@@ -9,8 +9,8 @@ from executionkit.core.usage import NO_USAGE, TokenUsage
 from executionkit.errors import ExecutionKitError
 from executionkit.events import AttemptFinished, AttemptStarted, CallFinished, CallStarted
 from executionkit.provider import LLMResponse, finish_reasons_in
-from executionkit.runtime.dialects import Endpoint
-from executionkit.runtime.reservation import Reservation
+from executionkit.runtime.calls.endpoints import Endpoint
+from executionkit.runtime.ledger.reservation import Reservation
 from executionkit.runtime.tracing import Span
 
 __all__ = ["CallTrace"]

@@ -10,7 +10,7 @@ from executionkit.core.frozen import EMPTY
 from executionkit.core.journal import Body, Charge, Row, Taught
 from executionkit.errors import ExecutionKitError, UnsettledToolError
 from executionkit.provider import LLMResponse
-from executionkit.runtime.replies import Kept, as_reply, as_response
+from executionkit.runtime.journal.replies import Kept, as_reply, as_response
 
 __all__ = ["Entry", "Keeper", "ToolEntry", "key_for"]
 

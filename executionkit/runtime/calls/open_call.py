@@ -8,8 +8,8 @@ from typing import Final
 import msgspec
 
 from executionkit.events import Path, WaitFinished, WaitReason, WaitStarted
-from executionkit.runtime.logs import log_wait
-from executionkit.runtime.reservation import Reservation
+from executionkit.runtime.calls.logs import log_wait
+from executionkit.runtime.ledger.reservation import Reservation
 from executionkit.runtime.tracing import Span
 
 __all__ = ["OpenCall", "call_under_way"]

@@ -28,7 +28,7 @@ from executionkit.core.journal import (
 )
 from executionkit.core.usage import TokenUsage
 from executionkit.errors import ExecutionKitError, JournalMismatchError
-from executionkit.runtime.entries import Entry, ToolEntry, key_for
+from executionkit.runtime.journal.entries import Entry, ToolEntry, key_for
 
 __all__ = ["Recorder", "Sink", "Unknown"]
 

@@ -20,7 +20,7 @@ import anyio
 import sniffio
 from anyio.lowlevel import checkpoint_if_cancelled
 
-from executionkit.runtime.cancellation import INTERRUPTS, Waiter, is_cancellation, taken_as
+from executionkit.runtime.tasks.cancellation import INTERRUPTS, Waiter, is_cancellation, taken_as
 
 __all__ = ["A_LIFETIME", "GRACE", "finish_within"]
 

@@ -10,7 +10,13 @@ from sniffio import current_async_library
 
 from executionkit.core.frozen import freeze_mapping
 from executionkit.errors import ExecutionKitError, described
-from executionkit.runtime.cancellation import STRUCK, Waiter, is_cancellation, let_interrupts_wait, taken_as
+from executionkit.runtime.tasks.cancellation import (
+    STRUCK,
+    Waiter,
+    is_cancellation,
+    let_interrupts_wait,
+    taken_as,
+)
 
 __all__ = ["gather"]
 

@@ -24,20 +24,20 @@ from executionkit.errors import (
 from executionkit.events import Path, WaitFinished, WaitStarted
 from executionkit.provider import LLMResponse
 from executionkit.retry import RetryConfig, retry_delay
-from executionkit.runtime.attempts import StreamedAttempt, ask
-from executionkit.runtime.call_errors import as_failure, out_of_budget, placed, refusal_in
-from executionkit.runtime.call_trace import CallTrace
-from executionkit.runtime.cancellation import cancellations, name_of_end, stop_if_cancelled, taken_as
-from executionkit.runtime.delivery import Delivery, OnText
-from executionkit.runtime.dialects import Endpoint, endpoint_of, learn_again, lesson_of, place_of
-from executionkit.runtime.entries import Entry
+from executionkit.runtime.calls.attempts import StreamedAttempt, ask
+from executionkit.runtime.calls.delivery import Delivery, OnText
+from executionkit.runtime.calls.endpoints import Endpoint, endpoint_of, learn_again, lesson_of, place_of
+from executionkit.runtime.calls.errors import as_failure, out_of_budget, placed, refusal_in
+from executionkit.runtime.calls.logs import log_failover, log_lesson, log_retry, log_wait
+from executionkit.runtime.calls.open_call import OpenCall, call_under_way
+from executionkit.runtime.calls.trace import CallTrace
 from executionkit.runtime.frame import Frame, attribute, method
-from executionkit.runtime.journaling import Recorder
-from executionkit.runtime.journals import CallCache
-from executionkit.runtime.ledger import Budget, Payers
-from executionkit.runtime.logs import log_failover, log_lesson, log_retry, log_wait
-from executionkit.runtime.open_call import OpenCall, call_under_way
-from executionkit.runtime.reservation import RUN_IS_OVER, Reservation, reserve, try_to_reserve
+from executionkit.runtime.journal.entries import Entry
+from executionkit.runtime.journal.given import CallCache
+from executionkit.runtime.journal.recorder import Recorder
+from executionkit.runtime.ledger.accounts import Budget, Payers
+from executionkit.runtime.ledger.reservation import RUN_IS_OVER, Reservation, reserve, try_to_reserve
+from executionkit.runtime.tasks.cancellation import cancellations, name_of_end, stop_if_cancelled, taken_as
 from executionkit.runtime.tracing import Span
 
 __all__ = ["Completed", "Completion", "completion"]

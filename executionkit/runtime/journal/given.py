@@ -4,8 +4,8 @@ from typing import Protocol
 
 from executionkit.core.dialect import Request, ResponseFormat
 from executionkit.provider import LLMProvider, LLMResponse
-from executionkit.runtime.journaling import Recorder
-from executionkit.runtime.replies import Kept
+from executionkit.runtime.journal.recorder import Recorder
+from executionkit.runtime.journal.replies import Kept
 
 __all__ = ["CallCache", "RecordsRuns", "RunJournal"]
 

@@ -13,8 +13,8 @@ from contextvars import copy_context
 import anyio
 import sniffio
 
-from executionkit.runtime.cancellation import INTERRUPTS, taken_as
-from executionkit.runtime.timeouts import GRACE
+from executionkit.runtime.tasks.cancellation import INTERRUPTS, taken_as
+from executionkit.runtime.tasks.timeouts import GRACE
 
 __all__ = ["Background"]
 

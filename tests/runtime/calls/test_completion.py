@@ -34,8 +34,8 @@ from executionkit.events import (
 )
 from executionkit.outcome import PatternResult
 from executionkit.providers.scripted import ScriptedProvider, ScriptedRequest
+from executionkit.runtime.calls.endpoints import memory_of
 from executionkit.runtime.context import Context
-from executionkit.runtime.dialects import memory_of
 from tests.doubles import error_of, result_of
 
 pytestmark = pytest.mark.anyio

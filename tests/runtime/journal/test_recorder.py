@@ -4,7 +4,7 @@ import pytest
 
 from executionkit.core.journal import Body, Taught, as_bytes, from_bytes
 from executionkit.provider import LLMResponse, ToolCall
-from executionkit.runtime.replies import as_reply, as_response
+from executionkit.runtime.journal.replies import as_reply, as_response
 
 FULL = LLMResponse(
     "Paris",

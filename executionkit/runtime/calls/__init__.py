@@ -1,0 +1,1 @@
+"""One call of a model: attempts, retries, what a server takes, what traces are told."""

@@ -1,0 +1,1 @@
+"""What a run takes from its journal, and what it leaves there."""

@@ -1,0 +1,1 @@
+"""Who pays: accounts, budgets, reservations, prices."""

@@ -1,0 +1,1 @@
+"""Tasks, threads and event loops: who waits for whom, who may cancel whom, and until when."""
