@@ -392,5 +392,5 @@ async def test_a_pattern_that_catches_failures_cannot_overspend() -> None:
 
 
 def test_five_of_twenty_calls_at_once_are_made_with_money_for_five() -> None:
-    benchmark = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "money.py"), run_name="money")
+    benchmark = runpy.run_path(str(Path(__file__).parents[3] / "benchmarks" / "money.py"), run_name="money")
     assert asyncio.run(benchmark["ours"]()) == (5, Decimal("0.05"))
