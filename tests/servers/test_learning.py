@@ -29,6 +29,11 @@ LESSONS: list[tuple[str, dict[str, Any]]] = [
         "Unsupported value: 'temperature' does not support 0.7 with this model. Only the default (1) value is supported.",
         {"takes_temperature": False},
     ),
+    (
+        "Unknown parameter 'max_tokens'. Use 'max_output_tokens' instead.",
+        {"output_limit": "max_output_tokens"},
+    ),
+    ("`max_tokens` is not allowed; did you mean `n_predict`?", {"output_limit": "n_predict"}),
     ("Unsupported parameter: 'temperature' is not supported with this model.", {"takes_temperature": False}),
     ("invalid temperature: only 1 is allowed for this model", {"takes_temperature": False}),
     ("`temperature` is deprecated for this model.", {"takes_temperature": False}),

@@ -13,6 +13,7 @@ from executionkit import (
     Stage,
     complete,
     consensus,
+    identity,
     prompt,
     react,
     refine,
@@ -73,6 +74,11 @@ async def rows(provider: LLMProvider, invoices: list[Invoice]) -> None:
     read = by_total.over(invoices, provider, key=lambda invoice: str(invoice))
     async for each in read:
         assert_type(each.outcome, Outcome[int])
+    said = identity(Invoice) >> by_total  # says what goes in, for the template takes anything
+    assert_type(said, Stage[Invoice, int])
+    assert_type(said.over(invoices, provider, key=lambda invoice: f"{invoice.total}"), Batch[Invoice, int])
+    many = said.each(name=lambda invoice: f"{invoice.total}")
+    assert_type(many, Stage[Sequence[Invoice], tuple[Outcome[int], ...]])
     with Count().over_sync(["a"], provider, key=str) as here:
         assert_type(here, SyncBatch[str, int])
         assert_type(next(here).value, str)
