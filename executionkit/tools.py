@@ -209,7 +209,7 @@ def _plain_or_text(value: object) -> object:
 def _stable_text(value: object) -> str:
     text = str(value)
     if _ADDRESS.search(text):
-        raise ToolError(f"the tool's result holds a {type(value).__name__}, which has no JSON form")
+        raise ToolError(f"the tool's result holds {type(value).__name__!r}, which has no JSON form")
     return text
 
 

@@ -399,13 +399,13 @@ class Named:
 @pytest.mark.parametrize(
     ("returned", "text"),
     [
-        (Opaque(), "Error: ToolError: the tool's result holds a Opaque, which has no JSON form"),
-        ({"a": [Opaque()]}, "Error: ToolError: the tool's result holds a Opaque, which has no JSON form"),
+        (Opaque(), "Error: ToolError: the tool's result holds 'Opaque', which has no JSON form"),
+        ({"a": [Opaque()]}, "Error: ToolError: the tool's result holds 'Opaque', which has no JSON form"),
         (len, '"<built-in function len>"'),
-        (_none(), "Error: ToolError: the tool's result holds a generator, which has no JSON form"),
+        (_none(), "Error: ToolError: the tool's result holds 'generator', which has no JSON form"),
         (
             {1: Opaque(), (1, 2): "\ud800"},
-            "Error: ToolError: the tool's result holds a Opaque, which has no JSON form",
+            "Error: ToolError: the tool's result holds 'Opaque', which has no JSON form",
         ),
         (Named(), '"named"'),
     ],
