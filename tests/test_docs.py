@@ -234,6 +234,14 @@ def test_shell_blocks_name_recipes_that_exist() -> None:
         assert named <= recipes, f"{page.name} names a recipe that is not in the justfile"
 
 
+def test_the_page_on_quality_names_every_campaign() -> None:
+    campaigns: dict[str, Any] = runpy.run_path(str(ROOT / "scripts" / "long.py"), run_name="long")[
+        "CAMPAIGNS"
+    ]
+    page = (ROOT / "docs" / "quality.md").read_text(encoding="utf-8")
+    assert re.findall(r"^just long (\w+) +#", page, re.MULTILINE) == sorted(campaigns)
+
+
 @pytest.mark.parametrize("page", EVERYTHING, ids=page_id)
 def test_links_lead_somewhere(page: Path) -> None:
     for found in _LINK.finditer(page.read_text(encoding="utf-8")):
