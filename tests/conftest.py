@@ -20,6 +20,12 @@ if TYPE_CHECKING:
 
 collect_ignore_glob = ["typing/*"]  # read by the checkers, never run
 
+if "EXECUTIONKIT_WATCH_ALL" in os.environ:
+    from hypothesis import settings
+
+    settings.register_profile("watched", deadline=None)  # who is watched takes longer
+    settings.load_profile("watched")
+
 BARE = os.environ.get("EXECUTIONKIT_BARE") == "1"
 """Set by `just matrix` where extras are left out on purpose: only then may a test skip for want of one."""
 

@@ -255,7 +255,7 @@ class Recording:
             *_of_spans(filter(_is_ours, spans), content=self.content),
             *_of_points(points),
             *_of_tree(spans),
-            *_of_calls(spans, self.events),
+            *_of_calls(spans, _within_runs(self.events)),
             *(_of_sums(spans, points, self.events, uncounted) if sums else ()),
         ]
         if secret and not self.content:
@@ -361,6 +361,21 @@ def _of_tree(spans: Sequence[ReadableSpan]) -> Iterator[str]:
 
 def _is_ours(span: ReadableSpan) -> bool:
     return span.instrumentation_scope is not None and span.instrumentation_scope.name == "executionkit"
+
+
+def _within_runs(events: Sequence[Event]) -> list[Event]:
+    """Leave out calls that are asked for when their run is over: they are refused, and have no span."""
+    over: set[str] = set()
+    late: set[tuple[str, int]] = set()
+    kept: list[Event] = []
+    for event in events:
+        if isinstance(event, RunFinished):
+            over.add(event.run)
+        elif isinstance(event, CallStarted) and event.run in over:
+            late.add((event.run, event.id))
+        if (event.run, event.id) not in late:
+            kept.append(event)
+    return kept
 
 
 def _of_calls(spans: Sequence[ReadableSpan], events: Sequence[Event]) -> Iterator[str]:
