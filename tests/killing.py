@@ -231,14 +231,15 @@ def one_run(seed: int, tally: Tally, kills: int) -> int:  # noqa: C901 - a life,
         for _ in range(min(kills, chance.randrange(1, 4))):
             seconds = random.Random().random() * lasted * 1.2
             living = partial(live, folder, seed, backend, limit, has_journal=True)
-            if in_child(living, seconds) is not None:
-                break
-            made += 1
-            tally.counts["with a log to recover"] += (folder / "runs.db-wal").exists()
+            is_killed = in_child(living, seconds) is None
+            made += is_killed
+            tally.counts["with a log to recover"] += is_killed and (folder / "runs.db-wal").exists()
             settled, in_flight, has_failed = looked_at(folder)
             if has_failed:  # it had come to its end: whoever runs it again wants what failed asked again
                 tally.counts["failed before"] += 1
                 return made
+            if not is_killed:
+                break
             tally.counts["in flight"] += len(in_flight.keys() - lost.keys())
             lost |= in_flight
             check_unpaid(folder, settled, tally, seed)
@@ -293,12 +294,13 @@ def resolve(folder: Path, key: str, tells: int) -> None:
 def looked_at(folder: Path) -> tuple[set[str], dict[tuple[int, int], Charge], bool]:
     """Return which calls had settled when the process ended, what those under way had reserved.
 
-    And whether the run had come to its end, and failed.
+    And whether the run had come to its end, and failed; a call that a person has to settle is no such end.
     """
     if not (folder / "runs.db").exists():
         return set(), {}, False
     store = SQLiteStore(folder / "runs.db")
-    has_failed = any(info.ended == "failed" for info in store.runs())
+    unsettled = UnsettledToolError.__name__
+    has_failed = any(info.ended == "failed" and info.error != unsettled for info in store.runs())
     rows = [row for info in store.runs() for row in store.rows(info.number) if row.kind == "call"]
     store.close()
     settled = {json.dumps([[*row.path], row.ordinal]) for row in rows if row.state == "done"}
