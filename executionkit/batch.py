@@ -25,6 +25,7 @@ from executionkit.runtime.calls.windows import Windows
 from executionkit.runtime.context import Performer
 from executionkit.runtime.journal.given import RunJournal
 from executionkit.runtime.journal.recorder import Recorder
+from executionkit.runtime.ledger.lending import Lender
 from executionkit.runtime.rows import Key, Row, Rows, Source
 from executionkit.runtime.run import check_journal, check_run, run_stage
 from executionkit.runtime.tasks.background import Background
@@ -121,6 +122,7 @@ class Batch(Generic[A, B]):
         trace: Trace | tuple[Trace, ...] | None,
         deadline: float | None,
         journal: RunJournal | None = None,
+        lender: Lender | None = None,
     ) -> None:
         check_run(provider, max_cost, retry, trace, deadline)
         check_journal(journal, provider)
@@ -156,6 +158,7 @@ class Batch(Generic[A, B]):
             windows=windows,
             journal=None if journal is None else _OfRows(journal, stage),
             asks_again=partial(getattr, self._rows, "has_failed_calls"),
+            lender=lender,
         )
         self._run: _Run = _Run(self._rows, run)
         self._name = f"the batch of {stage.name}"

@@ -10,6 +10,7 @@ from typing import Final
 CAMPAIGNS: Final[dict[str, tuple[dict[str, str], list[str]]]] = {
     "bounds": ({"EXECUTIONKIT_PIPELINES": "20000"}, ["-s", "tests/test_bounds.py"]),
     "cancel": ({"EXECUTIONKIT_LONG": "1"}, ["tests/faults/test_storm.py"]),
+    "dask": ({"EXECUTIONKIT_CLUSTERS": "500 4 0"}, ["-s", "tests/datasets/test_dask.py", "-k", "schedules"]),
     "datasets": (
         {"EXECUTIONKIT_KILLS": "10", "EXECUTIONKIT_ROWS": "10000"},
         ["-s", "tests/datasets/test_mapping.py", "-k", "killed or bad_row"],

@@ -4,17 +4,23 @@
 `Batch`, `SyncBatch`, `Row` and `Summary` are what `Stage.over` and `Stage.over_sync` give.
 `read_rows` and `write_rows` are for JSON lines, CSV and Parquet (extra `arrow`).
 `map_dataset` runs a stage for each row and writes a file; it can be killed and started again.
+`Local` and `Dask` (extra `dask`) are what it runs on.
 """
 
 from executionkit.batch import Batch, Key, Row, Source, Summary, SyncBatch
 from executionkit.core.window import Adaptive
+from executionkit.datasets.dask import Dask
+from executionkit.datasets.engines import Engine, Local
 from executionkit.datasets.files import read_rows, write_rows
 from executionkit.datasets.mapping import map_dataset
 
 __all__ = [
     "Adaptive",
     "Batch",
+    "Dask",
+    "Engine",
     "Key",
+    "Local",
     "Row",
     "Source",
     "Summary",

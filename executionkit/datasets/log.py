@@ -22,7 +22,7 @@ from executionkit.datasets.files import record_of, whole
 from executionkit.errors import ExecutionKitError, JournalError
 from executionkit.runtime.journal.recorder import Recorder
 
-__all__ = ["Begun", "Call", "Line", "Log", "lines_of"]
+__all__ = ["Begun", "Call", "Line", "Log", "decoded", "lines_of", "lock"]
 
 
 class Call(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -66,12 +66,14 @@ class Begun(msgspec.Struct, frozen=True):
         pipeline: The fingerprint of the pipeline.
         plan: What the pipeline can be compared by.
         folded: Names of the files whose lines are in this one.
+        before: What the lines say was spent that it begins with.
     """
 
     nonce: str
     pipeline: str
     plan: bytes
     folded: tuple[str, ...] = ()
+    before: TokenUsage = NO_USAGE
 
 
 class Line(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -113,21 +115,40 @@ def lines_of(path: Path) -> Iterator[Line]:
     with path.open("rb") as lines:
         for number, line in enumerate(lines, 1):
             try:
-                yield _decoded(line)
+                yield decoded(line)
             except (msgspec.MsgspecError, ValueError) as error:
                 if lines.read(1):
                     raise ValueError(f"{path}, line {number}: {error}; it was changed") from error
 
 
-def _decoded(line: bytes) -> Line:
+def decoded(line: bytes) -> Line:
+    """Return a line out of its bytes."""
     try:
         return _DECODER.decode(line)
     except msgspec.MsgspecError:
         return msgspec.convert(json.loads(line), Line, str_keys=True)  # lone surrogates
 
 
+def lock(file: BinaryIO) -> bool:
+    """Have a file for this process alone until it is closed; tell whether nobody else has it.
+
+    Windows has no such locks.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
 class Log:
     """A file under way: what a batch is told of its rows, and the journal of their calls.
+
+    As long as it is open it is locked, so that others know that somebody works on it.
 
     Args:
         path: The file. It is made anew, whole.
@@ -167,6 +188,7 @@ class Log:
                     self.known.append(line.call.row())
                     self.paid += cost_of(line.call.body.charges)
         self._file: BinaryIO = path.open("ab", buffering=0)
+        lock(self._file)
 
     async def open(self, stage: object, value: object) -> Recorder:  # noqa: ARG002
         """Return what finds and notes the calls of a batch."""

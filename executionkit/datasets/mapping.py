@@ -13,10 +13,11 @@ from executionkit.core.budget import left_of
 from executionkit.core.checks import check_function
 from executionkit.core.usage import NO_USAGE, TokenUsage, checked_budget
 from executionkit.core.window import Adaptive
+from executionkit.datasets.engines import Engine, Local
 from executionkit.datasets.files import FilePath, format_of, write_records
-from executionkit.datasets.shards import Job, Report, run_rows
+from executionkit.datasets.shards import Job, Report
 from executionkit.datasets.state import State, opened
-from executionkit.errors import BudgetExhaustedError, ExecutionKitError
+from executionkit.errors import BudgetExhaustedError
 from executionkit.events import Trace
 from executionkit.journal.pipelines import described
 from executionkit.journal.runs import OnChange
@@ -38,6 +39,7 @@ def map_dataset(
     make_provider: Callable[[], LLMProvider],
     *,
     key: Callable[[A], Key],
+    engine: Engine = Local(),  # noqa: B008 - a frozen value
     max_cost: TokenUsage | None = None,
     state: FilePath | None = None,
     max_concurrency: int | Adaptive = Adaptive(),  # noqa: B008 - a frozen value
@@ -59,14 +61,17 @@ def map_dataset(
         source: The rows, as `read_rows` gives them, or anything else to iterate over.
         target: A file that ends in `.jsonl`, `.ndjson`, `.csv` or `.parquet`; what is there is replaced.
         stage: What is run for each.
-        make_provider: Returns the model to ask. It is opened and closed here.
+        make_provider: Returns the model to ask, called where that is done: on each worker, so that no key
+            travels. What it returns is opened and closed.
         key: What a row is known by, in this life and in those to come; see `Stage.over`.
-        max_cost: The budget of all rows, over all lives.
+        engine: What runs the rows: `Local()` in this process, `Dask(client)` on a cluster.
+        max_cost: The budget of all rows, over all lives and workers.
         state: The folder of what was done; `target` with `.state` behind it if None. It may be deleted once
-            the target is there. One process at a time may use it.
+            the target is there. One process at a time may use it; where an engine has workers on
+            other machines, they see it under the same path.
         max_concurrency: As in `Stage.over`.
         retry: As in `Stage.over`.
-        trace: As in `Stage.over`.
+        trace: As in `Stage.over`; where an engine has workers, it is called there.
         deadline: Seconds that this life may take.
         on_change: What to do where earlier lives ran another pipeline: `"fail"` ends with a
             `JournalMismatchError`, `"reuse"` keeps the rows that answered, and takes what was paid for others
@@ -89,6 +94,8 @@ def map_dataset(
     if on_change not in {"fail", "reuse"}:
         raise ValueError(f'on_change must be "fail" or "reuse", not {on_change!r:.80}')
     check_deadline(deadline)
+    if not callable(getattr(engine, "run", None)):
+        raise TypeError(f"an engine is Local() or Dask(client), not {type(engine).__name__}")
     limit = checked_budget(max_cost) or NO_USAGE
     job = Job(
         stage,
@@ -102,33 +109,31 @@ def map_dataset(
     )
     folder = Path(state) if state is not None else Path(f"{os.fspath(target)}.state")
     with opened(folder, described(stage, prompts=False), on_change) as done:
-        report = in_new_loop(partial(_run, job, source, done, limit), "map_dataset")
+        report = in_new_loop(partial(_run, job, source, done, limit, engine), "map_dataset")
         write_records(target, done.records())
-    if done.repeated:
-        report.failures["InvalidPromptError"] += done.repeated
+    answered = done.written.pop(None, 0)
     return Summary(
-        rows=done.resumed + report.rows + done.repeated,
-        failed=report.failures.total(),
-        failures=MappingProxyType(dict(report.failures)),
-        cost=done.log.spent + report.cost,
+        rows=answered + done.written.total(),
+        failed=done.written.total(),
+        failures=MappingProxyType({name: count for name, count in done.written.items() if name}),
+        cost=done.cost,
         seconds=time.perf_counter() - began,
         p50=report.durations.quantile(0.5),
         p95=report.durations.quantile(0.95),
-        failure=report.failure,
+        failure=None if report.failure is None else report.failure.stamped(done.cost),
         resumed=done.resumed + report.resumed,
     )
 
 
-async def _run(job: Job[A, B], source: Source[A], done: State, limit: TokenUsage) -> Report:
+async def _run(job: Job[A, B], source: Source[A], done: State, limit: TokenUsage, engine: Engine) -> Report:
     if done.failure is not None:
-        return Report(cost=done.log.paid, failure=done.failure)
+        return Report(failure=done.failure)
     left = left_of(limit, done.log.spent)
     if left is not None:
-        return await run_rows(job, _rest(source, job.key, done), done.log, left)
-    spent: ExecutionKitError | None = None
+        return await engine.run(job, _rest(source, job.key, done), done, left)
     if await _has_more(source, job.key, done):
-        spent = BudgetExhaustedError("not begun: earlier lives have spent the budget")
-    return Report(cost=done.log.paid, failure=None if spent is None else spent.stamped(done.log.spent))
+        return Report(failure=BudgetExhaustedError("not begun: earlier lives have spent the budget"))
+    return Report()
 
 
 def _rest(source: Source[A], key: Callable[[A], Key], done: State) -> Source[A]:

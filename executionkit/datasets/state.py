@@ -1,6 +1,8 @@
 """The folder that keeps what was done to a data set, from one life of the process to the next."""
 
 import os
+import time
+from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,20 +12,28 @@ from returns.result import Failure
 
 from executionkit.batch import Key, Row
 from executionkit.core.journal import Row as CallRow
+from executionkit.core.journal import cost_of
 from executionkit.core.seen import Seen
-from executionkit.core.usage import NO_USAGE
+from executionkit.core.usage import NO_USAGE, TokenUsage
 from executionkit.datasets.files import Record
-from executionkit.datasets.log import Begun, Call, Line, Log, lines_of
+from executionkit.datasets.log import Begun, Call, Line, Log, lines_of, lock
 from executionkit.errors import JournalMismatchError
 from executionkit.journal.pipelines import Pipelined, changes_between
 from executionkit.journal.runs import OnChange
 from executionkit.runtime.rows import used_key
 
-__all__ = ["Fold", "State", "locked", "opened"]
+__all__ = ["PATIENCE", "BusyError", "Fold", "State", "locked", "opened", "spent_in", "total_of"]
 
 A = TypeVar("A")
 
 _MAIN: Final = "rows.jsonl"
+PATIENCE: Final = 60.0
+"""Seconds to wait for a worker that is cut off from the others, and still works on a shard."""
+_OFTEN: Final = 0.05
+
+
+class BusyError(RuntimeError):
+    """Another process has what can be had by one only."""
 
 
 class Fold:
@@ -36,21 +46,21 @@ class Fold:
     def __init__(self, *, asks_again: bool) -> None:
         self._asks_again = asks_again
         self._calls: dict[Key, dict[int, CallRow]] = {}
-        self._file_of: dict[Key, Path] = {}
+        self._file_of: dict[Key, int] = {}
         self._cost = NO_USAGE
         self.answered: Seen = Seen()
 
-    def lines(self, paths: Iterable[Path]) -> Iterator[Line]:
+    def lines(self, files: Iterable[Iterable[Line]]) -> Iterator[Line]:
         """Yield the lines that say the same as files do: rows, then what else was spent, then calls.
 
         Args:
-            paths: The files. What a later one says of a row's calls takes the place of what an earlier one
-                said.
+            files: The lines of each. What a later one says of a row's calls takes the place of what an
+                earlier one said.
         """
-        for path in paths:
-            for line in lines_of(path):
+        for number, lines in enumerate(files):
+            for line in lines:
                 if line.call is not None:
-                    self._take(line.call.row(), path)
+                    self._take(line.call.row(), number)
                 if self._is_over(line):
                     yield line
                 else:
@@ -68,10 +78,10 @@ class Fold:
         self._calls.pop(key, None)
         return self.answered.add(key)
 
-    def _take(self, row: CallRow, path: Path) -> None:
+    def _take(self, row: CallRow, number: int) -> None:
         key = row.path[0]
-        if self._file_of.get(key) is not path or key not in self._calls:
-            self._file_of[key], self._calls[key] = path, {}
+        if self._file_of.get(key) != number or key not in self._calls:
+            self._file_of[key], self._calls[key] = number, {}
         self._calls[key][row.seq] = row
 
     def _left(self) -> Iterator[CallRow]:
@@ -81,6 +91,24 @@ class Fold:
                 if self._asks_again and row.state == "done" and row.body.error is not None:
                     row.state, row.body.error = "open", None
                 yield row
+
+
+def spent_in(path: Path) -> TokenUsage:
+    """Return what was spent since a file was begun; for a call under way what it had reserved.
+
+    Raises:
+        FileNotFoundError: The file is folded into another already.
+    """
+    lines = [*Fold(asks_again=False).lines([lines_of(path)])]
+    begun = next(lines_of(path)).begun
+    return total_of(lines) - (NO_USAGE if begun is None else begun.before)
+
+
+def total_of(lines: Iterable[Line]) -> TokenUsage:
+    """Return what lines say was spent."""
+    costs = [line.cost for line in lines]
+    charges = [charge for line in lines if line.call is not None for charge in line.call.body.charges]
+    return sum(costs, start=cost_of(charges))
 
 
 class State:
@@ -95,22 +123,27 @@ class State:
         begun: What is run.
         log: The file of this process.
         resumed: Rows that earlier lives answered.
-        repeated: Rows whose key an earlier row has that was not run again.
+        written: How many rows are over, by the class of their error; None for those that answered.
+        cost: What all lives have spent, once `records` has returned the last row.
         failure: Why nothing can be run; None where it can.
     """
 
     def __init__(self, folder: Path, pipeline: Pipelined, on_change: OnChange) -> None:
-        self._folder = folder
+        self.folder: Final = folder
         self._passed = Seen()
-        self.repeated: int = 0
+        self.written: Counter[str | None] = Counter()
+        self.cost: TokenUsage = NO_USAGE
         self.failure: JournalMismatchError | None = None
         main = folder / _MAIN
         before = next(lines_of(main), Line()).begun if main.exists() else None
         for name in () if before is None else before.folded:
             (folder / name).unlink(missing_ok=True)  # a process was killed before it had removed them
+        for part in self.parts():
+            with locked(part, f"a worker of an earlier life still works on {part}", patience=PATIENCE):
+                pass
         self.begun: Begun = self._begin(before, pipeline, on_change)
         fold = Fold(asks_again=True)
-        lines = fold.lines([path for path in [main, *self.parts()] if path.exists()])
+        lines = fold.lines(map(lines_of, [path for path in [main, *self.parts()] if path.exists()]))
         self.log: Log = Log(main, self.begun, lines, takes_anywhere=on_change == "reuse")
         for part in self.parts():
             part.unlink()
@@ -124,7 +157,7 @@ class State:
             return Begun(nonce, pipeline.fingerprint, pipeline.plan, folded)
         changes = changes_between(before.plan, pipeline)
         self.failure = JournalMismatchError(
-            f"{self._folder} is the state of another pipeline: {'; '.join(changes)}; give this one another "
+            f"{self.folder} is the state of another pipeline: {'; '.join(changes)}; give this one another "
             'state, or keep the rows that answered, and take answers where they fit, with on_change="reuse"',
             metadata={"changes": tuple(changes)},
         )
@@ -132,7 +165,7 @@ class State:
 
     def parts(self) -> list[Path]:
         """Return the files of shards, in order."""
-        return sorted(self._folder.glob("part-*.jsonl"))
+        return sorted(self.folder.glob("part-*.jsonl"))
 
     def knows(self, row: A, key: Callable[[A], Key]) -> bool:
         """Tell whether an earlier life has answered a row; one that has the key of another fails again."""
@@ -144,16 +177,19 @@ class State:
         except Exception:  # noqa: BLE001 - the batch says so of the row
             return False
         if is_known and not self._passed.add(known):
-            self.repeated += 1
             self.log.add(Row(known, row, Failure(used_key(known))))
         return is_known
 
     def records(self) -> Iterator[Record]:
         """Return the rows that are over."""
-        for path in [self._folder / _MAIN, *self.parts()]:
-            for line in lines_of(path):
-                if line.record is not None:
-                    yield line.record
+        for line in Fold(asks_again=False).lines(map(lines_of, [self.folder / _MAIN, *self.parts()])):
+            self.cost += line.cost
+            if line.call is not None:
+                self.cost += cost_of(line.call.body.charges)
+            if line.record is not None:
+                error: str | None = line.record["error"]
+                self.written[None if error is None else error.partition(":")[0]] += 1
+                yield line.record
 
 
 @contextmanager
@@ -164,6 +200,7 @@ def opened(folder: Path, pipeline: Pipelined, on_change: OnChange) -> Generator[
         RuntimeError: Another process uses it.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / "lock").touch()
     with locked(folder / "lock", f"another process uses the state in {folder}"):
         state = State(folder, pipeline, on_change)
         try:
@@ -173,24 +210,22 @@ def opened(folder: Path, pipeline: Pipelined, on_change: OnChange) -> Generator[
 
 
 @contextmanager
-def locked(path: Path, otherwise: str) -> Generator[None, None, None]:
+def locked(path: Path, otherwise: str, *, patience: float = 0.0) -> Generator[None, None, None]:
     """Have a file for this process alone, as long as it lives.
 
     Args:
-        path: The file; it is made where there is none.
+        path: The file.
         otherwise: What to say where another process has it.
+        patience: Seconds to wait for another process.
 
     Raises:
-        RuntimeError: Another process has it.
+        BusyError: Another process has it.
+        FileNotFoundError: There is none.
     """
-    with path.open("ab") as file:
-        try:
-            import fcntl
-        except ImportError:  # Windows has no such locks
-            yield
-            return
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise RuntimeError(otherwise) from error
+    with path.open("r+b") as file:
+        give_up = time.monotonic() + patience
+        while not lock(file):
+            if time.monotonic() >= give_up:
+                raise BusyError(otherwise)
+            time.sleep(_OFTEN)
         yield

@@ -32,6 +32,7 @@ from executionkit.runtime.context import (
 from executionkit.runtime.frame import Frame, Settings, attribute
 from executionkit.runtime.journal.given import RecordsRuns, RunJournal
 from executionkit.runtime.ledger.accounts import Account
+from executionkit.runtime.ledger.lending import Lender, LentBudget
 from executionkit.runtime.tasks.cancellation import let_interrupts_wait, taken_as
 from executionkit.runtime.tasks.event_loops import closing_at_exit
 from executionkit.runtime.tasks.timeouts import finish_within
@@ -58,6 +59,7 @@ async def run_stage(
     windows: Windows | None = None,
     journal: RunJournal | None = None,
     asks_again: Callable[[], bool] = lambda: False,
+    lender: Lender | None = None,
 ) -> Outcome[Out]:
     """Run a stage on a ledger of its own; with a metered provider, on the ledger that it belongs to.
 
@@ -75,6 +77,7 @@ async def run_stage(
         journal: What earlier lives of the run have paid for, and where this one notes it.
         asks_again: Tells, at the end, whether calls that failed are to be asked again when the run is taken
             up, whatever it ended with.
+        lender: Lends `max_cost` in pieces, where it is the budget of others as well.
 
     Raises:
         TypeError: An argument is of the wrong type.
@@ -100,7 +103,11 @@ async def run_stage(
     if opened is not None:
         opened(frame)
     if limit is not None:
-        frame.account.tighten(limit, Owner(stage.name, frame.path, is_run=True))
+        owner = Owner(stage.name, frame.path, is_run=True)
+        if lender is None:
+            frame.account.tighten(limit, owner)
+        else:
+            frame.account.take(LentBudget(frame.account.spent, limit, owner, lender))
         expect_journaled(frame)
     pending = _bounded if journal is None else partial(_journaled, journal, asks_again)
     if run is None:

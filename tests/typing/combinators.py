@@ -19,7 +19,18 @@ from executionkit import (
     refine,
     structured,
 )
-from executionkit.datasets import Adaptive, Batch, Row, SyncBatch
+from executionkit.datasets import (
+    Adaptive,
+    Batch,
+    Dask,
+    Engine,
+    Local,
+    Row,
+    Summary,
+    SyncBatch,
+    map_dataset,
+    read_rows,
+)
 from executionkit.patterns.prompt import Prompt
 from executionkit.patterns.refine import Draft, Refine
 from executionkit.stage import Rule
@@ -82,6 +93,17 @@ async def rows(provider: LLMProvider, invoices: list[Invoice]) -> None:
     with Count().over_sync(["a"], provider, key=str) as here:
         assert_type(here, SyncBatch[str, int])
         assert_type(next(here).value, str)
+    engines: list[Engine] = [Local(), Dask(provider)]
+    for engine in engines:
+        done = map_dataset(
+            read_rows("in.csv", Invoice),
+            "out.csv",
+            by_total,
+            lambda: provider,
+            key=lambda row: str(row.total),
+            engine=engine,
+        )
+        assert_type(done, Summary)
 
 
 def fallbacks() -> None:

@@ -39,6 +39,7 @@ from executionkit import (
     structured_sync,
 )
 from executionkit.core.voting.stopping import certain
+from executionkit.datasets import Local, map_dataset
 from executionkit.journal import Cached, Journal, Store
 from executionkit.otel import Otel, install
 from executionkit.patterns.refine import Draft
@@ -393,6 +394,9 @@ def combinators(improving: Stage[Draft[int, str], str]) -> None:
     complete().over([1], compat, key=str)  # type: ignore[arg-type, list-item]  # pyright: ignore[reportArgumentType]
     complete().over(["a"], Provider("", ""), key=of_nothing)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     Spell().over(["a"], Provider("", ""), key=str)  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]
+    map_dataset([1], "out.csv", complete(), lambda: Provider("", ""), key=str)  # type: ignore[misc]  # pyright: ignore[reportArgumentType]
+    map_dataset(["a"], "out.csv", complete(), lambda: 1, key=str)  # type: ignore[return-value, arg-type]  # pyright: ignore[reportArgumentType]
+    map_dataset(["a"], "out.csv", complete(), lambda: Provider("", ""), key=str, engine=Local)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     complete().over_sync(["a"], Provider("", ""))  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     complete().or_else(Spell())  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     complete().or_else(complete(), on=(ValueError,))  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]

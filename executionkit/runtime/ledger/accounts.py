@@ -248,9 +248,15 @@ class Account:
     def tighten(self, limit: TokenUsage, owner: Owner | None = None) -> None:
         """Add a budget to this account's own; only before anything is reserved on it."""
         if self._budget is None:
-            self._budget = Budget(self.spent, NO_USAGE)
-            self.payers = Payers(self.payers.all, (self._budget, *self.payers.budgets))
-        self._budget.tighten(limit, owner)
+            self.take(Budget(self.spent, NO_USAGE)).tighten(limit, owner)
+        else:
+            self._budget.tighten(limit, owner)
+
+    def take(self, budget: Budget) -> Budget:
+        """Take a budget for this account's own, where it has none so far, and return it."""
+        self._budget = budget
+        self.payers = Payers(self.payers.all, (budget, *self.payers.budgets))
+        return budget
 
     def left(self) -> TokenUsage | None:
         """Return what this account and all above still allow; None where one has run out."""

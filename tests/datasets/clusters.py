@@ -1,0 +1,194 @@
+"""Data sets on a Dask cluster whose workers are killed: `python clusters.py SCHEDULES WORKERS SEED`.
+
+Prints what was counted and what was broken, as JSON. A process of its own, since a cluster leaves threads.
+"""
+
+import faulthandler
+import json
+import os
+import random
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import anyio
+
+from executionkit import LLMResponse, TokenUsage, complete, consensus
+from executionkit.datasets import Dask, map_dataset, read_rows
+from executionkit.datasets.log import lines_of
+from executionkit.errors import BudgetExhaustedError
+
+STAGE = consensus(n=2) >> complete()
+CALLS = 3
+"""Calls that a row takes."""
+
+
+class Model:
+    """Answers in capital letters, after some milliseconds, and writes each call to a file before."""
+
+    def __init__(self, log: str) -> None:
+        self._log = log
+
+    async def complete(self, messages: list[dict[str, Any]], **options: Any) -> LLMResponse:
+        from executionkit.runtime.calls.open_call import call_under_way  # what it holds does not travel
+
+        call = call_under_way.get()
+        assert call is not None
+        path, ordinal = call.place
+        file = os.open(self._log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        os.write(file, f"{json.dumps([*path, ordinal])}\n".encode())
+        os.close(file)
+        await anyio.sleep(random.uniform(0.001, 0.01))
+        return LLMResponse(
+            messages[-1]["content"].upper(), usage={"prompt_tokens": 3, "completion_tokens": 2}
+        )
+
+
+class Schedule:
+    """One data set, and when workers are killed while it is run."""
+
+    def __init__(self, seed: int, folder: Path) -> None:
+        chance = random.Random(seed)
+        self.seed = seed
+        self.count = chance.randint(30, 120)
+        self.rows = chance.randint(3, 25)
+        self.concurrency = chance.randint(1, 8)
+        needed = CALLS * self.count
+        self.budget = ("none", "ample", "short", "tokens")[seed % 4]
+        kinds = {
+            "none": None,
+            "ample": TokenUsage(llm_calls=2 * needed),
+            "short": TokenUsage(llm_calls=chance.randint(needed // 3, needed - 5)),
+            "tokens": TokenUsage(llm_calls=2 * needed, output_tokens=chance.randint(30_000, 60_000)),
+        }
+        self.limit: TokenUsage | None = kinds[self.budget]
+        most = needed if self.limit is None else min(needed, self.limit.llm_calls)
+        self.kills_at = sorted(chance.randint(1, most) for _ in range(chance.randint(0, 3)))
+        self.calls, self.state, self.target = folder / "calls", folder / "state", folder / "out.jsonl"
+        self.settled: Counter[str] = Counter()
+        self.killed = 0
+
+    @property
+    def asked(self) -> Counter[str]:
+        return Counter(self.calls.read_text().splitlines() if self.calls.exists() else [])
+
+    def settled_now(self) -> Iterator[tuple[str, int]]:
+        """Yield which calls have settled, and how often each was asked so far."""
+        done: set[str] = set()
+        over: set[object] = set()
+        for path in [*self.state.glob("*.jsonl")]:
+            try:
+                lines = [*lines_of(path)]
+            except FileNotFoundError:
+                continue  # it was folded into another
+            calls = [line.call for line in lines if line.call is not None]
+            done |= {json.dumps([*call.path, call.ordinal]) for call in calls if call.state == "done"}
+            over |= {line.record["key"] for line in lines if line.record is not None and line.is_answer}
+        for place, count in self.asked.items():
+            if place in done or json.loads(place)[0] in over:
+                yield place, count
+
+    def kill_workers(self, cluster: Any, is_over: threading.Event) -> None:
+        """Kill a worker each time that so many calls were made."""
+        for moment in self.kills_at:
+            while self.asked.total() < moment and not is_over.is_set():
+                time.sleep(0.005)
+            workers = [nanny.pid for nanny in cluster.workers.values() if nanny.pid is not None]
+            if is_over.is_set() or not workers:
+                return
+            victim = random.choice(sorted(workers))
+            with suppress(ProcessLookupError):
+                os.kill(victim, signal.SIGSTOP)
+                for place, count in self.settled_now():
+                    self.settled[place] = count
+                os.kill(victim, signal.SIGKILL)
+                self.killed += 1
+
+    def run(self, client: Any, cluster: Any) -> tuple[Counter[str], list[str]]:
+        """Run it, and return what was counted and what was broken."""
+        is_over = threading.Event()
+        killer = threading.Thread(target=self.kill_workers, args=(cluster, is_over))
+        killer.start()
+        log = str(self.calls)
+        try:
+            summary = map_dataset(
+                (f"row {number}" for number in range(self.count)),
+                self.target,
+                STAGE,
+                lambda: Model(log),
+                key=str,
+                engine=Dask(client, rows=self.rows),
+                max_cost=self.limit,
+                state=self.state,
+                max_concurrency=self.concurrency,
+            )
+        finally:
+            is_over.set()
+            killer.join()
+        asked = self.asked
+        broken = [
+            f"{self.seed}: {place} had settled after {count} and was asked {asked[place]} times"
+            for place, count in self.settled.items()
+            if asked[place] != count
+        ]
+        rows: list[dict[str, Any]] = [*read_rows(self.target, dict[str, Any])]
+        answers = {row["key"]: row["value"] for row in rows if row["value"] is not None}
+        if len({row["key"] for row in rows}) != len(rows):
+            broken.append(f"{self.seed}: a row is there twice")
+        if any(value != key.upper() for key, value in answers.items()):
+            broken.append(f"{self.seed}: another answer")
+        limit = self.limit or TokenUsage(llm_calls=10**9)
+        if asked.total() > limit.llm_calls or summary.cost.llm_calls > limit.llm_calls:
+            broken.append(f"{self.seed}: {asked.total()} calls, {summary.cost.llm_calls} counted of {limit}")
+        if limit.output_tokens and 2 * asked.total() > limit.output_tokens:
+            broken.append(f"{self.seed}: {2 * asked.total()} output tokens of {limit}")
+        if self.budget in {"none", "ample"} and (len(answers) != self.count or summary.failure is not None):
+            broken.append(f"{self.seed}: {len(answers)} of {self.count} rows, {summary.failure!r}")
+        if self.budget == "short" and not isinstance(summary.failure, BudgetExhaustedError):
+            broken.append(f"{self.seed}: ended with {summary.failure!r}")
+        if self.budget == "short" and summary.cost.llm_calls < 0.97 * limit.llm_calls:
+            broken.append(f"{self.seed}: {summary.cost.llm_calls} calls of {limit.llm_calls} were used")
+        counts = Counter(
+            schedules=1, kills=self.killed, rows=len(rows), answers=len(answers), calls=asked.total()
+        )
+        counts["asked again"] = asked.total() - len(asked)
+        if self.budget == "short":
+            counts["short of budget"] = 1
+            counts["calls allowed then"] = limit.llm_calls
+            counts["calls counted then"] = summary.cost.llm_calls
+        return counts, broken
+
+
+def main() -> None:
+    faulthandler.register(signal.SIGUSR1, all_threads=True)
+    schedules, workers, seed = map(int, sys.argv[1:])
+    counts: Counter[str] = Counter()
+    broken: list[str] = []
+    # A cluster gives up a worker that is not back in time, and a busy machine takes long to start one.
+    dask: Any = import_module("dask")
+    dask.config.set({"distributed.deploy.lost-worker-timeout": "10 minutes"})
+    distributed: Any = import_module("distributed")
+    cluster = distributed.LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None)
+    with distributed.Client(cluster) as client:
+        for number in range(seed, seed + schedules):
+            client.wait_for_workers(1)
+            with tempfile.TemporaryDirectory() as folder:
+                counted, found = Schedule(number, Path(folder)).run(client, cluster)
+            counts += counted
+            broken += found
+            if found:
+                print("\n".join(found), file=sys.stderr, flush=True)
+    print(json.dumps({**counts, "broken": len(broken), "first": broken[:5]}), flush=True)
+    os._exit(0)  # who closes a cluster waits for workers that are just being started
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""The engine on Dask: the same program text, keys that do not travel, workers that are killed."""
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from executionkit.datasets import Dask, map_dataset
+from executionkit.patterns.complete import complete
+from executionkit.provider import LLMProvider
+from executionkit.providers.openai import Provider
+from executionkit.providers.secret import Secret
+from tests.conftest import needs
+from tests.doubles import Model
+
+SCHEDULES = os.environ.get("EXECUTIONKIT_CLUSTERS", "1 2 2")  # how many, workers, seed
+
+pytestmark = needs("distributed")
+
+
+class Client:
+    """As much of a client as is looked at before anything is sent."""
+
+    asynchronous = False
+
+    def run_on_scheduler(self) -> None: ...
+
+    class loop:
+        asyncio_loop = None
+
+    scheduler = None
+
+
+def test_random_schedules_with_killed_workers() -> None:
+    program = Path(__file__).parent / "clusters.py"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, str(program), *SCHEDULES.split()]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+    counts: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    print(counts)
+    assert counts["broken"] == 0, counts["first"]
+    assert counts["kills"] > 0
+    if counts.get("short of budget"):
+        assert counts["calls counted then"] >= 0.97 * counts["calls allowed then"]
+
+
+@pytest.mark.parametrize("how", ["provider", "secret"])
+def test_a_key_does_not_travel(tmp_path: Path, how: str) -> None:
+    key = "sk-travels-0123456789"
+    provider = Provider("http://127.0.0.1:9", "m", key)
+    secret = Secret(key)
+
+    def captured() -> LLMProvider:
+        return provider if how == "provider" else Provider("http://127.0.0.1:9", "m", secret)
+
+    with pytest.raises(TypeError, match="what travels to the workers .* cannot be pickled") as caught:
+        map_dataset(["a"], tmp_path / "out.jsonl", complete(), captured, key=str, engine=Dask(Client()))
+    error: BaseException | None = caught.value
+    while error is not None:
+        assert key not in str(error)
+        error = error.__cause__
+    with pytest.raises(TypeError, match="not pickled"):
+        pickle.dumps(secret)
+
+
+def test_only_a_client_will_do(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match=r"Dask takes a distributed\.Client, not str"):
+        Dask("tcp://127.0.0.1:8786")
+    with pytest.raises(ValueError, match="rows must be at least 1"):
+        Dask(Client(), rows=0)
+    waiting = Client()
+    waiting.asynchronous = True
+    with pytest.raises(TypeError, match="not asynchronous"):
+        Dask(waiting)
+    with pytest.raises(TypeError, match=r"an engine is Local\(\) or Dask\(client\), not str"):
+        map_dataset(["a"], tmp_path / "out.jsonl", complete(), Model, key=str, engine="dask")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+def test_a_cluster_without_workers_is_told(tmp_path: Path) -> None:
+    class Empty(Client):
+        id = "client"
+
+        def nthreads(self) -> dict[str, int]:
+            return {}
+
+    with pytest.raises(RuntimeError, match="has no workers"):
+        map_dataset(["a"], tmp_path / "out.jsonl", complete(), Model, key=str, engine=Dask(Empty()))
