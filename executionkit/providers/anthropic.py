@@ -93,5 +93,5 @@ class Anthropic(Remote, frozen=True, kw_only=True, dict=True, weakref=True):
         )
 
     def _credentials(self) -> list[tuple[str, str]]:
-        key = [("x-api-key", self._key)] if self.api_key else []
-        return [*key, ("anthropic-version", _VERSION)]
+        version = ("anthropic-version", _VERSION)
+        return [("x-api-key", self._key), version] if self.api_key else [version]

@@ -188,7 +188,7 @@ class Remote(_Endpoint, frozen=True, kw_only=True, dict=True, weakref=True):
             lambda: self._client.transport(self._open),
             request,
             self.timeout,
-            _redactor(self._key),
+            self._redactor,
             estimate,
             self._turn(payload),
             self._written,
@@ -207,7 +207,7 @@ class Remote(_Endpoint, frozen=True, kw_only=True, dict=True, weakref=True):
 
     async def _attempt(self, request: Request, turn: Turn | None = None) -> LLMResponse:
         transport = self._client.transport(self._open)
-        redactor = _redactor(self._key)
+        redactor = self._redactor
         head: Head | None = None
         failure: LLMError | None = None
         with anyio.move_on_after(self.timeout):
@@ -283,6 +283,16 @@ class Remote(_Endpoint, frozen=True, kw_only=True, dict=True, weakref=True):
             return cast("Secret", self.api_key).reveal()  # so since __post_init__
         except (LookupError, ValueError) as error:
             raise PermanentError(str(error.args[0])) from None
+        except BaseException as error:
+            raise error.with_traceback(None)  # an interrupt, say: the frames below show the key
+
+    @property
+    def _redactor(self) -> Redactor:
+        """What keeps the key out of what a server writes."""
+        try:
+            return _made_redactor(self._key)
+        except BaseException as error:
+            raise error.with_traceback(None)  # an interrupt, say: the frames below show the key
 
     @property
     def _address(self) -> Address:
@@ -449,7 +459,7 @@ async def _read_answer(exchange: Exchange, redactor: Redactor, written: Format) 
 
 
 _parsed = lru_cache(maxsize=256)(parse_address)
-_redactor = lru_cache(maxsize=256)(Redactor)
+_made_redactor = lru_cache(maxsize=256)(Redactor)
 
 
 def _checked_address(provider: Remote) -> Address:

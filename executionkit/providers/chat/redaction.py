@@ -1,8 +1,9 @@
 """Keeping a secret out of text that somebody else wrote, by the secret's value."""
 
 import re
-from collections.abc import Iterator, Mapping
-from typing import Final, TypeVar, cast
+from collections.abc import Callable, Iterator, Mapping
+from functools import wraps
+from typing import Concatenate, Final, ParamSpec, TypeVar, cast
 
 from executionkit.providers.chat.spelling import (
     SHORTEST_STUMP,
@@ -17,11 +18,27 @@ from executionkit.providers.chat.spelling import (
 __all__ = ["MASK", "NOTHING_SECRET", "SHORTEST_STUMP", "Redactor"]
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 MASK: Final = "***"
 """What stands in place of a secret."""
 
 _SHORTEST_IN_ANSWERS: Final = 8
+
+
+def _alone_in_tracebacks(
+    method: "Callable[Concatenate[Redactor, P], T]",
+) -> "Callable[Concatenate[Redactor, P], T]":
+    """Have what interrupts a method leave without the frames below it, whose local names hold the secret."""
+
+    @wraps(method)
+    def alone(redactor: "Redactor", *args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return method(redactor, *args, **kwargs)
+        except BaseException as error:
+            raise error.with_traceback(None)
+
+    return alone
 
 
 class Redactor:
@@ -64,6 +81,7 @@ class Redactor:
         self._escapes = (b"\\u", *(b"\\%c" % each for each in b'"\\/' if each in characters))
         self._marks = (b"%", b"&", *((b"+",) if b" "[0] in characters else ()))
 
+    @_alone_in_tracebacks
     def text(self, text: str, *, was_cut: bool = False) -> str:
         """Return `text` with every spelling of the secret replaced.
 
@@ -93,6 +111,7 @@ class Redactor:
         for found in self._wholes.finditer(text, first.start()):
             yield found.span()
 
+    @_alone_in_tracebacks
     def may_touch(self, body: bytes) -> bool:
         """Whether an answer may hold the secret: it has a spelling of it, or escapes that could hide one.
 
@@ -121,6 +140,7 @@ class Redactor:
         """Return a part of an answer that was decoded or joined only now, with the secret replaced in it."""
         return cast("T", self.tree(value)) if self._in_answers else value
 
+    @_alone_in_tracebacks
     def released(self, text: str) -> tuple[str, str]:
         """Split a stream's text into what may be handed out, clean, and what may be the secret's beginning.
 
