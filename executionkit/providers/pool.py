@@ -1,7 +1,7 @@
 """`Pool`: several providers as one that spreads requests and stays up while one of them is down."""
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
 from math import isfinite
 from time import monotonic
@@ -21,7 +21,6 @@ from executionkit.provider import (
     StreamingProvider,
     ToolSpec,
     checked_provider,
-    supports_tools,
 )
 from executionkit.runtime.frame import attribute
 
@@ -49,7 +48,7 @@ class Member:
         self._standings = standings
         self._lock = lock
         self._clock = clock
-        if callable(getattr(provider, "stream", None)):
+        if callable(attribute(provider, "stream")):
             self.stream: Callable[..., Pieces] = self._stream
 
     async def complete(
@@ -85,10 +84,14 @@ class Member:
         **kwargs: Any,
     ) -> Pieces:
         provider = cast("StreamingProvider", self.provider)  # made sure of in `__init__`
-        return _Watched(
-            provider.stream(messages, temperature=temperature, max_tokens=max_tokens, tools=tools, **kwargs),
-            self,
-        )
+        try:
+            pieces = provider.stream(
+                messages, temperature=temperature, max_tokens=max_tokens, tools=tools, **kwargs
+            )
+            return _Watched(pieces, self)
+        except Exception as error:
+            self.note(error)
+            raise
 
     def begin(self) -> None:
         """Note that a request is under way."""
@@ -112,8 +115,8 @@ class Member:
         """Return the seconds to leave a member alone for one failure; None where one alone says little."""
         if _is_of_account(error):
             return self._standings.cooldown.seconds
-        asked = error.retry_after if isinstance(error, LLMError) else None
-        return asked if asked is not None and isfinite(asked) else None
+        asked: object = attribute(error, "retry_after") if isinstance(error, LLMError) else None
+        return max(0.0, asked) if isinstance(asked, int | float) and isfinite(asked) else None
 
     def __getattr__(self, name: str) -> Any:
         if name not in _PASSED_ON:
@@ -173,10 +176,10 @@ class Pool:
                 for number, each in enumerate(providers)
             ]
         )
-        self._open = AsyncExitStack()
-        if all(map(supports_tools, providers)):
+        self._open: list[AsyncExitStack] = []
+        if all(attribute(each, "supports_tools") is True for each in providers):
             self.supports_tools: Literal[True] = True
-        if all(callable(getattr(each, "stream", None)) for each in providers):
+        if all(callable(attribute(each, "stream")) for each in providers):
             self.stream: Callable[..., Pieces] = self._stream
 
     @property
@@ -237,22 +240,22 @@ class Pool:
         """Close every member that can be closed."""
         async with AsyncExitStack() as stack:
             for member in self.members:
-                close = getattr(member.provider, "aclose", None)
+                close = attribute(member.provider, "aclose")
                 if close is not None:
                     stack.push_async_callback(close)
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
             for member in self.members:
-                if hasattr(member.provider, "__aenter__"):
+                if hasattr(type(member.provider), "__aenter__"):
                     await stack.enter_async_context(_entered(member.provider))
-            self._open = stack.pop_all()
+            self._open.append(stack.pop_all())
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        await self._open.aclose()
+        await self._open.pop().aclose()
 
     def __repr__(self) -> str:
         return f"Pool({[member.provider for member in self.members]!r})"
@@ -272,7 +275,7 @@ def _is_of_account(error: Exception) -> bool:
     """Tell whether an account has no credit or no access: that lasts, and is no matter of the request."""
     if isinstance(error, RateLimitError):
         return error.retry_hint is False  # the quota is spent
-    return isinstance(error, PermanentError) and error.metadata.get("status") in _OF_THE_ACCOUNT
+    return isinstance(error, PermanentError) and _noted(error, "status") in _OF_THE_ACCOUNT
 
 
 def _is_of_member(error: Exception) -> bool:
@@ -280,14 +283,30 @@ def _is_of_member(error: Exception) -> bool:
     if isinstance(error, ProviderClosedError):
         return True
     if isinstance(error, PermanentError):
-        code = error.metadata.get("code")
-        said = Refusal(str(error), code=code if isinstance(code, str) else "")
-        return _is_of_account(error) and not (
-            error.metadata.get("status") == 403
+        if not _is_of_account(error):
+            return False
+        code = _noted(error, "code")
+        said = Refusal(_said(error), code=code if isinstance(code, str) else "")
+        return not (
+            _noted(error, "status") == 403
             and names_another_cause(said)
             and "quota" not in said.text.lower()
         )
     return True
+
+
+def _noted(error: Exception, name: str) -> object:
+    """Return a number or a text of an error's metadata; None for anything else, as foreign errors may have."""
+    metadata: object = attribute(error, "metadata")
+    found = cast("Mapping[str, object]", metadata).get(name) if isinstance(metadata, Mapping) else None
+    return found if isinstance(found, int | str) else None
+
+
+def _said(error: Exception) -> str:
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001 - whatever a foreign error's text raises
+        return ""
 
 
 class _Watched:

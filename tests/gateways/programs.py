@@ -1,6 +1,7 @@
 """Programs that people put before a model: nginx, HAProxy, Squid and LiteLLM, each set up in a folder of its own."""
 
 import os
+import secrets
 import shutil
 import socket
 import subprocess
@@ -79,7 +80,12 @@ model_list:
 litellm_settings:
   num_retries: 0
   telemetry: false
+general_settings:
+  master_key: {key}
 """
+
+LITELLM_KEY = f"sk-{secrets.token_hex(32)}"
+"""Without a strong key its proxy does not start."""
 
 
 def free_port() -> int:
@@ -134,7 +140,7 @@ def squid(folder: Path) -> Generator[int]:
 def litellm(folder: Path, relay: int) -> Generator[int]:
     """The port of LiteLLM's proxy; `LITELLM` names its command where it is not on the path."""
     port = free_port()
-    (folder / "conf.yaml").write_text(_LITELLM.format(relay=relay))
+    (folder / "conf.yaml").write_text(_LITELLM.format(relay=relay, key=LITELLM_KEY))
     command = os.environ.get("LITELLM", "litellm")
     with _running(
         [command, "--config", folder / "conf.yaml", "--host", "127.0.0.1", "--port", str(port)], port

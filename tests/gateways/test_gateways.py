@@ -33,7 +33,7 @@ from executionkit.events import Event, TextDelta, with_content
 from executionkit.providers.local import LocalProvider
 from tests.faults.certificates import CERTIFICATE, trusting
 from tests.foreign.processes import fetched, served
-from tests.gateways.programs import haproxy, is_installed, litellm, nginx, squid, stalling
+from tests.gateways.programs import LITELLM_KEY, haproxy, is_installed, litellm, nginx, squid, stalling
 
 pytestmark = [
     pytest.mark.anyio,
@@ -121,7 +121,8 @@ def gateways(model: LocalProvider, tmp_path_factory: pytest.TempPathFactory) -> 
                 tls = trusting(CERTIFICATE)
                 make["squid-connect"] = behind(ports["tls"], scheme="https", tls=tls, trust_env=True)
         if is_installed("litellm"):
-            make["litellm"] = behind(stack.enter_context(litellm(tmp_path_factory.mktemp("litellm"), relay)))
+            port = stack.enter_context(litellm(tmp_path_factory.mktemp("litellm"), relay))
+            make["litellm"] = behind(port, api_key=LITELLM_KEY)
         yield Gateways(relay, make)
 
 

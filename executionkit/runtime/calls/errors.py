@@ -1,6 +1,7 @@
 """The errors of a call: what a provider raised, what a server refused, what a budget did not allow."""
 
-from typing import Final
+from collections.abc import Mapping
+from typing import Final, cast
 
 from executionkit.core.budget import Refused
 from executionkit.core.learning import Refusal
@@ -35,6 +36,8 @@ def as_failure(raised: Exception, retry: RetryConfig, *, has_delivered: bool) ->
         failure = ProviderError(f"the provider raised {described(error)}", retryable=_may_pass(error, retry))
         failure.__cause__ = error
         error = failure
+    if not isinstance(cast("object", error.metadata), Mapping):
+        error = error.stamped(error.cost)  # a copy that can be read
     if has_delivered and isinstance(error, LLMError) and error.retry_hint is not False:
         error = error.stamped(error.cost)  # a copy, for the original is the provider's
         error.retry_hint = False
@@ -64,7 +67,10 @@ def placed(failure: ExecutionKitError, member: Endpoint) -> ExecutionKitError:
 def refusal_in(failure: ExecutionKitError) -> Refusal | None:
     """Return what a server said when it did not take a request as it is; None where it is another failure."""
     said = failure.metadata
-    if not isinstance(failure, PermanentError) or said.get("status") not in _REFUSALS:
+    status = said.get("status")
+    if not isinstance(failure, PermanentError) or not isinstance(status, int | None):
+        return None
+    if status not in _REFUSALS:
         return None
     field, code = said.get("param"), said.get("code")
     return Refusal(
