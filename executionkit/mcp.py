@@ -12,6 +12,7 @@ from hashlib import sha256
 from typing import Any, Final, Protocol, TypeAlias, cast
 
 import anyio
+from anyio.lowlevel import current_token
 from returns.result import Failure, Success
 
 try:
@@ -35,6 +36,7 @@ from executionkit.core.encoding import json_text
 from executionkit.core.usage import TokenUsage
 from executionkit.errors import ExecutionKitError
 from executionkit.provider import LLMProvider
+from executionkit.runtime.tasks.background import Background
 from executionkit.runtime.tasks.timeouts import A_LIFETIME
 from executionkit.stage import Stage
 from executionkit.tools import DEFAULT_TIMEOUT, Effects, Tool, ToolError, as_text, check_timeout
@@ -80,7 +82,10 @@ _MOST_PAGES: Final = 100
 
 
 _LONGEST_NAME: Final = 64
+_LEAVING: Final = 15.0
+"""Seconds that a process has to end in, once its standard input is closed and it is told to."""
 _GONE: Final = "the MCP server went away"
+_ELSEWHERE: Final = "the MCP server is connected in another event loop; call its tools there"
 
 
 @asynccontextmanager
@@ -113,7 +118,9 @@ async def mcp_tools(
         only: Names of the tools to take, as the server has them; None for all.
         without: Names of tools to leave out.
 
-    What the block raises leaves it as it is, not in the groups that the SDK's tasks would wrap it in.
+    What the block raises leaves it as it is, not in the groups that the SDK's tasks would wrap it in. The
+    block may be entered in one task and left in another, as fixtures and the lifespan of an application do.
+    The tools are to be called in the event loop that it was entered in.
 
     Raises:
         ExecutionKitError: The server cannot be reached, does not answer in time, or goes away while it lists
@@ -126,23 +133,18 @@ async def mcp_tools(
         if isinstance(names, str):
             raise TypeError(f"{setting} takes a list of names, not a text; write [{names!r}]")
     connection = _Connection(server, timeout)
-    raised: list[BaseException] = []
+    serving = Background(connection.serve, "the connection to an MCP server")
+    serving.start()
     try:
-        async with anyio.create_task_group() as group:
-            group.start_soon(connection.serve)
-            try:
-                listed = _chosen(await connection.tools(), only, without)
-                yield _as_tools(connection, listed, timeout, prefix)
-            except BaseException as error:
-                if not isinstance(error, (anyio.get_cancelled_exc_class(), GeneratorExit)):
-                    raised.append(error)
-                raise
-            finally:
-                connection.stop()
-    except BaseExceptionGroup:
-        if raised:
-            raise raised[0] from raised[0].__cause__
-        raise
+        listed = _chosen(await connection.tools(), None if only is None else {*only}, {*without})
+        yield _as_tools(connection, listed, timeout, prefix)
+    finally:
+        connection.stop()
+        try:
+            await serving.wait()
+        finally:
+            await serving.stop(_LEAVING)
+            serving.raise_interrupt()
 
 
 class _Connection:
@@ -157,6 +159,7 @@ class _Connection:
         self._ready = anyio.Event()
         self._over = anyio.Event()
         self._connecting = anyio.CancelScope()
+        self._loop = current_token()
         self._is_gone = False
         self._calls: set[anyio.CancelScope] = set()
 
@@ -208,10 +211,12 @@ class _Connection:
         """Call a tool.
 
         Raises:
-            ToolError: The server went away.
+            ToolError: The server went away, or this is another event loop than the connection's.
         """
         if self._is_gone:
             raise ToolError(_GONE)
+        if current_token() != self._loop:
+            raise ToolError(_ELSEWHERE)
         with anyio.CancelScope() as scope:
             self._calls.add(scope)
             try:

@@ -5,7 +5,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -409,3 +409,42 @@ async def test_stages_to_serve_have_names() -> None:
     stages: Any = [complete()]
     with pytest.raises(TypeError, match=r"stages are a mapping, as \{'vote': consensus\(\)\}, not list"):
         mcp_server(Talking(), stages)
+
+
+def _stdio() -> StdioServerParameters:
+    return odd({"result": {"content": [{"type": "text", "text": "fine"}]}})
+
+
+async def test_a_block_may_be_left_in_another_task_than_it_was_entered_in() -> None:
+    entered = mcp_tools(_stdio())
+    tools = await entered.__aenter__()
+    async with anyio.create_task_group() as group:
+        group.start_soon(entered.__aexit__, None, None, None)
+    with pytest.raises(ToolError, match="went away"):
+        await tools[0].execute()
+
+
+async def test_a_generator_that_holds_a_block_can_be_closed() -> None:
+    async def names() -> AsyncGenerator[str]:
+        async with mcp_tools(_stdio()) as tools:
+            for tool in tools:
+                yield tool.name
+
+    held = names()
+    assert await anext(held) == "odd"
+    await held.aclose()
+
+
+async def test_tools_called_in_another_event_loop_say_so_and_stay_sound() -> None:
+    elsewhere, here = (Talking(calls(("odd", {})), "done") for _ in range(2))
+    async with mcp_tools(_stdio(), timeout=10) as tools:
+        loop = react(tools)
+        await anyio.to_thread.run_sync(lambda: loop.run_sync(elsewhere, "go"))
+        await loop.run(here, "go")
+    assert "another event loop" in results(elsewhere.asked[1])[0]
+    assert results(here.asked[1]) == ["fine"]
+
+
+async def test_names_may_come_from_any_iterable() -> None:
+    async with mcp_tools(_stdio(), only=(name for name in ["odd"]), without=iter(())) as tools:  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        assert [tool.name for tool in tools] == ["odd"]

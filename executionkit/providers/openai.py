@@ -283,16 +283,16 @@ class Remote(_Endpoint, frozen=True, kw_only=True, dict=True, weakref=True):
             return cast("Secret", self.api_key).reveal()  # so since __post_init__
         except (LookupError, ValueError) as error:
             raise PermanentError(str(error.args[0])) from None
-        except BaseException as error:
-            raise error.with_traceback(None)  # an interrupt, say: the frames below show the key
+        except BaseException as error:  # noqa: BLE001 - an interrupt, say: the frames below show the key
+            raise error.with_traceback(None) from error.__cause__
 
     @property
     def _redactor(self) -> Redactor:
         """What keeps the key out of what a server writes."""
         try:
             return _made_redactor(self._key)
-        except BaseException as error:
-            raise error.with_traceback(None)  # an interrupt, say: the frames below show the key
+        except BaseException as error:  # noqa: BLE001 - an interrupt, say: the frames below show the key
+            raise error.with_traceback(None) from error.__cause__
 
     @property
     def _address(self) -> Address:

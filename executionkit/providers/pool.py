@@ -288,15 +288,13 @@ def _is_of_member(error: Exception) -> bool:
         code = _noted(error, "code")
         said = Refusal(_said(error), code=code if isinstance(code, str) else "")
         return not (
-            _noted(error, "status") == 403
-            and names_another_cause(said)
-            and "quota" not in said.text.lower()
+            _noted(error, "status") == 403 and names_another_cause(said) and "quota" not in said.text.lower()
         )
     return True
 
 
 def _noted(error: Exception, name: str) -> object:
-    """Return a number or a text of an error's metadata; None for anything else, as foreign errors may have."""
+    """Return a number or a text of an error's metadata; None for all else that a foreign one may have."""
     metadata: object = attribute(error, "metadata")
     found = cast("Mapping[str, object]", metadata).get(name) if isinstance(metadata, Mapping) else None
     return found if isinstance(found, int | str) else None

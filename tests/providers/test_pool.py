@@ -25,6 +25,7 @@ from executionkit.errors import LLMError, PermanentError
 from executionkit.events import Event, TextDelta, with_content
 from executionkit.provider import LLMResponse, Message, Pieces
 from executionkit.retry import RetryConfig
+from tests.doubles import AT_ONCE
 from tests.talking import calls, says
 
 pytestmark = pytest.mark.anyio
@@ -254,6 +255,58 @@ async def test_a_stream_never_fails_over_once_text_was_handed_out() -> None:
     assert not second.streams
 
 
+async def test_a_stream_that_raises_at_once_is_a_failure_of_its_member() -> None:
+    asked: list[str] = []
+
+    class Broken(Streaming):
+        def stream(self, messages: list[Message], **options: Any) -> Pieces:
+            asked.append(self.model)
+            raise ProviderError("at once")
+
+    outcome, texts = await streamed(Pool([Broken("a"), Streaming("b", "Paris")]))
+    assert (outcome.unwrap().value, texts, asked) == ("Paris", ["Paris"], ["a"])
+
+
+def with_odd(name: str, value: object) -> Exception:
+    """A failure that a foreign provider has made by itself."""
+    kind: Any = type("Odd", (RateLimitError,), {name: value}) if name == "retry_after" else PermanentError
+    error: Exception = kind("odd")
+    if name != "retry_after":
+        setattr(error, name, value)
+    return error
+
+
+@pytest.mark.parametrize("value", ["5", None, float("nan"), float("inf"), 1e300, [5]])
+async def test_an_odd_retry_after_is_none(value: object) -> None:
+    errors = [with_odd("retry_after", value)]
+    pool = Pool([Server("a", lambda: errors.pop() if errors else None), Server("b")])
+    result = (await complete().run(pool, "Q", retry=AT_ONCE)).unwrap()
+    assert (result.value, result.cost.llm_calls) == ("b", 2)
+
+
+@pytest.mark.parametrize("metadata", [5, {"status": [401]}, {"status": 403, "code": {}}, [("status", 401)]])
+async def test_odd_metadata_of_a_foreign_error_replace_no_failure(metadata: object) -> None:
+    pool = Pool([Server("a", lambda: with_odd("metadata", metadata))])
+    error = (await complete().run(pool, "Q", retry=AT_ONCE)).failure()
+    assert "odd" in str(error)
+    assert isinstance(error, LLMError)
+    assert error.cost.llm_calls == 1
+
+
+async def test_look_ups_on_a_member_may_raise() -> None:
+    class Rude(Server):
+        def __getattr__(self, name: str) -> Any:
+            raise KeyError(name)
+
+        @property
+        def supports_tools(self) -> bool:  # type: ignore[override]
+            raise KeyError("tools")
+
+    pool = Pool([Rude("a"), Rude("b")])
+    assert not hasattr(pool, "supports_tools")
+    assert (await complete().run(pool, "Q")).unwrap().cost.llm_calls == 1
+
+
 async def test_a_pool_streams_only_where_all_members_do() -> None:
     assert hasattr(Pool([Streaming("a")]), "stream")
     assert not hasattr(Pool([Streaming("a"), Server("b")]), "stream")
@@ -307,6 +360,25 @@ async def test_it_opens_and_closes_its_members() -> None:
     for provider in providers:
         with pytest.raises(PermanentError, match="closed"):
             await provider.complete([{"role": "user", "content": "Q"}])
+
+
+async def test_who_enters_it_twice_leaves_it_twice() -> None:
+    seen: list[str] = []
+
+    class Opened(Server):
+        async def __aenter__(self) -> Self:
+            seen.append("in")
+            return self
+
+        async def __aexit__(self, *_: object) -> None:
+            seen.append("out")
+
+    pool = Pool([Opened("a")])
+    async with pool:
+        async with pool:
+            pass
+        assert seen == ["in", "in", "out"]
+    assert seen == ["in", "in", "out", "out"]
 
 
 def test_what_is_no_provider_is_refused() -> None:

@@ -31,14 +31,13 @@ def _alone_in_tracebacks(
 ) -> "Callable[Concatenate[Redactor, P], T]":
     """Have what interrupts a method leave without the frames below it, whose local names hold the secret."""
 
-    @wraps(method)
-    def alone(redactor: "Redactor", *args: P.args, **kwargs: P.kwargs) -> T:
+    def alone(redactor: "Redactor", /, *args: P.args, **kwargs: P.kwargs) -> T:
         try:
             return method(redactor, *args, **kwargs)
-        except BaseException as error:
-            raise error.with_traceback(None)
+        except BaseException as error:  # noqa: BLE001 - an interrupt at any instant
+            raise error.with_traceback(None) from error.__cause__
 
-    return alone
+    return cast("Callable[Concatenate[Redactor, P], T]", wraps(method)(alone))
 
 
 class Redactor:

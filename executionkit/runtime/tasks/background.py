@@ -68,16 +68,22 @@ class Background:
     def _note_end(self, _: object) -> None:
         self._ended.set()
 
-    async def stop(self) -> None:
+    async def wait(self) -> None:
+        """Wait until it has ended by itself."""
+        await self._ended.wait()
+
+    async def stop(self, grace: float = 2 * GRACE) -> None:
         """Cancel it and wait until it has ended; one that is stubborn is left behind, by name, in the log.
 
         Is not cancelled itself: the wait is short.
+
+        Args:
+            grace: Seconds to wait; more than the code below it is given, so that it can leave that in time.
         """
         if not self.is_started or self._ended.is_set():
             return
         self._scope.cancel()
-        # Longer than the code below it is given, so that it can leave that behind in time.
-        with anyio.move_on_after(2 * GRACE, shield=True):
+        with anyio.move_on_after(grace, shield=True):
             await self._ended.wait()
         if not self._ended.is_set():
             import logging  # takes long to import, and is needed once if ever
