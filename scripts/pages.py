@@ -1,9 +1,10 @@
-"""Have `mypy --strict` read the Python blocks of README.md and docs/: `python scripts/pages.py`.
+"""Have mypy and pyright, both strict, read the Python blocks of README.md and docs/: `python scripts/pages.py`.
 
 A page becomes a module of one function, so that its blocks share their names and may `await`. What
 `tests/test_docs.py` hands to a page is a parameter here.
 """
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -23,10 +24,15 @@ _HEAD: Final = """from executionkit import LLMProvider, ScriptedProvider, Secret
 async def page(provider: {}, api_key: Secret) -> None:
 """
 _STRICT: Final = ("--strict", "--allow-redefinition", "--config-file=")
+_SHOWN: Final = (
+    *("reportUnusedClass", "reportUnusedFunction", "reportUnusedImport", "reportUnusedVariable"),
+    *("reportPrivateUsage", "reportRedeclaration", "reportUnusedExpression"),
+)
+"""Rules of pyright that a page breaks because it shows things: unused names, a name that is used again."""
 
 
 def main() -> None:
-    """Write each page as a module, and have mypy read them all."""
+    """Write each page as a module, and have the checkers read them all."""
     with TemporaryDirectory() as folder:
         for page in PAGES:
             text = "".join(_lines_of(page))
@@ -35,8 +41,13 @@ def main() -> None:
             module.write_text(
                 f"{_HEAD.format(kind)}{indent(text, '    ')}    return None\n", encoding="utf-8"
             )
-        done = subprocess.run([sys.executable, "-m", "mypy", *_STRICT, folder], cwd=ROOT, check=False)
-    sys.exit(done.returncode)
+        rules = {"typeCheckingMode": "strict", "extraPaths": [str(ROOT)], **dict.fromkeys(_SHOWN, "none")}
+        (Path(folder) / "pyrightconfig.json").write_text(json.dumps(rules), encoding="utf-8")
+        codes = [
+            subprocess.run([sys.executable, "-m", *command], cwd=ROOT, check=False).returncode
+            for command in (("mypy", *_STRICT, folder), ("pyright", "--project", folder))
+        ]
+    sys.exit(max(codes))
 
 
 def _lines_of(page: Path) -> Iterator[str]:
