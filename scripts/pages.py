@@ -1,4 +1,4 @@
-"""Have mypy and pyright, both strict, read the Python blocks of README.md and docs/: `python scripts/pages.py`.
+"""Have mypy and pyright, strict, read the Python blocks of README.md and docs/: `python scripts/pages.py`.
 
 A page becomes a module of one function, so that its blocks share their names and may `await`. What
 `tests/test_docs.py` hands to a page is a parameter here.
