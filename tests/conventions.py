@@ -240,6 +240,11 @@ class Recording:
         """Whether stages ran that may report costs of their own, past the ledger: those have no calls."""
         return any(isinstance(event, StageStarted) and event.kind == "Step" for event in self.events)
 
+    @property
+    def has_replays(self) -> bool:
+        """Whether calls were replayed out of a journal or a cache: their usage stands where they were made."""
+        return any(isinstance(event, CallFinished) and event.is_replayed for event in self.events)
+
     def deviations(
         self, *, secret: str = "", uncounted: TokenUsage = NO_USAGE, sums: bool = True
     ) -> list[str]:
