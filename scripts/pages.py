@@ -27,6 +27,7 @@ _STRICT: Final = ("--strict", "--allow-redefinition", "--config-file=")
 _SHOWN: Final = (
     *("reportUnusedClass", "reportUnusedFunction", "reportUnusedImport", "reportUnusedVariable"),
     *("reportPrivateUsage", "reportRedeclaration", "reportUnusedExpression"),
+    "reportUnknownVariableType",  # what is imported from a library without types
 )
 """Rules of pyright that a page breaks because it shows things: unused names, a name that is used again."""
 
