@@ -5,10 +5,9 @@ Run it with `just demo`. No key, no network. The model is SmolLM2-135M: quick, a
 
 import re
 import sys
+from typing import Literal
 
-from returns.result import Failure, Success
-
-from executionkit import Evaluation, Outcome, TokenUsage, consensus, refine
+from executionkit import Evaluation, Failure, Outcome, Success, TokenUsage, consensus, refine
 from executionkit.progress import Progress
 from executionkit.providers.local import LocalProvider
 
@@ -18,27 +17,17 @@ TICKET = (
 )
 
 
-CATEGORIES = ("payment", "delivery", "software bug")
+Category = Literal["payment", "delivery", "software bug"]
 
 PROMPT = f"""A customer writes: {TICKET}
 
-What kind of problem is it?
-A) payment
-B) delivery
-C) software bug
-Answer:"""
+What kind of problem is it: payment, delivery or software bug?"""
 
 
-def category(answer: str) -> str | None:
-    """Return the category that an answer names first; one that names none does not vote."""
-    found = re.search("|".join(CATEGORIES), answer, re.IGNORECASE)
-    return found[0].lower() if found else None
-
-
-def summary_task(answer: str) -> str:
+def summary_task(category: Category) -> str:
     """Return the prompt for a summary of the ticket, once the vote has said what it is about."""
     return (
-        f"Rewrite this {category(answer)} ticket as one short sentence for the support team. "
+        f"Rewrite this {category} ticket as one short sentence for the support team. "
         f"Mention the amount and the customer number.\n\n{TICKET}"
     )
 
@@ -59,7 +48,7 @@ def covers_the_facts(summary: str) -> Evaluation:
     return Evaluation(max(0.0, score), f"Mention {', and '.join(missing)}." if missing else "Keep it short.")
 
 
-vote = consensus(n=5, key=category, temperature=0.5, max_tokens=16)
+vote = consensus(n=5, output_type=Category, temperature=0.5, max_tokens=20)
 pipeline = vote.map(summary_task) >> refine(covers_the_facts, max_iterations=4, max_tokens=60)
 """A frozen value: nothing has run yet."""
 
