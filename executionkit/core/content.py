@@ -20,11 +20,15 @@ _FIELDS: Final = (
 
 _TAGS: Final = ("think", "thinking", "thought", "seed:think")
 _NAMES: Final = "|".join(sorted(_TAGS, key=len, reverse=True))
-_OPENING: Final = re.compile(rf"\s*(?:<(?:{_NAMES})(?:\s[^<>]*)?>|\[THINK\])", re.IGNORECASE)
-_CLOSING: Final = re.compile(rf"</(?:{_NAMES})\s*>|\[/THINK\]", re.IGNORECASE)
-_LONE_CLOSING: Final = re.compile(
-    rf"^[ \t]*(?:</(?:{_NAMES})>|\[/THINK\])[ \t]*$", re.IGNORECASE | re.MULTILINE
+_OPENING: Final = re.compile(
+    rf"\s*(?:<(?:{_NAMES})(?:\s[^<>]*)?>|\[THINK\]|\u25c1think\u25b7)", re.IGNORECASE
 )
+_CLOSING: Final = re.compile(rf"</(?:{_NAMES})\s*>|\[/THINK\]|\u25c1/think\u25b7", re.IGNORECASE)
+_LONE_CLOSING: Final = re.compile(
+    rf"^[ \t]*(?:</(?:{_NAMES})>|\[/THINK\]|\u25c1/think\u25b7)[ \t]*$", re.IGNORECASE | re.MULTILINE
+)
+_MARKS: Final = ("<", "[", "\u25c1")
+"""How tags begin."""
 _CHANNEL: Final = re.compile(r"\s*(?:<\|start\|>assistant)?<\|channel\|>")
 _IN_CHANNEL: Final = re.compile(
     r"<\|channel\|>\s*(?P<channel>\w+)[^<]*(?:<\|constrain\|>[^<]*)?<\|message\|>"
@@ -32,6 +36,7 @@ _IN_CHANNEL: Final = re.compile(
     re.DOTALL,
 )
 _LONGEST_TAG: Final = 64
+_BRACKETED: Final = ("[think]", "[/think]", "\u25c1think\u25b7", "\u25c1/think\u25b7")
 
 
 class Said(msgspec.Struct, frozen=True):
@@ -122,7 +127,7 @@ def split_thoughts(text: str) -> tuple[str, str]:
     >>> split_thoughts("<think>so 4 is cut o"), split_thoughts('{"tag": "<think>"}')
     (('so 4 is cut o', ''), ('', '{"tag": "<think>"}'))
     """
-    if "<" not in text and "[" not in text:
+    if not any(mark in text for mark in _MARKS):
         return "", text
     if _CHANNEL.match(text):
         return _by_channels(text)
@@ -204,7 +209,7 @@ class ThoughtFilter:
             thought, self._held = self._held[: closing.start()], self._held[closing.end() :]
             self._is_thinking = False
             return thought
-        end = max(self._held.rfind("<"), self._held.rfind("["))
+        end = max(map(self._held.rfind, _MARKS))
         if end < 0 or not _may_be_tag(self._held[end:]):
             end = len(self._held)
         thought, self._held = self._held[:end], self._held[end:]
@@ -224,4 +229,4 @@ def _may_be_tag(text: str) -> bool:
     tags = [tag for name in _TAGS for tag in (f"<{name}", f"</{name}")]
     return any(
         tag.startswith(low) or (low.startswith(tag) and low[len(tag)].isspace()) for tag in tags
-    ) or any(tag.startswith(low) for tag in ("[think]", "[/think]"))
+    ) or any(tag.startswith(low) for tag in _BRACKETED)

@@ -20,8 +20,8 @@ _REACH: Final = 10_000
 """Characters within which the other end of one is looked for."""
 
 _THOUGHT: Final = r"(?:(?:seed:)?think(?:ing)?|thoughts?|reasoning)"
-_OPENS: Final = rf"<[ ]?{_THOUGHT}[ ]?>|\[THINK\]"
-_CLOSES: Final = rf"<[ ]?/[ ]?{_THOUGHT}[ ]?>|\[/THINK\]"
+_OPENS: Final = rf"<[ ]?{_THOUGHT}[ ]?>|\[THINK\]|\u25c1think\u25b7"
+_CLOSES: Final = rf"<[ ]?/[ ]?{_THOUGHT}[ ]?>|\[/THINK\]|\u25c1/think\u25b7"
 _OPENING_TAG: Final = re.compile(_OPENS, re.IGNORECASE)
 _CLOSING_TAG: Final = re.compile(_CLOSES, re.IGNORECASE)
 _TAG_OR_BRACKET: Final = re.compile(rf"(?P<tag>{_OPENS})|[{{\[]", re.IGNORECASE)
@@ -127,7 +127,7 @@ def without_thoughts(text: str) -> str:
     >>> without_thoughts("<thinking>I would")
     ''
     """
-    if "<" not in text and "[" not in text:
+    if "<" not in text and "[" not in text and "\u25c1" not in text:
         return text
     if not (_OPENING_TAG.search(text) or _CLOSING_TAG.search(text)):
         return text

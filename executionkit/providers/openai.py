@@ -26,7 +26,7 @@ from executionkit.provider import DEFAULT_MAX_TOKENS, LLMResponse, Message, Tool
 from executionkit.providers.chat.failures import broken_exchange, headed, refused, timed_out, unusable
 from executionkit.providers.chat.redaction import Redactor
 from executionkit.providers.chat.servers import dialect_for, server_for
-from executionkit.providers.chat.streaming import Stream
+from executionkit.providers.chat.streaming import Stream, read_events
 from executionkit.providers.chat.wire import Unusable, encode_request
 from executionkit.providers.format import CHAT, Format
 from executionkit.providers.http.address import Address, parse_address
@@ -149,7 +149,8 @@ class Remote(_Endpoint, frozen=True, kw_only=True, dict=True, weakref=True):
             ProviderClosedError: The provider is closed in this event loop.
 
         Each has `cost` (one call, and the tokens that the server reported) and, where a server answered,
-        `metadata["status"]` (int) and `metadata["request_id"]` (str).
+        `metadata["status"]` (int), `metadata["request_id"]` (str) and `metadata["code"]` (str), what it
+        calls the error.
         """
         if kwargs.get("stream"):
             raise PermanentError("complete() returns a whole answer; for one in pieces call stream()")
@@ -452,7 +453,8 @@ async def _read_answer(exchange: Exchange, redactor: Redactor, written: Format) 
     head = exchange.head
     if not head.is_success:
         raise refused(head, await read_error_body(exchange), redactor)
-    answer = written.decode(await read_body(exchange), redactor)
+    body = await read_body(exchange)
+    answer = read_events(body, redactor, written) or written.decode(body, redactor)
     if isinstance(answer, Unusable):
         raise unusable(head, answer, redactor)
     return headed(answer, head, redactor)

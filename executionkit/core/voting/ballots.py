@@ -9,6 +9,7 @@ from collections.abc import Callable, Hashable, Sequence
 from functools import lru_cache
 from math import isfinite
 from typing import Any, Generic, TypeVar, cast
+from unicodedata import category
 
 import msgspec
 from typing_extensions import TypeForm, override
@@ -67,7 +68,8 @@ class Ballot(msgspec.Struct, Generic[T], frozen=True, repr_omit_defaults=True):
             text: What the model wrote.
             was_cut: Whether its end is missing: then no value is read that might go on.
         """
-        if not without_thoughts(text).strip():
+        spoken = without_thoughts(text).strip()
+        if not spoken or not (spoken.isascii() or any(map(_is_visible, spoken))):
             return None
         try:
             value = self.read(text, was_cut=was_cut)
@@ -241,6 +243,11 @@ def _decoded(text: str, output_type: TypeForm[T], was_cut: bool) -> T:
     if isinstance(value, float) and not isfinite(value):  # no JSON, and written alike whichever it is
         raise ValueError(f"{value} is no number to vote for")
     return value
+
+
+def _is_visible(character: str) -> bool:
+    """Whether a character shows: no white space, and none of no width."""
+    return not character.isspace() and category(character) != "Cf"
 
 
 def _kind_of(output_type: object) -> AnswerType[Any]:

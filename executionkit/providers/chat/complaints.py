@@ -26,6 +26,7 @@ _HOLDERS: Final = (
     "exception",
     "Error",
     "response",
+    "ResponseMetadata",
 )
 _LAST_WORDS: Final = ("reason", "title", "text")
 _CODES: Final = (

@@ -22,6 +22,9 @@ _SETTINGS: Final = re.compile(
 _PARAMETERS: Final = re.compile(
     rf"""\b({_NAMES}|key|token|sig|signature)=(?!\*|none\b|null\b)[^\s"'&,;<>]{{4,}}""", re.IGNORECASE
 )
+_TOKEN: Final = re.compile(
+    r"""\b(token)(["']?\s*[:=]\s*["']?)(?=[^\s"']*\d)(?=[^\s"']*[a-z])[\w.~+/=-]{16,}""", re.IGNORECASE
+)
 _PREFIXES: Final = re.compile(
     r"""(?<![A-Za-z0-9])(?:
     gh[opsur]_\w{10,} | github_pat_\w{10,} | glpat-[\w-]{10,}
@@ -56,4 +59,5 @@ def hide_credentials(text: str) -> str:
     text = _PREFIXES.sub(_MASK, text)
     text = _SCHEMES.sub(rf"\1\2{_MASK}", text)
     text = _SETTINGS.sub(rf"\1\2{_MASK}", text)
+    text = _TOKEN.sub(rf"\1\2{_MASK}", text)
     return _PARAMETERS.sub(rf"\1={_MASK}", text)

@@ -17,14 +17,15 @@ from executionkit.providers.chat.complaints import complaint_in_answer
 from executionkit.providers.chat.redaction import MASK, SHORTEST_STUMP, Redactor
 from executionkit.providers.chat.wire import (
     CALL_FIELDS,
-    MESSAGE_FIELDS,
     ONE_CALL,
+    READ_OF_MESSAGE,
     Content,
     Unusable,
     broken_off,
     mapping,
     read_arguments,
     reported_usage,
+    sent_calls,
     unique_calls,
     unknown_fields,
     with_refusal,
@@ -61,7 +62,7 @@ class StreamChunk(msgspec.Struct, frozen=True):
 
 class _Function(msgspec.Struct):
     name: str | None = None
-    arguments: str | dict[str, Any] | None = None
+    arguments: Any = None
 
 
 class _CallDelta(msgspec.Struct):
@@ -132,10 +133,11 @@ class _Call:
         self.id = self.id or ("" if delta.id is None else str(delta.id))
         if function.name and function.name != self.name:  # some servers name it in every piece
             self.name += function.name
-        if isinstance(function.arguments, dict):
-            self._whole, text = function.arguments, json.dumps(function.arguments)
+        given: object = function.arguments
+        if isinstance(given, dict):
+            self._whole, text = mapping(cast("object", given)), json.dumps(given)
         else:
-            text = function.arguments or ""
+            text = given if isinstance(given, str) else "" if given is None else json.dumps(given)
             self._arguments.append(text)
         self._extra.update(unknown_fields(sent, CALL_FIELDS))
         return CallPiece(whole_text(redactor.answer(self.name)), self._shown.released(text), self.place)
@@ -252,9 +254,9 @@ class Assembly:
                 said, calls = _said_in(delta), _calls_in(delta)
             except (msgspec.ValidationError, RecursionError) as problem:
                 return Unusable(f"a piece of the answer is not a completion: {problem}", ONE_CALL)
-            sent = zip(calls, delta.get("tool_calls") or (), strict=True)
+            sent = zip(calls, sent_calls(delta), strict=True)
             parts = tuple([self._call_of(call).add(call, raw, self._redactor) for call, raw in sent])
-            has_more = not delta.keys() <= MESSAGE_FIELDS and self._add_extra(delta)
+            has_more = not delta.keys() <= READ_OF_MESSAGE and self._add_extra(delta)
             self.pieces += bool(said.text or said.reasoning or said.refusal or calls or has_more)
             if said.refusal:
                 self._refusals.append(said.refusal)
@@ -296,7 +298,7 @@ class Assembly:
 
     def _add_extra(self, delta: dict[str, Any]) -> bool:
         """Take in the fields that this package does not know, and say whether they hold anything."""
-        more = unknown_fields(delta, MESSAGE_FIELDS)
+        more = unknown_fields(delta, READ_OF_MESSAGE)
         for name, value in more.items():
             parts = self._extra.setdefault(name, [])
             if not (
@@ -416,7 +418,7 @@ def _repaired(value: T) -> T:
 
 
 def _calls_in(delta: dict[str, Any]) -> list[_CallDelta]:
-    calls = delta.get("tool_calls")
+    calls = sent_calls(delta)
     if not calls:
         return []
     try:

@@ -26,6 +26,7 @@ _READ: Final = 8_192
 _REQUEST_IDS: Final = (
     *("x-request-id", "request-id", "x-litellm-call-id", "apim-request-id", "x-ms-request-id"),
     *("x-amzn-requestid", "x-amzn-request-id", "x-goog-request-id", "x-correlation-id", "cf-ray"),
+    *("x-trace-id", "x-generation-id", "x-vercel-id"),
     *("llm_provider-x-request-id", "llm_provider-request-id"),
 )
 _CLASSES: Final[Mapping[FailureKind, type[LLMError]]] = {
@@ -57,7 +58,7 @@ def refused(head: Head, body: bytes, redactor: Redactor) -> LLMError:
     return _CLASSES[verdict.kind](
         f"{head.sender} answered {head.status}{'; ' if advice else ''}{advice}{': ' if text else ''}{text}",
         cost=reported_usage(mapping(decoded).get("usage")),
-        metadata=describe(head, redactor, complaint.request_id),
+        metadata={**describe(head, redactor, complaint.request_id), **_named(complaint, redactor)},
         retry_after=_pause(head, complaint, verdict.kind),
         retryable=verdict.retryable,
     )
@@ -101,7 +102,7 @@ def unusable(head: Head, answer: Unusable, redactor: Redactor) -> LLMError:
     return (RateLimitError if verdict.kind == "rate_limit" else ProviderError)(
         f"{about}{': ' if text else ''}{text}",
         cost=answer.usage,
-        metadata=describe(head, redactor, complaint.request_id),
+        metadata={**describe(head, redactor, complaint.request_id), **_named(complaint, redactor)},
         retry_after=_pause(head, complaint, verdict.kind),
         retryable=verdict.retryable,
     )
@@ -178,6 +179,13 @@ def describe(head: Head, redactor: Redactor, stated_id: str = "") -> dict[str, o
     identity = (known or [stated_id])[0]
     shown = hide_credentials(redactor.text(identity))[:_SHOWN]
     return {"status": head.status, **({"request_id": shown} if shown else {})}
+
+
+def _named(complaint: Complaint, redactor: Redactor) -> dict[str, object]:
+    """Return `code` (str), what the server calls the error in words, where it does."""
+    named = next((code for code in complaint.codes if not code.isdigit()), "")
+    shown = hide_credentials(redactor.text(named))[:_QUOTED]
+    return {"code": shown} if shown else {}
 
 
 def headed(answer: LLMResponse, head: Head, redactor: Redactor) -> LLMResponse:

@@ -32,7 +32,7 @@ from executionkit.providers.http.exchange import Exchange, ExchangeError, Head, 
 from executionkit.providers.pacing import Turn
 from executionkit.runtime.tasks.event_loops import closer
 
-__all__ = ["Stream"]
+__all__ = ["Stream", "read_events"]
 
 _DONE: Final = "[DONE]"
 _NO_STREAM: Final = (b"{", b"[", b"<", b'"')
@@ -48,6 +48,25 @@ _DRAIN_TIMEOUT: Final = 0.05
 
 _READS_UNCHECKED: Final = 16
 """Reads between two looks whether the stream is cancelled; a look takes as long as a read."""
+
+
+def read_events(body: bytes, redactor: Redactor, written: Format) -> LLMResponse | Unusable | None:
+    """Read an answer that came as a stream though nobody had asked for one; None where it is no stream."""
+    begins = body[:_BEGINNING].removeprefix(b"\xef\xbb\xbf").lstrip()
+    if begins[:1] in _NO_STREAM or not _EVENT_LINE.match(begins):
+        return None
+    assembly = written.assembly(redactor)
+    for event in EventParser().feed(body + b"\n\n"):
+        text = event.data.strip()
+        if text == _DONE:
+            break
+        piece = assembly.take(text, event.event) if text else None
+        if isinstance(piece, Unusable):
+            return piece
+    if assembly.finish_reason is None:
+        return Unusable("the stream ended without a finish reason")
+    assembly.flush(is_sound=True)
+    return assembly.finished()
 
 
 class Stream:

@@ -9,6 +9,7 @@ from typing import Any, Final, TypeAlias, TypeVar, cast
 import msgspec
 
 from executionkit.core.content import read_content, read_reasoning, split_thoughts
+from executionkit.core.encoding import json_text
 from executionkit.core.endings import is_failed
 from executionkit.core.json import Unreadable, decode_json
 from executionkit.core.usage import TokenUsage, read_usage
@@ -21,6 +22,7 @@ __all__ = [
     "CALL_FIELDS",
     "MESSAGE_FIELDS",
     "ONE_CALL",
+    "READ_OF_MESSAGE",
     "Content",
     "Unusable",
     "broken_off",
@@ -30,6 +32,7 @@ __all__ = [
     "mapping",
     "read_arguments",
     "reported_usage",
+    "sent_calls",
     "text_in",
     "unique_calls",
     "unknown_fields",
@@ -90,7 +93,7 @@ class Unusable(msgspec.Struct, frozen=True):
 
 class _Function(msgspec.Struct):
     name: str | None = None
-    arguments: str | dict[str, Any] | None = None
+    arguments: Any = None
 
 
 class _Call(msgspec.Struct):
@@ -120,7 +123,7 @@ MESSAGE_FIELDS: Final = frozenset({"role", "content", "tool_calls"})
 CALL_FIELDS: Final = frozenset({"id", "type", "function", "index"})
 _ARGUMENTS: Final = ("arguments", "input", "parameters", "args")
 """Where servers have the arguments of a call."""
-_READ_OF_MESSAGE: Final = MESSAGE_FIELDS | {"function_call"}
+READ_OF_MESSAGE: Final = MESSAGE_FIELDS | {"function_call"}
 _READ_OF_CALL: Final = CALL_FIELDS | {"name", *_ARGUMENTS}
 
 
@@ -130,6 +133,8 @@ def decode_completion(body: bytes, redactor: Redactor) -> LLMResponse | Unusable
     if isinstance(raw, Unreadable):
         begins = body[:_BEGINNING].decode("utf-8", "replace").strip()
         return Unusable(f"the answer is not JSON: {raw.reason}", begins=begins)
+    if isinstance(raw, list):  # some have their errors in a list
+        raw = next((each for each in map(mapping, cast("list[object]", raw)) if each.get("error")), raw)
     if not isinstance(raw, dict):
         begins = raw if isinstance(raw, str) else ""
         return Unusable(f"the answer is not a JSON object but a {type(raw).__name__}", begins=begins)
@@ -160,10 +165,8 @@ def _read_completion(raw: dict[str, Any], redactor: Redactor) -> LLMResponse | U
     if choice.message is None:
         return Unusable("the answer's first choice has no message", usage)
     message = raw["choices"][0]["message"]
-    asked = choice.message.tool_calls or ()
-    sent: list[dict[str, Any]] = message.get("tool_calls") or []
-    if not asked and (legacy := mapping(message.get("function_call"))):  # as it was before `tool_calls`
-        asked, sent = [_Call()], [legacy]
+    sent = sent_calls(message)
+    asked = choice.message.tool_calls or [_Call()] * len(sent)
     calls = unique_calls(_read_calls(asked, sent, redactor))
     said = read_content(choice.message.content)
     thoughts, text = split_thoughts(said.text)
@@ -173,11 +176,18 @@ def _read_completion(raw: dict[str, Any], redactor: Redactor) -> LLMResponse | U
         finish_reason=choice.finish_reason or ("tool_calls" if calls else "stop"),
         usage=mapping(stated_usage),
         raw=raw,
-        extra=with_refusal(unknown_fields(message, _READ_OF_MESSAGE), said.refusal),
+        extra=with_refusal(unknown_fields(message, READ_OF_MESSAGE), said.refusal),
         reasoning=read_reasoning(message) or said.reasoning or thoughts,
         id=text_in(raw, "id"),
         model=text_in(raw, "model"),
     )
+
+
+def sent_calls(message: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the calls of a message, or of a piece of one, as they were sent."""
+    calls: list[dict[str, Any]] = message.get("tool_calls") or []
+    legacy = mapping(message.get("function_call"))  # as it was before `tool_calls`
+    return calls or ([{"function": legacy}] if legacy else [])
 
 
 def text_in(raw: Mapping[str, Any], name: str) -> str:
@@ -243,15 +253,15 @@ def _function_in(call: Mapping[str, Any]) -> _Function:
     within = mapping(call.get("function")) or call
     name = within.get("name")
     found = next((within[name] for name in _ARGUMENTS if within.get(name) is not None), None)
-    arguments = found if isinstance(found, str) else mapping(cast("object", found)) or None
-    return _Function(name if isinstance(name, str) else None, arguments)
+    return _Function(name if isinstance(name, str) else None, cast("object", found))
 
 
-def read_arguments(arguments: str | dict[str, Any] | None) -> dict[str, Any] | str:
-    """Return the arguments; the text as it came where it is not a JSON object, for the model to see."""
-    if isinstance(arguments, dict):
-        return arguments
-    if arguments is None or not arguments.strip():
+def read_arguments(given: object) -> dict[str, Any] | str:
+    """Return the arguments; as the text that came where they are no JSON object, for the model to see."""
+    if isinstance(given, dict):
+        return mapping(cast("object", given))
+    arguments = given if isinstance(given, str) else "" if given is None else json_text(given)
+    if not arguments.strip():
         return {}
     decoded = decode_json(arguments)
     if decoded is None:  # "null": none

