@@ -129,12 +129,13 @@ _READ_OF_CALL: Final = CALL_FIELDS | {"name", *_ARGUMENTS}
 
 def decode_completion(body: bytes, redactor: Redactor) -> LLMResponse | Unusable:
     """Read a completion; total: whatever the bytes are, the answer says what became of them."""
-    raw = decode_json(body)
+    raw: object = decode_json(body)
     if isinstance(raw, Unreadable):
         begins = body[:_BEGINNING].decode("utf-8", "replace").strip()
         return Unusable(f"the answer is not JSON: {raw.reason}", begins=begins)
     if isinstance(raw, list):  # some have their errors in a list
-        raw = next((each for each in map(mapping, cast("list[object]", raw)) if each.get("error")), raw)
+        listed = cast("list[object]", raw)
+        raw = next((each for each in map(mapping, listed) if each.get("error")), listed)
     if not isinstance(raw, dict):
         begins = raw if isinstance(raw, str) else ""
         return Unusable(f"the answer is not a JSON object but a {type(raw).__name__}", begins=begins)

@@ -1,7 +1,7 @@
 """What servers send that is near to what is known: in other names, other places, other forms."""
 
 import json
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
@@ -39,7 +39,7 @@ class Server:
         self.asked.append(json.loads(request.content))
         answer = self.answers[min(len(self.asked), len(self.answers)) - 1]
         if isinstance(answer, tuple):
-            status, content, headers = answer
+            status, content, headers = cast("tuple[int, object, dict[str, str]]", answer)
             content = content if isinstance(content, bytes) else json.dumps(content).encode()
             return httpx.Response(status, content=content, headers=headers)
         return httpx.Response(200, json=answer)
