@@ -18,7 +18,9 @@ from typing import (
     Literal,
     Self,
     TypeAlias,
+    TypedDict,
     TypeVar,
+    Unpack,
     cast,
     final,
     overload,
@@ -59,6 +61,7 @@ from executionkit.runtime.shared import run_is_over
 from executionkit.streaming import AHEAD, Streaming, SyncStreaming
 
 __all__ = [
+    "BatchSettings",
     "Both",
     "Checked",
     "Each",
@@ -90,6 +93,20 @@ Failures: TypeAlias = tuple[type[ExecutionKitError], ...]
 
 class _StageMeta(msgspec.StructMeta, ABCMeta):
     """Makes `@abstractmethod` count on a struct."""
+
+
+class BatchSettings(TypedDict, total=False):
+    """The keywords of `Stage.over` that have a default; see there."""
+
+    max_concurrency: int | Adaptive
+    on_error: OnError
+    ordered: bool
+    ahead: int
+    max_cost: TokenUsage | None
+    retry: RetryConfig | None
+    trace: Trace | tuple[Trace, ...] | None
+    deadline: float | None
+    journal: RunJournal | None
 
 
 class Stage(
@@ -403,7 +420,17 @@ class Stage(
             )
         )
 
-    @final
+    @overload
+    def over(
+        self: "Stage[object, B]",
+        rows: Source[A],
+        provider: LLMProvider,
+        /,
+        *,
+        key: Callable[[A], Key],
+        **settings: Unpack[BatchSettings],
+    ) -> Batch[A, B]: ...
+    @overload
     def over(
         self: "Stage[A, B]",
         rows: Source[A],
@@ -411,6 +438,16 @@ class Stage(
         /,
         *,
         key: Callable[[A], Key],
+        **settings: Unpack[BatchSettings],
+    ) -> Batch[A, B]: ...
+    @final
+    def over(
+        self: "Stage[Any, Any]",
+        rows: Source[Any],
+        provider: LLMProvider,
+        /,
+        *,
+        key: Callable[[Any], Key],
         max_concurrency: int | Adaptive = Adaptive(),  # noqa: B008 - a frozen value
         on_error: OnError = "collect",
         ordered: bool = False,
@@ -420,7 +457,7 @@ class Stage(
         trace: Trace | tuple[Trace, ...] | None = None,
         deadline: float | None = None,
         journal: RunJournal | None = None,
-    ) -> Batch[A, B]:
+    ) -> Batch[Any, Any]:
         """Run this stage for any number of rows, under one budget; see `executionkit.batch.Batch`.
 
         Rows are pulled one by one as there is room for them, and read as they end; memory does not grow with
@@ -466,7 +503,17 @@ class Stage(
             journal=journal,
         )
 
-    @final
+    @overload
+    def over_sync(
+        self: "Stage[object, B]",
+        rows: Source[A],
+        provider: LLMProvider,
+        /,
+        *,
+        key: Callable[[A], Key],
+        **settings: Unpack[BatchSettings],
+    ) -> SyncBatch[A, B]: ...
+    @overload
     def over_sync(
         self: "Stage[A, B]",
         rows: Source[A],
@@ -474,6 +521,16 @@ class Stage(
         /,
         *,
         key: Callable[[A], Key],
+        **settings: Unpack[BatchSettings],
+    ) -> SyncBatch[A, B]: ...
+    @final
+    def over_sync(
+        self: "Stage[Any, Any]",
+        rows: Source[Any],
+        provider: LLMProvider,
+        /,
+        *,
+        key: Callable[[Any], Key],
         max_concurrency: int | Adaptive = Adaptive(),  # noqa: B008 - a frozen value
         on_error: OnError = "collect",
         ordered: bool = False,
@@ -483,7 +540,7 @@ class Stage(
         trace: Trace | tuple[Trace, ...] | None = None,
         deadline: float | None = None,
         journal: RunJournal | None = None,
-    ) -> SyncBatch[A, B]:
+    ) -> SyncBatch[Any, Any]:
         """Run this stage for any number of rows without `await`; otherwise like `over`.
 
         The rows are pulled and run in a thread with an event loop of its own.

@@ -40,6 +40,7 @@ CAMPAIGNS: Final[dict[str, tuple[dict[str, str], list[str]]]] = {
         },
         ["-s", "tests/test_plan.py", "tests/test_drawing.py"],
     ),
+    "reviews": ({"EXECUTIONKIT_REVIEWS": "200"}, ["-s", "tests/real/test_datasets.py"]),
     "streaming": (
         {
             "EXECUTIONKIT_STREAMS": "10000",

@@ -2,11 +2,13 @@
 
 import asyncio
 import os
+import pickle
 import time
 from collections.abc import Coroutine
 from contextlib import aclosing
 from functools import partial
 from importlib import import_module
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -24,7 +26,7 @@ from executionkit.datasets.state import BusyError, State
 from executionkit.errors import DeadlineExceededError, StageError, described
 from executionkit.runtime.run import in_new_loop
 
-__all__ = ["Dask"]
+__all__ = ["Dask", "pickled"]
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -97,7 +99,7 @@ class _Map:
         self._job = job
         self._state = state
         self._limit = limit
-        self._payload = _pickled(job)
+        self._payload = pickled(job, "the stage, make_provider, key or trace")
         self._name = f"executionkit_{os.urandom(16).hex()}"
         self._link = _Link(client.scheduler, client.loop.asyncio_loop, self._name, "")
         self._running: dict[Any, tuple[Shard[Any], int]] = {}
@@ -145,7 +147,7 @@ class _Map:
         future = self._client.submit(
             _work,
             self._payload,
-            shard,
+            pickled(shard, "a row"),
             str(self._state.folder.resolve()),
             begun,
             limit,
@@ -207,10 +209,11 @@ class _Link:
 
 
 def _work(
-    payload: bytes, shard: Shard[Any], folder: str, begun: Begun, limit: TokenUsage | None, name: str
+    payload: bytes, rows: bytes, folder: str, begun: Begun, limit: TokenUsage | None, name: str
 ) -> Report:
     """Run a shard; called on a worker."""
-    job: Job[Any, Any] = import_module("cloudpickle").loads(payload)
+    job: Job[Any, Any] = pickle.loads(payload)  # noqa: S301 - from who runs the workers
+    shard: Shard[Any] = pickle.loads(rows)  # noqa: S301
     worker: Any = import_module("distributed").get_worker()
     link = _Link(worker.scheduler, worker.loop.asyncio_loop, name, worker.address)
     return in_new_loop(partial(run_shard, job, shard, Path(folder), begun, limit, link), "a shard")
@@ -248,19 +251,39 @@ def _uninstall(name: str, dask_scheduler: Any = None) -> None:
     dask_scheduler.remove_plugin(name)
 
 
-def _pickled(job: Job[Any, Any]) -> bytes:
-    """Return a job as bytes.
+def pickled(value: object, what: str) -> bytes:
+    """Return a value as bytes.
+
+    Args:
+        value: The value.
+        what: What to call it.
 
     Raises:
-        TypeError: It cannot be pickled.
+        TypeError: It cannot be pickled, or not be read again elsewhere.
     """
+    cloudpickle: Any = import_module("cloudpickle")
+
+    def checked(pickler: Any, part: object) -> Any:
+        if isinstance(part, type) and issubclass(part, msgspec.Struct) and _is_of_program(part):
+            raise TypeError(
+                f"the struct {part.__name__} is defined in the program itself, where no worker finds it; put "
+                "it into a module that the workers import too, or make it a dataclass"
+            )
+        if isinstance(part, type) and "__msgspec_cache__" in vars(part) and _is_of_program(part):
+            delattr(part, "__msgspec_cache__")  # of a dataclass that was read; made again where it is missed
+        return cloudpickle.CloudPickler.reducer_override(pickler, part)
+
+    pickler = type("Pickler", (cloudpickle.CloudPickler,), {"reducer_override": checked})
+    file = BytesIO()
     try:
-        payload: bytes = import_module("cloudpickle").dumps(job)
+        pickler(file).dump(value)
     except Exception as error:
-        raise TypeError(
-            f"what travels to the workers (stage, make_provider, key, trace) cannot be pickled: {error}"
-        ) from error
-    return payload
+        raise TypeError(f"{what} cannot be pickled for the workers: {error}") from error
+    return file.getvalue()
+
+
+def _is_of_program(kind: type) -> bool:
+    return kind.__module__ == "__main__" or "<locals>" in kind.__qualname__
 
 
 def _is_of_worker(error: BaseException) -> bool:

@@ -5,13 +5,17 @@ import os
 import pickle
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
-from executionkit.datasets import Dask, map_dataset
+from executionkit.datasets import Dask, map_dataset, read_rows
+from executionkit.datasets.dask import pickled
 from executionkit.patterns.complete import complete
+from executionkit.patterns.prompt import prompt
 from executionkit.provider import LLMProvider
 from executionkit.providers.openai import Provider
 from executionkit.providers.secret import Secret
@@ -59,7 +63,7 @@ def test_a_key_does_not_travel(tmp_path: Path, how: str) -> None:
     def captured() -> LLMProvider:
         return provider if how == "provider" else Provider("http://127.0.0.1:9", "m", secret)
 
-    with pytest.raises(TypeError, match="what travels to the workers .* cannot be pickled") as caught:
+    with pytest.raises(TypeError, match="make_provider, key or trace cannot be pickled") as caught:
         map_dataset(["a"], tmp_path / "out.jsonl", complete(), captured, key=str, engine=Dask(Client()))
     error: BaseException | None = caught.value
     while error is not None:
@@ -67,6 +71,40 @@ def test_a_key_does_not_travel(tmp_path: Path, how: str) -> None:
         error = error.__cause__
     with pytest.raises(TypeError, match="not pickled"):
         pickle.dumps(secret)
+
+
+def test_a_struct_that_no_worker_can_find_is_refused(tmp_path: Path) -> None:
+    class Here(msgspec.Struct):
+        id: int
+
+    class Workers(Client):
+        id = "client"
+
+        def nthreads(self) -> dict[str, int]:
+            return {"worker": 1}
+
+        def run_on_scheduler(self, *given: object) -> None: ...
+
+        def submit(self, *given: object) -> None: ...
+
+    @dataclass
+    class Read:
+        id: int
+
+    (tmp_path / "in.jsonl").write_text('{"id": 1}')
+    (read,) = read_rows(tmp_path / "in.jsonl", Read)
+    assert len(pickled(read, "a row")) > 0
+    with pytest.raises(
+        TypeError, match=r"a row cannot be pickled .* the struct Here is defined in the program"
+    ):
+        map_dataset(
+            [Here(1)],
+            tmp_path / "out.jsonl",
+            prompt("{id}") >> complete(),
+            Model,
+            key=lambda row: row.id,
+            engine=Dask(Workers()),
+        )
 
 
 def test_only_a_client_will_do(tmp_path: Path) -> None:

@@ -82,7 +82,10 @@ async def rows(provider: LLMProvider, invoices: list[Invoice]) -> None:
         async for row in batch:
             assert_type(row, Row[str, int])
             assert_type(row.outcome, Outcome[int])
-    read = by_total.over(invoices, provider, key=lambda invoice: str(invoice))
+    read = by_total.over(invoices, provider, key=lambda invoice: str(invoice.total))  # takes any object
+    assert_type(read, Batch[Invoice, int])
+    assert_type(by_total.over(invoices, provider, key=hash, ordered=True), Batch[Invoice, int])
+    assert_type(by_total.over_sync(invoices, provider, key=hash), SyncBatch[Invoice, int])
     async for each in read:
         assert_type(each.outcome, Outcome[int])
     said = identity(Invoice) >> by_total  # says what goes in, for the template takes anything

@@ -393,6 +393,7 @@ def combinators(improving: Stage[Draft[int, str], str]) -> None:
     complete().each().run_sync(compat, ["a"])  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     complete().over([1], compat, key=str)  # type: ignore[arg-type, list-item]  # pyright: ignore[reportArgumentType]
     complete().over(["a"], Provider("", ""), key=of_nothing)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    complete().over(["a"], Provider("", ""), key=str, ahed=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     Spell().over(["a"], Provider("", ""), key=str)  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]
     map_dataset([1], "out.csv", complete(), lambda: Provider("", ""), key=str)  # type: ignore[misc]  # pyright: ignore[reportArgumentType]
     map_dataset(["a"], "out.csv", complete(), lambda: 1, key=str)  # type: ignore[return-value, arg-type]  # pyright: ignore[reportArgumentType]
