@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 WORK = ROOT / ".venv-matrix"
-EXTRAS = ("arrow", "local", "otel", "prices", "progress", "socks", "stream", "trio")
+EXTRAS = ("arrow", "dask", "local", "otel", "prices", "progress", "socks", "stream", "trio")
 MINORS = ("3.11", "3.12", "3.13")
 NEED_CHECKERS = ("tests/test_new_pattern.py", "tests/test_typing.py")
 """What runs mypy and pyright on the source; `just test` does that once."""
