@@ -199,6 +199,10 @@ sys.exit(3)
 @pytest.mark.parametrize(("script", "code"), [(FORKING, 0), (LEAVING, 3)], ids=["forked", "at work"])
 def test_a_process_ends_whatever_the_server_is_at(script: str, code: int) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-W", "ignore:This process", "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
     )
     assert (done.returncode, done.stderr) == (code, "")

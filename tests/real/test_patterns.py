@@ -87,7 +87,10 @@ async def test_refine(local: LocalProvider) -> None:
     native = (await refine(length, max_iterations=1, max_tokens=12).run(local, SKY)).unwrap()
     facade = await compat.refine_loop(local, SKY, evaluator=length_async, max_iterations=1, max_tokens=12)
     for result in (native, facade):
-        assert result.score == max(result.metadata["score_history"])
+        history = result.metadata["score_history"]
+        assert result.score in history
+        # At so few tokens a draft may be cut off; it is the best only where no whole one is there.
+        assert result.score == max(history) or "truncated" not in result.metadata
         assert result.cost.llm_calls == len(result.metadata["score_history"])
 
 
