@@ -448,15 +448,7 @@ class Stage(
         /,
         *,
         key: Callable[[Any], Key],
-        max_concurrency: int | Adaptive = Adaptive(),  # noqa: B008 - a frozen value
-        on_error: OnError = "collect",
-        ordered: bool = False,
-        ahead: int = 1000,
-        max_cost: TokenUsage | None = None,
-        retry: RetryConfig | None = None,
-        trace: Trace | tuple[Trace, ...] | None = None,
-        deadline: float | None = None,
-        journal: RunJournal | None = None,
+        **settings: Unpack[BatchSettings],
     ) -> Batch[Any, Any]:
         """Run this stage for any number of rows, under one budget; see `executionkit.batch.Batch`.
 
@@ -470,11 +462,11 @@ class Stage(
             provider: The model to ask.
             key: What a row is known by: text or a whole number, another one for each row. A row without such
                 a key fails with an `InvalidPromptError`.
-            max_concurrency: Rows under way at once; `Adaptive` has as many of them, and of calls to each
-                server, as the servers allow.
-            on_error: `"collect"` goes on after the failure of a row, `"fail"` ends with the first one.
-            ordered: Whether rows are given in the order in which they came, not as they end.
-            ahead: Rows at most that are under way, or over and not read.
+            max_concurrency: Rows under way at once; `Adaptive`, the default, has as many of them, and calls
+                to each server, as the servers allow.
+            on_error: `"collect"`, the default, goes on after a row has failed, `"fail"` ends with the first.
+            ordered: Whether rows are given in the order in which they came; else as they end.
+            ahead: Rows at most that are under way, or over and not read; 1,000 by default.
             max_cost: The budget of all rows.
             retry: How transient failures are retried.
             trace: Receives the records of the run; each row has an `ItemStarted` and an `ItemFinished`.
@@ -487,21 +479,7 @@ class Stage(
             TypeError: An argument is of the wrong type.
             ValueError: An argument is out of range.
         """
-        return Batch(
-            self,
-            rows,
-            provider,
-            key=key,
-            max_concurrency=max_concurrency,
-            on_error=on_error,
-            ordered=ordered,
-            ahead=ahead,
-            max_cost=max_cost,
-            retry=retry,
-            trace=trace,
-            deadline=deadline,
-            journal=journal,
-        )
+        return Batch(self, rows, provider, key=key, **settings)
 
     @overload
     def over_sync(
@@ -531,15 +509,7 @@ class Stage(
         /,
         *,
         key: Callable[[Any], Key],
-        max_concurrency: int | Adaptive = Adaptive(),  # noqa: B008 - a frozen value
-        on_error: OnError = "collect",
-        ordered: bool = False,
-        ahead: int = 1000,
-        max_cost: TokenUsage | None = None,
-        retry: RetryConfig | None = None,
-        trace: Trace | tuple[Trace, ...] | None = None,
-        deadline: float | None = None,
-        journal: RunJournal | None = None,
+        **settings: Unpack[BatchSettings],
     ) -> SyncBatch[Any, Any]:
         """Run this stage for any number of rows without `await`; otherwise like `over`.
 
@@ -548,22 +518,7 @@ class Stage(
         Raises:
             RuntimeError: An event loop is running in this thread; use `over` there.
         """
-        return SyncBatch(
-            self.over(
-                rows,
-                provider,
-                key=key,
-                max_concurrency=max_concurrency,
-                on_error=on_error,
-                ordered=ordered,
-                ahead=ahead,
-                max_cost=max_cost,
-                retry=retry,
-                trace=trace,
-                deadline=deadline,
-                journal=journal,
-            )
-        )
+        return SyncBatch(self.over(rows, provider, key=key, **settings))
 
     @final
     def __rshift__(self, following: "Stage[Out_co, T]") -> "Stage[In_contra, T]":
