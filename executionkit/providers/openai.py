@@ -453,11 +453,15 @@ async def _read_answer(exchange: Exchange, redactor: Redactor, written: Format) 
     head = exchange.head
     if not head.is_success:
         raise refused(head, await read_error_body(exchange), redactor)
-    body = await read_body(exchange)
-    answer = read_events(body, redactor, written) or written.decode(body, redactor)
+    answer = _decoded(await read_body(exchange), redactor, written)
     if isinstance(answer, Unusable):
         raise unusable(head, answer, redactor)
     return headed(answer, head, redactor)
+
+
+def _decoded(body: bytes, redactor: Redactor, written: Format) -> LLMResponse | Unusable:
+    """Read an answer, whether it came in one piece or in many; the frame that raises does not hold it."""
+    return read_events(body, redactor, written) or written.decode(body, redactor)
 
 
 _parsed = lru_cache(maxsize=256)(parse_address)

@@ -170,7 +170,6 @@ def _billed_but_unusable() -> Iterator[Fault]:
         ("calls-text", {"content": "", "tool_calls": "f"}),
         ("calls-null", {"content": "", "tool_calls": [None]}),
         ("function-text", {"content": "", "tool_calls": [{"function": "f"}]}),
-        ("arguments-number", {"content": "", "tool_calls": [{"function": {"arguments": 5}}]}),
         ("name-number", {"content": "", "tool_calls": [{"function": {"name": 5}}]}),
     ):
         yield Fault(f"200-{name}", (reply(completion(message)),), usage=BILLED)
