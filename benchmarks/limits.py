@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 import httpx
+from typing_extensions import override
 
 from executionkit import Provider, RetryConfig, complete
 from executionkit.core.window import Adaptive, Window
@@ -61,74 +62,6 @@ class Limit(Protocol):
     def refused(self, call: int, now: float, retry_after: float | None = None) -> None: ...
 
 
-class Inspect:
-    """The rule of inspect_ai: 10 to 100 calls, 20 at first.
-
-    After as many answers in a row as there may be calls, of which four fifths were in use, their number
-    doubles, and after the first refusal grows by a twentieth. A refusal cuts it to four fifths, at most every
-    15 s, and what is answered within those does not count. There the sizes are rounded to numbers that read
-    well; not so here.
-
-    Args:
-        bounds: Nothing.
-        clock: Tells the time.
-    """
-
-    def __init__(self, bounds: object = None, clock: Callable[[], float] = time.monotonic) -> None:
-        self.size = 20
-        self.in_flight = 0
-        self._clock = clock
-        self._clean = self._peak = 0
-        self._cools_until = -math.inf
-        self._was_refused = False
-
-    @property
-    def has_room(self) -> bool:
-        """Whether another call may go."""
-        return self.in_flight < self.size
-
-    def closed_for(self, now: float) -> float:
-        """Return 0: what the server wishes is for each call alone to heed."""
-        return 0.0
-
-    def enter(self) -> None:
-        """Count a call."""
-        self.in_flight += 1
-        if self._clock() >= self._cools_until:
-            self._peak = max(self._peak, self.in_flight)
-
-    def send(self) -> int:
-        """Return nothing of use."""
-        return 0
-
-    def left(self) -> None:
-        """Count a call that is over otherwise."""
-        self.in_flight -= 1
-
-    def answered(self, call: int) -> None:
-        """Count an answer."""
-        self.in_flight -= 1
-        if self._clock() < self._cools_until:
-            return
-        self._clean += 1
-        if self._clean < max(self.size, 4):
-            return
-        is_used = self._peak >= 0.8 * self.size
-        self._clean = self._peak = 0
-        if is_used:
-            more = max(1, round(self.size * 0.05)) if self._was_refused else self.size
-            self.size = min(self.size + more, 100)
-
-    def refused(self, call: int, now: float, retry_after: float | None = None) -> None:
-        """Count a refusal."""
-        self.in_flight -= 1
-        self._clean = self._peak = 0
-        self._was_refused = True
-        if now >= self._cools_until:
-            self.size = max(int(self.size * 0.8), 10)
-            self._cools_until = now + 15.0
-
-
 class Fixed:
     """A number."""
 
@@ -142,7 +75,7 @@ class Fixed:
         return self.in_flight < self.size
 
     def closed_for(self, now: float) -> float:
-        """Return 0."""
+        """Return 0: what the server wishes is for each call alone to heed."""
         return 0.0
 
     def enter(self) -> None:
@@ -164,6 +97,59 @@ class Fixed:
     def refused(self, call: int, now: float, retry_after: float | None = None) -> None:
         """Count a refusal."""
         self.in_flight -= 1
+
+
+class Inspect(Fixed):
+    """The rule of inspect_ai: 10 to 100 calls, 20 at first.
+
+    After as many answers in a row as there may be calls, of which four fifths were in use, their number
+    doubles, and after the first refusal grows by a twentieth. A refusal cuts it to four fifths, at most every
+    15 s, and what is answered within those does not count. There the sizes are rounded to numbers that read
+    well; not so here.
+
+    Args:
+        bounds: Nothing.
+        clock: Tells the time.
+    """
+
+    def __init__(self, bounds: object = None, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(20)
+        self._clock = clock
+        self._clean = self._peak = 0
+        self._cools_until = -math.inf
+        self._was_refused = False
+
+    @override
+    def enter(self) -> None:
+        """Count a call."""
+        super().enter()
+        if self._clock() >= self._cools_until:
+            self._peak = max(self._peak, self.in_flight)
+
+    @override
+    def answered(self, call: int) -> None:
+        """Count an answer."""
+        super().answered(call)
+        if self._clock() < self._cools_until:
+            return
+        self._clean += 1
+        if self._clean < max(self.size, 4):
+            return
+        is_used = self._peak >= 0.8 * self.size
+        self._clean = self._peak = 0
+        if is_used:
+            more = max(1, round(self.size * 0.05)) if self._was_refused else self.size
+            self.size = min(self.size + more, 100)
+
+    @override
+    def refused(self, call: int, now: float, retry_after: float | None = None) -> None:
+        """Count a refusal."""
+        super().refused(call, now, retry_after)
+        self._clean = self._peak = 0
+        self._was_refused = True
+        if now >= self._cools_until:
+            self.size = max(int(self.size * 0.8), 10)
+            self._cools_until = now + 15.0
 
 
 def played(

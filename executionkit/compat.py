@@ -42,7 +42,7 @@ from executionkit.provider import (
 )
 from executionkit.retry import DEFAULT_RETRY, RetryConfig
 from executionkit.runtime.ledger.cost_tracker import CostTracker
-from executionkit.runtime.run import in_new_loop
+from executionkit.runtime.tasks.event_loops import in_new_loop
 from executionkit.stage import Pipeline
 from executionkit.system import System
 from executionkit.tools import Tool

@@ -56,8 +56,9 @@ from executionkit.runtime.frame import attribute
 from executionkit.runtime.given import asking, given_of
 from executionkit.runtime.journal.given import RunJournal
 from executionkit.runtime.rules import Rule, broken, check_rule
-from executionkit.runtime.run import in_new_loop, run_stage
+from executionkit.runtime.run import run_stage
 from executionkit.runtime.shared import run_is_over
+from executionkit.runtime.tasks.event_loops import in_new_loop
 from executionkit.streaming import AHEAD, Streaming, SyncStreaming
 
 __all__ = [

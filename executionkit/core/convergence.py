@@ -74,7 +74,7 @@ class Refinement(msgspec.Struct, Generic[T], frozen=True):
         history = (*self.history, score)
         is_alike = is_whole == self.is_whole
         is_gain = score - self.score > rule.delta_threshold if is_alike else is_whole
-        stale = 0 if is_gain or not self.history else self.stale + 1
+        stale = 0 if is_gain else self.stale + 1
         if (is_whole, score) > (self.is_whole, self.score):
             return msgspec.structs.replace(
                 self,

@@ -165,7 +165,7 @@ class Body(msgspec.Struct, omit_defaults=True):
     cached: bool = False
 
 
-class Row:
+class Row(msgspec.Struct, eq=False, omit_defaults=True):
     """One logical call, or one call of a tool, as a journal knows it.
 
     Args:
@@ -180,39 +180,15 @@ class Row:
         prompt: What was asked, in plain text, where the journal keeps that.
     """
 
-    __slots__ = (
-        "body",
-        "fingerprint",
-        "generation",
-        "kind",
-        "ordinal",
-        "path",
-        "prompt",
-        "seq",
-        "state",
-    )
-
-    def __init__(
-        self,
-        seq: int,
-        generation: int,
-        kind: Kind,
-        path: Place,
-        ordinal: int,
-        state: State,
-        fingerprint: bytes,
-        body: Body,
-        prompt: str | None = None,
-    ) -> None:
-        self.seq: int = seq
-        self.generation: int = generation
-        self.kind: Kind = kind
-        self.path: Place = path
-        self.ordinal: int = ordinal
-        self.state: State = state
-        self.fingerprint: bytes = fingerprint
-        self.body: Body = body
-        self.prompt: str | None = prompt
+    seq: int
+    generation: int
+    kind: Kind
+    path: Place
+    ordinal: int
+    state: State
+    fingerprint: bytes
+    body: Body
+    prompt: str | None = None
 
     @property
     def key(self) -> Key:
@@ -221,18 +197,7 @@ class Row:
 
     def copy(self) -> "Row":
         """Return it as it is now, for another thread to write; no part of a body is changed in place."""
-        body = msgspec.structs.replace(self.body)
-        return Row(
-            self.seq,
-            self.generation,
-            self.kind,
-            self.path,
-            self.ordinal,
-            self.state,
-            self.fingerprint,
-            body,
-            self.prompt,
-        )
+        return msgspec.structs.replace(self, body=msgspec.structs.replace(self.body))
 
     def lose(self) -> None:
         """Take an attempt that was under way for lost, and charge it at its reservation."""

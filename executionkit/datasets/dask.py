@@ -24,7 +24,7 @@ from executionkit.datasets.log import Begun
 from executionkit.datasets.shards import Job, Report, Shard, count_lost, cut, run_shard
 from executionkit.datasets.state import BusyError, State
 from executionkit.errors import DeadlineExceededError, StageError, described
-from executionkit.runtime.run import in_new_loop
+from executionkit.runtime.tasks.event_loops import in_new_loop
 
 __all__ = ["Dask", "pickled"]
 

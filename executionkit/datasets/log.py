@@ -15,47 +15,14 @@ from returns.result import Failure
 
 from executionkit.batch import Key, Row
 from executionkit.core.encoding import json_text
-from executionkit.core.journal import Body, Kind, Place, State, cost_of
 from executionkit.core.journal import Row as CallRow
+from executionkit.core.journal import cost_of
 from executionkit.core.usage import NO_USAGE, TokenUsage
 from executionkit.datasets.files import record_of, whole
 from executionkit.errors import ExecutionKitError, JournalError
 from executionkit.runtime.journal.recorder import Recorder
 
-__all__ = ["Begun", "Call", "Line", "Log", "decoded", "lines_of", "lock"]
-
-
-class Call(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A logical call, or a call of a tool, as far as it got; see `executionkit.core.journal.Row`."""
-
-    seq: int
-    kind: Kind
-    path: Place
-    ordinal: int
-    state: State
-    fingerprint: bytes
-    body: Body
-    generation: int = 0
-
-    @classmethod
-    def of(cls, row: CallRow) -> "Call":
-        """Return a call as a line holds it."""
-        return cls(
-            row.seq, row.kind, row.path, row.ordinal, row.state, row.fingerprint, row.body, row.generation
-        )
-
-    def row(self) -> CallRow:
-        """Return it as a recorder knows it."""
-        return CallRow(
-            self.seq,
-            self.generation,
-            self.kind,
-            self.path,
-            self.ordinal,
-            self.state,
-            self.fingerprint,
-            self.body,
-        )
+__all__ = ["Begun", "Line", "Log", "decoded", "lines_of", "lock"]
 
 
 class Begun(msgspec.Struct, frozen=True):
@@ -91,7 +58,7 @@ class Line(msgspec.Struct, frozen=True, omit_defaults=True):
     record: dict[str, Any] | None = None
     cost: TokenUsage = NO_USAGE
     is_answer: bool = False
-    call: Call | None = None
+    call: CallRow | None = None
     begun: Begun | None = None
 
     def encoded(self) -> bytes:
@@ -185,7 +152,7 @@ class Log:
                 file.write(line.encoded())
                 self.spent += line.cost
                 if line.call is not None:
-                    self.known.append(line.call.row())
+                    self.known.append(line.call)
                     self.paid += cost_of(line.call.body.charges)
         self._file: BinaryIO = path.open("ab", buffering=0)
         lock(self._file)
@@ -201,7 +168,7 @@ class Log:
     def put(self, row: CallRow) -> None:
         """Note a call; where that fails, the next `commit` says so."""
         try:
-            self._write(Line(call=Call.of(row)))
+            self._write(Line(call=row))
         except OSError:
             return
 
@@ -212,7 +179,7 @@ class Log:
             JournalError: It could not be.
         """
         try:
-            self._write(Line(call=Call.of(row)))
+            self._write(Line(call=row))
         except OSError as error:
             raise JournalError(f"the state could not be written: {error}") from error
 

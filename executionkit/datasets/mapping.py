@@ -23,7 +23,8 @@ from executionkit.journal.pipelines import described
 from executionkit.journal.runs import OnChange
 from executionkit.provider import LLMProvider
 from executionkit.retry import RetryConfig
-from executionkit.runtime.run import check_deadline, in_new_loop
+from executionkit.runtime.run import check_deadline
+from executionkit.runtime.tasks.event_loops import in_new_loop
 from executionkit.stage import Stage
 
 __all__ = ["map_dataset"]

@@ -19,7 +19,7 @@ from executionkit.core.seen import Seen
 from executionkit.core.usage import NO_USAGE, TokenUsage
 from executionkit.core.window import Adaptive
 from executionkit.datasets.coordinator import Link, Message
-from executionkit.datasets.log import Begun, Call, Line, Log, decoded, lines_of
+from executionkit.datasets.log import Begun, Line, Log, decoded, lines_of
 from executionkit.datasets.state import PATIENCE, BusyError, Fold, State, locked, spent_in, total_of
 from executionkit.errors import ExecutionKitError, StageError, described
 from executionkit.events import Trace
@@ -203,7 +203,7 @@ async def cut(job: Job[A, B], source: Source[A], state: State, size: int) -> Asy
     """
     known: defaultdict[Key, list[bytes]] = defaultdict(list)
     for call in state.log.known:
-        known[call.path[0]].append(Line(call=Call.of(call)).encoded())
+        known[call.path[0]].append(Line(call=call).encoded())
     count, seen, failure = 0, Seen(), None
     shard: Shard[A] = Shard(0, [], [])
     try:

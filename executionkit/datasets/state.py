@@ -16,7 +16,7 @@ from executionkit.core.journal import cost_of
 from executionkit.core.seen import Seen
 from executionkit.core.usage import NO_USAGE, TokenUsage
 from executionkit.datasets.files import Record
-from executionkit.datasets.log import Begun, Call, Line, Log, lines_of, lock
+from executionkit.datasets.log import Begun, Line, Log, lines_of, lock
 from executionkit.errors import JournalMismatchError
 from executionkit.journal.pipelines import Pipelined, changes_between
 from executionkit.journal.runs import OnChange
@@ -60,7 +60,7 @@ class Fold:
         for number, lines in enumerate(files):
             for line in lines:
                 if line.call is not None:
-                    self._take(line.call.row(), number)
+                    self._take(line.call, number)
                 if self._is_over(line):
                     yield line
                 else:
@@ -68,7 +68,7 @@ class Fold:
         yield Line(cost=self._cost)
         for number, row in enumerate(self._left()):
             row.seq = number
-            yield Line(call=Call.of(row))
+            yield Line(call=row)
 
     def _is_over(self, line: Line) -> bool:
         """Tell whether a row is over by a line, and not by an earlier one."""

@@ -444,9 +444,8 @@ class Provider(Remote, frozen=True, kw_only=True, dict=True, weakref=True):
 def _worst_case(payload: Mapping[str, object]) -> int:
     """Return the tokens that a request may take, by an estimate of its input."""
     output = next((payload[name] for name in OUTPUT_LIMITS if name in payload), None)
-    answers = payload.get("n", 1)
     given = estimate_input(payload["messages"], payload.get("tools"))
-    return given + (output * answers if isinstance(output, int) and isinstance(answers, int) else 0)
+    return given + (output * answers_billed(payload) if isinstance(output, int) else 0)
 
 
 async def _read_answer(exchange: Exchange, redactor: Redactor, written: Format) -> LLMResponse:

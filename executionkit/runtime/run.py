@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Awaitable, Callable, Mapping
-from contextvars import copy_context
 from functools import partial
 from typing import TypeVar, cast
 
@@ -34,11 +33,10 @@ from executionkit.runtime.journal.given import RecordsRuns, RunJournal
 from executionkit.runtime.ledger.accounts import Account
 from executionkit.runtime.ledger.lending import Lender, LentBudget
 from executionkit.runtime.tasks.cancellation import let_interrupts_wait, taken_as
-from executionkit.runtime.tasks.event_loops import closing_at_exit
 from executionkit.runtime.tasks.timeouts import finish_within
 from executionkit.runtime.tracing import Span, Tracer, Traces, traces_in
 
-__all__ = ["check_deadline", "check_journal", "check_no_loop", "check_run", "in_new_loop", "run_stage"]
+__all__ = ["check_deadline", "check_journal", "check_run", "run_stage"]
 
 T = TypeVar("T")
 In = TypeVar("In")
@@ -187,49 +185,6 @@ def check_run(
     _check_trace(trace)
     checked_provider(provider)
     return limit
-
-
-def in_new_loop(run: Callable[[], Awaitable[T]], what: str) -> T:
-    """Run to the end on a new asyncio loop and close what was opened in it.
-
-    Raises:
-        RuntimeError: An event loop runs in this thread already.
-    """
-    check_no_loop(what, "await it instead")
-    context = copy_context()
-    # `anyio.run` notes its library in a context variable, which follows `asyncio.to_thread` into threads
-    # where no event loop runs.
-    context.run(sniffio.current_async_library_cvar.set, None)
-    return context.run(anyio.run, _closing, run)
-
-
-def check_no_loop(what: str, remedy: str) -> None:
-    """Check that no event loop runs in this thread.
-
-    Raises:
-        RuntimeError: One does.
-    """
-    library = _running_library()
-    if library is not None:
-        raise RuntimeError(f"{what} cannot be called inside a running {library} event loop; {remedy}")
-
-
-def _running_library() -> str | None:
-    """Name the library whose event loop runs in this thread, also within its callbacks, where no task is."""
-    import asyncio
-
-    if sniffio.thread_local.name is not None:
-        return sniffio.thread_local.name
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return None
-    return "asyncio"
-
-
-async def _closing(run: Callable[[], Awaitable[T]]) -> T:
-    async with closing_at_exit():
-        return await run()
 
 
 def _open(

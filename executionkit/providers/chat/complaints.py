@@ -10,7 +10,7 @@ from executionkit.core.encoding import json_text
 from executionkit.core.json import decode_json
 from executionkit.core.rate_limit import read_duration
 
-__all__ = ["Complaint", "complaint_in_answer", "read_complaint"]
+__all__ = ["LONGEST_CODE", "Complaint", "complaint_in_answer", "read_complaint"]
 
 _WORDS: Final = (
     *("message", "msg", "status_msg", "error_msg", "error_message", "errorMessage", "faultstring"),
@@ -43,6 +43,8 @@ _WAITS: Final = {
 }
 _DEEPEST: Final = 8
 _MOST: Final = 8
+LONGEST_CODE: Final = 200
+"""Characters of what a server calls an error; the rest is cut off."""
 _LONGEST: Final = 4096
 
 _UNIT: Final = r"(?:milliseconds?|minutes?|seconds?|hours?|mins?|secs?|hrs?|ms|s|m|h)"
@@ -228,7 +230,7 @@ def _codes(objects: Iterable[Mapping[str, object]]) -> Iterator[str]:
         for name in _CODES:
             code = given.get(name)
             if isinstance(code, str) or type(code) is int:
-                yield str(code)[:200]
+                yield str(code)[:LONGEST_CODE]
 
 
 def _wait(value: object, scale: float) -> float | None:

@@ -9,7 +9,7 @@ import msgspec
 from executionkit.core.json import Unreadable, decode_json
 from executionkit.errors import LLMError, PermanentError, ProviderError, RateLimitError
 from executionkit.provider import LLMResponse
-from executionkit.providers.chat.complaints import Complaint, read_complaint
+from executionkit.providers.chat.complaints import LONGEST_CODE, Complaint, read_complaint
 from executionkit.providers.chat.credentials import hide_credentials
 from executionkit.providers.chat.pages import is_page, page_words
 from executionkit.providers.chat.redaction import Redactor
@@ -184,7 +184,8 @@ def describe(head: Head, redactor: Redactor, stated_id: str = "") -> dict[str, o
 def _named(complaint: Complaint, redactor: Redactor) -> dict[str, object]:
     """Return `code` (str), what the server calls the error in words, where it does."""
     named = next((code for code in complaint.codes if not code.isdigit()), "")
-    shown = hide_credentials(redactor.text(named))[:_QUOTED]
+    was_cut = len(named) == LONGEST_CODE
+    shown = hide_credentials(redactor.text(named, was_cut=was_cut))[:_QUOTED]
     return {"code": shown} if shown else {}
 
 

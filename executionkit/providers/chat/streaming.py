@@ -10,6 +10,7 @@ from typing import Final, Literal, Self
 
 import anyio
 from anyio.lowlevel import checkpoint_if_cancelled
+from msgspec.structs import replace
 
 from executionkit.core.usage import TokenUsage, plausible, read_usage
 from executionkit.errors import LLMError, ProviderError
@@ -55,16 +56,17 @@ def read_events(body: bytes, redactor: Redactor, written: Format) -> LLMResponse
     begins = body[:_BEGINNING].removeprefix(b"\xef\xbb\xbf").lstrip()
     if begins[:1] in _NO_STREAM or not _EVENT_LINE.match(begins):
         return None
-    assembly = written.assembly(redactor)
+    assembly, broken = written.assembly(redactor), None
     for event in EventParser().feed(body + b"\n\n"):
         text = event.data.strip()
-        if text == _DONE:
+        if text == _DONE or broken is not None:
             break
         piece = assembly.take(text, event.event) if text else None
-        if isinstance(piece, Unusable):
-            return piece
-    if assembly.finish_reason is None:
-        return Unusable("the stream ended without a finish reason")
+        broken = piece if isinstance(piece, Unusable) else None
+    if broken is None and assembly.finish_reason is None:
+        broken = Unusable("the stream ended without a finish reason")
+    if broken is not None:  # what was reported before it broke off was charged
+        return replace(broken, usage=reported_usage(assembly.usage)) if assembly.usage else broken
     assembly.flush(is_sound=True)
     return assembly.finished()
 

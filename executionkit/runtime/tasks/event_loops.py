@@ -1,16 +1,18 @@
-"""The end of an event loop: what was opened inside it is closed before it goes."""
+"""An event loop of our own for scripts, and its end: what was opened inside is closed before it goes."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from contextvars import ContextVar
-from typing import Any, Final
+from contextvars import ContextVar, copy_context
+from typing import Any, Final, TypeVar
 
 import anyio
 import sniffio
 from anyio.lowlevel import current_token
 
-__all__ = ["closer", "closing_at_exit", "on_loop_exit"]
+__all__ = ["check_no_loop", "closer", "closing_at_exit", "in_new_loop", "on_loop_exit"]
+
+T = TypeVar("T")
 
 _closing: Final[set["asyncio.Task[None]"]] = set()
 """Tasks that close what was dropped; an event loop alone does not keep them."""
@@ -18,6 +20,47 @@ _closing: Final[set["asyncio.Task[None]"]] = set()
 _scope: Final[ContextVar[tuple[object, AsyncExitStack] | None]] = ContextVar(
     "executionkit_loop", default=None
 )
+
+
+def in_new_loop(run: Callable[[], Awaitable[T]], what: str) -> T:
+    """Run to the end on a new asyncio loop and close what was opened in it.
+
+    Raises:
+        RuntimeError: An event loop runs in this thread already.
+    """
+    check_no_loop(what, "await it instead")
+    context = copy_context()
+    # `anyio.run` notes its library in a context variable, which follows `asyncio.to_thread` into threads
+    # where no event loop runs.
+    context.run(sniffio.current_async_library_cvar.set, None)
+    return context.run(anyio.run, _to_its_end, run)
+
+
+def check_no_loop(what: str, remedy: str) -> None:
+    """Check that no event loop runs in this thread.
+
+    Raises:
+        RuntimeError: One does.
+    """
+    library = _running_library()
+    if library is not None:
+        raise RuntimeError(f"{what} cannot be called inside a running {library} event loop; {remedy}")
+
+
+def _running_library() -> str | None:
+    """Name the library whose event loop runs in this thread, also within its callbacks, where no task is."""
+    if sniffio.thread_local.name is not None:
+        return sniffio.thread_local.name
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+    return "asyncio"
+
+
+async def _to_its_end(run: Callable[[], Awaitable[T]]) -> T:
+    async with closing_at_exit():
+        return await run()
 
 
 @asynccontextmanager

@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 
 import anyio
 
-from executionkit.runtime.run import check_no_loop, in_new_loop
+from executionkit.runtime.tasks.event_loops import check_no_loop, in_new_loop
 
 __all__ = ["Handover"]
 

@@ -179,3 +179,23 @@ async def test_the_request_is_named_in_other_headers(header: str) -> None:
 async def test_a_token_that_is_echoed_is_hidden(text: str, is_shown: bool) -> None:
     error = (await Server((400, {"error": {"message": f"got {text}"}}, PLAIN)).run(complete())).failure()
     assert (text.rsplit(maxsplit=1)[-1] in str(error)) is is_shown
+
+
+@pytest.mark.parametrize(
+    "end",
+    [b"", b'data: {"error": {"message": "overloaded", "code": 503}}\n\n', b"data: {\n\n"],
+    ids=["no end", "an error", "no JSON"],
+)
+async def test_a_stream_unasked_for_that_breaks_off_costs_what_it_reported(end: bytes) -> None:
+    piece = {"choices": [{"delta": {"content": "4"}}], "usage": {"prompt_tokens": 30, "completion_tokens": 7}}
+    server = Server((200, b"data: " + json.dumps(piece).encode() + b"\n\n" + end, PLAIN))
+    error = (await server.run(complete())).failure()
+    assert (error.cost.input_tokens, error.cost.output_tokens, error.cost.llm_calls) == (30, 7, 1)
+
+
+@pytest.mark.parametrize("beside", [186, 190, 193])
+async def test_a_code_that_is_cut_within_the_key_shows_none_of_it(beside: int) -> None:
+    code = "x" * beside + "-sk-test-1234"
+    server = Server((400, {"error": {"message": "no", "code": code}}, PLAIN))
+    error = (await server.run(complete())).failure()
+    assert "sk-te" not in str(error.metadata["code"])
