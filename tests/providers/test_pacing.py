@@ -170,10 +170,13 @@ async def check_level(provider: Provider, level: int, clock: Clock) -> None:
     assert clock.wakes == ([(600 - level) / 10] if level < 600 else [])
 
 
-async def test_several_answers_count_as_several(server: FaultServer, clock: Clock) -> None:
+@pytest.mark.parametrize("several", [{"n": 3}, {"best_of": 3}, {"options": {"num_return_sequences": 3}}])
+async def test_several_answers_count_as_several(
+    server: FaultServer, clock: Clock, several: dict[str, Any]
+) -> None:
     provider = limited(server, "good-plain", tokens_per_minute=600)
     await ask(provider)
-    await provider.complete(PROMPT, max_tokens=196, n=3)
+    await provider.complete(PROMPT, max_tokens=196, **several)
     assert clock.wakes == [pytest.approx((INPUT + 3 * 196 - 590) / 10)]
 
 
