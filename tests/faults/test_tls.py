@@ -118,15 +118,22 @@ ANSWERS = [reply(GOOD), reply(GOOD.replace(b"Paris", b"Rome"))]
 
 
 @contextmanager
-def talkative_server(context: ssl.SSLContext) -> Generator[int, None, None]:
-    """A server that sends two answers to each request, each in a TLS record, both in one segment."""
+def answering(context: ssl.SSLContext, answers: list[bytes], connections: int) -> Generator[int, None, None]:
+    """A server that sends these answers, each in a TLS record, all in one segment, on so many connections.
+
+    It says nothing more, and does not answer where the client ends TLS.
+    """
+    kept_open: list[str] = []
     with socket.create_server(("127.0.0.1", 0)) as listening:
 
         def serve() -> None:
-            for _ in range(2):
-                connection, _address = listening.accept()
+            for _ in range(connections):
+                connection, address = listening.accept()
                 with connection:
-                    _answer_twice(connection, context)
+                    try:
+                        _answer(connection, context, answers)
+                    except TimeoutError:
+                        kept_open.append(str(address))
 
         thread = threading.Thread(target=serve)
         thread.start()
@@ -134,9 +141,11 @@ def talkative_server(context: ssl.SSLContext) -> Generator[int, None, None]:
             yield listening.getsockname()[1]
         finally:
             thread.join()
+    assert kept_open == []
 
 
-def _answer_twice(connection: socket.socket, context: ssl.SSLContext) -> None:
+def _answer(connection: socket.socket, context: ssl.SSLContext, answers: list[bytes]) -> None:
+    connection.settimeout(5)
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
     tls = context.wrap_bio(incoming, outgoing, server_side=True)
 
@@ -151,7 +160,7 @@ def _answer_twice(connection: socket.socket, context: ssl.SSLContext) -> None:
     until_done(tls.do_handshake)
     while b"messages" not in until_done(lambda: tls.read(65_536)):
         pass
-    for answer in ANSWERS:
+    for answer in answers:
         tls.write(answer)
     connection.sendall(outgoing.read())
     while connection.recv(65_536):
@@ -160,10 +169,18 @@ def _answer_twice(connection: socket.socket, context: ssl.SSLContext) -> None:
 
 @on_each_loop(HTTPX)  # aiohttp takes it for a broken answer
 async def test_an_unasked_answer_in_a_record_of_its_own_is_nobodys(make: Make) -> None:
-    with talkative_server(serving()) as port:
+    with answering(serving(), ANSWERS, 2) as port:
         async with make(f"https://127.0.0.1:{port}/v1", "m", tls=trusting()) as provider:
             for _ in range(2):
                 assert (await provider.complete(PROMPT)).content == "Paris"
+
+
+@on_ours
+async def test_a_connection_that_is_not_kept_is_closed_with_its_provider(make: Make) -> None:
+    last = reply(GOOD, 200, "Connection: close")
+    with answering(serving(), [last], 1) as port:
+        async with make(f"https://127.0.0.1:{port}/v1", "m", tls=trusting()) as provider:
+            assert (await provider.complete(PROMPT)).content == "Paris"
 
 
 @pytest.mark.parametrize(

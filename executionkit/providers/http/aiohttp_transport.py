@@ -3,12 +3,16 @@
 It is called without the layer of httpx in between, which costs as much again.
 """
 
+import asyncio
 import ssl
+from functools import partial
 from typing import Final
 
 import aiohttp
 import anyio
+from aiohttp.client_proto import ResponseHandler
 from anyio.lowlevel import cancel_shielded_checkpoint, checkpoint
+from typing_extensions import override
 from yarl import URL
 
 from executionkit.providers.http.address import Address
@@ -29,6 +33,17 @@ _HEADERS_LIMIT: Final = 65_536
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT)
 
 
+class _Protocol(ResponseHandler):
+    """Ends a connection with TLS at once: a polite end waits for the server, and may outlive its session."""
+
+    @override
+    def close(self) -> None:
+        transport = self.transport
+        super().close()
+        if transport is not None and transport.get_extra_info("sslcontext") is not None:
+            transport.abort()
+
+
 class AiohttpTransport:
     """Sends through a session of aiohttp's, made for one event loop.
 
@@ -41,8 +56,12 @@ class AiohttpTransport:
     def __init__(self, address: Address, tls: ssl.SSLContext | None, limit: int) -> None:
         self._authority = address.authority
         self._url = URL(address.url, encoded=True)
+        connector = aiohttp.TCPConnector(limit=limit, keepalive_timeout=KEEPALIVE, ssl=tls or True)
+        ending_at_once: type[ResponseHandler] = _Protocol
+        protocol = partial(ending_at_once, loop=asyncio.get_running_loop())
+        connector._factory = protocol  # pyright: ignore[reportPrivateUsage]  # there is no public way
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=limit, keepalive_timeout=KEEPALIVE, ssl=tls or True),
+            connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=_TIMEOUT,
             auto_decompress=False,  # ours stops at a limit
