@@ -6,7 +6,7 @@ It is called without the layer of httpx in between, which costs as much again.
 import asyncio
 import ssl
 from functools import partial
-from typing import Final
+from typing import Final, cast
 
 import aiohttp
 import anyio
@@ -57,8 +57,7 @@ class AiohttpTransport:
         self._authority = address.authority
         self._url = URL(address.url, encoded=True)
         connector = aiohttp.TCPConnector(limit=limit, keepalive_timeout=KEEPALIVE, ssl=tls or True)
-        ending_at_once: type[ResponseHandler] = _Protocol
-        protocol = partial(ending_at_once, loop=asyncio.get_running_loop())
+        protocol = partial(cast("type[ResponseHandler]", _Protocol), loop=asyncio.get_running_loop())
         connector._factory = protocol  # pyright: ignore[reportPrivateUsage]  # there is no public way
         self._session = aiohttp.ClientSession(
             connector=connector,
