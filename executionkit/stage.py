@@ -31,7 +31,17 @@ from returns.result import Failure, Success
 from typing_extensions import TypeForm, TypeIs, override
 
 from executionkit.batch import Batch, Key, Source, SyncBatch
-from executionkit.core.bounds import Bounds, Given, Reach, beside, budget_text, either, in_turn, unbounded
+from executionkit.core.bounds import (
+    Bounds,
+    Given,
+    Reach,
+    at_once,
+    budget_text,
+    either,
+    in_turn,
+    so_many_at_once,
+    unbounded,
+)
 from executionkit.core.budget import tighter
 from executionkit.core.checks import check_count, check_function
 from executionkit.core.drawing import Sketch, mermaid_text, notes_of
@@ -861,7 +871,7 @@ class Both(Stage[A, tuple[T, B]], Generic[A, T, B], frozen=True):
 
     @override
     def reach(self, given: Given) -> Reach:
-        return beside([self.left.reach(given), self.right.reach(given)], given)
+        return at_once([self.left.reach(given), self.right.reach(given)], given)
 
 
 class Mapped(Stage[A, B], Generic[A, T, B], frozen=True):
@@ -1143,17 +1153,14 @@ class Each(Stage[Sequence[A], tuple[T, ...]], Generic[A, T], frozen=True):
     def reach(self, given: Given) -> Reach:
         if given.items is None:
             return unbounded(f"how many inputs {self.name} has")
-        one = self.stage.reach(msgspec.structs.replace(given, items=None))
-        whole = beside([one] * given.items, given) if given.items else Reach()
-        rounds = given.items if given.is_limited else max(1, given.items - self.max_concurrency + 1)
-        width = one.width * min(given.items, self.max_concurrency)
-        least = whole.least_calls if self.on_error == "fail" else 0  # a failure is an answer, too
+        by_size = {
+            size: self.stage.reach(msgspec.structs.replace(given, value=size, items=None))
+            for size in set(given.items)
+        }
+        whole = so_many_at_once([by_size[size] for size in given.items], self.max_concurrency, given)
         return msgspec.structs.replace(
             whole,
-            least_calls=least,
-            depth=one.depth * min(rounds, given.items),
-            width=width,
-            lessons=tuple([msgspec.structs.replace(each, width=width) for each in whole.lessons]),
+            least_calls=whole.least_calls if self.on_error == "fail" else 0,  # a failure is an answer, too
             value=math.inf,
             why_value=f"the value of {self.name} as text",
         )
@@ -1264,7 +1271,7 @@ class Using(Stage[A, B], frozen=True):
 
     @override
     def reach(self, given: Given) -> Reach:
-        return self.stage.reach(asking(given, [self.provider]))
+        return self.stage.reach(asking(given, self.provider))
 
 
 @overload

@@ -4,7 +4,7 @@ A bound needs no prediction: loops are capped, and every call has a `max_tokens`
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from functools import lru_cache
 from typing import Final
@@ -21,11 +21,12 @@ __all__ = [
     "Bounds",
     "Given",
     "Reach",
-    "beside",
+    "at_once",
     "budget_text",
     "either",
     "in_turn",
     "of_calls",
+    "so_many_at_once",
     "unbounded",
 ]
 
@@ -73,62 +74,61 @@ class Given(msgspec.Struct, frozen=True):
     Args:
         value: Tokens of the value that comes in, as text, at the most.
         attempts: Attempts at a call at the most that a server may charge for.
-        members: How many servers one call may be asked of, each of which may have to be learned.
-        who: Whoever may be asked, told apart by something that is equal for the same one.
+        who: Whoever one call may be asked of, told apart by something that is equal for the same one.
         rates: What tokens cost at each server that may be asked; none where that is not known.
         run_attempts: Attempts as the run has them, whatever a provider says; None where it says nothing.
         is_counted: Whether prompts are counted by a bound, so that a budget in money is one.
         has_tools: Whether the models call tools; None where that is not known.
         is_limited: Whether calls may wait for each other, for a budget has to have room.
-        items: How many values come in, where it is a sequence of that many; None where that is not known.
+        is_cached: Whether a call may be answered without being sent.
+        items: The tokens of each value, where a sequence of them comes in; None where that is not known.
         why_value: Why nothing bounds the value.
         why_price: Why no price is known.
     """
 
     value: float = math.inf
     attempts: int = 4
-    members: int = 1
     who: tuple[int, ...] = (0,)
     rates: tuple[Rates, ...] = ()
     run_attempts: int | None = None
     is_counted: bool = False
     has_tools: bool | None = None
     is_limited: bool = False
-    items: int | None = None
+    is_cached: bool = False
+    items: tuple[float, ...] | None = None
     why_value: str = "the length of the input: give bounds() the value"
     why_price: str = "the price: give bounds() a provider that has one"
 
 
 class Lessons(msgspec.Struct, frozen=True):
-    """What a run may have to find out about the same servers, by being refused.
+    """What a run may have to find out about one server, by being refused.
 
     Args:
-        who: The servers; what one has taught is not known of another.
-        fields: What each may refuse. A call that begins later knows of it.
+        widths: The fields that it may refuse, and how many calls may be under way when it first refuses one,
+            each of which is refused. A call that begins later knows of it.
         forms: Refusals of a form at the most, were nothing learned from one.
-        width: Calls that may be under way when a server first refuses, each of which is refused.
+        form_width: Calls with a form that may be under way when it first refuses one.
     """
 
-    who: tuple[int, ...]
-    fields: frozenset[str]
-    forms: float
-    width: float
+    widths: Mapping[str, float]
+    forms: float = 0
+    form_width: float = 0
 
     @property
     def calls(self) -> float:
         """Refusals at the most."""
-        return len(self.who) * len(self.fields) * self.width + self._of_forms
+        return sum(self.widths.values()) + self._of_forms
 
     @property
     def depth(self) -> float:
         """Refusals of calls that are made one after the other."""
-        return len(self.who) * len(self.fields) + self._of_forms
+        return len(self.widths) + self._of_forms
 
     @property
     def _of_forms(self) -> float:
         # A form is given up in two steps. A call that was under way at the first may take back the second,
         # and then each call that begins may be refused for it again.
-        return min(self.forms, len(self.who) * (self.width + self.width**2))
+        return min(self.forms, self.form_width + self.form_width**2)
 
 
 class Reach(msgspec.Struct, frozen=True):
@@ -141,8 +141,7 @@ class Reach(msgspec.Struct, frozen=True):
         output: Completion tokens at the most.
         usd: Picodollars at the most.
         depth: Calls one after the other at the most, without those of `lessons`.
-        lessons: What servers have to be asked in other words for, once in a run.
-        width: Calls at once at the most.
+        lessons: What each server has to be asked in other words for, once in a run.
         value: Tokens of the value that comes out, as text, at the most.
         unknown: What nothing bounds, and why.
         why_value: Why nothing bounds the value.
@@ -154,8 +153,7 @@ class Reach(msgspec.Struct, frozen=True):
     output: float = 0
     usd: float = 0
     depth: float = 0
-    lessons: tuple[Lessons, ...] = ()
-    width: float = 1
+    lessons: Mapping[int, Lessons] = {}
     value: float = math.inf
     unknown: tuple[str, ...] = ()
     why_value: str = ""
@@ -163,12 +161,12 @@ class Reach(msgspec.Struct, frozen=True):
     @property
     def all_calls(self) -> float:
         """Calls at the most."""
-        return self.calls + sum([each.calls for each in self.lessons])
+        return self.calls + sum([each.calls for each in self.lessons.values()])
 
     @property
     def whole_depth(self) -> float:
         """Calls one after the other at the most."""
-        return self.depth + sum([each.depth for each in self.lessons])
+        return self.depth + sum([each.depth for each in self.lessons.values()])
 
     def within(self, limit: TokenUsage, given: Given) -> "Reach":
         """Return this reach within a budget.
@@ -183,7 +181,7 @@ class Reach(msgspec.Struct, frozen=True):
             self,
             least_calls=min(self.least_calls, most_calls),
             calls=most_calls if is_less else self.calls,
-            lessons=() if is_less else self.lessons,
+            lessons={} if is_less else self.lessons,
             input=min(self.input, tokens or math.inf),
             output=min(self.output, limit.output_tokens or math.inf),
             usd=min(self.usd, usd),
@@ -234,10 +232,8 @@ def budget_text(limit: TokenUsage) -> str:
 
 
 _ANY_LENGTH: Final = 10**12
-_OF_ALL: Final = frozenset({"temperature", "usage of a stream"})
+_OF_ALL: Final = ("temperature", "usage of a stream")
 """What a server may refuse of any call, beside the name of the output limit."""
-_OF_HISTORY: Final = frozenset({"ids of calls", "several system messages", "a forced tool"})
-"""The same of messages with calls or several system messages, beside thoughts."""
 
 
 @lru_cache(maxsize=512)
@@ -250,18 +246,21 @@ def of_calls(
     most: float = 1,
     depth: float | None = None,
     width: float = 1,
-    answers: float = 1,
+    answers: int = 1,
     has_form: bool = False,
     has_logprobs: bool = False,
-    has_history: bool = False,
+    has_thoughts: bool = False,
+    has_calls: bool = False,
+    has_systems: bool = False,
     why_prompt: str = "",
 ) -> Reach:
     """Return the reach of completions.
 
     A call is attempted `given.attempts` times. It may be asked in other words once more for what a server
     can change its mind about: the name of the output limit, whether thoughts go back, and once without the
-    last optional field where a refusal names none. What it refuses else is known to the calls after it. A
-    refusal comes to no tokens.
+    last optional field where a refusal names none. Where a call moves on from one server to another and
+    back, each may change its mind again. What is refused else is known to the calls after it. A refusal
+    comes to no tokens.
 
     Args:
         given: What it depends on.
@@ -274,28 +273,35 @@ def of_calls(
         answers: Answers that a call asks for at once.
         has_form: Whether they are asked for in a form.
         has_logprobs: Whether log-probabilities are asked for.
-        has_history: Whether the messages hold calls, thoughts or several system messages.
+        has_thoughts: Whether the messages may hold thoughts, or have to.
+        has_calls: Whether they may hold calls of tools.
+        has_systems: Whether they may hold several system messages.
         why_prompt: Why nothing bounds the prompt.
     """
     is_optional = has_form or has_logprobs or answers > 1
-    attempts = given.attempts + (1 + has_history) * given.members + is_optional
-    asked = (("n", answers > 1), ("logprobs", has_logprobs))
-    fields = _OF_ALL.union(_OF_HISTORY if has_history else (), [name for name, is_asked in asked if is_asked])
-    forms = 2 * most * given.members if has_form else 0
+    changes = 1 if len(given.who) == 1 else given.attempts
+    attempts = given.attempts + (1 + has_thoughts) * changes + is_optional
+    asked = {
+        "n": answers > 1,
+        "logprobs": has_logprobs,
+        "ids of calls": has_calls,
+        "several system messages": has_systems,
+    }
+    widths = dict.fromkeys((*_OF_ALL, *[name for name, is_asked in asked.items() if is_asked]), width)
+    lessons = Lessons(widths, *((2 * most * changes, width) if has_form else ()))
     charged = most * given.attempts
     prompt += TOKENS_A_REQUEST * (1 + has_form)
-    usd, unknown = _money(given, charged, prompt, math.ceil(answers * max_tokens))
+    usd, unknown = _money(given, charged, prompt, answers * max_tokens)
     if math.isinf(prompt) and most:
         unknown = (why_prompt or given.why_value, *unknown)
     return Reach(
-        least_calls=least,
+        least_calls=0 if given.is_cached else least,
         calls=most * attempts,
         input=charged * prompt if charged else 0,
         output=charged * answers * max_tokens,
         usd=usd,
         depth=(most if depth is None else depth) * attempts,
-        lessons=(Lessons(given.who, fields, forms, width),) if most else (),
-        width=width,
+        lessons=dict.fromkeys(given.who, lessons) if most else {},
         value=max_tokens,
         unknown=unknown,
     )
@@ -338,17 +344,25 @@ def in_turn(reaches: Sequence[Reach]) -> Reach:
     return _sum(reaches, depth=sum(reach.depth for reach in reaches), value=last)
 
 
-def beside(reaches: Sequence[Reach], given: Given) -> Reach:
+def at_once(reaches: Sequence[Reach], given: Given) -> Reach:
     """Return the reach of several at once; within a budget they may have to wait for each other."""
     depths = [reach.depth for reach in reaches]
     pair = Reach(
         value=sum(reach.value for reach in reaches),
         why_value=next((reach.why_value for reach in reaches if reach.why_value), ""),
     )
-    width = sum(reach.width for reach in reaches)
     whole = _sum(reaches, depth=sum(depths) if given.is_limited else max(depths), value=pair)
-    lessons = [replace(each, width=width) for each in whole.lessons]
-    return replace(whole, width=width, lessons=tuple(lessons))
+    return replace(whole, lessons=_together(reaches, at_once=True))
+
+
+def so_many_at_once(reaches: Sequence[Reach], most: int, given: Given) -> Reach:
+    """Return the reach of stages, so many at once, that are alike but for the length of their inputs."""
+    count, longest = len(reaches), max([reach.depth for reach in reaches], default=0)
+    rounds = count if given.is_limited else min(count, max(1, count - most + 1))
+    whole = _sum(reaches, depth=longest * rounds, value=Reach())
+    under_way = _together(reaches[:most], at_once=True)
+    lessons = {who: replace(each, forms=whole.lessons[who].forms) for who, each in under_way.items()}
+    return replace(whole, lessons=lessons)
 
 
 def either(reaches: Sequence[Reach]) -> Reach:
@@ -367,18 +381,28 @@ def _sum(reaches: Sequence[Reach], *, depth: float, value: Reach) -> Reach:
         usd=sum(reach.usd for reach in reaches),
         depth=depth,
         lessons=_together(reaches),
-        width=max([reach.width for reach in reaches], default=1),
         value=value.value,
         unknown=tuple(why for reach in reaches for why in reach.unknown),
         why_value=value.why_value,
     )
 
 
-def _together(reaches: Sequence[Reach]) -> tuple[Lessons, ...]:
-    """Return what has to be learned where the same servers are asked one time after the other."""
-    known: dict[tuple[int, ...], Lessons] = {}
-    for each in [each for reach in reaches for each in reach.lessons]:
-        before = known.get(each.who) or Lessons(each.who, frozenset(), 0, 0)
-        forms = before.forms + each.forms
-        known[each.who] = Lessons(each.who, before.fields | each.fields, forms, max(before.width, each.width))
-    return tuple(known.values())
+def _together(reaches: Iterable[Reach], *, at_once: bool = False) -> Mapping[int, Lessons]:
+    """Return what has to be learned where the same servers are asked one time after the other, or at once."""
+    by_server: dict[int, list[Lessons]] = {}
+    for reach in reaches:
+        for who, lessons in reach.lessons.items():
+            by_server.setdefault(who, []).append(lessons)
+    joined = sum if at_once else max
+    return {
+        who: Lessons(
+            {name: joined([each.widths.get(name, 0) for each in found]) for name in _names(found)},
+            sum([each.forms for each in found]),
+            joined([each.form_width for each in found]),
+        )
+        for who, found in by_server.items()
+    }
+
+
+def _names(found: Iterable[Lessons]) -> Iterable[str]:
+    return dict.fromkeys([name for each in found for name in each.widths])

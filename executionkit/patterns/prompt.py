@@ -1,15 +1,16 @@
 """A value as the next prompt: a stage that makes no call."""
 
+from collections import Counter
 from typing import cast
 
 from typing_extensions import override
 
 from executionkit.core.bounds import Given, Reach
-from executionkit.core.template import filled, parts_of
+from executionkit.core.template import Place, filled, parts_of
 from executionkit.errors import StageError
 from executionkit.outcome import PatternResult
 from executionkit.runtime.context import Context
-from executionkit.runtime.given import size_of
+from executionkit.runtime.given import text_size
 from executionkit.stage import Stage
 from executionkit.tools import as_text
 
@@ -41,9 +42,12 @@ class Prompt(Stage[object, str], frozen=True):
 
     @override
     def reach(self, given: Given) -> Reach:
-        places = self.template.count("{")
-        value = size_of(self.template) + (places * given.value if places else 0)
-        return Reach(value=value, why_value=given.why_value)
+        parts = parts_of(self.template)
+        places = Counter([part.key for part in parts if isinstance(part, Place)])
+        # Items that differ are parts of the value: together they are no longer than that.
+        times = places.pop(None, 0) + max(places.values(), default=0)
+        text = sum([text_size(part) for part in parts if isinstance(part, str)])
+        return Reach(value=text + (times * given.value if times else 0), why_value=given.why_value)
 
 
 def prompt(template: str, /) -> Prompt:

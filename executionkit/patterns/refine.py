@@ -24,7 +24,7 @@ from executionkit.outcome import PatternResult
 from executionkit.provider import DEFAULT_MAX_TOKENS, LLMProvider, opening, user
 from executionkit.runtime.answers import TypedAnswers, typed_reach
 from executionkit.runtime.context import Context, aside, stage_span
-from executionkit.runtime.given import PROMPT_FRAME, size_of, told
+from executionkit.runtime.given import PROMPT_FRAME, frame_of, told
 from executionkit.runtime.tasks.timeouts import finish_within
 from executionkit.stage import Stage
 from executionkit.system import System, check_system, system_messages
@@ -154,23 +154,17 @@ class Refine(Stage[A, T], Generic[A, T], frozen=True):
 
     @override
     def reach(self, given: Given) -> Reach:
-        why = f"what the evaluator of {self.name} says of a draft"
         asked = told(given, self.system)
         first = self._reach_of_draft(asked, asked.value + PROMPT_FRAME, "")
         if self.draft is not None:
             first = self.draft.reach(given)
-        best = max(first.value, self.max_tokens) + self.max_tokens  # the best draft, and what the judge says
-        improved = asked.value + best + size_of(opening(improvement_prompt("x", "", 1, "x", was_cut=True)))
-        if self.evaluator is not None:
-            improved = math.inf
-        again = self._reach_of_draft(asked, improved, why)
-        if self.improve is not None:
-            again = self.improve.reach(msgspec.structs.replace(given, value=math.inf, why_value=why))
-        again = msgspec.structs.replace(again, least_calls=0)
-        longest = max((first, again), key=lambda reach: reach.value)
-        judging = self._reach_of_judging(given, longest.value)
-        whole = in_turn([judging, first, *[again] * self.max_iterations])
-        return msgspec.structs.replace(whole, value=longest.value, why_value=longest.why_value)
+        reaches, shown = [first, self._reach_of_judging(given, first.value)], first.value
+        for _ in range(self.max_iterations):
+            again = self._reach_of_improving(given, shown)
+            reaches += [again, self._reach_of_judging(given, again.value, least=0)]
+            shown = max(shown, again.value)
+        longest = max(reaches[::2], key=lambda reach: reach.value)
+        return msgspec.structs.replace(in_turn(reaches), value=longest.value, why_value=longest.why_value)
 
     def _reach_of_draft(self, given: Given, prompt: float, why: str) -> Reach:
         if self.output_type is None:
@@ -178,13 +172,25 @@ class Refine(Stage[A, T], Generic[A, T], frozen=True):
         kind: AnswerType[T] = answer_type(self.output_type)
         return typed_reach(kind, given, prompt, self.max_tokens, self.output_retries, why)
 
-    def _reach_of_judging(self, given: Given, draft: float) -> Reach:
+    def _reach_of_improving(self, given: Given, best: float) -> Reach:
+        """Return what a draft after the first takes, where the best so far has so many tokens."""
+        why = f"what the evaluator of {self.name} says of a draft"
+        if self.improve is not None:
+            again = self.improve.reach(msgspec.structs.replace(given, value=math.inf, why_value=why))
+        else:
+            asked = told(given, self.system)
+            asks = frame_of(improvement_prompt("", "", 1, "x", was_cut=True)) - len("x")
+            said = self.max_tokens if self.evaluator is None else math.inf
+            again = self._reach_of_draft(asked, asked.value + best + said + asks, why)
+        return msgspec.structs.replace(again, least_calls=0)
+
+    def _reach_of_judging(self, given: Given, draft: float, *, least: int = 1) -> Reach:
         if self.evaluator is not None:
             asks = f"what the evaluator of {self.name} asks the model"
             return unbounded(asks) if _wants_provider(self.evaluator) else Reach()
         shown = min(draft, _BYTES_A_CHARACTER * self.max_eval_chars)
-        prompt = given.value + shown + size_of(opening(judge_prompt("x", "", 1)))
-        return of_calls(given, prompt, self.max_tokens, most=1 + self.max_iterations)
+        prompt = given.value + shown + frame_of(judge_prompt("", "", 1))
+        return of_calls(given, prompt, self.max_tokens, least=least)
 
     async def _next(self, task: A, state: Refinement[T], context: Context) -> _Drafted[T]:
         """Return the first draft, or one that is to be better than the best."""

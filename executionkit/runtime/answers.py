@@ -17,7 +17,7 @@ from executionkit.events import Element, PartialValue
 from executionkit.provider import LLMResponse, Message, user
 from executionkit.runtime.calls.delivery import TextReader
 from executionkit.runtime.context import Context
-from executionkit.runtime.given import size_of
+from executionkit.runtime.given import size_of, text_size
 from executionkit.runtime.rules import Rule, broken
 
 __all__ = ["TypedAnswers", "typed_reach"]
@@ -141,7 +141,7 @@ def typed_reach(
         output_retries: Answers asked for after the first.
         why: Why nothing bounds the prompt.
     """
-    prompt += size_of(asking("", kind)) + size_of(kind.form.schema)
+    prompt += text_size(asking("", kind)) + size_of(kind.form.schema)
     once = of_calls(given, prompt, max_tokens, has_form=True, why_prompt=why)
     reasons = f"the reasons that an answer of type {kind.name} is asked for again for"
     if output_retries:

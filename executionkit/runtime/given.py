@@ -9,12 +9,12 @@ from msgspec.structs import replace
 from executionkit.core.bounds import Given
 from executionkit.core.encoding import json_text
 from executionkit.core.money import Rates
-from executionkit.provider import opening, supports_tools
+from executionkit.provider import supports_tools, user
 from executionkit.retry import DEFAULT_RETRY, RetryConfig
 from executionkit.runtime.frame import attribute
 from executionkit.runtime.ledger.terms import terms_of
 
-__all__ = ["PROMPT_FRAME", "asking", "given_of", "size_of", "told"]
+__all__ = ["PROMPT_FRAME", "asking", "frame_of", "given_of", "size_of", "text_size", "told"]
 
 
 def given_of(value: object, provider: object, retry: RetryConfig | None, *, is_limited: bool) -> Given:
@@ -28,22 +28,34 @@ def given_of(value: object, provider: object, retry: RetryConfig | None, *, is_l
     """
     attempts = 1 + (retry or DEFAULT_RETRY).max_retries
     given = Given(
-        value=math.inf if value is None else size_of(value),
+        value=math.inf if value is None else text_size(value),
         attempts=attempts,
         run_attempts=None if retry is None else attempts,
         is_limited=is_limited,
-        items=len(cast("Sequence[object]", value)) if isinstance(value, list | tuple) else None,
+        items=tuple(map(text_size, cast("Sequence[object]", value)))
+        if isinstance(value, list | tuple)
+        else None,
     )
-    return given if provider is None else asking(given, [provider])
+    return given if provider is None else asking(given, provider)
 
 
 def size_of(value: object) -> int:
-    """Return the tokens of a value's text at the most: one a byte of its JSON."""
+    """Return the tokens of a value at the most: one a byte of its JSON."""
     return len(json_text(value).encode())
 
 
-PROMPT_FRAME: Final = size_of(opening("x"))
-"""Tokens of a prompt at the most beside its text: what a message of one character takes."""
+def text_size(value: object) -> int:
+    """Return the tokens that a value takes at the most within a prompt: text as it stands, else as JSON."""
+    return size_of(value if isinstance(value, str) else json_text(value)) - len('""')
+
+
+def frame_of(text: str) -> int:
+    """Return the tokens of a prompt of this text at the most, with what there is around it."""
+    return size_of([user(text)])
+
+
+PROMPT_FRAME: Final = frame_of("")
+"""Tokens of a prompt at the most beside its text."""
 
 
 def told(given: Given, system: object) -> Given:
@@ -51,13 +63,13 @@ def told(given: Given, system: object) -> Given:
     if system is None:
         return given
     if isinstance(system, str):
-        return replace(given, value=given.value + size_of([{"role": "system", "content": system}]))
+        return replace(given, value=given.value + size_of({"role": "system", "content": system}) + len(","))
     return replace(given, value=math.inf, why_value="what the function given as system says")
 
 
-def asking(given: Given, providers: Sequence[object]) -> Given:
-    """Return what a reach depends on where any of these providers may be asked."""
-    members = [member for provider in providers for member in _members(provider)]
+def asking(given: Given, provider: object) -> Given:
+    """Return what a reach depends on where this provider is asked."""
+    members = _members(provider)
     terms = [terms_of(member, attribute) for member in members]
     unpriced = next((each.unknown for each in terms if each.rates is None), None)
     rates: list[Rates] = [each.rates for each in terms if each.rates is not None]
@@ -67,10 +79,10 @@ def asking(given: Given, providers: Sequence[object]) -> Given:
         given,
         attempts=given.run_attempts or 1 + max([each.max_retries for each in retries]),
         who=tuple(map(id, members)),
-        members=max(len(_members(provider)) for provider in providers),
         rates=() if unpriced is not None else tuple(rates),
         is_counted=all(each.counted_by != "estimate" for each in terms),
-        has_tools=all(map(supports_tools, providers)),
+        is_cached=attribute(provider, "caches_calls") is True,
+        has_tools=supports_tools(provider),
         why_price=f"the price: {unpriced}",
     )
 

@@ -1,12 +1,13 @@
 """Samples of one prompt, drawn in rounds: over one provider or several, one by one or many in a request."""
 
+from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 
 import msgspec
 from returns.result import Failure, Success
 
-from executionkit.core.bounds import Given, Reach, in_turn, of_calls
+from executionkit.core.bounds import Given, Reach, at_once, in_turn, of_calls
 from executionkit.core.checks import check_completion, check_count, check_flag
 from executionkit.core.dialect import JsonForm, Request
 from executionkit.core.usage import TokenUsage
@@ -64,7 +65,14 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=Tru
                 raise ValueError(f"quorum must be at most n, which is {self.n}, not {self.quorum}")
 
     def reach(
-        self, given: Given, prompt: float, *, least: int, has_form: bool = False, has_logprobs: bool = False
+        self,
+        given: Given,
+        prompt: float,
+        *,
+        least: int,
+        in_rounds: bool = False,
+        has_form: bool = False,
+        has_logprobs: bool = False,
     ) -> Reach:
         """Return what the samples take at the least and at the most.
 
@@ -72,23 +80,49 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=Tru
             given: What it depends on.
             prompt: Tokens of the prompt at the most.
             least: Samples of a vote that answers.
+            in_rounds: Whether a rule may stop the vote, so that it draws no more at once than it has to.
             has_form: Whether they are asked for in a form.
             has_logprobs: Whether log-probabilities are asked for.
         """
-        if self.providers:
-            given = asking(given, self.providers)
-        ask = partial(of_calls, given, prompt, self.max_tokens, has_form=has_form, has_logprobs=has_logprobs)
+        sources = [asking(given, provider) for provider in self.providers] or [given]
+        ask = partial(
+            of_calls,
+            prompt=prompt,
+            max_tokens=self.max_tokens,
+            has_form=has_form,
+            has_logprobs=has_logprobs,
+        )
         # A worker may draw all samples but those that the others are at, and one may go ahead of all.
-        chain = self.n if given.is_limited else min(self.n, max(2, self.n - self.max_concurrency + 2))
-        width = min(self.n, self.max_concurrency)
-        singly = ask(least=least, most=self.n, depth=chain, width=width)
-        if not self.one_request or self.n < 2:
-            return singly
-        # What a request for several does not bring is asked for singly; a round has one for each provider.
-        most = self.n // 2
-        together = ask(least=0, most=most, depth=most, width=width, answers=self.n / most)
-        several = in_turn([singly, together])
-        return msgspec.structs.replace(several, least_calls=min(least, max(1, len(self.providers))))
+        chain = self.n if in_rounds else min(self.n, max(2, self.n - self.max_concurrency + 2))
+        shares = Counter(dict.fromkeys(sources, 0))
+        for at, source in enumerate(sources):
+            shares[source] += len(range(at, self.n, len(sources)))
+        drawn = at_once(
+            [
+                ask(
+                    source,
+                    most=share,
+                    depth=share if given.is_limited else chain,
+                    width=min(share, self.max_concurrency),
+                )
+                for source, share in shares.items()
+                if share
+            ],
+            given,
+        )
+        if self.one_request:
+            # What a request for several does not bring is drawn singly, and so are all samples after it.
+            count = min(self.n, self.max_concurrency) if in_rounds else self.n
+            asked = [len(range(0 if in_rounds else at, count, len(sources))) for at in range(len(sources))]
+            together = [
+                ask(source, most=1, answers=answers)
+                for source, answers in zip(sources, asked, strict=True)
+                if answers > 1
+            ]
+            drawn = in_turn([at_once(together, given), drawn]) if together else drawn
+            least = min(least, max(1, len(self.providers)))
+        is_cached = any(source.is_cached for source in sources)
+        return msgspec.structs.replace(drawn, least_calls=0 if is_cached else least, value=self.max_tokens)
 
 
 class Sampler:

@@ -23,7 +23,7 @@ from executionkit.outcome import PatternResult
 from executionkit.patterns.consensus.sampling import Sampler, Sampling
 from executionkit.provider import DEFAULT_MAX_TOKENS, LLMProvider, LLMResponse, opening, user
 from executionkit.runtime.context import Context
-from executionkit.runtime.given import PROMPT_FRAME, size_of, told
+from executionkit.runtime.given import PROMPT_FRAME, frame_of, told
 from executionkit.stage import Stage
 from executionkit.system import System, check_system, system_messages
 
@@ -135,14 +135,14 @@ class Select(Stage[str, str], frozen=True, kw_only=True):
 
     @override
     def reach(self, given: Given) -> Reach:
-        most, given = self.sampling, told(given, self.system)
+        most, asked = self.sampling, told(given, self.system)
         samples = most.reach(
-            given,
-            given.value + PROMPT_FRAME,
+            asked,
+            asked.value + PROMPT_FRAME,
             least=most.n if most.quorum is None else most.quorum,
         )
-        asked = size_of(opening(selection_prompt("x", [""] * most.n)))
-        judge = of_calls(given, given.value + most.n * most.max_tokens + asked, most.max_tokens, least=0)
+        asks = frame_of(selection_prompt("", [""] * most.n))
+        judge = of_calls(given, given.value + most.n * most.max_tokens + asks, most.max_tokens, least=0)
         return in_turn([judge, samples])
 
     async def _judged(self, prompt: str, context: Context) -> LLMResponse | None:

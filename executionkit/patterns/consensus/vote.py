@@ -28,7 +28,7 @@ from executionkit.outcome import PatternResult
 from executionkit.patterns.consensus.sampling import Sampler, Sampling
 from executionkit.provider import DEFAULT_MAX_TOKENS, LLMProvider, opening, user
 from executionkit.runtime.context import Context
-from executionkit.runtime.given import size_of, told
+from executionkit.runtime.given import frame_of, size_of, told
 from executionkit.runtime.rules import Rule, broken, check_rule
 from executionkit.stage import Stage
 from executionkit.system import System, check_system, system_messages
@@ -139,13 +139,14 @@ class Consensus(Stage[str, T], Generic[T], frozen=True, kw_only=True):
     def reach(self, given: Given) -> Reach:
         kind = self.ballot.kind
         given = told(given, self.system)
-        prompt = given.value + size_of(opening(self.ballot.ask("x")))
+        prompt = given.value + frame_of(self.ballot.ask(""))
         if kind is not None:
             prompt += size_of(kind.form.schema)
         reach = self.sampling.reach(
             given,
             prompt,
             least=self._least(),
+            in_rounds=self.stop is not None,
             has_form=kind is not None,
             has_logprobs=isinstance(self.weigh, ByProbability),
         )

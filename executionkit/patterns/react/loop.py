@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from itertools import chain
 from typing import Any, Final, Generic, Literal, TypeAlias, TypedDict, TypeVar, cast, overload
 
@@ -126,7 +127,10 @@ class React(Stage[str, T], Generic[T], frozen=True):
 
     @override
     def reach(self, given: Given) -> Reach:
-        last = 2 if self.on_limit == "answer" else 0  # the second where the first does not fit the budget
+        _, earlier = parted(self.transcript)
+        calls = self.max_rounds
+        if self.on_limit == "answer":  # where a budget has no room for all rounds, again without the oldest
+            calls += self.max_rounds + len(earlier) if given.is_limited else 1
         why = f"what the tools of {self.name} return"
         reaches = [
             unbounded(f"what the tool {tool.name} asks the model") for tool in self.tools if tool.may_ask
@@ -134,20 +138,32 @@ class React(Stage[str, T], Generic[T], frozen=True):
         if self.summarise is not None and self.max_history_messages is not None:
             dropped = msgspec.structs.replace(given, value=math.inf, why_value=why)
             summary = msgspec.structs.replace(self.summarise.reach(dropped), least_calls=0)
-            reaches += [summary] * (self.max_rounds + last)
-        loop = of_calls(
+            reaches += [summary] * (
+                calls if earlier else calls - 1
+            )  # before the first there is nothing to drop
+        ask = partial(
+            of_calls,
             given,
             math.inf,
             self.max_tokens,
-            most=self.max_rounds + last,
             has_form=given.has_tools is not True,
-            has_history=True,
+            has_systems=self._may_have_several_systems(is_told_in_text=given.has_tools is not True),
             why_prompt=why,
         )
-        whole = in_turn([*reaches, loop])
+        has_calls = given.has_tools is not False  # in text they are calls no more
+        first = ask(has_thoughts=bool(earlier), has_calls=has_calls and bool(earlier))
+        later = ask(least=0, most=calls - 1, has_thoughts=True, has_calls=has_calls)
+        whole = in_turn([*reaches, first, later])
         if self.output_type is None:
             return whole
         return msgspec.structs.replace(whole, value=math.inf, why_value=f"the value of {self.name} as text")
+
+    def _may_have_several_systems(self, *, is_told_in_text: bool) -> bool:
+        """Tell whether a request may have a system message that is not its first message."""
+        roles = [message.get("role") for message in self.transcript]
+        if is_told_in_text and self.system is not None:
+            return True
+        return "system" in (roles if is_told_in_text or self.system is not None else roles[1:])
 
 
 class _Loop(Generic[T]):

@@ -1,0 +1,530 @@
+"""Both ends of the bounds are met: each stage has a run that takes its least, and runs that take its most."""
+
+from collections.abc import Callable, Sequence
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import msgspec
+import pytest
+from returns.result import Success
+
+from executionkit import Pool
+from executionkit.core.bounds import Amount
+from executionkit.core.budget import bound_input
+from executionkit.core.dialect import Dialect
+from executionkit.core.usage import NO_USAGE, TokenUsage
+from executionkit.errors import PermanentError, ProviderError
+from executionkit.journal import Cached, Journal
+from executionkit.outcome import PatternResult
+from executionkit.patterns.complete import complete
+from executionkit.patterns.consensus import consensus, select
+from executionkit.patterns.prompt import prompt
+from executionkit.patterns.react import react
+from executionkit.patterns.refine import refine
+from executionkit.patterns.step import step
+from executionkit.patterns.structured import structured
+from executionkit.prices import Price
+from executionkit.provider import LLMProvider, LLMResponse, ToolCall
+from executionkit.retry import RetryConfig
+from executionkit.stage import Stage, identity
+from executionkit.tools import tool
+from executionkit.voting import ByProbability, Standing, beta, certain, unanimous_window
+from tests.doubles import NEVER, Asked, Model
+
+pytestmark = pytest.mark.anyio
+
+RETRIES = RetryConfig(max_retries=2, base_delay=0)
+DEAR = Price(3, 15, per_call="0.0001")
+FREE_INPUT = Price(0, 15, per_call="0.0001")
+"""Of a prompt that nothing bounds, money is bounded only at such a price."""
+
+TEMPERATURE = "Unsupported parameter: 'temperature'"
+STREAM = "stream_options is not supported"
+FORM = "response_format is not supported"
+SEVERAL = "n must be 1"
+LOGPROBS = "logprobs is not supported"
+IDS = "tool_call_id must be nine characters long"
+SYSTEMS = "only one system message is allowed"
+NO_THOUGHTS = "reasoning_content is not supported"
+THOUGHTS = "reasoning_content is required: it must be passed back"
+
+
+@tool
+def look(what: str) -> str:
+    """Look something up."""
+    return f"{what} is there"
+
+
+def refusal(words: str) -> PermanentError:
+    return PermanentError(words, metadata={"status": 400})
+
+
+Text: TypeAlias = Callable[[Asked], str]
+
+
+def padded(asked: Asked) -> str:
+    """Return a text of as many bytes as tokens are granted, another one each time."""
+    return f"text {asked.number} ".ljust(limit_of(asked), "x")
+
+
+def limit_of(asked: Asked) -> int:
+    limit: int = asked.max_tokens or asked.options["max_completion_tokens"]
+    return limit
+
+
+class Worst:
+    """A server that fails as often as it may, charges for all of it and as much as it may, and then answers.
+
+    Args:
+        at_once: Calls that are under way together; they are treated alike.
+        calls: How many there are: forms are refused by name in the last of them.
+        text: What it answers.
+        fails: Whether it fails for good in place of answering.
+        systems: Whether it refuses several system messages.
+        retries: How often it fails before.
+        cuts: How many answers are cut off before they say anything.
+        refuses: Whether it refuses whatever it may as well. A refusal comes to no tokens, and after one an
+            attempt asks for less, so that the most calls and the most tokens are not those of one run.
+    """
+
+    def __init__(
+        self,
+        at_once: int = 1,
+        text: Text = padded,
+        *,
+        calls: int = 1,
+        fails: bool = False,
+        refuses: bool = True,
+        systems: bool = False,
+        retries: int = RETRIES.max_retries,
+        cuts: int = 0,
+    ) -> None:
+        self.retries, self.cuts = retries, cuts
+        self.at_once, self.calls, self.text = at_once, calls, text
+        self.fails, self.refuses, self.systems = fails, refuses, systems
+        self.fates: list[str] = []
+        self.once = [TEMPERATURE, STREAM, *([SYSTEMS] if systems else [])]
+        self.of_calls = [IDS]
+        self.has_refused_thoughts = False
+
+    def anew(self, *, refuses: bool) -> "Worst":
+        return Worst(
+            self.at_once,
+            self.text,
+            calls=self.calls,
+            fails=self.fails,
+            refuses=refuses,
+            systems=self.systems,
+            cuts=self.cuts,
+        )
+
+    def __call__(self, asked: Asked) -> object:
+        together = asked.options.get("n", 1) > 1
+        if not self.fates:
+            is_alone = together or asked.prompt.startswith("Several responses")
+            at_once = 1 if is_alone else self.at_once
+            self.fates = [fate for fate in self.call(asked, together=together) for _ in range(at_once)]
+        usage = TokenUsage(given_of(asked), limit_of(asked) * asked.options.get("n", 1), 1)
+        match self.fates.pop(0):
+            case "limit" if asked.max_tokens:
+                return refusal("Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead.")
+            case "limit":
+                return refusal("Unsupported parameter: 'max_completion_tokens'")
+            case "down":
+                return ProviderError("down", cost=usage)
+            case "fail":
+                return PermanentError("no", cost=usage, metadata={"status": 403})
+            case "answer" if self.cuts:
+                self.cuts -= 1
+                counts = {"prompt_tokens": usage.input_tokens, "completion_tokens": usage.output_tokens}
+                return LLMResponse("", (), "length", counts)
+            case "answer":
+                calls = (ToolCall("a", "look", {"what": "x"}),) if asked.tools else ()
+                return LLMResponse(
+                    self.text(asked),
+                    calls,
+                    "length" if self.text is rated and "<response_to_rate>" not in asked.prompt else "stop",
+                    {"prompt_tokens": usage.input_tokens, "completion_tokens": usage.output_tokens},
+                    extra={"reasoning_content": "x"},
+                )
+            case words:
+                return refusal(words)
+
+    def call(self, asked: Asked, *, together: bool) -> list[str]:
+        """Return what becomes of a call, attempt by attempt."""
+        ends = "fail" if self.fails or together else "answer"
+        if not self.refuses:
+            return [*["down"] * self.retries, ends]
+        if together:  # what it refuses of any call it refuses of those after it, of which there are more
+            return ["limit", "Bad Request", "down", SEVERAL, "down", ends]
+        self.calls -= 1
+        once, self.once = self.once, []
+        return [*once, "limit", *self._of_history(asked), *self._optional(asked), ends]
+
+    def _of_history(self, asked: Asked) -> list[str]:
+        has_calls = any("tool_calls" in message for message in asked.messages)
+        refused: list[str] = []
+        if any("reasoning_content" in message for message in asked.messages):
+            refused = [NO_THOUGHTS]
+            self.has_refused_thoughts = True
+        elif self.has_refused_thoughts:
+            refused = [THOUGHTS]  # they were left out
+        if has_calls:
+            refused += self.of_calls
+            self.of_calls = []
+        return refused
+
+    def _optional(self, asked: Asked) -> list[str]:
+        """Return how the retries end, and what is refused in between of which a request can do without."""
+        if asked.options.get("response_format"):
+            named = [FORM, FORM]
+        elif asked.options.get("logprobs"):
+            named = [LOGPROBS]
+        else:
+            return ["down", "down"]
+        return ["Bad Request", "down", *(named if self.calls == 0 else []), "down"]
+
+
+def given_of(asked: Asked) -> int:
+    """Return the tokens of a request's input, as many as its reservation counts."""
+    form = asked.options.get("response_format", {}).get("json_schema")
+    return bound_input(asked.messages, asked.tools) + (bound_input(form["schema"]) if form else 0)
+
+
+def rated(asked: Asked) -> str:
+    """Rate as a judge, and give drafts that are cut off."""
+    return f"Score: 1{'. No.' * ('<response_to_rate>' in asked.prompt)}".ljust(limit_of(asked), "x")
+
+
+def differing(asked: Asked) -> str:
+    is_judge = asked.prompt.startswith("Several responses")
+    return "Response 1".ljust(limit_of(asked)) if is_judge else padded(asked)
+
+
+def garbage(asked: Asked) -> str:
+    return "["
+
+
+class Server(Model):
+    """A server whose prices are known, and that counts its input just as its reservation does."""
+
+    def __init__(self, worst: Worst, price: Price, *, has_tools: bool = True) -> None:
+        super().__init__(worst, ticks=lambda asked: 3)
+        self.worst = worst
+        self.price = price
+        self.count_tokens = bound_input
+        self.supports_tools = has_tools
+
+
+class Row(msgspec.Struct):
+    """A stage, and servers that have it take the most.
+
+    Args:
+        name: What it is called.
+        make: Makes the stage, told the servers beside that of the run.
+        worst: How a server behaves.
+        value: What comes in.
+        prompts: Whether its prompts are bounded.
+        others: How many servers there are beside that of the run.
+        has_tools: Whether they have tool calls of their own.
+        known: Whether it is known what they take, so that nothing has to be found out one by one.
+        less: By how many calls and output tokens no run takes as much; what the docs say is not met.
+    """
+
+    name: str
+    make: Callable[[Sequence[Server]], Stage[Any, Any]]
+    worst: Worst = msgspec.field(default_factory=Worst)
+    value: Any = "x"
+    prompts: bool = True
+    others: int = 0
+    has_tools: bool = True
+    known: bool = False
+    less: tuple[int, int] = (0, 0)
+
+
+one, longer = complete(max_tokens=30), complete(max_tokens=40)
+
+
+class InPairs(msgspec.Struct, frozen=True):
+    """Draws two samples at a time, to the end."""
+
+    def more(self, standing: Standing) -> int:
+        return min(2, standing.remaining)
+
+    def bound(self, standing: Standing) -> float:
+        return 1.0
+
+
+def never(value: object) -> float:
+    return 0.1
+
+
+async def often(provider: LLMProvider, text: str, max_cost: TokenUsage = NO_USAGE) -> PatternResult[str]:
+    """Ask until a budget ends that, in runs of their own."""
+    while isinstance(await one.run(provider, text, retry=NEVER), Success):
+        pass
+    return PatternResult("done")
+
+
+async def silent(provider: LLMProvider, text: str) -> PatternResult[str]:
+    return PatternResult(text)
+
+
+TALK: list[dict[str, Any]] = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "system", "content": "Be kind."},
+    {"role": "user", "content": "x"},
+    {"role": "assistant", "content": "y", "reasoning_content": "z"},
+]
+MOST: list[Row] = [
+    Row("complete", lambda _: one),
+    Row("with a system", lambda _: complete(max_tokens=30, system='Say "no".')),
+    Row("consensus", lambda _: consensus(3, max_tokens=30), Worst(3)),
+    Row("one by one", lambda _: consensus(3, max_tokens=30, max_concurrency=1)),
+    Row("stopping", lambda _: consensus(3, max_tokens=30, max_concurrency=1, stop=beta())),
+    Row("quorum", lambda _: consensus(3, quorum=3, max_tokens=30), Worst(3)),
+    Row(
+        "typed vote",
+        lambda _: consensus(2, output_type=int, max_tokens=30, max_concurrency=1),
+        Worst(calls=2),
+    ),
+    Row("at once", lambda _: consensus(3, output_type=int, max_tokens=30), Worst(3), known=True),
+    Row(
+        "weighed",
+        lambda _: consensus(2, weigh=ByProbability(), max_tokens=30, max_concurrency=1),
+        Worst(calls=2),
+    ),
+    Row("in one request", lambda _: consensus(4, one_request=True, max_tokens=30), Worst(4)),
+    Row(
+        "in rounds",
+        lambda _: consensus(4, one_request=True, max_tokens=30, stop=InPairs(), max_concurrency=2),
+        Worst(2),
+    ),
+    Row(  # how many a rule draws at once, nobody knows but the rule
+        "in rounds of less",
+        lambda _: consensus(4, one_request=True, max_tokens=30, stop=InPairs(), max_concurrency=4),
+        Worst(2),
+        less=(2 * 2, 2 * 3 * 30),
+    ),
+    Row("of several", lambda them: consensus(5, providers=them, max_tokens=30), Worst(1), others=5),
+    Row(
+        "of several in one request",
+        lambda them: consensus(4, providers=them, one_request=True, max_tokens=30),
+        Worst(2),
+        others=2,
+    ),
+    Row("select", lambda _: select(3, max_tokens=30, max_concurrency=1, system="No."), Worst(1, differing)),
+    Row("select in one request", lambda _: select(3, max_tokens=30, one_request=True), Worst(3, differing)),
+    Row("refine", lambda _: refine(never, max_iterations=2, patience=9, max_tokens=30), prompts=False),
+    Row("judged", lambda _: refine(max_iterations=1, patience=9, max_tokens=30), Worst(1, rated)),
+    Row("judged again", lambda _: refine(max_iterations=3, patience=9, max_tokens=30), Worst(1, rated)),
+    Row(
+        "typed refine",
+        lambda _: refine(never, output_type=int, max_iterations=1, output_retries=0, max_tokens=30),
+        Worst(1, lambda asked: "1", calls=2),
+        prompts=False,
+    ),
+    Row(
+        "own drafts",
+        lambda _: refine(
+            never, draft=one, improve=prompt("Not {value}") >> one, max_iterations=2, patience=9
+        ),
+        prompts=False,
+    ),
+    Row("react", lambda _: react([look], max_rounds=3, max_tokens=30), prompts=False),
+    Row(
+        "react of talk",
+        lambda _: react([look], max_rounds=3, max_tokens=30, transcript=TALK),
+        Worst(systems=True),
+        prompts=False,
+    ),
+    Row(
+        "react in text",
+        lambda _: react([look], max_rounds=3, max_tokens=30, output_type=int, system="Be brief."),
+        Worst(1, garbage, calls=3, systems=True),
+        prompts=False,
+        has_tools=False,
+    ),
+    Row(
+        "last words",
+        lambda _: react([look], max_rounds=2, max_tokens=30, on_limit="answer"),
+        prompts=False,
+    ),
+    Row(  # where the message before is dropped, and summarised, nobody can refuse its thoughts
+        "summaries",
+        lambda _: react(
+            [look], max_rounds=3, max_tokens=30, max_history_messages=1, summarise=complete(max_tokens=20)
+        ),
+        Worst(cuts=1),
+        prompts=False,
+        less=(1, 0),
+    ),
+    Row(
+        "structured",
+        lambda _: structured(int, output_retries=2, max_tokens=30),
+        Worst(1, garbage, calls=3),
+        prompts=False,
+    ),
+    Row("structured once", lambda _: structured(int, output_retries=0, max_tokens=30), Worst(1, garbage)),
+    Row("chain", lambda _: one >> longer >> one),
+    Row("both", lambda _: one & one, Worst(2)),
+    Row("both of several", lambda them: one & one.using(them[0]), others=1),
+    Row("either", lambda _: one | longer, Worst(fails=True)),
+    Row("or else", lambda _: one.or_else(longer, on=(PermanentError,)), Worst(fails=True)),
+    Row("map", lambda _: one.map(len)),
+    Row("named", lambda _: one.named("one")),
+    Row("with input", lambda _: one.with_input() >> prompt("{1} of {0}") >> one),
+    Row("checked", lambda _: one.checked(lambda text: "no", output_retries=1), prompts=False),
+    Row("prompt", lambda _: prompt('Say "{}" and {{{}}}:') >> one),
+    Row("prompt of a value", lambda _: prompt("Say {}") >> one, value={"a": ['"', "ü"]}),
+    Row("each", lambda _: one.each(max_concurrency=2), Worst(2), ["x", 'yy "y"']),
+    Row("one after the other", lambda _: one.each(max_concurrency=1), value=["x", "yyy"]),
+    Row("using", lambda them: one.using(them[0]), others=1),
+    Row("within", lambda _: one.within(TokenUsage(llm_calls=99))),
+]
+
+
+def servers_of(row: Row, price: Price, *, refuses: bool) -> list[Server]:
+    servers = [
+        Server(row.worst.anew(refuses=refuses), price, has_tools=row.has_tools) for _ in range(row.others + 1)
+    ]
+    for server in servers if row.known else ():
+        server.known_dialect = Dialect()  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
+    return servers
+
+
+@pytest.mark.parametrize("row", MOST, ids=[row.name for row in MOST])
+async def test_the_most_calls_are_made(row: Row) -> None:
+    server, *others = servers_of(row, DEAR, refuses=True)
+    stage = row.make(others)
+    bounds = stage.bounds(row.value, provider=server, retry=RETRIES)
+    outcome = await stage.run(server, row.value, retry=RETRIES)
+    cost = outcome.unwrap().cost if isinstance(outcome, Success) else outcome.failure().cost
+    assert cost.llm_calls == sum(each.calls for each in (server, *others))
+    assert cost.llm_calls == bounds.most.llm_calls - row.less[0]
+    if row.worst.at_once == 1 and not row.others:
+        assert bounds.depth == bounds.most.llm_calls
+
+
+@pytest.mark.parametrize("row", MOST, ids=[row.name for row in MOST])
+async def test_the_most_tokens_and_money_are_taken(row: Row) -> None:
+    price = DEAR if row.prompts else FREE_INPUT
+    server, *others = servers_of(row, price, refuses=False)
+    stage = row.make(others)
+    bounds = stage.bounds(row.value, provider=server, retry=RETRIES)
+    outcome = await stage.run(server, row.value, retry=RETRIES)
+    cost = outcome.unwrap().cost if isinstance(outcome, Success) else outcome.failure().cost
+    assert cost.output_tokens == bounds.most.output_tokens - row.less[1]
+    assert cost.usd == bounds.most.usd - row.less[1] * Decimal(15) / 10**6
+    if row.prompts:
+        assert (cost.input_tokens, bounds.unknown) == (bounds.most.input_tokens, ())
+    else:
+        dear = stage.bounds(row.value, provider=servers_of(row, DEAR, refuses=False)[0], retry=RETRIES)
+        assert dear.most.usd == bounds.most.input_tokens == Decimal("Infinity")
+        assert bounds.unknown
+
+
+async def test_the_most_is_met_by_a_pool_whose_members_change_their_minds() -> None:
+    members = [Server(Worst(), DEAR) for _ in range(2)]
+    lessons = [TEMPERATURE, STREAM, "limit"]
+    for member, fates in zip(
+        members, ([*lessons, "down", "limit", "answer"], [*lessons, "down"]), strict=True
+    ):
+        member.worst.fates = fates
+    pool: Any = Pool(members)
+    bounds = one.bounds("x", provider=pool, retry=RETRIES)
+    cost = (await one.run(pool, "x", retry=RETRIES)).unwrap().cost
+    assert (
+        cost.llm_calls == bounds.most.llm_calls == 2 * 2 + 3 + 3
+    )  # what is learned, attempts, names of the limit
+
+
+@pytest.mark.parametrize("field", ["llm_calls", "output_tokens", "usd"])
+async def test_a_budget_is_met(field: str) -> None:
+    a_call = one.bounds("x", provider=Server(Worst(), DEAR), retry=NEVER).most
+    shorter = complete(max_tokens=16).bounds("x", provider=Server(Worst(), DEAR), retry=NEVER).most
+    most = {
+        "llm_calls": TokenUsage(llm_calls=4),
+        "output_tokens": TokenUsage(output_tokens=3 * 30 + 16),
+        "usd": TokenUsage(usd=3 * a_call.usd + shorter.usd),
+    }[field]
+    for stage in (consensus(9, max_tokens=30).within(most), step(often, max_cost=most)):
+        server = Server(Worst(refuses=False, retries=0), DEAR)
+        bounds = stage.bounds("x", provider=server, retry=NEVER)
+        outcome = await stage.run(server, "x", retry=NEVER)
+        cost = outcome.unwrap().cost if isinstance(outcome, Success) else outcome.failure().cost
+        assert getattr(cost, field) == getattr(bounds.most, field) == getattr(most, field)
+
+
+LEAST: list[tuple[str, Stage[Any, Any], object, int]] = [
+    ("complete", complete(), "x", 1),
+    ("consensus", consensus(5), "x", 5),
+    ("certain", consensus(5, stop=certain()), "x", 3),
+    ("beta", consensus(40, stop=beta(), max_concurrency=40), "x", 4),
+    ("window", consensus(40, stop=unanimous_window(3), max_concurrency=40), "x", 3),
+    ("quorum", consensus(9, quorum=2), "x", 2),
+    ("typed vote", consensus(3, output_type=int), "x", 3),
+    ("in one request", consensus(4, one_request=True), "x", 1),
+    ("select", select(4), "x", 4),
+    ("select in one request", select(4, one_request=True), "x", 1),
+    ("judged", refine(), "x", 2),
+    ("refine", refine(lambda text: 1.0), "x", 1),
+    ("typed refine", refine(lambda value: 1.0, output_type=int), "x", 1),
+    ("own draft", refine(lambda text: 1.0, draft=consensus(2)), "x", 2),
+    ("react", react([look]), "x", 1),
+    ("typed react", react([look], output_type=int), "x", 1),
+    ("last words", react([look], on_limit="answer"), "x", 1),
+    ("structured", structured(int), "x", 1),
+    ("prompt", prompt("Say {}"), "x", 0),
+    ("identity", identity(str), "x", 0),
+    ("step", step(silent), "x", 0),
+    ("chain", complete() >> consensus(2), "x", 3),
+    ("both", complete() & consensus(2), "x", 3),
+    ("either", complete() | consensus(2), "x", 1),
+    ("map", complete().map(len), "x", 1),
+    ("named", complete().named("one"), "x", 1),
+    ("with input", complete().with_input(), "x", 1),
+    ("checked", complete().checked(lambda text: None), "x", 1),
+    ("within", consensus(5).within(TokenUsage(llm_calls=9)), "x", 5),
+    ("using", consensus(2).using(Model(lambda asked: wanted(asked))), "x", 2),
+    ("each", complete().each(on_error="fail"), ["x", "y"], 2),
+]
+
+
+def wanted(asked: Asked) -> LLMResponse:
+    """Answer as well as one can, for as little as a server can say: nothing, but for a token of each answer."""
+    text = "1" if asked.options.get("response_format") or asked.tools else "Score: 10"
+    answers = asked.options.get("n", 1)
+    choices = [{"message": {"content": text}, "finish_reason": "stop"}] * answers
+    usage = {"prompt_tokens": 0, "completion_tokens": answers, "cost": 0}
+    return LLMResponse(text, usage=usage, raw={"choices": choices})
+
+
+@pytest.mark.parametrize(
+    ("stage", "value", "least"), [row[1:] for row in LEAST], ids=[name for name, *_ in LEAST]
+)
+async def test_the_least_is_met_by_every_stage(stage: Stage[Any, Any], value: object, least: int) -> None:
+    assert stage.bounds(value).least == Amount(least, 0, 0, Decimal(0))
+    limit = TokenUsage(llm_calls=least) if least else None  # a quorum does with what it has
+    cost = (await stage.run(Model(wanted), value, max_cost=limit)).unwrap().cost
+    assert (cost.llm_calls, cost.input_tokens, cost.usd or 0) == (least, 0, 0)
+    answers = getattr(getattr(stage, "sampling", None), "n", least) if least == 1 else least
+    assert cost.output_tokens == answers  # a token each: that nothing was said to say it, nobody is believed
+
+
+async def test_many_inputs_may_all_fail_at_no_call() -> None:
+    stage = complete().each()
+    assert stage.bounds(["x", "y"]).least.llm_calls == 0
+    spent = (await stage.run(Model(wanted), [3, 4])).unwrap()  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]
+    assert (len(spent.value), spent.cost.llm_calls) == (2, 0)
+
+
+async def test_what_is_kept_takes_nothing(tmp_path: Path) -> None:
+    stage = complete(temperature=0) & consensus(2, temperature=0, max_tokens=30)
+    async with Journal(tmp_path / "answers.db") as journal:
+        provider = Cached(Server(Worst(refuses=False, retries=0), DEAR), journal)
+        bounds = stage.bounds("x", provider=provider)
+        costs = [(await stage.run(provider, "x")).unwrap().cost.llm_calls for _ in range(2)]
+    assert costs[1] == bounds.least.llm_calls == 0
+    assert costs[0] > 0
