@@ -3,8 +3,9 @@
 This is the one loop of attempts in the package, with the one memory of what a server takes.
 """
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from functools import partial
+from typing import Any
 
 import anyio
 import msgspec
@@ -119,7 +120,7 @@ class Completion(msgspec.Struct, eq=False):
     _attempts: int = 0
     _retries: int = 0
     _has_delivered: bool = False
-    _has_learned: bool = False
+    _lesson: Mapping[str, Any] = {}
     _has_left_out: bool = False
     _is_carried: bool = False
     _is_final: bool = False
@@ -270,7 +271,8 @@ class Completion(msgspec.Struct, eq=False):
                     member.retry_quota.refund()
                 return Completed(outcome, asked_as(self.request, self._dialect))
             failure = outcome
-            if self._has_learned:
+            if self._lesson:
+                left_out = None if left_out is None else replace(left_out, **self._lesson)
                 self._keep(left_out)
                 continue  # ask in the other way at once
             left_out = self._without_an_option(failure)
@@ -374,7 +376,7 @@ class Completion(msgspec.Struct, eq=False):
         if self._entry is not None:
             await self._note_sent(self._entry, reservation)
         self._attempts += 1
-        self._has_learned = False
+        self._lesson = {}
         trace, delivery, span, streamed = self.trace, self.delivery, None, None
         if trace is not None:
             span = trace.attempt_started(self._attempts, member, reservation.max_tokens)
@@ -480,7 +482,7 @@ class Completion(msgspec.Struct, eq=False):
             return ()  # it refuses what it was refused for before: nothing follows from that
         member.memory.learn(lesson)
         self._lessons = (*self._lessons, *lesson)
-        self._has_learned = True
+        self._lesson = lesson
         learned_fields = tuple(lesson)
         log_lesson((self.path, self.ordinal), self._attempts, member, failure, learned_fields)
         return learned_fields

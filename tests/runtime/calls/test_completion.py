@@ -19,6 +19,7 @@ from executionkit import (
     Stage,
     TokenUsage,
     complete,
+    structured,
 )
 from executionkit.core.retry_quota import RetryQuota
 from executionkit.events import (
@@ -376,3 +377,14 @@ async def test_a_server_that_refuses_both_names_of_a_limit_teaches_once() -> Non
     assert seen == ["max_tokens", "max_completion_tokens"]
     assert error.cost.llm_calls == 2
     assert memory_of(provider).dialect.output_limit == "max_completion_tokens"
+
+
+async def test_what_is_learned_without_an_option_holds_in_the_same_call() -> None:
+    unnamed = PermanentError("Bad Request", metadata={"status": 400})
+    named = PermanentError("Use 'max_completion_tokens' instead of 'max_tokens'.", metadata={"status": 400})
+    provider = ScriptedProvider([unnamed, named, "1"])
+    assert result_of(await structured(int).run(provider, "x", retry=RetryConfig(max_retries=0))).value == 1
+    assert [
+        ("response_format" in request.options, "max_completion_tokens" in request.options)
+        for request in provider.requests
+    ] == [(True, False), (False, False), (False, True)]
