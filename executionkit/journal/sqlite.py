@@ -23,6 +23,15 @@ _APPLICATION: Final = 0x45_4B_4A_31
 _VERSION: Final = 1
 _PATIENCE: Final = 5.0
 """Seconds to wait for another process that writes."""
+_LONG: Final = 2**16
+"""Bytes from which on rows are not written on an event loop."""
+_SLOW: Final = 0.02
+"""Seconds from which on a write has held an event loop up; for `_PAUSE` times as long none is made there."""
+_PAUSE: Final = 10
+_LOG_BYTES: Final = 2**22
+"""What is written before the write-ahead log is brought into the file."""
+_ROW_BYTES: Final = 2**13
+"""What a row takes of the log beside its body: the pages that it changes."""
 # Calls under way have a table of their own: a row that grows where it lies would leave pages half empty.
 _SCHEMA: Final = """
 CREATE TABLE run (
@@ -61,8 +70,14 @@ _SELECT_ROWS: Final = {
 _SELECT_RUNS: Final = f"SELECT {_RUN} FROM run WHERE ? IS NULL OR name = ? ORDER BY number"  # noqa: S608
 
 
+_Head: TypeAlias = tuple[int, int, int, str, str, int, str, bytes]
+"""A row's columns but for its body: run, number, generation, kind, path, ordinal, state and fingerprint."""
+_Columns: TypeAlias = tuple[int, int, int, str, str, int, str, bytes, bytes, str | None]
+"""A row's columns: its head, its body and its prompt."""
+
+
 class SQLiteStore:
-    """Runs in one file. All methods are called on one thread, but for the first.
+    """Runs in one file. One method is called at a time, on whichever thread.
 
     Args:
         path: The file; made where there is none, for its owner alone to read.
@@ -77,6 +92,11 @@ class SQLiteStore:
     def __init__(self, path: Path, *, power: bool = False, clock: Callable[[], float] = time.time) -> None:
         self._path = path
         self._clock = clock
+        self._power = power
+        self._patience = _PATIENCE
+        self._slow_until = 0.0
+        self._unmoved = 0
+        """Bytes in the write-ahead log since it was brought into the file, about."""
         shared = network_mount(path.resolve())
         if shared is not None:
             raise JournalError(
@@ -85,15 +105,17 @@ class SQLiteStore:
             )
         with self._telling("opened"):
             _make_private(path)
-            self._database = sqlite3.connect(path, timeout=_PATIENCE, isolation_level=None)
+            self._database = sqlite3.connect(
+                path, timeout=_PATIENCE, isolation_level=None, check_same_thread=False
+            )
         try:
             with self._telling("opened"):
-                self._prepare(power)
+                self._prepare()
         except BaseException:
             self._database.close()
             raise
 
-    def _prepare(self, power: bool) -> None:
+    def _prepare(self) -> None:
         database = self._database
         (application,), (version,) = (
             database.execute(f"PRAGMA {name}").fetchone() for name in ("application_id", "user_version")
@@ -109,7 +131,8 @@ class SQLiteStore:
                 f"knows {_VERSION}); upgrade, or take another file"
             )
         database.execute("PRAGMA journal_mode=WAL")
-        database.execute(f"PRAGMA synchronous={'FULL' if power else 'NORMAL'}")
+        database.execute(f"PRAGMA synchronous={'FULL' if self._power else 'NORMAL'}")
+        database.execute("PRAGMA wal_autocheckpoint=0")  # it waits for the disk; `tidy` does it
         with self._transaction():
             if not database.execute("SELECT 1 FROM sqlite_master WHERE name = 'run'").fetchone():
                 for statement in filter(str.strip, _SCHEMA.split(";")):
@@ -168,20 +191,51 @@ class SQLiteStore:
 
     def write(self, rows: Sequence[Write]) -> None:
         """Store rows; see `Store`."""
-        owners = {(run, token) for run, token, _ in rows}
-        with self._telling("written"), self._transaction():
-            for run, token in owners:
+        with self._telling("written"):
+            self._write(rows, [_fields(run, row) for run, _, row in rows])
+
+    def write_at_once(self, rows: Sequence[Write]) -> bool:
+        """Store rows if that takes no longer than some microseconds; see `Store`."""
+        began = time.monotonic()
+        if self._power or began < self._slow_until:
+            return False
+        with self._telling("written", patience=0.0):
+            columns = [_fields(run, row) for run, _, row in rows]
+            if sum([len(each[8]) for each in columns]) > _LONG:
+                return False
+            try:
+                self._write(rows, columns)
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode == sqlite3.SQLITE_BUSY:
+                    return False
+                raise
+        took = time.monotonic() - began
+        if took > _SLOW:
+            self._slow_until = began + _PAUSE * took
+        return True
+
+    def _write(self, rows: Sequence[Write], columns: Sequence[_Columns]) -> None:
+        with self._transaction():
+            for run, token in {(run, token) for run, token, _ in rows}:
                 found = self._database.execute("SELECT token FROM run WHERE number = ?", (run,)).fetchone()
                 if found is None or found[0] != token:
                     raise RunBusyError(
                         "another process has taken the run over", metadata={"owner": "unknown"}
                     )
-            for run, _, row in rows:
+            for (run, _, row), fields in zip(rows, columns, strict=True):
                 if row.state == "sent":
-                    self._database.execute(_INSERT["flight"], _fields(run, row))
+                    self._database.execute(_INSERT["flight"], fields)
                 else:
                     self._database.execute("DELETE FROM flight WHERE run = ? AND seq = ?", (run, row.seq))
-                    self._database.execute(_INSERT["call"], _fields(run, row))
+                    self._database.execute(_INSERT["call"], fields)
+                self._unmoved += _ROW_BYTES + len(fields[8])
+
+    def tidy(self) -> None:
+        """Bring a long write-ahead log into the file; see `Store`."""
+        if self._unmoved > _LOG_BYTES:
+            self._unmoved = 0
+            with self._telling("written"):
+                self._database.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
 
     def renew(self, tokens: Sequence[str]) -> None:
         """Say that the owners of these runs still live; see `Store`."""
@@ -232,12 +286,25 @@ class SQLiteStore:
             raise
 
     @contextmanager
-    def _telling(self, what: Literal["opened", "read", "written"]) -> Generator[None, None, None]:
-        """Say of a failure what it means for the user."""
+    def _telling(
+        self, what: Literal["opened", "read", "written"], *, patience: float | None = None
+    ) -> Generator[None, None, None]:
+        """Say of a failure what it means for the user.
+
+        Args:
+            what: What the file could not be.
+            patience: Seconds to wait for another process that writes; `_PATIENCE` if not given.
+        """
         try:
+            self._set_patience(_PATIENCE if patience is None else patience)
             yield
         except (sqlite3.Error, OSError, ValueError) as error:  # a ValueError: names that are no text
             raise JournalError(f"the journal {self._path} could not be {what}: {_why(error)}") from error
+
+    def _set_patience(self, seconds: float) -> None:
+        if seconds != self._patience:
+            self._database.execute(f"PRAGMA busy_timeout={int(seconds * 1000)}")
+            self._patience = seconds
 
 
 def _make_private(path: Path) -> None:
@@ -262,10 +329,6 @@ def _info(fields: Sequence[Any]) -> RunInfo:
     return msgspec.convert(dict(zip(RunInfo.__struct_fields__, fields, strict=True)), RunInfo, strict=False)
 
 
-_Head: TypeAlias = tuple[int, int, int, str, str, int, str, bytes]
-"""A row's columns but for its body: run, number, generation, kind, path, ordinal, state and fingerprint."""
-
-
 def _salt(head: _Head) -> bytes:
     """Return what a row is, as JSON, so that its checksum covers that too.
 
@@ -277,7 +340,7 @@ def _salt(head: _Head) -> bytes:
     return f"[{run}, {seq}, {generation}, {names}]".encode()
 
 
-def _fields(run: int, row: Row) -> tuple[object, ...]:
+def _fields(run: int, row: Row) -> _Columns:
     try:
         path = msgspec.json.encode(row.path).decode()
     except (UnicodeEncodeError, OverflowError):  # lone surrogates, large numbers

@@ -1,4 +1,4 @@
-"""What a journal needs of a store: a few synchronous methods, all called on one thread.
+"""What a journal needs of a store: a few synchronous methods, of which one is called at a time.
 
 `SQLiteStore` is one. Another (a database server) has these methods, and nothing of event loops.
 """
@@ -93,6 +93,22 @@ class Store(Protocol):
         Raises:
             RunBusyError: Another owner has taken one of the runs over.
         """
+        ...
+
+    def write_at_once(self, rows: Sequence[Write]) -> bool:
+        """Store rows as `write` does, if that takes no longer than an event loop can wait: some microseconds.
+
+        Returns:
+            Whether they are stored. False where it may take longer: they are many or long, another process
+            writes, the disk is slow, or the store is at the other end of a network.
+
+        Raises:
+            RunBusyError: Another owner has taken one of the runs over.
+        """
+        ...
+
+    def tidy(self) -> None:
+        """Do what is due now and then, where nobody waits for it."""
         ...
 
     def renew(self, tokens: Sequence[str]) -> None:

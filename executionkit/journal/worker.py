@@ -1,13 +1,15 @@
-"""One thread that alone touches a store: writes that come in together are stored together.
+"""One thread for a store: writes that come in together are stored together.
 
-It serves any number of event loops, of asyncio and of trio, and code without one.
+It serves any number of event loops, of asyncio and of trio, and code without one. Where nobody else uses the
+store and it can write what is given in some microseconds, that is done at once: to wake a thread, and to be
+woken by it, takes several times as long.
 """
 
 import asyncio
 import os
 import threading
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
@@ -25,11 +27,13 @@ __all__ = ["Worker"]
 T = TypeVar("T")
 
 _MOST: Final = 1_000
-"""Jobs that are taken from the queue at once."""
-
-
-_LINGER: Final = 0.001
-"""Seconds that outcomes wait for the next call to be noted with them, where nobody waits for anything."""
+"""Jobs that the thread does in one go."""
+_FEW: Final = 16
+"""Rows at most that are written on an event loop at once."""
+_TICK: Final = 0.01
+"""Seconds between two looks of the thread at what was handed over and nobody waits for."""
+_AWAKE: Final = 100
+"""Ticks without anything to do before it sleeps until it is called."""
 
 
 class _Waiter(Protocol):
@@ -125,35 +129,46 @@ class Worker:
     """
 
     def __init__(self, open_store: Callable[[], Store]) -> None:
-        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._jobs: deque[_Job] = deque()
+        """What is to be done, in order. Anybody may add to it; who holds `_desk` takes from it."""
+        self._desk = threading.Lock()
+        """Held by whoever uses the store."""
+        self._bell: SimpleQueue[None] = SimpleQueue()
+        self._is_asleep = False
         self._failure: JournalError | None = None
         self._pid = os.getpid()
         self._is_closed = False
         self.tokens: set[str] = set()
         """What the owners of the runs under way are known by; their leases are renewed."""
-        ready: Future[None] = Future()
+        ready: Future[Store] = Future()
         self._thread = threading.Thread(
             target=self._work, args=(open_store, ready), name="executionkit journal", daemon=True
         )
         self._thread.start()
         try:
-            ready.result()
+            self._store = ready.result()
         except BaseException:
             self._thread.join()
             raise
 
     def put(self, write: Write) -> None:
-        """Write a row soon."""
+        """Write a row soon: with the next one that is waited for, or within some milliseconds."""
         if not self._is_closed:
-            self._jobs.put(_Job(write))
+            self._jobs.append(_Job(write))
+            if self._is_asleep:
+                self._bell.put(None)
 
     async def commit(self, write: Write) -> None:
-        """Write a row, and return once it is stored.
+        """Write a row, and return once it is stored, with all that was handed over before.
 
         Raises:
             JournalError: It, or one before it, could not be.
         """
-        await self._done(_Job(write))
+        self._check()
+        if not self._write_here(write):
+            await self._done(_Job(write))
+        elif self._failure is not None:
+            raise _again(self._failure)
 
     async def call(self, function: Callable[[Store], T]) -> T:
         """Return `function(store)`, called in the thread, after all that was handed over before.
@@ -166,14 +181,14 @@ class Worker:
     def call_soon(self, function: Callable[[Store], object]) -> None:
         """Call a function in the thread; whether it fails, nobody learns."""
         if not self._is_closed:
-            self._jobs.put(_Job(function=function))
+            self._hand_over(_Job(function=function))
 
     def call_now(self, function: Callable[[Store], T]) -> T:
         """Return `function(store)` as `call` does, where no event loop is to be kept running."""
         self._check()
         waiter = _InThread()
         job = _Job(function=function, waiter=waiter)
-        self._jobs.put(job)
+        self._hand_over(job)
         waiter.future.result()
         if job.failure is not None:
             raise _again(job.failure)
@@ -183,7 +198,7 @@ class Worker:
         self._check()
         waiter = _OnTrio() if sniffio.current_async_library() == "trio" else _OnAsyncio()
         job.waiter = waiter
-        self._jobs.put(job)
+        self._hand_over(job)
         await waiter.wait()
         if job.failure is not None:
             raise _again(job.failure)
@@ -203,38 +218,74 @@ class Worker:
         """Do what was handed over, close the store, and end the thread."""
         if not self._is_closed and os.getpid() == self._pid:
             self._is_closed = True
-            self._jobs.put(None)
+            self._bell.put(None)
             self._thread.join()
 
-    def _work(self, open_store: Callable[[], Store], ready: "Future[None]") -> None:
+    def _hand_over(self, job: _Job) -> None:
+        self._jobs.append(job)
+        self._bell.put(None)
+
+    def _write_here(self, write: Write) -> bool:
+        """Write a row and those before it on this thread, if that takes no longer than some microseconds."""
+        if len(self._jobs) >= _FEW or self._desk.locked():
+            return False
+        with self._desk:  # held by another thread for a moment, where that was quicker
+            before = [*self._jobs]
+            writes = [job.write for job in before if job.write is not None]
+            if len(writes) < len(before):
+                return False
+            try:
+                if not self._store.write_at_once([*writes, write]):
+                    return False
+            except Exception as error:  # noqa: BLE001 - told to those who wait
+                self._failure = _as_journal_error(error)
+            for job in before:
+                job.failure = self._failure
+                self._jobs.popleft()
+        _wake([job for job in before if job.waiter is not None])
+        return True
+
+    def _work(self, open_store: Callable[[], Store], ready: "Future[Store]") -> None:
         try:
             store = open_store()
         except BaseException as error:  # noqa: BLE001 - raised where the journal is opened
             ready.set_exception(_as_journal_error(error) if isinstance(error, Exception) else error)
             return
-        ready.set_result(None)
-        heard = time.monotonic()
-        is_over = False
-        while not is_over:
-            jobs = self._next_jobs()
-            is_over = None in jobs
-            done = [job for job in jobs if job is not None]
-            self._do(store, done)
+        ready.set_result(store)
+        heard, calm = time.monotonic(), 0
+        while self._jobs or not self._is_closed:
+            was_called = self._wait_for_jobs(may_sleep=calm >= _AWAKE)
+            with self._desk:
+                done = [self._jobs.popleft() for _ in range(min(_MOST, len(self._jobs)))]
+                self._do(store, done)
+                with suppress(Exception):  # nobody waits for it; the next write says what is wrong
+                    store.tidy()
+                    if self.tokens and time.monotonic() - heard > LEASE / 3:
+                        heard = time.monotonic()
+                        store.renew([*self.tokens])
             _wake([job for job in done if job.waiter is not None])
-            if self.tokens and time.monotonic() - heard > LEASE / 3:
-                heard = time.monotonic()
-                with suppress(JournalError):
-                    store.renew([*self.tokens])
+            calm = 0 if done or was_called else calm + 1
         store.close()
 
-    def _next_jobs(self) -> "list[_Job | None]":
-        """Wait for a job, or until a lease is to be renewed; return it with those that follow at once."""
-        jobs: list[_Job | None] = []
+    def _wait_for_jobs(self, *, may_sleep: bool) -> bool:
+        """Wait until somebody calls, for a tick, or until a lease is to be renewed.
+
+        Returns:
+            Whether somebody called.
+        """
         with suppress(Empty):
-            jobs.append(self._jobs.get(timeout=LEASE / 3 if self.tokens else None))
-            while len(jobs) < _MOST:
-                jobs.append(self._jobs.get(timeout=_LINGER) if _can_wait(jobs) else self._jobs.get_nowait())
-        return jobs
+            while True:  # who has called before is served now
+                self._bell.get_nowait()
+        self._is_asleep = may_sleep
+        try:
+            if self._jobs or self._is_closed:
+                return True
+            self._bell.get(timeout=_TICK if not may_sleep else LEASE / 3 if self.tokens else None)
+        except Empty:
+            return False
+        finally:
+            self._is_asleep = False
+        return True
 
     def _do(self, store: Store, jobs: Sequence[_Job]) -> None:
         writes: list[_Job] = []
@@ -265,11 +316,6 @@ class Worker:
             job.result = cast("Callable[[Store], object]", job.function)(store)
         except Exception as error:  # noqa: BLE001 - told to those who wait
             job.failure = _as_journal_error(error)
-
-
-def _can_wait(jobs: "Sequence[_Job | None]") -> bool:
-    last = jobs[-1]
-    return last is not None and last.write is not None and last.waiter is None
 
 
 def _as_journal_error(error: Exception) -> JournalError:

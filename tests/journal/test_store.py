@@ -150,8 +150,8 @@ async def test_a_full_disk_is_told_and_nothing_is_sent_that_cannot_be_noted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Small(SQLiteStore):
-        def _prepare(self, power: bool) -> None:
-            super()._prepare(power)
+        def _prepare(self) -> None:
+            super()._prepare()
             self._database.execute("PRAGMA max_page_count=12")
 
     monkeypatch.setattr("executionkit.journal.sqlite.SQLiteStore", Small)
@@ -175,6 +175,10 @@ async def test_an_answer_that_cannot_be_noted_is_handed_over_all_the_same(
             if any(row.state == "done" for _, _, row in rows):
                 raise JournalError("the disk is gone")
             super().write(rows)
+
+        def write_at_once(self, rows: Any) -> bool:
+            self.write(rows)
+            return True
 
     monkeypatch.setattr("executionkit.journal.sqlite.SQLiteStore", Breaking)
     with Journal(tmp_path / "runs.db") as journal:

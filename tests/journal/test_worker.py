@@ -1,0 +1,223 @@
+"""The thread of a store: what is written at once, what it is left with, and that nothing is lost or reordered."""
+
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Self
+
+import anyio
+import anyio.to_thread
+import pytest
+
+from executionkit.core.journal import Body, Charge, Reply, Row
+from executionkit.errors import JournalError
+from executionkit.journal.ownership import this_process
+from executionkit.journal.sqlite import SQLiteStore
+from executionkit.journal.store import Write
+from executionkit.journal.worker import Worker
+
+pytestmark = pytest.mark.anyio
+
+
+def row(seq: int, content: str = "") -> Row:
+    body = Body([Charge()], reply=Reply(content) if content else None)
+    return Row(seq, 0, "call", (0,), seq, "done" if content else "sent", b"f" * 16, body)
+
+
+class Watched(SQLiteStore):
+    """Notes which rows were written, on which thread, and what was left to the worker's."""
+
+    def __init__(self, path: Path, *, power: bool = False) -> None:
+        super().__init__(path, power=power)
+        self.written: list[tuple[int, bool]] = []
+        self.left = 0
+
+    def _note(self, rows: Sequence[Write]) -> None:
+        is_worker = threading.current_thread().name == "executionkit journal"
+        self.written += [(row.seq, is_worker) for _, _, row in rows]
+
+    def write(self, rows: Sequence[Write]) -> None:
+        super().write(rows)
+        self._note(rows)
+
+    def write_at_once(self, rows: Sequence[Write]) -> bool:
+        if super().write_at_once(rows):
+            self._note(rows)
+            return True
+        self.left += 1
+        return False
+
+    @property
+    def seqs(self) -> list[int]:
+        return [seq for seq, _ in self.written]
+
+
+class Opened:
+    """A worker on a file, with a run of its own."""
+
+    def __init__(self, path: Path, make: Callable[[Path], Watched] = Watched) -> None:
+        self._make = make
+        self._path = path
+
+    def __enter__(self) -> Self:
+        stores: list[Watched] = []
+
+        def open_store() -> Watched:
+            stores.append(self._make(self._path))
+            return stores[0]
+
+        self.worker = Worker(open_store)
+        self.store = stores[0]
+        opened = self.worker.call_now(lambda store: store.open_run("a", this_process()))
+        self.number, self.token = opened.info.number, opened.token
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.worker.close()
+
+    def write(self, seq: int, content: str = "") -> Write:
+        return self.number, self.token, row(seq, content)
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    with anyio.fail_after(20):
+        while not holds():  # noqa: ASYNC110 - a thread does it
+            await anyio.sleep(0.002)
+
+
+async def test_what_is_short_is_written_at_once_with_what_was_handed_over_before(tmp_path: Path) -> None:
+    with Opened(tmp_path / "runs.db") as opened:
+        for seq in range(0, 40, 2):
+            opened.worker.put(opened.write(seq, "an answer"))
+            await opened.worker.commit(opened.write(seq + 1))
+            assert opened.store.seqs[-1] == seq + 1
+    assert opened.store.seqs == [*range(40)]
+    assert sum(is_worker for _, is_worker in opened.store.written) < 20
+
+
+async def test_what_is_long_is_left_to_the_thread(tmp_path: Path) -> None:
+    with Opened(tmp_path / "runs.db") as opened:
+        await opened.worker.commit(opened.write(0, "x" * 100_000))
+        assert opened.store.left == 1
+        assert opened.store.written == [(0, True)]
+
+
+async def test_what_shall_survive_a_loss_of_power_is_left_to_the_thread(tmp_path: Path) -> None:
+    with Opened(tmp_path / "runs.db", lambda path: Watched(path, power=True)) as opened:
+        await opened.worker.commit(opened.write(0))
+        assert opened.store.written == [(0, True)]
+
+
+async def test_where_another_process_writes_nobody_waits_on_the_event_loop(tmp_path: Path) -> None:
+    path = tmp_path / "runs.db"
+    with Opened(path) as opened:
+        other = sqlite3.connect(path, isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        async with anyio.create_task_group() as group:
+            group.start_soon(opened.worker.commit, opened.write(0))
+            await until(lambda: opened.store.left == 1)
+            assert opened.store.written == []
+            other.execute("COMMIT")
+        other.close()
+        assert opened.store.written == [(0, True)]
+
+
+async def test_after_a_slow_write_the_event_loop_is_left_alone_for_a_while(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    with Opened(tmp_path / "runs.db") as opened:
+        monkeypatch.setattr("executionkit.journal.sqlite.time.monotonic", lambda: now[0])
+        write = opened.store._write  # pyright: ignore[reportPrivateUsage]
+        took = [0.5]
+
+        def slow(rows: Sequence[Write], columns: Sequence[tuple[object, ...]]) -> None:
+            now[0] += took[0]
+            write(rows, columns)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+        monkeypatch.setattr(opened.store, "_write", slow)
+        store, rows = opened.store, [opened.write(0)]
+        assert store.write_at_once(rows)
+        took[0] = 0.0
+        now[0] = 100.0 + 10 * 0.5 - 0.01
+        assert not store.write_at_once(rows)
+        now[0] = 100.0 + 10 * 0.5
+        assert store.write_at_once(rows)
+        monkeypatch.undo()
+
+
+async def test_a_row_that_nobody_waits_for_is_stored_all_the_same(tmp_path: Path) -> None:
+    with Opened(tmp_path / "runs.db") as opened:
+        opened.worker.put(opened.write(0, "soon"))
+        await until(lambda: opened.store.seqs == [0])
+
+
+async def test_a_thread_that_sleeps_is_woken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("executionkit.journal.worker._AWAKE", 0)
+    with Opened(tmp_path / "runs.db") as opened:
+        for seq in range(5):
+            await until(lambda: opened.worker._is_asleep)  # pyright: ignore[reportPrivateUsage]
+            opened.worker.put(opened.write(seq, "soon"))
+            await until(lambda seq=seq: opened.store.seqs == [*range(seq + 1)])  # type: ignore[misc]
+
+
+async def test_any_number_of_event_loops_may_write_and_each_in_its_order(tmp_path: Path) -> None:
+    each, threads = 60, 4
+    with Opened(tmp_path / "runs.db") as opened:
+
+        async def many(first: int) -> None:
+            for seq in range(first, first + each, 2):
+                opened.worker.put(opened.write(seq, "x" * (1 if seq % 7 else 70_000)))
+                await opened.worker.commit(opened.write(seq + 1))
+
+        def in_thread(number: int) -> None:
+            anyio.run(many, number * each, backend="trio" if number % 2 else "asyncio")
+
+        async with anyio.create_task_group() as group:
+            for number in range(1, threads):
+                group.start_soon(anyio.to_thread.run_sync, in_thread, number)
+            await many(0)
+    seqs = opened.store.seqs
+    assert sorted(seqs) == [*range(each * threads)]
+    for number in range(threads):
+        mine = [seq for seq in seqs if number * each <= seq < (number + 1) * each]
+        assert mine == sorted(mine)
+
+
+@pytest.mark.parametrize("method", ["write_at_once", "write", "tidy"])
+async def test_a_store_with_a_bug_does_not_hang(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> bool:
+        raise ZeroDivisionError("a bug")
+
+    with Opened(tmp_path / "runs.db") as opened:
+        monkeypatch.setattr(opened.store, method, broken)
+        if method == "tidy":
+            await opened.worker.commit(opened.write(0))
+            await opened.worker.call(lambda store: None)
+        else:
+            with pytest.raises(JournalError, match="a bug"):
+                await opened.worker.commit(
+                    opened.write(0, "" if method == "write_at_once" else "x" * 100_000)
+                )
+            with pytest.raises(JournalError, match="a bug"):
+                await opened.worker.commit(opened.write(1))
+
+
+async def test_the_log_of_a_long_run_is_brought_into_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "runs.db"
+    with Opened(path) as opened:
+        log = path.with_name("runs.db-wal")
+        longest, ends = 0, time.monotonic() + 30
+        for seq in range(2_000):
+            opened.worker.put(opened.write(seq, "x" * 1_000))
+            await opened.worker.commit(opened.write(10_000 + seq))
+            if seq % 50 == 0:
+                await anyio.sleep(0.02)  # as a server takes
+            longest = max(longest, log.stat().st_size)
+            assert time.monotonic() < ends
+        assert path.stat().st_size > 1_000_000, "nothing was brought into the file before the end"
+        assert longest < 4 * 2**22
