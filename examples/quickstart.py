@@ -5,9 +5,11 @@ Run it with `just demo`. No key, no network. The model is SmolLM2-135M: quick, a
 
 import re
 import sys
+from tempfile import TemporaryDirectory
 from typing import Literal
 
 from executionkit import Evaluation, Failure, Outcome, Success, TokenUsage, consensus, refine
+from executionkit.journal import Journal
 from executionkit.progress import Progress
 from executionkit.providers.local import LocalProvider
 
@@ -77,12 +79,17 @@ def _cost(cost: TokenUsage) -> str:
 
 def main() -> None:
     """Run the pipeline with a budget that is enough, then with one that is not: a failure is a value too."""
-    with LocalProvider(seed=1) as provider:
+    with (
+        LocalProvider(seed=1) as provider,
+        TemporaryDirectory() as folder,
+        Journal(f"{folder}/runs.db") as journal,
+    ):
         for budget in (TokenUsage(llm_calls=12), TokenUsage(llm_calls=3)):
             print(f"\n--- at most {budget.llm_calls} calls ---", flush=True)
             bounds = pipeline.bounds(PROMPT, provider=provider, max_cost=budget)
-            with Progress(file=sys.stdout, bounds=bounds) as progress:
-                outcome = pipeline.run_sync(provider, PROMPT, max_cost=budget, trace=progress)
+            run = journal.run(f"at most {budget.llm_calls} calls")
+            with Progress(file=sys.stdout, bounds=bounds, past=journal.past_runs(pipeline)) as progress:
+                outcome = pipeline.run_sync(provider, PROMPT, max_cost=budget, trace=progress, journal=run)
             show(outcome)
 
 

@@ -108,6 +108,8 @@ def _journal(options: argparse.Namespace) -> int:
                 rows = journal.rows(options.run)
                 (info,) = [each for each in runs if each.name == options.run]
                 lines = [*calls_shown(info, rows, prompts=options.prompts)]
+                if info.pipeline:
+                    lines.append(f"runs of this pipeline: {journal.past_runs(info.pipeline)}")
     except ExecutionKitError as error:
         return _failed(str(error))
     for line in lines:

@@ -13,6 +13,7 @@ from returns.result import Failure
 
 from executionkit.core.checks import check_count, check_flag, check_function
 from executionkit.core.durations import Durations
+from executionkit.core.journal import ROWS_OF_A_BATCH
 from executionkit.core.money import money_text
 from executionkit.core.usage import NO_USAGE, TokenUsage, checked_budget
 from executionkit.core.window import Adaptive
@@ -311,7 +312,7 @@ class _OfRows:
 
     async def open(self, stage: object, value: object) -> Recorder:  # noqa: ARG002
         """Take the run up, or begin it."""
-        return await self._journal.open(self._stage, "rows")
+        return await self._journal.open(self._stage, ROWS_OF_A_BATCH)
 
 
 class _Run:

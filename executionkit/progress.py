@@ -13,6 +13,7 @@ import msgspec
 from executionkit.core.bounds import Bounds
 from executionkit.core.durations import Durations
 from executionkit.core.money import money_text
+from executionkit.core.past_runs import PastRuns
 from executionkit.core.usage import NO_USAGE, TokenUsage
 from executionkit.events import (
     AttemptFinished,
@@ -129,6 +130,7 @@ class Progress:
         live: Whether to redraw a tree, for which `rich` is needed; None to do so in a terminal. Otherwise a
             line is written for each stage that ends.
         bounds: What `stage.bounds` returns of the run, to be shown before it begins.
+        past: What runs of the same pipeline took, as `journal.past_runs` returns it, to be shown beside that.
 
     Raises:
         ModuleNotFoundError: On entering: a tree is wanted and `rich` is not installed.
@@ -142,11 +144,18 @@ class Progress:
     """
 
     def __init__(
-        self, *, file: TextIO | None = None, live: bool | None = None, bounds: Bounds | None = None
+        self,
+        *,
+        file: TextIO | None = None,
+        live: bool | None = None,
+        bounds: Bounds | None = None,
+        past: PastRuns | None = None,
     ) -> None:
         self._file = sys.stderr if file is None else file
         self._wants_tree = self._file.isatty() if live is None else live
-        self._expected = "" if bounds is None else f"expected: {bounds}"
+        self._expected = [] if bounds is None else [f"expected: {bounds}"]
+        if past is not None and (past.answered or past.failed):
+            self._expected.append(f"before: {past}")
         self._live: Live | None = None
         self._runs: dict[str, _Run] = {}
         self._lock = threading.RLock()
@@ -210,8 +219,7 @@ class Progress:
         match event:
             case RunStarted():
                 run.max_cost = event.max_cost or run.max_cost
-                expected = f"\n{self._expected}" if self._expected else ""
-                return f"{event.stage} ...{expected}" if event.parent is None else None
+                return "\n".join([f"{event.stage} ...", *self._expected]) if event.parent is None else None
             case StageStarted():
                 above = run.rows.get(event.parent or 0)
                 run.rows[event.id] = _Row(event.stage, event.parent, 0 if above is None else above.depth + 1)
@@ -293,7 +301,7 @@ class Progress:
             nodes[number] = Tree(label) if above is None else above.add(label)
         root = next(iter(nodes.values()), None)
         if root is not None:
-            for line in filter(None, (self._expected, self._left(run))):
+            for line in filter(None, (*self._expected, self._left(run))):
                 root.add(_styled(line, "dim"))
         return root
 

@@ -148,7 +148,14 @@ def test_the_journal_is_listed_and_shown(tmp_path: Path, capsys: pytest.CaptureF
     assert "1 life, answered" in capsys.readouterr().out
     assert main(["journal", "show", str(file), "invoice 7", "--prompts"]) == 0
     shown = capsys.readouterr().out
-    for part in ("calls pay", "It is paid.", "tool     done", "2 calls, 7 + 5 tokens", '"content":"Pay it."'):
+    for part in (
+        "calls pay",
+        "It is paid.",
+        "tool     done",
+        "2 calls, 7 + 5 tokens",
+        "runs of this pipeline: 1 run took 2 calls, 5 output tokens",
+        '"content":"Pay it."',
+    ):
         assert part in shown, shown
     assert main(["journal", "show", str(file), "invoice 8"]) == 1
     assert "no run 'invoice 8'" in capsys.readouterr().err

@@ -4,10 +4,12 @@ import io
 import re
 import sys
 from decimal import Decimal
+from pathlib import Path
 
 import pytest
 
 from executionkit import PermanentError, TokenUsage, complete, consensus, refine
+from executionkit.core.past_runs import past_runs
 from executionkit.events import (
     CallStarted,
     Event,
@@ -17,6 +19,7 @@ from executionkit.events import (
     StageStarted,
     ToolStarted,
 )
+from executionkit.journal import Journal
 from executionkit.prices import Price
 from executionkit.progress import Progress
 from executionkit.providers.scripted import Answer, ScriptedProvider, ScriptedRequest
@@ -64,12 +67,28 @@ def test_the_bounds_are_told_before_the_run() -> None:
     assert lines[1].startswith("expected: 4 to 9 calls, at most ")
 
 
+def test_past_runs_are_told_beside_the_bounds(tmp_path: Path) -> None:
+    shown: list[list[str]] = []
+    with Journal(tmp_path / "runs.db") as journal:
+        for name in ("one", "two"):
+            file, past = io.StringIO(), journal.past_runs(PIPELINE)
+            with Progress(file=file, bounds=PIPELINE.bounds("Sky blue?"), past=past) as progress:
+                run = journal.run(name)
+                PIPELINE.run_sync(ScriptedProvider("yes"), "Sky blue?", trace=progress, journal=run)
+            shown.append(file.getvalue().splitlines())
+    assert [line.partition(":")[0].strip() for line in shown[0][1:3]] == ["expected", "Consensus"]
+    assert shown[1][1].startswith("expected: 4 to ")
+    assert shown[1][2] == "before: 1 run took 4 calls, 4 output tokens"
+
+
 @needs("rich")
 def test_the_bounds_are_in_the_tree() -> None:
     terminal = Terminal()
-    with Progress(file=terminal, bounds=complete().bounds("Sky blue?")) as progress:
+    past = past_runs([TokenUsage(8, 3, 2)], failed=1)
+    with Progress(file=terminal, bounds=complete().bounds("Sky blue?"), past=past) as progress:
         complete().run_sync(ScriptedProvider("yes"), "Sky blue?", trace=progress)
-    assert "└── expected: 1 to 7 calls" in plain(terminal.getvalue())
+    assert "├── expected: 1 to 7 calls" in plain(terminal.getvalue())
+    assert "└── before: 1 run took 2 calls, 3 output tokens; 1 failed" in plain(terminal.getvalue())
 
 
 def test_failures_and_retries_are_told() -> None:

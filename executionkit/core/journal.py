@@ -17,6 +17,7 @@ from executionkit.core.money import Matched, dollars
 from executionkit.core.usage import NO_USAGE, TokenUsage
 
 __all__ = [
+    "ROWS_OF_A_BATCH",
     "BadRowError",
     "Body",
     "Charge",
@@ -47,6 +48,9 @@ Key: TypeAlias = tuple[Kind, Place, int]
 Effects: TypeAlias = Literal["once", "idempotent", "none"]
 """What a call of a tool does to the world: something that must not happen twice, something that may since it
 is recognised, or nothing."""
+
+ROWS_OF_A_BATCH: Final = "executionkit: the rows of a batch, one after the other"
+"""What stands for the input of a batch, which has no end to be compared by."""
 
 State: TypeAlias = Literal["sent", "open", "done"]
 """`sent`: under way, its reservation held. `open`: paid so far, without an outcome. `done`: settled."""

@@ -4,6 +4,7 @@
 goes on where it ended, whatever ended it. See docs/journal.md.
 """
 
+from executionkit.core.past_runs import PastRuns
 from executionkit.errors import JournalError, JournalMismatchError, RunBusyError, UnsettledToolError
 from executionkit.journal.cache import Cached
 from executionkit.journal.runs import Journal, JournalRun, OnChange
@@ -16,6 +17,7 @@ __all__ = [
     "JournalMismatchError",
     "JournalRun",
     "OnChange",
+    "PastRuns",
     "RunBusyError",
     "RunInfo",
     "Store",

@@ -4,11 +4,13 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Literal, Self, TypeAlias, cast
+from typing import Any, Final, Literal, Self, TypeAlias, cast
 
+from executionkit.core.canonical import fingerprint_of
 from executionkit.core.checks import check_count, check_flag
 from executionkit.core.encoding import json_text
-from executionkit.core.journal import Row, digest_of
+from executionkit.core.journal import ROWS_OF_A_BATCH, Row, cost_of, digest_of
+from executionkit.core.past_runs import PastRuns, past_runs
 from executionkit.core.portable import to_plain
 from executionkit.errors import ExecutionKitError, JournalError, JournalMismatchError
 from executionkit.journal.ownership import this_process
@@ -16,6 +18,7 @@ from executionkit.journal.pipelines import Pipelined, changes_between, described
 from executionkit.journal.store import Opened, RunInfo, Store
 from executionkit.journal.worker import Worker
 from executionkit.runtime.journal.recorder import Recorder
+from executionkit.stage import Stage
 
 __all__ = ["Journal", "JournalRun", "OnChange"]
 
@@ -169,6 +172,46 @@ class Journal:
 
         def read(store: Store) -> Sequence[Row]:
             return [*store.rows(_known(store, run_id).number)]
+
+        return self.worker.call_now(read)
+
+    def past_runs(self, pipeline: Stage[Any, Any] | str, *, most: int = 100) -> PastRuns:
+        """Return what runs of a pipeline took that are over, to stand beside its `bounds`.
+
+        Counted are the calls of runs that began and ended with this pipeline, all lives together, whatever
+        their inputs were; the rows of a batch are none.
+
+        Args:
+            pipeline: The pipeline, or its fingerprint.
+            most: How many runs to look at, the last ones.
+
+        Raises:
+            TypeError: It is neither, or `most` is no whole number.
+            ValueError: `most` is below 1.
+            JournalError: The file cannot be read.
+
+        >>> import tempfile
+        >>> from executionkit import ScriptedProvider, complete
+        >>> with tempfile.TemporaryDirectory() as folder, Journal(f"{folder}/runs.db") as journal:
+        ...     for name in ("one", "two"):
+        ...         _ = complete().run_sync(ScriptedProvider("Paris"), name, journal=journal.run(name))
+        ...     print(journal.past_runs(complete()))
+        2 runs took 1 call, 2 output tokens
+        """
+        check_count("most", most)
+        if isinstance(pipeline, Stage):
+            pipeline = fingerprint_of(pipeline)
+        if not isinstance(cast("object", pipeline), str):
+            raise TypeError(f"past_runs takes a pipeline or its fingerprint, not {type(pipeline).__name__}")
+        fingerprint, batch = pipeline, input_fingerprint(ROWS_OF_A_BATCH)
+
+        def read(store: Store) -> PastRuns:
+            alike = [info for info in store.runs() if info.pipeline == fingerprint and not info.generation]
+            over = [info for info in alike if info.ended in {"answered", "failed"} and info.input != batch]
+            last = over[-most:]
+            answered = [store.rows(info.number) for info in last if info.ended == "answered"]
+            costs = [cost_of([charge for row in rows for charge in row.body.charges]) for rows in answered]
+            return past_runs(costs, failed=len(last) - len(answered))
 
         return self.worker.call_now(read)
 

@@ -1,6 +1,7 @@
 """What the checkers must infer of a journal, and of what is run with one."""
 
 from collections.abc import Callable, Sequence
+from decimal import Decimal
 from typing import Annotated, assert_type
 
 from executionkit import LLMProvider, Outcome, TokenUsage, Tool, complete, consensus
@@ -14,6 +15,7 @@ from executionkit.journal import (
     JournalMismatchError,
     JournalRun,
     OnChange,
+    PastRuns,
     RunBusyError,
     RunInfo,
     Store,
@@ -21,6 +23,7 @@ from executionkit.journal import (
 )
 from executionkit.journal.recording import Recorded
 from executionkit.journal.sqlite import SQLiteStore
+from executionkit.progress import Progress
 from executionkit.runtime.journal.given import CallCache, RecordsRuns, RunJournal
 from executionkit.streaming import Streaming, SyncStreaming
 from executionkit.tools import IdempotencyKey, tool
@@ -50,6 +53,11 @@ def scripts(provider: LLMProvider) -> None:
         assert_type([(each.name, each.lives) for each in journal.runs()], list[tuple[str, int]])
         assert_type(journal.rows("a"), Sequence[Row])
         assert_type(run.on_change, OnChange)
+        past = journal.past_runs(Count(), most=10)
+        assert_type(past, PastRuns)
+        assert_type((past.answered, past.least, past.most.usd), tuple[int, TokenUsage, Decimal | None])
+        assert_type(journal.past_runs("ek1:0"), PastRuns)
+        Progress(bounds=Count().bounds("a"), past=past)
         journal.resolve("a", "key", "paid")
 
 

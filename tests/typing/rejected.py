@@ -439,6 +439,8 @@ async def journals(provider: LLMProvider, journal: Journal) -> None:
     journal.run(4711)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     journal.run("a", on_change="retry")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     journal.resolve("a", "key", None)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    journal.past_runs(journal.run("a"))  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    journal.past_runs(complete()).answered = 3  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]
     journal.runs()[0].name = "b"  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]
     Journal(3)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     Journal("a", most_bytes="1 MB")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
