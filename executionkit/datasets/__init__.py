@@ -4,7 +4,7 @@
 `Batch`, `SyncBatch`, `Row` and `Summary` are what `Stage.over` and `Stage.over_sync` give.
 `read_rows` and `write_rows` are for JSON lines, CSV and Parquet (extra `arrow`).
 `map_dataset` runs a stage for each row and writes a file; it can be killed and started again.
-`Local` and `Dask` (extra `dask`) are what it runs on.
+`Local`, `Dask` (extra `dask`) and `Ray` (extra `ray`) are what it runs on.
 """
 
 from executionkit.batch import Batch, Key, Row, Source, Summary, SyncBatch
@@ -13,6 +13,7 @@ from executionkit.datasets.dask import Dask
 from executionkit.datasets.engines import Engine, Local
 from executionkit.datasets.files import read_rows, write_rows
 from executionkit.datasets.mapping import map_dataset
+from executionkit.datasets.ray import Ray
 
 __all__ = [
     "Adaptive",
@@ -21,6 +22,7 @@ __all__ = [
     "Engine",
     "Key",
     "Local",
+    "Ray",
     "Row",
     "Source",
     "Summary",

@@ -16,7 +16,7 @@ B = TypeVar("B")
 
 
 class Engine(Protocol):
-    """Runs a stage for rows, wherever: `Local()` or `Dask(client)`."""
+    """Runs a stage for rows, wherever: `Local()`, `Dask(client)` or `Ray()`."""
 
     async def run(self, job: Job[A, B], rows: Source[A], state: State, max_cost: TokenUsage) -> Report:
         """Run all rows.

@@ -65,7 +65,7 @@ def map_dataset(
         make_provider: Returns the model to ask, called where that is done: on each worker, so that no key
             travels. What it returns is opened and closed.
         key: What a row is known by, in this life and in those to come; see `Stage.over`.
-        engine: What runs the rows: `Local()` in this process, `Dask(client)` on a cluster.
+        engine: What runs the rows: `Local()` in this process, `Dask(client)` or `Ray()` on a cluster.
         max_cost: The budget of all rows, over all lives and workers.
         state: The folder of what was done; `target` with `.state` behind it if None. It may be deleted once
             the target is there. One process at a time may use it; where an engine has workers on
@@ -96,7 +96,7 @@ def map_dataset(
         raise ValueError(f'on_change must be "fail" or "reuse", not {on_change!r:.80}')
     check_deadline(deadline)
     if not callable(getattr(engine, "run", None)):
-        raise TypeError(f"an engine is Local() or Dask(client), not {type(engine).__name__}")
+        raise TypeError(f"an engine is Local(), Dask(client) or Ray(), not {type(engine).__name__}")
     limit = checked_budget(max_cost) or NO_USAGE
     job = Job(
         stage,

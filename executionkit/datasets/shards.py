@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable
 from contextlib import AsyncExitStack, ExitStack, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 import msgspec
 from returns.result import Failure
@@ -15,16 +15,18 @@ from returns.result import Failure
 from executionkit.batch import Batch, Key, Row, Source
 from executionkit.core.durations import Durations
 from executionkit.core.leases import Grant
+from executionkit.core.rate_limit import RateLimit
 from executionkit.core.seen import Seen
 from executionkit.core.usage import NO_USAGE, TokenUsage
 from executionkit.core.window import Adaptive
-from executionkit.datasets.coordinator import Link, Message
+from executionkit.datasets.coordinator import Link, Message, Place
 from executionkit.datasets.log import Begun, Line, Log, decoded, lines_of
 from executionkit.datasets.state import PATIENCE, BusyError, Fold, State, locked, spent_in, total_of
 from executionkit.errors import ExecutionKitError, StageError, described
 from executionkit.events import Trace
 from executionkit.provider import LLMProvider, checked_provider
 from executionkit.retry import RetryConfig
+from executionkit.runtime.calls.shared_limits import SharedLimit, shared_limits
 from executionkit.runtime.ledger.lending import Lender
 from executionkit.runtime.rows import key_of, used_key
 from executionkit.stage import Stage
@@ -183,10 +185,49 @@ async def run_shard(
             file.unlink()
         over = {line.record["key"] for line in lines if line.record is not None}
         rest = [row for row in shard.rows if job.key(row) not in over]
+        limits = _Limits(link, path.name, begun.nonce.encode())
+        stack.callback(shared_limits.reset, shared_limits.set(limits))
         report = await run_rows(job, rest, log, max_cost, partial(_drawn, link, path.name))
     is_end = report.failure is not None
     await link.ask(Message("close", path.name, used=report.cost, is_end=is_end))
+    await limits.end()
     return report
+
+
+class _Limits:
+    """The rate limits of a shard's providers, which the coordinator keeps.
+
+    Args:
+        link: To the coordinator.
+        attempt: Whose requests they are.
+        salt: What to make digests with that stand for a key.
+    """
+
+    def __init__(self, link: Link, attempt: str, salt: bytes) -> None:
+        self._link = link
+        self._attempt = attempt
+        self._limits: dict[tuple[str, RateLimit], SharedLimit] = {}
+        self.salt: Final = salt
+
+    def limit_of(self, server: str, limit: RateLimit) -> SharedLimit:
+        known = self._limits.get((server, limit))
+        if known is None:
+            known = self._limits[server, limit] = SharedLimit(partial(self._placed, server, limit))
+        return known
+
+    async def _placed(self, server: str, limit: RateLimit, tokens: int, unused: int) -> float:
+        place = Place(server, limit, tokens, unused)
+        reply = await self._link.ask(Message("pace", self._attempt, place=place))
+        if reply.is_over:
+            raise OSError("the data set is over")
+        return reply.delay
+
+    async def end(self) -> None:
+        """Give back what the last requests did not take; an attempt that is closed gets no place for that."""
+        for (server, limit), shared in self._limits.items():
+            if shared.unused:
+                place = Place(server, limit, unused=shared.unused)
+                await self._link.ask(Message("pace", self._attempt, place=place))
 
 
 async def cut(job: Job[A, B], source: Source[A], state: State, size: int) -> AsyncGenerator[Shard[A]]:

@@ -6,6 +6,7 @@ import ssl
 import warnings
 from collections.abc import Callable, Mapping
 from functools import cache, lru_cache
+from hashlib import blake2b
 from importlib.util import find_spec
 from types import TracebackType
 from typing import Any, Final, Literal, Self, TypeVar, cast
@@ -44,10 +45,11 @@ from executionkit.providers.http.exchange import (
 )
 from executionkit.providers.http.proxies import proxy_for
 from executionkit.providers.messages.request import CONTENT
-from executionkit.providers.pacing import Turn
+from executionkit.providers.pacing import SharedTurn, Turn
 from executionkit.providers.secret import Secret
 from executionkit.retry import RetryConfig, checked_retry
 from executionkit.runtime.calls.endpoints import memory_of
+from executionkit.runtime.calls.shared_limits import shared_limits
 from executionkit.runtime.ledger.terms import checked_terms
 
 __all__ = ["Provider", "Remote"]
@@ -312,7 +314,17 @@ class Remote(_Endpoint, frozen=True, kw_only=True, dict=True, weakref=True):
         if self.rate_limit is None:
             return None
         limit = self.rate_limit
-        return Turn(self._own(Pace, lambda: Pace(limit)), _worst_case(payload))
+        pace, tokens = self._own(Pace, lambda: Pace(limit)), _worst_case(payload)
+        shared = shared_limits.get()
+        if shared is None:
+            return Turn(pace, tokens)
+        return SharedTurn(pace, tokens, shared.limit_of(self._digest(shared.salt), limit))
+
+    def _digest(self, salt: bytes) -> str:
+        """Return what tells this provider from others in all processes, and does not give its key away."""
+        digest = blake2b(f"{self.base_url}\n{self.model}\n".encode("utf-8", "surrogatepass"), key=salt)
+        digest.update(self._key.encode())  # no local name for it: a traceback may show that
+        return digest.hexdigest()
 
     def _own(self, kind: type[T], make: Callable[[], T]) -> T:
         """Return the one object of this kind that belongs to this provider, and to no copy of it."""
@@ -392,8 +404,9 @@ class Provider(Remote, frozen=True, kw_only=True, dict=True, weakref=True):
         client: The same for a client of httpx's shape.
         trust_env: Whether the environment may name a proxy (`HTTPS_PROXY`, ...) and certificates
             (`SSL_CERT_FILE`).
-        rate_limit: What may be sent in a minute by all that use this very object; calls and streams beyond
-            that wait, and so do those that the server says it would refuse. None for no limit.
+        rate_limit: What may be sent in a minute by all that use this very object; on an engine of a data set,
+            by all workers. Calls and streams beyond that wait, and so do those that the server says it would
+            refuse. None for no limit.
         dialect: How the server wants requests said; None to know it by host and model (docs/servers.md), or
             else to learn it from what the server refuses. `executionkit doctor` finds it out.
         retry: How runs retry where they are not told themselves; None for `DEFAULT_RETRY`.

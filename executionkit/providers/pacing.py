@@ -5,13 +5,15 @@ from time import monotonic, time
 from typing import Final
 
 from anyio import current_time, sleep
+from typing_extensions import override
 
 from executionkit.core.rate_limit import Pace
-from executionkit.errors import RateLimitError
+from executionkit.errors import ProviderClosedError, RateLimitError
 from executionkit.providers.http.exchange import Head
 from executionkit.runtime.calls.open_call import call_under_way
+from executionkit.runtime.calls.shared_limits import SharedLimit
 
-__all__ = ["Turn"]
+__all__ = ["SharedTurn", "Turn"]
 
 
 class Turn:
@@ -36,14 +38,17 @@ class Turn:
         delay = self._pace.reserve(self.tokens, monotonic())
         self._is_held = True
         try:
-            while delay > 0:
-                _check_deadline(delay)
-                await _waited(delay)
-                delay = self._pace.closed_for(monotonic())  # an answer may have said so meanwhile
+            await self._passed(delay)
         except BaseException:
             self._is_held = False
             self._pace.give_up(self.tokens)
             raise
+
+    async def _passed(self, delay: float) -> None:
+        while delay > 0:
+            _check_deadline(delay)
+            await _waited(delay)
+            delay = self._pace.closed_for(monotonic())  # an answer may have said so meanwhile
 
     def learn(self, head: Head) -> None:
         """Take note of what the server says is left."""
@@ -53,7 +58,48 @@ class Turn:
         """Give back what the request did not take. Only the first time counts, and only after `wait`."""
         if self._is_held:
             self._is_held = False
-            self._pace.settle(self.tokens, used)
+            self._give(self.tokens - used)
+
+    def _give(self, tokens: int) -> None:
+        self._pace.settle(tokens, 0)
+
+
+class SharedTurn(Turn):
+    """The place of one request under a limit that is kept elsewhere, for other processes as well.
+
+    Args:
+        pace: Keeps what the server says is left, for the requests of this process.
+        tokens: As in `Turn`.
+        limit: The limit.
+    """
+
+    def __init__(self, pace: Pace, tokens: int, limit: SharedLimit) -> None:
+        super().__init__(pace, tokens)
+        self._limit = limit
+
+    @override
+    async def wait(self) -> None:
+        """Return when the request may be sent. Who is cancelled meanwhile gives back the tokens only.
+
+        Raises:
+            ProviderClosedError: Nobody keeps the limit any more; nothing was sent.
+            RateLimitError: As in `Turn`.
+        """
+        async with self._limit.turn:
+            try:
+                delay = await self._limit.place(self.tokens)
+            except OSError as error:
+                raise ProviderClosedError(f"not sent: {error}") from error
+            self._is_held = True
+            try:
+                await self._passed(max(delay, self._pace.closed_for(monotonic())))
+            except BaseException:
+                self.settle(0)
+                raise
+
+    @override
+    def _give(self, tokens: int) -> None:
+        self._limit.unused += tokens
 
 
 def _check_deadline(delay: float) -> None:

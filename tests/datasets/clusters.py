@@ -1,4 +1,4 @@
-"""Data sets on a Dask cluster whose workers are killed: `python clusters.py SCHEDULES WORKERS SEED`.
+"""Data sets on a cluster whose workers are killed: `python clusters.py dask|ray SCHEDULES WORKERS SEED`.
 
 Prints what was counted and what was broken, as JSON. A process of its own, since a cluster leaves threads.
 """
@@ -13,8 +13,8 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from typing import Any
 import anyio
 
 from executionkit import LLMResponse, TokenUsage, complete, consensus
-from executionkit.datasets import Dask, map_dataset, read_rows
+from executionkit.datasets import Dask, Engine, Ray, map_dataset, read_rows
 from executionkit.datasets.log import lines_of
 from executionkit.errors import BudgetExhaustedError
 
@@ -31,11 +31,18 @@ CALLS = 3
 """Calls that a row takes."""
 
 
+def append(path: str, line: str) -> None:
+    file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.write(file, f"{line}\n".encode())
+    os.close(file)
+
+
 class Model:
     """Answers in capital letters, after some milliseconds, and writes each call to a file before."""
 
     def __init__(self, log: str) -> None:
         self._log = log
+        append(f"{log}.workers", str(os.getpid()))
 
     async def complete(self, messages: list[dict[str, Any]], **options: Any) -> LLMResponse:
         from executionkit.runtime.calls.open_call import call_under_way  # what it holds does not travel
@@ -43,9 +50,7 @@ class Model:
         call = call_under_way.get()
         assert call is not None
         path, ordinal = call.place
-        file = os.open(self._log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-        os.write(file, f"{json.dumps([*path, ordinal])}\n".encode())
-        os.close(file)
+        append(self._log, json.dumps([*path, ordinal]))
         await anyio.sleep(random.uniform(0.001, 0.01))
         return LLMResponse(
             messages[-1]["content"].upper(), usage={"prompt_tokens": 3, "completion_tokens": 2}
@@ -96,15 +101,20 @@ class Schedule:
             if place in done or json.loads(place)[0] in over:
                 yield place, count
 
-    def kill_workers(self, cluster: Any, is_over: threading.Event) -> None:
+    def workers(self) -> set[int]:
+        """Return the processes that have worked on it and live."""
+        path = Path(f"{self.calls}.workers")
+        known = map(int, path.read_text().split() if path.exists() else [])
+        return {worker for worker in known if Path(f"/proc/{worker}").exists()}
+
+    def kill_workers(self, is_over: threading.Event) -> None:
         """Kill a worker each time that so many calls were made."""
         for moment in self.kills_at:
             while self.asked.total() < moment and not is_over.is_set():
                 time.sleep(0.005)
-            workers = [nanny.pid for nanny in cluster.workers.values() if nanny.pid is not None]
-            if is_over.is_set() or not workers:
+            if is_over.is_set():
                 return
-            victim = random.choice(sorted(workers))
+            victim = random.choice(sorted(self.workers()))
             with suppress(ProcessLookupError):
                 os.kill(victim, signal.SIGSTOP)
                 for place, count in self.settled_now():
@@ -112,10 +122,14 @@ class Schedule:
                 os.kill(victim, signal.SIGKILL)
                 self.killed += 1
 
-    def run(self, client: Any, cluster: Any) -> tuple[Counter[str], list[str]]:
-        """Run it, and return what was counted and what was broken."""
+    def run(self, engine: Callable[[int], Engine]) -> tuple[Counter[str], list[str]]:
+        """Run it, and return what was counted and what was broken.
+
+        Args:
+            engine: Returns one with shards of so many rows.
+        """
         is_over = threading.Event()
-        killer = threading.Thread(target=self.kill_workers, args=(cluster, is_over))
+        killer = threading.Thread(target=self.kill_workers, args=(is_over,))
         killer.start()
         log = str(self.calls)
         try:
@@ -125,7 +139,7 @@ class Schedule:
                 STAGE,
                 lambda: Model(log),
                 key=str,
-                engine=Dask(client, rows=self.rows),
+                engine=engine(self.rows),
                 max_cost=self.limit,
                 state=self.state,
                 max_concurrency=self.concurrency,
@@ -167,27 +181,58 @@ class Schedule:
         return counts, broken
 
 
-def main() -> None:
-    faulthandler.register(signal.SIGUSR1, all_threads=True)
-    schedules, workers, seed = map(int, sys.argv[1:])
-    counts: Counter[str] = Counter()
-    broken: list[str] = []
+@contextmanager
+def dask_engine(workers: int) -> Generator[Callable[[int], Engine]]:
+    """Have a Dask cluster, which starts its workers again, and yield what makes an engine of it."""
     # A cluster gives up a worker that is not back in time, and a busy machine takes long to start one.
     dask: Any = import_module("dask")
     dask.config.set({"distributed.deploy.lost-worker-timeout": "10 minutes"})
     distributed: Any = import_module("distributed")
     cluster = distributed.LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None)
     with distributed.Client(cluster) as client:
-        for number in range(seed, seed + schedules):
+
+        def engine(rows: int) -> Engine:
             client.wait_for_workers(1)
+            return Dask(client, rows=rows)
+
+        yield engine
+        os._exit(0)  # who closes a cluster waits for workers that are just being started
+
+
+@contextmanager
+def ray_engine(workers: int) -> Generator[Callable[[int], Engine]]:
+    """Have a Ray cluster, which starts its workers again, and yield what makes an engine of it."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # so that all is on loopback
+    os.environ["RAY_AUTH_TOKEN"] = os.urandom(16).hex()  # so that none is left in the home folder
+    ray: Any = import_module("ray")
+    ray.init(
+        num_cpus=workers,
+        include_dashboard=False,
+        object_store_memory=100_000_000,
+        log_to_driver=False,
+    )
+    yield lambda rows: Ray(rows=rows)
+    ray.shutdown()
+
+
+ENGINES = {"dask": dask_engine, "ray": ray_engine}
+
+
+def main() -> None:
+    faulthandler.register(signal.SIGUSR1, all_threads=True)
+    schedules, workers, seed = map(int, sys.argv[2:])
+    counts: Counter[str] = Counter()
+    broken: list[str] = []
+    with ENGINES[sys.argv[1]](workers) as engine:
+        for number in range(seed, seed + schedules):
             with tempfile.TemporaryDirectory() as folder:
-                counted, found = Schedule(number, Path(folder)).run(client, cluster)
+                counted, found = Schedule(number, Path(folder)).run(engine)
             counts += counted
             broken += found
             if found:
                 print("\n".join(found), file=sys.stderr, flush=True)
-    print(json.dumps({**counts, "broken": len(broken), "first": broken[:5]}), flush=True)
-    os._exit(0)  # who closes a cluster waits for workers that are just being started
+        print(json.dumps({**counts, "broken": len(broken), "first": broken[:5]}), flush=True)
 
 
 if __name__ == "__main__":

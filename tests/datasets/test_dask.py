@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from executionkit.datasets import Dask, map_dataset, read_rows
-from executionkit.datasets.dask import pickled
+from executionkit.datasets.travel import pickled
 from executionkit.patterns.complete import complete
 from executionkit.patterns.prompt import prompt
 from executionkit.provider import LLMProvider
@@ -116,7 +116,7 @@ def test_only_a_client_will_do(tmp_path: Path) -> None:
     waiting.asynchronous = True
     with pytest.raises(TypeError, match="not asynchronous"):
         Dask(waiting)
-    with pytest.raises(TypeError, match=r"an engine is Local\(\) or Dask\(client\), not str"):
+    with pytest.raises(TypeError, match=r"an engine is Local\(\), Dask\(client\) or Ray\(\), not str"):
         map_dataset(["a"], tmp_path / "out.jsonl", complete(), Model, key=str, engine="dask")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
