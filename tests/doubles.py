@@ -150,6 +150,26 @@ def shouted(stage: Text) -> Text:
     return stage.map(str.upper)
 
 
+class Clock:
+    """Time that passes when somebody sleeps, for all at once; `gate` keeps who sleeps until it is opened."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.wakes: list[float] = []
+        self.gate: anyio.Event | None = None
+
+    def monotonic(self) -> float:
+        return self.now
+
+    async def sleep(self, seconds: float) -> None:
+        wakes = self.now + seconds
+        await checkpoint()
+        if self.gate is not None:
+            await self.gate.wait()
+        self.wakes.append(round(wakes - 1000, 6))
+        self.now = max(self.now, wakes)
+
+
 async def soon(awaitable: Awaitable[T], seconds: float = 20.0) -> T:
     """Await something that must not hang; the time is a safety net, far above what it takes."""
     with anyio.fail_after(seconds):

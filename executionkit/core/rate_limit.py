@@ -11,7 +11,7 @@ import msgspec
 
 from executionkit.core.checks import check_count
 
-__all__ = ["Pace", "RateLimit", "read_duration"]
+__all__ = ["Pace", "Places", "RateLimit", "read_duration"]
 
 _MINUTE: Final = 60.0
 _UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -92,6 +92,62 @@ class Pace:
         with self._lock:
             self._requests.learn(headers, "requests", now, clock)
             self._tokens.learn(headers, "tokens", now, clock)
+
+
+class Places:
+    """The places of requests under one limit, each behind the one before it.
+
+    For many processes, each of which waits for one place at a time. A request takes what it takes at the
+    moment of its place. So no stretch of time has more than the limit and what comes back within it, whoever
+    gets a place and dies; where one in a `Pace` waits for the other of its two buckets, there may be more.
+    Pure, as `Pace` is.
+
+    >>> places = Places(RateLimit(requests_per_minute=2))
+    >>> [places.reserve(100, now=0.0) for _ in range(3)]
+    [0.0, 0.0, 30.0]
+    """
+
+    def __init__(self, limit: RateLimit) -> None:
+        limits = (limit.requests_per_minute, limit.tokens_per_minute)
+        self._capacities = [float(each) for each in limits if each is not None]
+        self._is_limited = [each is not None for each in limits]
+        self._levels = self._capacities
+        """What is left, at ..."""
+        self._last = -math.inf
+        """... the moment of the last place."""
+
+    def reserve(self, tokens: int, now: float, patience: float = math.inf) -> float:
+        """Take the next place; return the seconds until then.
+
+        Args:
+            tokens: What the request may take at most. What exceeds the limit alone gets a place where all of
+                it is there, and is made up for afterwards.
+            now: The time.
+            patience: Where the wait is not below so many seconds, no place is taken.
+        """
+        amounts = [each for each, is_limited in zip((1, tokens), self._is_limited, strict=True) if is_limited]
+        at = max(now, self._last)
+        levels = self._levels_at(at)
+        waits = [
+            max(0.0, min(amount, capacity) - level) * _MINUTE / capacity
+            for amount, capacity, level in zip(amounts, self._capacities, levels, strict=True)
+        ]
+        due = at + max(waits, default=0.0)
+        if due - now < patience:
+            levels = self._levels_at(due)
+            self._levels = [level - amount for level, amount in zip(levels, amounts, strict=True)]
+            self._last = due
+        return due - now
+
+    def give(self, tokens: int) -> None:
+        """Return tokens that requests have not taken; below 0 where they took more."""
+        if self._is_limited[1]:
+            self._levels = [*self._levels[:-1], min(self._capacities[-1], self._levels[-1] + tokens)]
+
+    def _levels_at(self, moment: float) -> list[float]:
+        passed = (moment - self._last) / _MINUTE
+        pairs = zip(self._levels, self._capacities, strict=True)
+        return [min(capacity, level + capacity * passed) for level, capacity in pairs]
 
 
 class _Bucket:

@@ -3,6 +3,7 @@
 Workers and whoever started them send it messages, as bytes; how those travel is the engine's affair.
 """
 
+import math
 import time
 from collections.abc import Awaitable, Callable
 from typing import Final, Literal, Protocol
@@ -10,7 +11,7 @@ from typing import Final, Literal, Protocol
 import msgspec
 
 from executionkit.core.leases import Grant, Leases
-from executionkit.core.rate_limit import Pace, RateLimit
+from executionkit.core.rate_limit import Places, RateLimit
 from executionkit.core.usage import NO_USAGE, TokenUsage
 from executionkit.errors import described
 
@@ -25,12 +26,14 @@ class Place(msgspec.Struct, frozen=True, omit_defaults=True):
         limit: The limit.
         tokens: What the request may take of it.
         unused: What requests before it have not taken; below 0 where they took more.
+        patience: Seconds; where the wait is not below them, no place is taken. None for any wait.
     """
 
     server: str
     limit: RateLimit
     tokens: int = 0
     unused: int = 0
+    patience: float | None = None
 
 
 class Message(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -135,7 +138,7 @@ class Coordinator:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._leases = Leases(limit, spent, workers)
-        self._paces: dict[tuple[str, RateLimit], Pace] = {}
+        self._places: dict[tuple[str, RateLimit], Places] = {}
         self._clock = clock
         self._worker_of: dict[str, str] = {}
         self._lost: set[str] = set()
@@ -170,11 +173,12 @@ class Coordinator:
         return Reply(draw(message.attempt, message.used, message.need, is_busy=message.is_busy))
 
     def _place(self, attempt: str, place: Place) -> Reply:
-        pace = self._paces.setdefault((place.server, place.limit), Pace(place.limit))
-        pace.settle(place.unused, 0)
+        places = self._places.setdefault((place.server, place.limit), Places(place.limit))
+        places.give(place.unused)
         if not self._may_buy(attempt):
             return Reply(is_over=True)
-        return Reply(delay=pace.reserve(place.tokens, self._clock()))
+        patience = math.inf if place.patience is None else place.patience
+        return Reply(delay=places.reserve(place.tokens, self._clock(), patience))
 
     def _close(self, message: Message) -> None:
         # What ended for an attempt that is given up as lost, it being alive after all, did not for others.

@@ -215,8 +215,10 @@ class _Limits:
             known = self._limits[server, limit] = SharedLimit(partial(self._placed, server, limit))
         return known
 
-    async def _placed(self, server: str, limit: RateLimit, tokens: int, unused: int) -> float:
-        place = Place(server, limit, tokens, unused)
+    async def _placed(
+        self, server: str, limit: RateLimit, tokens: int, unused: int, patience: float | None
+    ) -> float:
+        place = Place(server, limit, tokens, unused, patience)
         reply = await self._link.ask(Message("pace", self._attempt, place=place))
         if reply.is_over:
             raise OSError("the data set is over")

@@ -86,10 +86,13 @@ class SharedTurn(Turn):
             RateLimitError: As in `Turn`.
         """
         async with self._limit.turn:
+            ends_at = _deadline()
+            patience = None if ends_at is None else ends_at - current_time()
             try:
-                delay = await self._limit.place(self.tokens)
+                delay = await self._limit.place(self.tokens, patience)
             except OSError as error:
                 raise ProviderClosedError(f"not sent: {error}") from error
+            _check_deadline(delay)  # which has taken no place
             self._is_held = True
             try:
                 await self._passed(max(delay, self._pace.closed_for(monotonic())))
@@ -102,9 +105,13 @@ class SharedTurn(Turn):
         self._limit.unused += tokens
 
 
-def _check_deadline(delay: float) -> None:
+def _deadline() -> float | None:
     call = call_under_way.get()
-    ends_at = None if call is None else call.ends_at
+    return None if call is None else call.ends_at
+
+
+def _check_deadline(delay: float) -> None:
+    ends_at = _deadline()
     if ends_at is not None and current_time() + delay >= ends_at:
         raise RateLimitError(
             f"not sent: the rate limit allows it in {delay:.3g} s only, after the run's deadline",

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from executionkit.core.rate_limit import Pace, RateLimit, read_duration
+from executionkit.core.rate_limit import Pace, Places, RateLimit, read_duration
 from executionkit.core.retry_quota import RetryQuota
 
 
@@ -70,6 +70,30 @@ def test_a_server_that_has_nothing_left_is_not_asked() -> None:
     assert pace.reserve(1, now=12.0) == 0
     pace.learn({"x-ratelimit-remaining-tokens": "0", "x-ratelimit-reset-tokens": "never"}, now=12.0)
     assert pace.reserve(1, now=12.0) == 0
+
+
+def test_who_would_wait_too_long_takes_no_place() -> None:
+    places = Places(RateLimit(requests_per_minute=1, tokens_per_minute=600))
+    assert places.reserve(100, now=0.0, patience=0.0) == 0.0
+    assert places.reserve(100, now=0.0) == 0.0
+    for _ in range(3):
+        assert places.reserve(500, now=0.0, patience=60.0) == 60.0
+    assert places.reserve(500, now=0.0, patience=60.1) == 60.0
+    assert places.reserve(0, now=0.0) == 120.0
+
+
+def test_a_place_above_the_limit_is_where_all_is_there_and_is_made_up_for() -> None:
+    places = Places(RateLimit(tokens_per_minute=600))
+    assert places.reserve(1_000, now=0.0) == 0.0
+    assert places.reserve(100, now=0.0) == 50.0  # 1,000 - 600 + 100
+    assert places.reserve(1_000, now=60.0) == 50.0  # 100 is there, and a full bucket is waited for
+    places.give(900)
+    assert places.reserve(600, now=110.0) == pytest.approx(10.0)
+    places.give(10_000)
+    assert places.reserve(600, now=120.0) == 0.0  # never more than the limit
+    places = Places(RateLimit())
+    places.give(10)
+    assert [places.reserve(10**9, now=0.0) for _ in range(3)] == [0.0, 0.0, 0.0]
 
 
 @given(st.text())

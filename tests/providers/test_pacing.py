@@ -16,33 +16,13 @@ from executionkit.errors import ExecutionKitError, LLMError, RateLimitError
 from executionkit.provider import user
 from executionkit.providers.openai import Provider
 from executionkit.runtime.tasks.event_loops import closing_at_exit
-from tests.doubles import error_of, result_of
+from tests.doubles import Clock, error_of, result_of
 from tests.faults.server import FaultServer, fault_server
 
 PROMPT = [user("Where?")]
 INPUT = estimate_input(PROMPT, None)
 
 pytestmark = pytest.mark.anyio
-
-
-class Clock:
-    """Time that passes when somebody sleeps, for all at once; `gate` keeps who sleeps until it is opened."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-        self.wakes: list[float] = []
-        self.gate: anyio.Event | None = None
-
-    def monotonic(self) -> float:
-        return self.now
-
-    async def sleep(self, seconds: float) -> None:
-        wakes = self.now + seconds
-        await checkpoint()
-        if self.gate is not None:
-            await self.gate.wait()
-        self.wakes.append(round(wakes - 1000, 6))
-        self.now = max(self.now, wakes)
 
 
 @pytest.fixture

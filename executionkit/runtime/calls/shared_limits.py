@@ -18,25 +18,29 @@ class SharedLimit:
     process that dies, or with a request that is cancelled, is one place; it counts as used.
 
     Args:
-        ask: Asks for the place of a request: the tokens that it may take, and those that requests before it
-            have not taken; returns the seconds until it may be sent.
+        ask: Asks for the place of a request: the tokens that it may take, those that requests before it have
+            not taken, and the wait in seconds from which on it takes none; returns the wait.
     """
 
-    def __init__(self, ask: Callable[[int, int], Awaitable[float]]) -> None:
+    def __init__(self, ask: Callable[[int, int, float | None], Awaitable[float]]) -> None:
         self._ask = ask
         self.turn: Final = anyio.Lock()
         """Held by the request that waits for its place."""
         self.unused: int = 0
         """Tokens to be given back with the next request."""
 
-    async def place(self, tokens: int) -> float:
+    async def place(self, tokens: int, patience: float | None) -> float:
         """Take the place of a request, and return the seconds until it may be sent.
+
+        Args:
+            tokens: What it may take at most.
+            patience: Where the wait is not below so many seconds, no place is taken; None for any wait.
 
         Raises:
             OSError: Nobody keeps the limit any more.
         """
         unused, self.unused = self.unused, 0
-        return await self._ask(tokens, unused)
+        return await self._ask(tokens, unused, patience)
 
 
 class SharedLimits(Protocol):
