@@ -227,7 +227,7 @@ class _Limits:
     async def end(self) -> None:
         """Give back what the last requests did not take; an attempt that is closed gets no place for that."""
         for (server, limit), shared in self._limits.items():
-            if shared.unused:
+            if shared.unused and limit.tokens_per_minute is not None:
                 place = Place(server, limit, unused=shared.unused)
                 await self._link.ask(Message("pace", self._attempt, place=place))
 
