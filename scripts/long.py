@@ -40,6 +40,7 @@ CAMPAIGNS: Final[dict[str, tuple[dict[str, str], list[str]]]] = {
         },
         ["-s", "tests/test_plan.py", "tests/test_drawing.py"],
     ),
+    "ray": ({"EXECUTIONKIT_RAY": "20 4 0"}, ["-s", "-rs", "tests/datasets/test_ray.py", "-k", "schedules"]),
     "reviews": ({"EXECUTIONKIT_REVIEWS": "200"}, ["-s", "tests/real/test_datasets.py"]),
     "streaming": (
         {

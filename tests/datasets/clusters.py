@@ -15,13 +15,14 @@ import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import anyio
 
-from executionkit import LLMResponse, TokenUsage, complete, consensus
+from executionkit import LLMResponse, Provider, RateLimit, TokenUsage, complete, consensus
 from executionkit.datasets import Dask, Engine, Ray, map_dataset, read_rows
 from executionkit.datasets.log import lines_of
 from executionkit.errors import BudgetExhaustedError
@@ -181,6 +182,52 @@ class Schedule:
         return counts, broken
 
 
+class Server(BaseHTTPRequestHandler):
+    """Answers at once, and notes when it was asked."""
+
+    protocol_version = "HTTP/1.1"
+    asked_at: ClassVar[list[float]] = []
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.asked_at.append(time.monotonic())
+        answer = {"choices": [{"message": {"role": "assistant", "content": "yes"}, "finish_reason": "stop"}]}
+        body = json.dumps(answer).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None: ...  # noqa: A002
+
+
+def check_rate(engine: Callable[[int], Engine]) -> tuple[Counter[str], list[str]]:
+    """Run more rows than a provider's limit allows at once, and return what was counted and what was broken."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Server)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_port}/v1"
+    most, more = 60, 5
+    with tempfile.TemporaryDirectory() as folder:
+        began = time.monotonic()
+        summary = map_dataset(
+            [f"row {number}" for number in range(most + more)],
+            Path(folder) / "out.jsonl",
+            complete(),
+            lambda: Provider(url, "m", rate_limit=RateLimit(requests_per_minute=most)),
+            key=str,
+            engine=engine(5),
+        )
+    server.shutdown()
+    waited = max(Server.asked_at) - began
+    broken: list[str] = []
+    if (summary.rows, summary.failed, len(Server.asked_at)) != (most + more, 0, most + more):
+        broken.append(f"under a rate limit: {summary}")
+    if waited < more * 60 / most:
+        broken.append(f"{most + more} requests were sent in {waited:.2f} s, {most} a minute being allowed")
+    return Counter({"under a rate limit": len(Server.asked_at)}), broken
+
+
 @contextmanager
 def dask_engine(workers: int) -> Generator[Callable[[int], Engine]]:
     """Have a Dask cluster, which starts its workers again, and yield what makes an engine of it."""
@@ -225,6 +272,9 @@ def main() -> None:
     counts: Counter[str] = Counter()
     broken: list[str] = []
     with ENGINES[sys.argv[1]](workers) as engine:
+        counted, found = check_rate(engine)
+        counts += counted
+        broken += found
         for number in range(seed, seed + schedules):
             with tempfile.TemporaryDirectory() as folder:
                 counted, found = Schedule(number, Path(folder)).run(engine)

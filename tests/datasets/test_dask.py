@@ -43,7 +43,7 @@ class Client:
 def test_random_schedules_with_killed_workers() -> None:
     program = Path(__file__).parent / "clusters.py"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, str(program), *SCHEDULES.split()]
+    command = [sys.executable, str(program), "dask", *SCHEDULES.split()]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
     counts: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])

@@ -4,9 +4,12 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import Future
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Thread
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -34,22 +37,26 @@ class Remote:
 
     def remote(self, *given: Any) -> Any:
         if isinstance(self._target, type):
-            made = self._target(*given)
-            self._ray.keepers.append(made)
-            return SimpleNamespace(answer=SimpleNamespace(remote=lambda data: Answer(made.answer(data))))
+            keeper = Keeper(self._target(*given))
+            self._ray.keepers.append(keeper)
+            return keeper
         return Shard(self._target, given)
 
 
-class Answer:
-    """What an actor answers."""
+class Keeper:
+    """An actor, and the method that is called; it answers at once."""
 
-    def __init__(self, value: bytes) -> None:
-        self._value = value
+    def __init__(self, actor: Any) -> None:
+        self._actor = actor
 
-    def future(self) -> Future[bytes]:
+    @property
+    def answer(self) -> "Keeper":
+        return self
+
+    def remote(self, data: bytes) -> Any:
         future: Future[bytes] = Future()
-        future.set_result(self._value)
-        return future
+        future.set_result(self._actor.answer(data))
+        return SimpleNamespace(future=lambda: future)
 
 
 class Shard:
@@ -85,9 +92,9 @@ class FakeRay(ModuleType):
     def get_runtime_context(self) -> Any:
         return SimpleNamespace(get_node_id=lambda: "this node")
 
-    def remote(self, **options: Any) -> Any:
+    def remote(self, **options: Any) -> Callable[[Any], Remote]:
         self.options.append(options)
-        return lambda target: Remote(self, target)
+        return partial(Remote, self)
 
     def wait(self, handles: list[Any], *, num_returns: int, timeout: float) -> tuple[list[Any], list[Any]]:
         assert num_returns == len(handles)
@@ -95,8 +102,6 @@ class FakeRay(ModuleType):
         return handles[:1], handles[1:]
 
     def get(self, handle: Shard) -> Any:
-        from threading import Thread
-
         if self.deaths:
             self.deaths -= 1
             raise WorkerCrashedError("the worker died")
@@ -123,9 +128,13 @@ class FakeRay(ModuleType):
         self.killed.append(keeper)
 
 
+def near(node: str, *, soft: bool) -> tuple[str, bool]:
+    return node, soft
+
+
 def installed(monkeypatch: pytest.MonkeyPatch, ray: FakeRay) -> FakeRay:
     strategies = ModuleType("ray.util.scheduling_strategies")
-    vars(strategies)["NodeAffinitySchedulingStrategy"] = lambda node, *, soft: (node, soft)
+    vars(strategies)["NodeAffinitySchedulingStrategy"] = near
     monkeypatch.setitem(sys.modules, "ray", ray)
     monkeypatch.setitem(sys.modules, "ray.util", ModuleType("ray.util"))
     monkeypatch.setitem(sys.modules, "ray.util.scheduling_strategies", strategies)

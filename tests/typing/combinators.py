@@ -25,6 +25,7 @@ from executionkit.datasets import (
     Dask,
     Engine,
     Local,
+    Ray,
     Row,
     Summary,
     SyncBatch,
@@ -96,7 +97,7 @@ async def rows(provider: LLMProvider, invoices: list[Invoice]) -> None:
     with Count().over_sync(["a"], provider, key=str) as here:
         assert_type(here, SyncBatch[str, int])
         assert_type(next(here).value, str)
-    engines: list[Engine] = [Local(), Dask(provider)]
+    engines: list[Engine] = [Local(), Dask(provider), Ray(rows=100)]
     for engine in engines:
         done = map_dataset(
             read_rows("in.csv", Invoice),
