@@ -127,7 +127,7 @@ def split_thoughts(text: str) -> tuple[str, str]:
     >>> split_thoughts("<think>so 4 is cut o"), split_thoughts('{"tag": "<think>"}')
     (('so 4 is cut o', ''), ('', '{"tag": "<think>"}'))
     """
-    if not any(mark in text for mark in _MARKS):
+    if not _is_marked(text):
         return "", text
     if _CHANNEL.match(text):
         return _by_channels(text)
@@ -147,6 +147,14 @@ def split_thoughts(text: str) -> tuple[str, str]:
             text = text[stray.end() :].lstrip()
         opening = _OPENING.match(text)
     return "\n".join(filter(None, thoughts)), text
+
+
+def _is_marked(text: str) -> bool:
+    """Tell whether there may be thoughts in a text; most have none, and this is asked of every answer."""
+    for mark in _MARKS:  # noqa: SIM110 - `any` takes four times as long
+        if mark in text:
+            return True
+    return False
 
 
 def _by_channels(text: str) -> tuple[str, str]:

@@ -237,9 +237,9 @@ class Reading(msgspec.Struct, frozen=True, repr_omit_defaults=True, gc=False):
 
 
 _NOTHING_READ: Final = Reading()
-_INPUT: Final = ("prompt_tokens", "input_tokens")
-_OUTPUT: Final = ("completion_tokens", "output_tokens")
-_PLAIN: Final = frozenset({*_INPUT, *_OUTPUT, "total_tokens"})
+_PLAIN: Final = frozenset(
+    {"prompt_tokens", "input_tokens", "completion_tokens", "output_tokens", "total_tokens"}
+)
 _CACHE_READ: Final = (
     "cache_read_tokens",
     "cached_tokens",
@@ -274,12 +274,14 @@ def read_usage(usage: object) -> Reading:
 
 
 def _read(given: Mapping[str, object]) -> Reading:
-    input_tokens, output_tokens = _count(given, *_INPUT), _count(given, *_OUTPUT)
+    taken, made = given.get("prompt_tokens"), given.get("completion_tokens")
+    input_tokens = _sane(given.get("input_tokens") if taken is None else taken)
+    output_tokens = _sane(given.get("output_tokens") if made is None else made)
     if given.keys() <= _PLAIN:
         return Reading(input_tokens, output_tokens)
     beside_input = _details(given, "prompt_tokens_details", "input_tokens_details")
     beside_output = _details(given, "completion_tokens_details", "output_tokens_details")
-    if input_tokens is not None and given.get("prompt_tokens") is None:
+    if input_tokens is not None and taken is None:
         cached = sum(_part(given, (name,)) for name in (_CACHE_READ[-1], _CACHE_WRITE[-1]))
         input_tokens = _sane(input_tokens + cached)
     reasoning = _part(given, _REASONING) or _part(beside_output, _REASONING)
@@ -294,12 +296,6 @@ def _read(given: Mapping[str, object]) -> Reading:
         reasoning,
         _money(given.get("usd", given.get("cost"))),
     )
-
-
-def _count(given: Mapping[str, object], name: str, other_name: str) -> int | None:
-    """Return the first of two figures that is there, if it is sane."""
-    count = given.get(name)
-    return _sane(given.get(other_name) if count is None else count)
 
 
 def _part(given: Mapping[str, object], names: tuple[str, ...]) -> int:

@@ -91,8 +91,10 @@ class _Event(msgspec.Struct):
     @property
     def is_plain(self) -> bool:
         """Whether it is a piece of an answer, and no complaint."""
-        is_told = self.error or self.x_groq or any(choice.error for choice in self.choices or ())
-        return not is_told and bool(self.choices or self.usage)
+        choices = self.choices or ()
+        if self.error or self.x_groq or not (choices or self.usage):
+            return False
+        return not any(choice.error for choice in choices)
 
 
 _decoder: Final = msgspec.json.Decoder(_Event)
@@ -200,6 +202,11 @@ class Assembly:
         event = _parsed(data)
         if isinstance(event, Unusable):
             return _error_event(data, ONE_CALL) if kind == "error" else event
+        if not self._names[0]:
+            self._names = event.id, event.model
+        plain = self._plain_text(event) if kind != "error" else None
+        if plain is not None:  # nearly all pieces
+            return self._handed_out(plain)
         usage = self._usage_of(event)
         if kind == "error" or not event.is_plain:
             error = complaint_in_answer(mapping(decode_json(data)))
@@ -208,6 +215,24 @@ class Assembly:
             if kind == "error":
                 return _error_event(data, reported_usage(usage))
         return self._read(event, usage)
+
+    def _plain_text(self, event: _Event) -> str | None:
+        """Return the text of a piece of the answer's middle, that has nothing else to tell."""
+        choices = event.choices
+        if not choices or len(choices) > 1 or event.usage or event.error or event.x_groq:
+            return None
+        choice = choices[0]
+        delta = choice.delta
+        if not delta or choice.finish_reason or choice.usage or choice.error or not delta.keys() <= _PLAIN:
+            return None
+        content = delta.get("content")
+        return content if isinstance(content, str) and self._is_followed(choice) else None
+
+    def _handed_out(self, content: str) -> StreamChunk:
+        self.pieces += bool(content)
+        thoughts, text = self._thoughts.feed(content)
+        shown = self._reasoning.released(thoughts) if thoughts else ""
+        return StreamChunk(self._text.released(text), reasoning=shown)
 
     def _usage_of(self, event: _Event) -> dict[str, Any]:
         """Return the usage that a piece holds, in one piece out of many."""
@@ -222,8 +247,6 @@ class Assembly:
 
     def _read(self, event: _Event, usage: dict[str, Any]) -> StreamChunk | Unusable:
         piece: StreamChunk | Unusable | None = None
-        if not self._names[0]:
-            self._names = event.id, event.model
         for choice in event.choices or ():
             if piece is None and self._is_followed(choice):
                 piece = self._add(choice, usage)
@@ -244,25 +267,18 @@ class Assembly:
             delta = mapping(choice.message)
         if is_failed(choice.finish_reason):
             return broken_off(choice.finish_reason, reported_usage(usage))
-        parts: tuple[CallPiece, ...] = ()
-        content = delta.get("content")
-        if delta.keys() <= _PLAIN and isinstance(content, str):  # nearly all pieces
-            self.pieces += bool(content)
-            thoughts, text = self._thoughts.feed(content)
-        else:
-            try:
-                said, calls = _said_in(delta), _calls_in(delta)
-            except (msgspec.ValidationError, RecursionError) as problem:
-                return Unusable(f"a piece of the answer is not a completion: {problem}", ONE_CALL)
-            sent = zip(calls, sent_calls(delta), strict=True)
-            parts = tuple([self._call_of(call).add(call, raw, self._redactor) for call, raw in sent])
-            has_more = not delta.keys() <= READ_OF_MESSAGE and self._add_extra(delta)
-            self.pieces += bool(said.text or said.reasoning or said.refusal or calls or has_more)
-            if said.refusal:
-                self._refusals.append(said.refusal)
-            thoughts, text = self._thoughts.feed(said.text)
-            thoughts = said.reasoning + thoughts
-        text, thoughts = self._text.released(text), self._reasoning.released(thoughts)
+        try:
+            said, calls = _said_in(delta), _calls_in(delta)
+        except (msgspec.ValidationError, RecursionError) as problem:
+            return Unusable(f"a piece of the answer is not a completion: {problem}", ONE_CALL)
+        sent = zip(calls, sent_calls(delta), strict=True)
+        parts = tuple([self._call_of(call).add(call, raw, self._redactor) for call, raw in sent])
+        has_more = not delta.keys() <= READ_OF_MESSAGE and self._add_extra(delta)
+        self.pieces += bool(said.text or said.reasoning or said.refusal or calls or has_more)
+        if said.refusal:
+            self._refusals.append(said.refusal)
+        thoughts, text = self._thoughts.feed(said.text)
+        text, thoughts = self._text.released(text), self._reasoning.released(said.reasoning + thoughts)
         if choice.finish_reason:
             self.finish_reason = whole_text(self._redactor.answer(choice.finish_reason))
             return StreamChunk(text, self.finish_reason, usage, thoughts, parts)

@@ -47,12 +47,25 @@ class EventParser:
 
     def feed(self, data: bytes) -> list[ServerEvent]:
         """Take the next bytes and return the events that they complete."""
+        text = self._decoder.decode(data)
+        if self._is_whole_event(text):  # nearly all that servers send
+            return [ServerEvent(text[6:-2], id=self._id)]
         events: list[ServerEvent] = []
-        for line in self._lines(self._decoder.decode(data)):
+        for line in self._lines(text):
             event = self._take(line)
             if event is not None:
                 events.append(event)
         return events
+
+    def _is_whole_event(self, text: str) -> bool:
+        """Tell whether a text is one event with one line of data, and nothing else is under way."""
+        return (
+            text.startswith("data: ")
+            and text.find("\n") == len(text) - 2
+            and text.endswith("\n\n")
+            and "\r" not in text
+            and not (self._rest or self._data or self._event or self._ended_in_cr or self._is_first)
+        )
 
     def _lines(self, text: str) -> list[str]:
         """Return the lines that `text` completes; a CR at its very end may be the first half of a CRLF."""

@@ -1,5 +1,6 @@
 """A completion that arrives in pieces."""
 
+import asyncio
 import re
 import warnings
 from collections import deque
@@ -9,6 +10,7 @@ from types import TracebackType
 from typing import Final, Literal, Self
 
 import anyio
+import sniffio
 from anyio.lowlevel import checkpoint_if_cancelled
 from msgspec.structs import replace
 
@@ -108,6 +110,7 @@ class Stream:
         self._request = request
         self._timeout = timeout
         self._seconds_left = timeout
+        self._clock: Callable[[], float] | None = None
         self._reads = 0
         self._redactor = redactor
         self._input_estimate = input_estimate
@@ -179,22 +182,18 @@ class Stream:
         self._is_advancing = True
         try:
             while not self._ready and not self._ended:
-                await self._advance_or_fail()
-        finally:
-            self._is_advancing = False
-        if self._ready:  # also what arrived together with the failure
-            return self._ready.popleft()
-        raise self._failure or StopAsyncIteration
-
-    async def _advance_or_fail(self) -> None:
-        try:
-            await self._advance()
+                await self._advance()
         except LLMError as error:
             if not self._ended:  # else another task has closed it
                 await self._fail(error)
         except BaseException:
             await self.aclose()
             raise
+        finally:
+            self._is_advancing = False
+        if self._ready:  # also what arrived together with the failure
+            return self._ready.popleft()
+        raise self._failure or StopAsyncIteration
 
     async def _fail(self, error: LLMError) -> None:
         self._flush(is_sound=False)
@@ -243,14 +242,25 @@ class Stream:
         if self._turn is not None and self._exchange is None:
             await self._turn.wait()
         failure: LLMError | None = None
-        began = anyio.current_time()
+        if self._clock is None:
+            on_asyncio = sniffio.current_async_library() == "asyncio"
+            self._clock = asyncio.get_running_loop().time if on_asyncio else anyio.current_time
+        began = self._clock()
         deadline = began + self._seconds_left
         try:
             if self._seconds_left > 0:
-                await self._read_until(deadline)
+                self._reads += 1
+                if self._reads % _READS_UNCHECKED == 0:
+                    await checkpoint_if_cancelled()  # reading what is there already is never cancelled
+                exchange, reader = self._exchange, self._reader
+                if reader is not None and exchange is not None and exchange.end_reads_at(deadline):
+                    await self._read_piece(exchange, reader)
+                else:
+                    with anyio.CancelScope(deadline=deadline):
+                        await self._read_on()
         except ExchangeError as error:
             failure = broken_exchange(error, self._redactor, self._head)
-        now = anyio.current_time()
+        now = self._clock()
         self._seconds_left -= now - began
         if now < deadline and failure is None:
             return
@@ -258,17 +268,6 @@ class Stream:
             in_time = failure if now < deadline else None
             raise in_time or timed_out(self._timeout, self._head, self._redactor)
         await self._end()  # all of the text is there
-
-    async def _read_until(self, deadline: float) -> None:
-        self._reads += 1
-        if self._reads % _READS_UNCHECKED == 0:
-            await checkpoint_if_cancelled()  # reading what is there already is never cancelled
-        exchange, reader = self._exchange, self._reader
-        if reader is not None and exchange is not None and exchange.end_reads_at(deadline):
-            await self._read_piece(exchange, reader)
-            return
-        with anyio.CancelScope(deadline=deadline):
-            await self._read_on()
 
     @property
     def _head(self) -> Head | None:
