@@ -231,9 +231,9 @@ def check_rate(engine: Callable[[int], Engine]) -> tuple[Counter[str], list[str]
 @contextmanager
 def dask_engine(workers: int) -> Generator[Callable[[int], Engine]]:
     """Have a Dask cluster, which starts its workers again, and yield what makes an engine of it."""
-    # A cluster gives up a worker that is not back in time, and a busy machine takes long to start one.
+    # So long after the death of a worker a cluster gives it up for good, if it is dead at that very moment.
     dask: Any = import_module("dask")
-    dask.config.set({"distributed.deploy.lost-worker-timeout": "10 minutes"})
+    dask.config.set({"distributed.deploy.lost-worker-timeout": "7 days"})
     distributed: Any = import_module("distributed")
     cluster = distributed.LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None)
     with distributed.Client(cluster) as client:
@@ -280,8 +280,8 @@ def main() -> None:
                 counted, found = Schedule(number, Path(folder)).run(engine)
             counts += counted
             broken += found
-            if found:
-                print("\n".join(found), file=sys.stderr, flush=True)
+            if found or number % 20 == 0:
+                print(*found, dict(counts), sep="\n", file=sys.stderr, flush=True)
         print(json.dumps({**counts, "broken": len(broken), "first": broken[:5]}), flush=True)
 
 
