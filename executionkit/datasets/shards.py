@@ -36,6 +36,9 @@ __all__ = ["Job", "Report", "Shard", "count_lost", "cut", "run_rows", "run_shard
 A = TypeVar("A")
 B = TypeVar("B")
 
+_OF_THE_ATTEMPT: Final = frozenset({"BudgetExhaustedError", "ProviderClosedError"})
+"""What rows fail with whose worker was given up as lost and lives: nothing is lent to it any more."""
+
 
 class Job(msgspec.Struct, Generic[A, B], frozen=True):
     """What is to be done with each row. It travels to where that is done.
@@ -175,7 +178,7 @@ async def run_shard(
             why = f"another worker still works on {file}"
             stack.enter_context(locked(file, why, patience=PATIENCE))
             await link.ask(Message("close", file.name, used=spent_in(file)))
-        fold = Fold(asks_again=False)
+        fold = Fold(asks_again=False, but=_OF_THE_ATTEMPT)
         lines = [*fold.lines([map(decoded, shard.known), *map(lines_of, earlier)])]
         folded = tuple([file.name for file in earlier])
         begun = msgspec.structs.replace(begun, folded=folded, before=total_of(lines))

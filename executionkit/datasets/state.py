@@ -3,7 +3,7 @@
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, TypeVar
@@ -22,7 +22,16 @@ from executionkit.journal.pipelines import Pipelined, changes_between
 from executionkit.journal.runs import OnChange
 from executionkit.runtime.rows import used_key
 
-__all__ = ["PATIENCE", "BusyError", "Fold", "State", "locked", "opened", "spent_in", "total_of"]
+__all__ = [
+    "PATIENCE",
+    "BusyError",
+    "Fold",
+    "State",
+    "locked",
+    "opened",
+    "spent_in",
+    "total_of",
+]
 
 A = TypeVar("A")
 
@@ -41,10 +50,12 @@ class Fold:
 
     Args:
         asks_again: Whether rows that failed are not over, and their calls that failed are asked again.
+        but: Classes of errors; rows that failed with one are not over in any case.
     """
 
-    def __init__(self, *, asks_again: bool) -> None:
+    def __init__(self, *, asks_again: bool, but: Collection[str] = ()) -> None:
         self._asks_again = asks_again
+        self._but = but
         self._calls: dict[Key, dict[int, CallRow]] = {}
         self._file_of: dict[Key, int] = {}
         self._cost = NO_USAGE
@@ -72,8 +83,10 @@ class Fold:
 
     def _is_over(self, line: Line) -> bool:
         """Tell whether a row is over by a line, and not by an earlier one."""
-        if line.record is None or not line.is_answer:
-            return line.record is not None and not self._asks_again
+        if line.record is None:
+            return False
+        if not line.is_answer:
+            return not self._asks_again and _error_class(line.record) not in self._but
         key: Key = line.record["key"]
         self._calls.pop(key, None)
         return self.answered.add(key)
@@ -109,6 +122,12 @@ def total_of(lines: Iterable[Line]) -> TokenUsage:
     costs = [line.cost for line in lines]
     charges = [charge for line in lines if line.call is not None for charge in line.call.body.charges]
     return sum(costs, start=cost_of(charges))
+
+
+def _error_class(record: Record) -> str | None:
+    """Name the class of the error that a row failed with; None where it answered."""
+    error: str | None = record["error"]
+    return None if error is None else error.partition(":")[0]
 
 
 class State:
@@ -187,8 +206,7 @@ class State:
             if line.call is not None:
                 self.cost += cost_of(line.call.body.charges)
             if line.record is not None:
-                error: str | None = line.record["error"]
-                self.written[None if error is None else error.partition(":")[0]] += 1
+                self.written[_error_class(line.record)] += 1
                 yield line.record
 
 

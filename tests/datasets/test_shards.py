@@ -212,3 +212,34 @@ async def test_a_shard_that_somebody_works_on_is_waited_for(tmp_path: Path, monk
     link = Link(Coordinator(NO_USAGE, NO_USAGE, 1), "worker")
     with locked(part, "it works"), pytest.raises(BusyError, match="another worker still works on"):
         await run_shard(job, Shard(0, ["a"], []), tmp_path, Begun("", "", b""), None, link)
+
+
+@pytest.mark.parametrize("limit", [TokenUsage(llm_calls=1000), TokenUsage(llm_calls=30)])
+async def test_what_failed_for_a_worker_that_was_given_up_is_run_by_the_next(
+    tmp_path: Path, limit: TokenUsage
+) -> None:
+    coordinator = Coordinator(limit, NO_USAGE, 10)
+    given_up, link = Link(coordinator, "worker 1"), Link(coordinator, "worker 2")
+
+    def answer(asked: Asked) -> object:
+        if asked.number == 7:
+            coordinator.lose("worker 1")  # it lives, and is cut off from the others
+        return reply(asked.prompt.upper(), 3, 2)
+
+    job: Job[Any, Any] = Job(complete(), lambda: Model(answer), str, 2, NEVER, None, None, False)
+    shard: Shard[Any] = Shard(0, texts(200), [])
+    begun = Begun("", "", b"")
+    with anyio.fail_after(30):
+        first = await run_shard(job, shard, tmp_path, begun, limit, given_up)
+        assert isinstance(first.failure, BudgetExhaustedError)
+        second = await run_shard(job, shard, tmp_path, begun, limit, link)
+    (part,) = [path async for path in anyio.Path(tmp_path).glob("part-*.jsonl")]
+    records = [line.record for line in lines_of(Path(part)) if line.record is not None]
+    answered = [record["key"] for record in records if record["error"] is None]
+    assert len({record["key"] for record in records}) == len(records)
+    if limit.llm_calls < 200:
+        assert isinstance(second.failure, BudgetExhaustedError)
+        assert len(answered) == limit.llm_calls
+    else:
+        assert second.failure is None
+        assert sorted(answered) == sorted(shard.rows)
