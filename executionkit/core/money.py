@@ -62,9 +62,9 @@ def dollars(picodollars: int) -> Decimal:
     >>> dollars(250_000_000_000), dollars(0), dollars(100 * 10**12)
     (Decimal('0.25'), Decimal('0'), Decimal('100'))
     """
-    whole, rest = divmod(abs(picodollars), _PICO)
-    text = f"{whole}.{rest:012d}".rstrip("0") if rest else str(whole)
-    return Decimal(text if picodollars >= 0 else f"-{text}")
+    if not picodollars % _PICO:
+        return Decimal(picodollars // _PICO)  # 100, not 1E+2
+    return Decimal(picodollars).scaleb(-12, _CONTEXT).normalize(_CONTEXT)
 
 
 def money_text(usd: Decimal) -> str:
@@ -148,9 +148,8 @@ class Rates(msgspec.Struct, frozen=True):
                 if input_tokens > above:
                     rate = tier
         total = input_tokens * rate.input + output_tokens * rate.output
-        if cache_read:
+        if cache_read or cache_write:
             total += cache_read * (rate.cache_read - rate.input)
-        if cache_write:
             total += cache_write * (rate.cache_write - rate.input)
         return self.per_call + (total if self.scale == 1 else -(-total // self.scale))
 

@@ -331,7 +331,7 @@ class Account:
         `input_counted_by` (str): What reservations under a budget in money rest on: `"estimate"` or a bound,
         `"bytes"` or `"count_tokens"`.
         """
-        if self._caveats is None and self.spent.picodollars is None:
+        if self._caveats is None and not self.unpriced:
             return EMPTY
         caveats = self.caveats
         said: dict[str, object] = {

@@ -19,10 +19,12 @@ class CostTracker:
     TokenUsage(input_tokens=7, output_tokens=2, llm_calls=1)
     """
 
-    __slots__ = ("_calls", "_input", "_more", "_output", "_priced", "_usd")
+    __slots__ = ("_calls", "_input", "_more", "_output", "_usd", "unpriced")
 
     def __init__(self) -> None:
-        self._calls = self._input = self._output = self._priced = 0
+        self._calls = self._input = self._output = 0
+        self.unpriced: int = 0
+        """Calls whose money is not known, once they are settled."""
         self._usd: int | None = None
         """Picodollars; None where no price was known."""
         self._more = NO_USAGE
@@ -50,9 +52,10 @@ class CostTracker:
         self._calls += usage.llm_calls
         self._input += usage.input_tokens
         self._output += usage.output_tokens
-        if usage.usd is not None:
+        if usage.usd is None:
+            self.unpriced += usage.llm_calls
+        else:
             self._usd = (self._usd or 0) + picodollars(usage.usd)
-            self._priced += usage.llm_calls
         if usage.has_parts:
             self._more += usage
 
@@ -71,22 +74,24 @@ class CostTracker:
         self._calls += cost.llm_calls
         self._input += cost.input_tokens
         self._output += cost.output_tokens
-        if usd is not None:
+        if usd is None:
+            self.unpriced += cost.llm_calls
+        else:
             self._usd = (self._usd or 0) + usd
-            self._priced += cost.llm_calls
         if cost.cache_read_tokens or cost.cache_write_tokens or cost.reasoning_tokens:
             self._more += cost
 
     def to_usage(self) -> TokenUsage:
         """Return what has been counted."""
-        if self._usd is None and self._more is NO_USAGE:
-            return TokenUsage(self._input, self._output, self._calls)
+        usd = None if self._usd is None else dollars(self._usd)
+        if self._more is NO_USAGE:
+            return TokenUsage(self._input, self._output, self._calls, usd=usd)
         return replace(
             self._more,
             input_tokens=self._input,
             output_tokens=self._output,
             llm_calls=self._calls,
-            usd=None if self._usd is None else dollars(self._usd),
+            usd=usd,
         )
 
     snapshot = to_usage
@@ -95,11 +100,6 @@ class CostTracker:
     def picodollars(self) -> int | None:
         """Money counted; None where no price was known."""
         return self._usd
-
-    @property
-    def unpriced(self) -> int:
-        """Calls counted whose money is not."""
-        return max(0, self._calls - self._priced)
 
     @property
     def call_count(self) -> int:
