@@ -234,7 +234,11 @@ def dask_engine(workers: int) -> Generator[Callable[[int], Engine]]:
     # So long after the death of a worker a cluster gives it up for good, if it is dead at that very moment.
     dask: Any = import_module("dask")
     dask.config.set({"distributed.deploy.lost-worker-timeout": "7 days"})
+    # A worker that is started again finds all modules imported; otherwise that is most of what a schedule takes.
+    dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"})
     distributed: Any = import_module("distributed")
+    known = ["distributed.worker", "distributed.nanny", "executionkit.datasets", "executionkit.patterns"]
+    import_module("distributed.utils").get_mp_context().set_forkserver_preload(known)
     cluster = distributed.LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None)
     with distributed.Client(cluster) as client:
 
