@@ -39,7 +39,7 @@ from executionkit import (
     structured_sync,
 )
 from executionkit.core.voting.stopping import certain
-from executionkit.datasets import Local, map_dataset
+from executionkit.datasets import Local, Ray, map_dataset
 from executionkit.journal import Cached, Journal, Store
 from executionkit.otel import Otel, install
 from executionkit.patterns.refine import Draft
@@ -398,6 +398,7 @@ def combinators(improving: Stage[Draft[int, str], str]) -> None:
     map_dataset([1], "out.csv", complete(), lambda: Provider("", ""), key=str)  # type: ignore[misc]  # pyright: ignore[reportArgumentType]
     map_dataset(["a"], "out.csv", complete(), lambda: 1, key=str)  # type: ignore[return-value, arg-type]  # pyright: ignore[reportArgumentType]
     map_dataset(["a"], "out.csv", complete(), lambda: Provider("", ""), key=str, engine=Local)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    Ray(100)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     complete().over_sync(["a"], Provider("", ""))  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     complete().or_else(Spell())  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     complete().or_else(complete(), on=(ValueError,))  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
