@@ -286,6 +286,16 @@ VARIED: list[tuple[Any, dict[str, Any]]] = [
 ]
 """A value of each class that a pipeline is made of, with another value of each of its fields."""
 
+_classes: list[type[Any]] = [type(value) for value, _ in VARIED]
+ALL_STAGES: set[type[Any]] = {kind for kind in _classes if issubclass(kind, Stage) and kind is not Own}
+"""The class of every stage that the package has."""
+
+
+def stages_within(stage: Stage[Any, Any]) -> set[type[Any]]:
+    """Return the classes of a stage and of all below it."""
+    return {type(stage)}.union(*map(stages_within, stage.parts().values()))
+
+
 TYPES: list[Any] = [
     int,
     str,

@@ -38,6 +38,7 @@ from executionkit.stage import Stage, identity
 from executionkit.tools import tool
 from executionkit.voting import ByProbability, beta, certain, unanimous_window
 from tests.doubles import AT_ONCE, NEVER, Buy
+from tests.pipelines import ALL_STAGES, stages_within
 
 pytestmark = pytest.mark.anyio
 
@@ -249,6 +250,7 @@ def times(most: float | Decimal, taken: float | Decimal) -> list[float]:
 
 async def test_no_run_is_outside_of_its_bounds() -> None:
     wrong: list[int] = []
+    seen: set[type[Any]] = set()
     ratios: dict[str, list[float]] = {"calls": [], "output tokens": [], "money": []}
     for seed in range(PIPELINES):
         random = Random(seed)
@@ -260,6 +262,7 @@ async def test_no_run_is_outside_of_its_bounds() -> None:
             pipeline = pipeline.each(
                 max_concurrency=random.randint(1, 3), on_error=random.choice(("collect", "fail"))
             )
+        seen |= stages_within(pipeline)
         provider: Any = Pool(servers) if random.random() < 0.2 else servers[0]
         limit = random_limit(random) if random.random() < 0.3 else None
         retry = random.choice((NEVER, AT_ONCE, RetryConfig(max_retries=1, base_delay=0)))
@@ -275,6 +278,7 @@ async def test_no_run_is_outside_of_its_bounds() -> None:
     far = ", ".join(f"{median(found):.1f} of {what} ({len(found)})" for what, found in ratios.items())
     print(f"{PIPELINES} pipelines, {len(wrong)} outside; most / actual in the median: {far}")
     assert wrong == []
+    assert seen - {Twice} == ALL_STAGES
 
 
 class Growing(RuleBasedStateMachine):

@@ -22,7 +22,7 @@ from executionkit.patterns.consensus import consensus, select
 from executionkit.patterns.prompt import prompt
 from executionkit.patterns.react import react
 from executionkit.patterns.refine import refine
-from executionkit.patterns.step import step
+from executionkit.patterns.step import Step, step
 from executionkit.patterns.structured import structured
 from executionkit.prices import Price
 from executionkit.provider import LLMProvider, LLMResponse, ToolCall
@@ -31,6 +31,7 @@ from executionkit.stage import Stage, identity
 from executionkit.tools import tool
 from executionkit.voting import ByProbability, Standing, beta, certain, unanimous_window
 from tests.doubles import NEVER, Asked, Model
+from tests.pipelines import ALL_STAGES, stages_within
 
 pytestmark = pytest.mark.anyio
 
@@ -528,3 +529,9 @@ async def test_what_is_kept_takes_nothing(tmp_path: Path) -> None:
         costs = [(await stage.run(provider, "x")).unwrap().cost.llm_calls for _ in range(2)]
     assert costs[1] == bounds.least.llm_calls == 0
     assert costs[0] > 0
+
+
+def test_no_stage_is_left_out() -> None:
+    rows = [row.make([Server(Worst(), DEAR)] * row.others) for row in MOST]
+    assert set[type[Any]]().union(*map(stages_within, rows)) == ALL_STAGES - {Step}  # which meets a budget
+    assert set[type[Any]]().union(*[stages_within(stage) for _, stage, *_ in LEAST]) == ALL_STAGES

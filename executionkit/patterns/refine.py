@@ -158,13 +158,16 @@ class Refine(Stage[A, T], Generic[A, T], frozen=True):
         first = self._reach_of_draft(asked, asked.value + PROMPT_FRAME, "")
         if self.draft is not None:
             first = self.draft.reach(given)
-        reaches, shown = [first, self._reach_of_judging(given, first.value)], first.value
-        for _ in range(self.max_iterations):
-            again = self._reach_of_improving(given, shown)
-            reaches += [again, self._reach_of_judging(given, again.value, least=0)]
-            shown = max(shown, again.value)
-        longest = max(reaches[::2], key=lambda reach: reach.value)
-        return msgspec.structs.replace(in_turn(reaches), value=longest.value, why_value=longest.why_value)
+        second = self._reach_of_improving(given, first.value)
+        later = self._reach_of_improving(given, max(first.value, second.value))
+        again = [second, *[later] * (self.max_iterations - 1)][: self.max_iterations]
+        judged = [
+            self._reach_of_judging(given, first.value),
+            *[self._reach_of_judging(given, second.value, least=0)] * self.max_iterations,
+        ]
+        longest = max((first, *again[:1]), key=lambda reach: reach.value)
+        whole = in_turn([*judged, first, *again])
+        return msgspec.structs.replace(whole, value=longest.value, why_value=longest.why_value)
 
     def _reach_of_draft(self, given: Given, prompt: float, why: str) -> Reach:
         if self.output_type is None:

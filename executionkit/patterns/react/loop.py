@@ -138,9 +138,8 @@ class React(Stage[str, T], Generic[T], frozen=True):
         if self.summarise is not None and self.max_history_messages is not None:
             dropped = msgspec.structs.replace(given, value=math.inf, why_value=why)
             summary = msgspec.structs.replace(self.summarise.reach(dropped), least_calls=0)
-            reaches += [summary] * (
-                calls if earlier else calls - 1
-            )  # before the first there is nothing to drop
+            before_the_first = bool(earlier)  # else there is nothing to drop there
+            reaches += [summary] * (calls - 1 + before_the_first)
         ask = partial(
             of_calls,
             given,
