@@ -39,6 +39,7 @@ from executionkit.core.bounds import (
     budget_text,
     either,
     in_turn,
+    paired,
     so_many_at_once,
     unbounded,
 )
@@ -747,8 +748,12 @@ class Pipeline(Stage[A, B], frozen=True):
         for stage in self.stages:
             reaches.append(stage.reach(given))
             why = reaches[-1].why_value or given.why_value
-            given = msgspec.structs.replace(given, value=reaches[-1].value, items=None, why_value=why)
-        return in_turn(reaches) if reaches else Reach(value=given.value, why_value=given.why_value)
+            given = msgspec.structs.replace(
+                given, value=reaches[-1].value, is_text=reaches[-1].is_text, items=None, why_value=why
+            )
+        if reaches:
+            return in_turn(reaches)
+        return Reach(value=given.value, is_text=given.is_text, why_value=given.why_value)
 
     @override
     def unnamed(self) -> Stage[Any, Any]:
@@ -1002,8 +1007,9 @@ class WithInput(Stage[A, tuple[A, B]], Generic[A, B], frozen=True):
     @override
     def reach(self, given: Given) -> Reach:
         inner = self.stage.reach(given)
-        why = inner.why_value or given.why_value
-        return msgspec.structs.replace(inner, value=inner.value + given.value, why_value=why)
+        before = Reach(value=given.value, is_text=given.is_text, why_value=given.why_value)
+        pair = paired([inner, before])
+        return msgspec.structs.replace(inner, value=pair.value, is_text=False, why_value=pair.why_value)
 
 
 class Checked(Stage[str, B], frozen=True):

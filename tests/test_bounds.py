@@ -392,6 +392,20 @@ def test_what_is_not_known_is_said() -> None:
     assert (complete() >> complete()).bounds("x", provider=Server(Random(1))).unknown == ()
 
 
+def test_a_pair_is_bounded_by_its_texts_as_long_as_they_are_taken_one_by_one() -> None:
+    one, provider = complete(max_tokens=30), Server(Random(1))
+
+    def unknown(stage: Stage[str, Any]) -> tuple[str, ...]:
+        return (stage >> one).bounds("x", provider=provider).unknown
+
+    as_json = ("how much longer a pair is as JSON than its texts",)
+    assert unknown(one.with_input() >> prompt("{0}, {1}")) == ()
+    assert unknown((one & one) >> prompt("{1}")) == ()
+    assert unknown(one.with_input() >> prompt("{}")) == as_json
+    assert unknown(((one & one) & one) >> prompt("{0}")) == as_json
+    assert unknown(one.with_input().with_input() >> prompt("{1}")) == as_json
+
+
 def test_a_budget_is_a_bound() -> None:
     limit = TokenUsage(llm_calls=4, output_tokens=100, usd=Decimal("0.01"))
     provider = Server(Random(1))

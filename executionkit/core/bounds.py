@@ -17,6 +17,7 @@ from executionkit.core.money import Rates, dollars, money_text, picodollars_of
 from executionkit.core.usage import TokenUsage
 
 __all__ = [
+    "AS_JSON",
     "Amount",
     "Bounds",
     "Given",
@@ -26,6 +27,7 @@ __all__ = [
     "either",
     "in_turn",
     "of_calls",
+    "paired",
     "so_many_at_once",
     "unbounded",
 ]
@@ -73,6 +75,7 @@ class Given(msgspec.Struct, frozen=True):
 
     Args:
         value: Tokens of the value that comes in, as text, at the most.
+        is_text: Whether that is a text or was counted as one; else it is a pair of texts, as long as both.
         attempts: Attempts at a call at the most that a server may charge for.
         who: Whoever one call may be asked of, told apart by something that is equal for the same one.
         rates: What tokens cost at each server that may be asked; none where that is not known.
@@ -87,6 +90,7 @@ class Given(msgspec.Struct, frozen=True):
     """
 
     value: float = math.inf
+    is_text: bool = True
     attempts: int = 4
     who: tuple[int, ...] = (0,)
     rates: tuple[Rates, ...] = ()
@@ -143,6 +147,7 @@ class Reach(msgspec.Struct, frozen=True):
         depth: Calls one after the other at the most, without those of `lessons`.
         lessons: What each server has to be asked in other words for, once in a run.
         value: Tokens of the value that comes out, as text, at the most.
+        is_text: Whether it is a text; else it is a pair of texts, as long as both.
         unknown: What nothing bounds, and why.
         why_value: Why nothing bounds the value.
     """
@@ -155,6 +160,7 @@ class Reach(msgspec.Struct, frozen=True):
     depth: float = 0
     lessons: Mapping[int, Lessons] = {}
     value: float = math.inf
+    is_text: bool = True
     unknown: tuple[str, ...] = ()
     why_value: str = ""
 
@@ -231,6 +237,8 @@ def budget_text(limit: TokenUsage) -> str:
     return ", ".join(fields) or "no limit"
 
 
+AS_JSON: Final = "how much longer a pair is as JSON than its texts"
+"""Why nothing bounds what stands in a prompt where a pair does."""
 _ANY_LENGTH: Final = 10**12
 _OF_ALL: Final = ("temperature", "usage of a stream")
 """What a server may refuse of any call, beside the name of the output limit."""
@@ -347,12 +355,17 @@ def in_turn(reaches: Sequence[Reach]) -> Reach:
 def at_once(reaches: Sequence[Reach], given: Given) -> Reach:
     """Return the reach of several at once; within a budget they may have to wait for each other."""
     depths = [reach.depth for reach in reaches]
-    pair = Reach(
-        value=sum(reach.value for reach in reaches),
-        why_value=next((reach.why_value for reach in reaches if reach.why_value), ""),
-    )
-    whole = _sum(reaches, depth=sum(depths) if given.is_limited else max(depths), value=pair)
+    whole = _sum(reaches, depth=sum(depths) if given.is_limited else max(depths), value=paired(reaches))
     return replace(whole, lessons=_together(reaches, at_once=True))
+
+
+def paired(reaches: Sequence[Reach]) -> Reach:
+    """Return how long the values of these are together; of a pair within a pair nobody knows."""
+    if not all(reach.is_text for reach in reaches):
+        return Reach(is_text=False, why_value=AS_JSON)
+    value = sum(reach.value for reach in reaches)
+    why = next((reach.why_value for reach in reaches if reach.why_value), "")
+    return Reach(value=value, is_text=False, why_value=why)
 
 
 def so_many_at_once(reaches: Sequence[Reach], most: int, given: Given) -> Reach:
@@ -369,7 +382,11 @@ def either(reaches: Sequence[Reach]) -> Reach:
     """Return the reach of several, tried in turn until one answers."""
     longest = max(reaches, key=lambda reach: reach.value)
     whole = _sum(reaches, depth=sum(reach.depth for reach in reaches), value=longest)
-    return replace(whole, least_calls=min(reach.least_calls for reach in reaches))
+    return replace(
+        whole,
+        least_calls=min(reach.least_calls for reach in reaches),
+        is_text=all(reach.is_text for reach in reaches),
+    )
 
 
 def _sum(reaches: Sequence[Reach], *, depth: float, value: Reach) -> Reach:
@@ -382,6 +399,7 @@ def _sum(reaches: Sequence[Reach], *, depth: float, value: Reach) -> Reach:
         depth=depth,
         lessons=_together(reaches),
         value=value.value,
+        is_text=value.is_text,
         unknown=tuple(why for reach in reaches for why in reach.unknown),
         why_value=value.why_value,
     )

@@ -5,7 +5,7 @@ from typing import cast
 
 from typing_extensions import override
 
-from executionkit.core.bounds import Given, Reach
+from executionkit.core.bounds import AS_JSON, Given, Reach
 from executionkit.core.template import Place, filled, parts_of
 from executionkit.errors import StageError
 from executionkit.outcome import PatternResult
@@ -44,6 +44,8 @@ class Prompt(Stage[object, str], frozen=True):
     def reach(self, given: Given) -> Reach:
         parts = parts_of(self.template)
         places = Counter([part.key for part in parts if isinstance(part, Place)])
+        if None in places and not given.is_text:
+            return Reach(why_value=AS_JSON)
         # Items that differ are parts of the value: together they are no longer than that.
         times = places.pop(None, 0) + max(places.values(), default=0)
         text = sum([text_size(part) for part in parts if isinstance(part, str)])

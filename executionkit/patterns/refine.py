@@ -167,7 +167,9 @@ class Refine(Stage[A, T], Generic[A, T], frozen=True):
         ]
         longest = max((first, *again[:1]), key=lambda reach: reach.value)
         whole = in_turn([*judged, first, *again])
-        return msgspec.structs.replace(whole, value=longest.value, why_value=longest.why_value)
+        return msgspec.structs.replace(
+            whole, value=longest.value, is_text=longest.is_text, why_value=longest.why_value
+        )
 
     def _reach_of_draft(self, given: Given, prompt: float, why: str) -> Reach:
         if self.output_type is None:

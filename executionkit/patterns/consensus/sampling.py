@@ -122,7 +122,9 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=Tru
             drawn = in_turn([at_once(together, given), drawn]) if together else drawn
             least = min(least, max(1, len(self.providers)))
         is_cached = any(source.is_cached for source in sources)
-        return msgspec.structs.replace(drawn, least_calls=0 if is_cached else least, value=self.max_tokens)
+        return msgspec.structs.replace(
+            drawn, least_calls=0 if is_cached else least, value=self.max_tokens, is_text=True
+        )
 
 
 class Sampler:
