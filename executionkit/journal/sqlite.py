@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final, Literal, TypeAlias, cast
+from typing import Any, Final, Literal, TypeAlias, TypeVar, cast
 
 import msgspec
 
@@ -18,11 +18,14 @@ from executionkit.journal.store import Ended, Opened, RunInfo, Write
 
 __all__ = ["SQLiteStore"]
 
+T = TypeVar("T")
+
 _APPLICATION: Final = 0x45_4B_4A_31
 """Marks a file as a journal (`EKJ1`)."""
 _VERSION: Final = 1
 _PATIENCE: Final = 5.0
 """Seconds to wait for another process that writes."""
+_UNKNOWN: Final = -1.0
 _LONG: Final = 2**16
 """Bytes from which on rows are not written on an event loop."""
 _SLOW: Final = 0.02
@@ -133,35 +136,43 @@ class SQLiteStore:
         database.execute("PRAGMA journal_mode=WAL")
         database.execute(f"PRAGMA synchronous={'FULL' if self._power else 'NORMAL'}")
         database.execute("PRAGMA wal_autocheckpoint=0")  # it waits for the disk; `tidy` does it
-        with self._transaction():
-            if not database.execute("SELECT 1 FROM sqlite_master WHERE name = 'run'").fetchone():
-                for statement in filter(str.strip, _SCHEMA.split(";")):
-                    database.execute(statement)
-                database.execute(f"PRAGMA application_id={_APPLICATION}")
-                database.execute(f"PRAGMA user_version={_VERSION}")
+        self._transact(self._make_tables)
+        log = self._path.with_name(f"{self._path.name}-wal")
+        self._unmoved = log.stat().st_size if log.exists() else 0  # what was left by who was killed
+
+    def _make_tables(self) -> None:
+        database = self._database
+        if not database.execute("SELECT 1 FROM sqlite_master WHERE name = 'run'").fetchone():
+            for statement in filter(str.strip, _SCHEMA.split(";")):
+                database.execute(statement)
+            database.execute(f"PRAGMA application_id={_APPLICATION}")
+            database.execute(f"PRAGMA user_version={_VERSION}")
 
     def open_run(self, name: str, owner: Owner) -> Opened:
         """Take up a run, or begin it; see `Store`."""
+        with self._telling("written"):
+            return self._transact(lambda: self._take_up(name, owner))
+
+    def _take_up(self, name: str, owner: Owner) -> Opened:
         now, token = self._clock(), os.urandom(8).hex()
-        with self._telling("written"), self._transaction():
-            self._database.execute(
-                "INSERT OR IGNORE INTO run (name, nonce, began, changed) VALUES (?, ?, ?, ?)",
-                (name, os.urandom(16).hex(), now, now),
-            )
-            found = self._database.execute(_SELECT_OWNED, (name,)).fetchone()
-            had, by, heard = found[0], found[1], found[2]
-            if had is not None:
-                other = msgspec.json.decode(by, type=Owner)
-                if not is_gone(other, heard, now):
-                    raise RunBusyError(
-                        f"the run {name!r} is under way in {other}; wait for it, or take another name",
-                        metadata={"owner": str(other)},
-                    )
-            self._database.execute(
-                "UPDATE run SET token = ?, owner = ?, heard = ?, changed = ?, lives = lives + 1, "
-                "ended = 'running' WHERE name = ?",
-                (token, msgspec.json.encode(owner).decode(), now, now, name),
-            )
+        self._database.execute(
+            "INSERT OR IGNORE INTO run (name, nonce, began, changed) VALUES (?, ?, ?, ?)",
+            (name, os.urandom(16).hex(), now, now),
+        )
+        found = self._database.execute(_SELECT_OWNED, (name,)).fetchone()
+        had, by, heard = found[0], found[1], found[2]
+        if had is not None:
+            other = msgspec.json.decode(by, type=Owner)
+            if not is_gone(other, heard, now):
+                raise RunBusyError(
+                    f"the run {name!r} is under way in {other}; wait for it, or take another name",
+                    metadata={"owner": str(other)},
+                )
+        self._database.execute(
+            "UPDATE run SET token = ?, owner = ?, heard = ?, changed = ?, lives = lives + 1, "
+            "ended = 'running' WHERE name = ?",
+            (token, msgspec.json.encode(owner).decode(), now, now, name),
+        )
         return Opened(_info(found[3:]), token)
 
     def begin_life(
@@ -192,7 +203,8 @@ class SQLiteStore:
     def write(self, rows: Sequence[Write]) -> None:
         """Store rows; see `Store`."""
         with self._telling("written"):
-            self._write(rows, [_fields(run, row) for run, _, row in rows])
+            columns = [_fields(run, row) for run, _, row in rows]
+            self._transact(lambda: self._write(rows, columns))
 
     def write_at_once(self, rows: Sequence[Write]) -> bool:
         """Store rows if that takes no longer than some microseconds; see `Store`."""
@@ -201,12 +213,12 @@ class SQLiteStore:
             return False
         with self._telling("written", patience=0.0):
             columns = [_fields(run, row) for run, _, row in rows]
-            if sum([len(each[8]) for each in columns]) > _LONG:
+            if sum(map(_length, columns)) > _LONG:
                 return False
             try:
-                self._write(rows, columns)
+                self._transact(lambda: self._write(rows, columns))
             except sqlite3.OperationalError as error:
-                if error.sqlite_errorcode == sqlite3.SQLITE_BUSY:
+                if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY:  # the rest says why it is busy
                     return False
                 raise
         took = time.monotonic() - began
@@ -215,20 +227,17 @@ class SQLiteStore:
         return True
 
     def _write(self, rows: Sequence[Write], columns: Sequence[_Columns]) -> None:
-        with self._transaction():
-            for run, token in {(run, token) for run, token, _ in rows}:
-                found = self._database.execute("SELECT token FROM run WHERE number = ?", (run,)).fetchone()
-                if found is None or found[0] != token:
-                    raise RunBusyError(
-                        "another process has taken the run over", metadata={"owner": "unknown"}
-                    )
-            for (run, _, row), fields in zip(rows, columns, strict=True):
-                if row.state == "sent":
-                    self._database.execute(_INSERT["flight"], fields)
-                else:
-                    self._database.execute("DELETE FROM flight WHERE run = ? AND seq = ?", (run, row.seq))
-                    self._database.execute(_INSERT["call"], fields)
-                self._unmoved += _ROW_BYTES + len(fields[8])
+        for run, token in {(run, token) for run, token, _ in rows}:
+            found = self._database.execute("SELECT token FROM run WHERE number = ?", (run,)).fetchone()
+            if found is None or found[0] != token:
+                raise RunBusyError("another process has taken the run over", metadata={"owner": "unknown"})
+        for (run, _, row), fields in zip(rows, columns, strict=True):
+            if row.state == "sent":
+                self._database.execute(_INSERT["flight"], fields)
+            else:
+                self._database.execute("DELETE FROM flight WHERE run = ? AND seq = ?", (run, row.seq))
+                self._database.execute(_INSERT["call"], fields)
+            self._unmoved += _ROW_BYTES + _length(fields)
 
     def tidy(self) -> None:
         """Bring a long write-ahead log into the file; see `Store`."""
@@ -269,40 +278,52 @@ class SQLiteStore:
         """Put something into the cache; see `Store`."""
         with self._telling("written"):
             self._database.execute("INSERT OR REPLACE INTO cache VALUES (?, ?)", (key, value))
+        self._unmoved += _ROW_BYTES + len(value)
 
     def close(self) -> None:
         """Close the file."""
         self._database.close()
 
-    @contextmanager
-    def _transaction(self) -> Generator[None, None, None]:
-        self._database.execute("BEGIN IMMEDIATE")
+    def _transact(self, work: Callable[[], T]) -> T:
+        """Do something as a whole or not at all.
+
+        No context manager of a generator: a `KeyboardInterrupt` may leave one behind, which would roll back
+        whatever is under way when it is collected.
+        """
         try:
-            yield
+            self._database.execute("BEGIN IMMEDIATE")
+            result = work()
             self._database.execute("COMMIT")
         except BaseException:
-            if self._database.in_transaction:
-                self._database.execute("ROLLBACK")
+            self._roll_back()
             raise
+        return result
+
+    def _roll_back(self) -> None:
+        if self._database.in_transaction:
+            self._database.execute("ROLLBACK")
 
     @contextmanager
     def _telling(
-        self, what: Literal["opened", "read", "written"], *, patience: float | None = None
+        self, what: Literal["opened", "read", "written"], *, patience: float = _PATIENCE
     ) -> Generator[None, None, None]:
         """Say of a failure what it means for the user.
 
         Args:
             what: What the file could not be.
-            patience: Seconds to wait for another process that writes; `_PATIENCE` if not given.
+            patience: Seconds to wait for another process that writes.
         """
         try:
-            self._set_patience(_PATIENCE if patience is None else patience)
+            if what != "opened":
+                self._roll_back()  # where an interrupt came just as a transaction was broken off
+                self._set_patience(patience)
             yield
         except (sqlite3.Error, OSError, ValueError) as error:  # a ValueError: names that are no text
             raise JournalError(f"the journal {self._path} could not be {what}: {_why(error)}") from error
 
     def _set_patience(self, seconds: float) -> None:
         if seconds != self._patience:
+            self._patience = _UNKNOWN  # until it is set: an interrupt may come in between
             self._database.execute(f"PRAGMA busy_timeout={int(seconds * 1000)}")
             self._patience = seconds
 
@@ -347,6 +368,11 @@ def _fields(run: int, row: Row) -> _Columns:
         path = json.dumps(row.path)
     head = (run, row.seq, row.generation, row.kind, path, row.ordinal, row.state, row.fingerprint)
     return *head, as_bytes(row.body, _salt(head)), row.prompt
+
+
+def _length(fields: _Columns) -> int:
+    """Return what a row's body and prompt take, about in bytes."""
+    return len(fields[8]) + len(fields[9] or "")
 
 
 def _row(fields: Sequence[Any]) -> Row:

@@ -232,7 +232,7 @@ class Worker:
         with self._desk:  # held by another thread for a moment, where that was quicker
             before = [*self._jobs]
             writes = [job.write for job in before if job.write is not None]
-            if len(writes) < len(before):
+            if self._is_closed or len(writes) < len(before):
                 return False
             try:
                 if not self._store.write_at_once([*writes, write]):
@@ -241,8 +241,9 @@ class Worker:
                 self._failure = _as_journal_error(error)
             for job in before:
                 job.failure = self._failure
+            _wake([job for job in before if job.waiter is not None])
+            for _ in before:  # last: where an interrupt comes before, the thread does them again
                 self._jobs.popleft()
-        _wake([job for job in before if job.waiter is not None])
         return True
 
     def _work(self, open_store: Callable[[], Store], ready: "Future[Store]") -> None:
@@ -265,7 +266,8 @@ class Worker:
                         store.renew([*self.tokens])
             _wake([job for job in done if job.waiter is not None])
             calm = 0 if done or was_called else calm + 1
-        store.close()
+        with self._desk:
+            store.close()
 
     def _wait_for_jobs(self, *, may_sleep: bool) -> bool:
         """Wait until somebody calls, for a tick, or until a lease is to be renewed.

@@ -1,6 +1,8 @@
 """The thread of a store: what is written at once, what it is left with, and that nothing is lost or reordered."""
 
+import shutil
 import sqlite3
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -16,14 +18,14 @@ from executionkit.errors import JournalError
 from executionkit.journal.ownership import this_process
 from executionkit.journal.sqlite import SQLiteStore
 from executionkit.journal.store import Write
-from executionkit.journal.worker import Worker
+from executionkit.journal.worker import Worker, _InThread, _Job  # pyright: ignore[reportPrivateUsage]
 
 pytestmark = pytest.mark.anyio
 
 
-def row(seq: int, content: str = "") -> Row:
+def row(seq: int, content: str = "", prompt: str | None = None) -> Row:
     body = Body([Charge()], reply=Reply(content) if content else None)
-    return Row(seq, 0, "call", (0,), seq, "done" if content else "sent", b"f" * 16, body)
+    return Row(seq, 0, "call", (0,), seq, "done" if content else "sent", b"f" * 16, body, prompt)
 
 
 class Watched(SQLiteStore):
@@ -104,6 +106,12 @@ async def test_what_is_long_is_left_to_the_thread(tmp_path: Path) -> None:
         assert opened.store.written == [(0, True)]
 
 
+async def test_a_long_prompt_is_left_to_the_thread(tmp_path: Path) -> None:
+    with Opened(tmp_path / "runs.db") as opened:
+        await opened.worker.commit((opened.number, opened.token, row(0, prompt="x" * 100_000)))
+        assert opened.store.written == [(0, True)]
+
+
 async def test_what_shall_survive_a_loss_of_power_is_left_to_the_thread(tmp_path: Path) -> None:
     with Opened(tmp_path / "runs.db", lambda path: Watched(path, power=True)) as opened:
         await opened.worker.commit(opened.write(0))
@@ -122,6 +130,23 @@ async def test_where_another_process_writes_nobody_waits_on_the_event_loop(tmp_p
             other.execute("COMMIT")
         other.close()
         assert opened.store.written == [(0, True)]
+
+
+@pytest.mark.parametrize("code", [sqlite3.SQLITE_BUSY_SNAPSHOT, sqlite3.SQLITE_BUSY_RECOVERY])
+async def test_whatever_another_process_keeps_the_file_busy_with_is_waited_for_by_the_thread(
+    code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Busy(sqlite3.OperationalError):
+        sqlite_errorcode = code
+
+    def busy(*_: object) -> None:
+        raise Busy("database is locked")
+
+    with Opened(tmp_path / "runs.db") as opened:
+        with monkeypatch.context() as patch:
+            patch.setattr(opened.store, "_write", busy)
+            assert not opened.store.write_at_once([opened.write(0)])
+        await opened.worker.commit(opened.write(0))
 
 
 async def test_after_a_slow_write_the_event_loop_is_left_alone_for_a_while(
@@ -221,3 +246,89 @@ async def test_the_log_of_a_long_run_is_brought_into_the_file(tmp_path: Path) ->
             assert time.monotonic() < ends
         assert path.stat().st_size > 1_000_000, "nothing was brought into the file before the end"
         assert longest < 4 * 2**22
+
+
+async def test_what_a_cache_keeps_is_brought_into_the_file_too(tmp_path: Path) -> None:
+    path = tmp_path / "runs.db"
+    with Opened(path) as opened:
+        for number in range(60):
+            opened.worker.call_soon(lambda store, number=number: store.keep(b"%d" % number, b"x" * 2**17))  # type: ignore[misc]
+        await until(lambda: path.stat().st_size > 2**20)
+
+
+async def test_the_log_that_a_killed_process_has_left_is_brought_into_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, left = tmp_path / "runs.db", tmp_path / "left.db"
+    with Opened(path) as opened:
+        monkeypatch.setattr(opened.store, "tidy", lambda: None)
+        for number in range(30):
+            opened.store.keep(b"%d" % number, b"x" * 2**18)
+        for end in ("", "-wal"):  # at once: as it is if the process is killed now
+            shutil.copy(f"{path}{end}", f"{left}{end}")
+    assert left.stat().st_size < 2**20
+    worker = Worker(lambda: SQLiteStore(left))
+    try:
+        await until(lambda: left.stat().st_size > 2**22)
+    finally:
+        worker.close()
+
+
+async def test_an_interrupt_at_any_instant_leaves_the_journal_usable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("executionkit.journal.worker._TICK", 600)  # the thread does what it is called for
+    monkeypatch.setattr("executionkit.journal.sqlite._SLOW", 600)
+    with Opened(tmp_path / "runs.db") as opened:
+        kept: list[BaseException] = []
+        last, seq = 0, 0
+        for instant in range(1, 1_000):
+            seen, is_over = 0, False
+
+            def interrupt(frame: object, event: str, argument: object, instant: int = instant) -> None:
+                nonlocal seen
+                if event not in {"call", "c_return"}:  # where Python looks for signals
+                    return
+                seen += 1
+                if seen == instant:
+                    raise KeyboardInterrupt
+
+            opened.worker.put(opened.write(seq, "an answer"))
+            sys.setprofile(interrupt)
+            try:
+                await opened.worker.commit(opened.write(seq + 1))
+                is_over = True
+            except KeyboardInterrupt as error:
+                kept.append(error)  # as a notebook does, with all that its frames hold
+            finally:
+                sys.setprofile(None)
+            await opened.worker.commit(opened.write(seq + 2))
+            await opened.worker.call(lambda store: None)
+            seq, last = seq + 3, instant
+            if is_over and seen < instant:
+                break
+        assert 30 < last < 999
+        kept.clear()
+        await opened.worker.commit(opened.write(seq))
+        stored = {row.seq for row in opened.store.rows(opened.number)}
+        assert stored >= {seq for seq in range(seq) if seq % 3 != 1}
+
+
+async def test_who_waits_is_woken_where_an_interrupt_comes_to_the_one_who_wrote_for_both(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("executionkit.journal.worker._TICK", 600)  # the thread does what it is called for
+
+    def interrupted(*_: object) -> None:
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    with Opened(tmp_path / "runs.db") as opened:
+        waiter = _InThread()
+        opened.worker._jobs.append(_Job(opened.write(0), waiter=waiter))  # pyright: ignore[reportPrivateUsage]
+        monkeypatch.setattr("executionkit.journal.worker._wake", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            await opened.worker.commit(opened.write(1))
+        await opened.worker.call(lambda store: None)
+        assert waiter.future.done()
+        assert {*opened.store.seqs} == {0, 1}
