@@ -50,7 +50,7 @@ class Fold:
 
     Args:
         asks_again: Whether rows that failed are not over, and their calls that failed are asked again.
-        but: Classes of errors; rows that failed with one are not over in any case.
+        but: Classes of errors; rows that failed with one are not over in any case, nor are such calls.
     """
 
     def __init__(self, *, asks_again: bool, but: Collection[str] = ()) -> None:
@@ -101,7 +101,8 @@ class Fold:
         for rows in self._calls.values():
             for _, row in sorted(rows.items()):
                 row.lose()
-                if self._asks_again and row.state == "done" and row.body.error is not None:
+                error = row.body.error
+                if row.state == "done" and error and (self._asks_again or error.get("error") in self._but):
                     row.state, row.body.error = "open", None
                 yield row
 

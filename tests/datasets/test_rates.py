@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from executionkit.core.rate_limit import RateLimit
 from executionkit.core.usage import NO_USAGE
 from executionkit.datasets.coordinator import Coordinator, Message, Place, Reply
-from executionkit.datasets.log import Begun
+from executionkit.datasets.log import Begun, lines_of
 from executionkit.datasets.shards import Job, Report, Shard, run_shard
 from executionkit.errors import ProviderClosedError
 from executionkit.patterns.complete import complete
@@ -261,6 +261,30 @@ async def test_a_limit_that_nobody_keeps_any_more_ends_the_shard(
     assert isinstance(report.failure, ProviderClosedError)
     assert "not sent: the coordinator" in str(report.failure)
     assert server.calls.get("good-plain", 0) == before
+
+
+@pytest.mark.anyio
+@pytest.mark.usefixtures("_closing")
+async def test_what_got_no_place_for_a_worker_that_was_given_up_is_asked_by_the_next(
+    tmp_path: Path, server: FaultServer, clock: Clock
+) -> None:
+    class GivenUp(Link):
+        async def ask(self, message: Message) -> Reply:
+            if len(self.places) == 4:
+                coordinator.lose(self.worker)  # it lives, and is cut off from the others
+            return await super().ask(message)
+
+    def make_provider() -> LLMProvider:
+        return Provider(server.url("good-plain"), "m", rate_limit=RateLimit(requests_per_minute=1000))
+
+    coordinator = Coordinator(NO_USAGE, NO_USAGE, 2, clock=clock.monotonic)
+    (first,) = await run(tmp_path, job_of(make_provider), [GivenUp(coordinator, "worker 1")], 20)
+    (second,) = await run(tmp_path, job_of(make_provider), [Link(coordinator, "worker 2")], 20)
+    assert isinstance(first.failure, ProviderClosedError)
+    assert second.failure is None
+    (part,) = [path async for path in anyio.Path(tmp_path).glob("part-*.jsonl")]
+    records = [line.record for line in lines_of(Path(part)) if line.record is not None]
+    assert [record["error"] for record in records] == [None] * 20
 
 
 @pytest.mark.anyio
