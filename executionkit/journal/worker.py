@@ -15,6 +15,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import Any, Final, Protocol, TypeVar, cast
+from weakref import WeakSet
 
 import sniffio
 
@@ -34,6 +35,15 @@ _TICK: Final = 0.01
 """Seconds between two looks of the thread at what was handed over and nobody waits for."""
 _AWAKE: Final = 100
 """Ticks without anything to do before it sleeps until it is called."""
+
+
+_FORK_PATIENCE: Final = 5.0
+"""Seconds that a fork waits for whoever uses a store."""
+_desks: Final[WeakSet[threading.Lock]] = WeakSet()
+"""What is held by whoever uses a store, of all workers."""
+_forking: Final = threading.Lock()
+_held: Final[list[threading.Lock]] = []
+"""What the fork under way holds."""
 
 
 class _Waiter(Protocol):
@@ -133,6 +143,7 @@ class Worker:
         """What is to be done, in order. Anybody may add to it; who holds `_desk` takes from it."""
         self._desk = threading.Lock()
         """Held by whoever uses the store."""
+        _desks.add(self._desk)
         self._bell: SimpleQueue[None] = SimpleQueue()
         self._is_asleep = False
         self._failure: JournalError | None = None
@@ -248,7 +259,8 @@ class Worker:
 
     def _work(self, open_store: Callable[[], Store], ready: "Future[Store]") -> None:
         try:
-            store = open_store()
+            with self._desk:
+                store = open_store()
         except BaseException as error:  # noqa: BLE001 - raised where the journal is opened
             ready.set_exception(_as_journal_error(error) if isinstance(error, Exception) else error)
             return
@@ -351,3 +363,22 @@ def _wake(jobs: Sequence[_Job]) -> None:
 def _wake_all(waiters: Sequence[_Waiter]) -> None:
     for waiter in waiters:
         waiter.wake()
+
+
+def _before_fork() -> None:
+    """Wait until nobody uses a store: what SQLite does just then would have no end in the child.
+
+    It could not open the same file, and might wait for ever.
+    """
+    _forking.acquire()
+    _held.extend([desk for desk in [*_desks] if desk.acquire(timeout=_FORK_PATIENCE)])
+
+
+def _after_fork() -> None:
+    while _held:
+        _held.pop().release()
+    _forking.release()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)

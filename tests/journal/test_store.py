@@ -317,6 +317,36 @@ with Journal({str(tmp_path / "runs.db")!r}) as journal:
     assert "before this process was forked" in done.stdout
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_fork_waits_for_who_writes_so_that_the_child_can_open_the_file(tmp_path: Path) -> None:
+    script = f"""
+import os, threading, time, warnings
+warnings.simplefilter("ignore")
+from executionkit.journal import Journal
+path, inside = {str(tmp_path / "runs.db")!r}, threading.Event()
+
+def write_slowly(store):
+    store._database.execute("BEGIN IMMEDIATE")
+    inside.set()
+    time.sleep(0.5)
+    store._database.execute("COMMIT")
+
+with Journal(path) as journal:
+    journal.worker.call_soon(write_slowly)
+    inside.wait()
+    if os.fork() == 0:
+        with Journal(path) as mine:
+            os.write(1, repr(mine.runs()).encode())
+        os._exit(0)
+    os.wait()
+    journal.runs()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout == "[]", done.stderr
+
+
 async def test_a_journal_that_is_closed_meanwhile_is_told(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "runs.db")
 
