@@ -248,18 +248,31 @@ class JournalRun:
         prompts = self.journal.prompts
         pipeline, given = described(stage, prompts=prompts), input_fingerprint(value)
 
+        taken: list[Opened] = []
+
+        def give_back(store: Store) -> None:
+            for opened in taken:
+                worker.tokens.discard(opened.token)
+                info = opened.info
+                store.close_run(info.number, opened.token, info.ended, info.error, info.asks_again)
+
         def take(store: Store) -> tuple[Opened, list[Row], int]:
             opened = store.open_run(self.run_id, this_process())
+            taken.append(opened)
             worker.tokens.add(opened.token)
             try:
                 return self._begin(store, opened, pipeline, given)
             except BaseException:
-                worker.tokens.discard(opened.token)
-                info = opened.info
-                store.close_run(info.number, opened.token, info.ended, info.error, info.asks_again)
+                give_back(store)
                 raise
 
-        opened, rows, generation = await worker.call(take)
+        try:
+            opened, rows, generation = await worker.call(take)
+        except JournalError:
+            raise
+        except BaseException:  # cancelled; it may be taken all the same
+            worker.call_soon(give_back)
+            raise
         info = opened.info
         return Recorder(
             _Sink(worker, info.number, opened.token),

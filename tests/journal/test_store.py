@@ -363,6 +363,22 @@ async def test_a_journal_that_is_closed_meanwhile_is_told(tmp_path: Path) -> Non
         assert error.cost.llm_calls == 2
 
 
+async def test_a_run_that_is_cancelled_as_it_is_opened_can_be_opened_again(tmp_path: Path) -> None:
+    model = Model(lambda _: reply("yes"))
+    with Journal(tmp_path / "runs.db") as journal:
+        for turns in range(5):
+            async with anyio.create_task_group() as group:
+                group.start_soon(ask_in, journal, model)
+                for _ in range(turns):
+                    await anyio.lowlevel.checkpoint()
+                group.cancel_scope.cancel()
+            assert result_of(await ask_in(journal, model)).value == "yes"
+
+
+async def ask_in(journal: Journal, model: Model) -> Outcome[str]:
+    return await complete().run(model, "question", journal=journal.run("a"))
+
+
 async def test_several_runs_share_a_file(tmp_path: Path) -> None:
     path = tmp_path / "runs.db"
     for name in ("a", "b"):
