@@ -31,6 +31,8 @@ _MOST: Final = 1_000
 """Jobs that the thread does in one go."""
 _FEW: Final = 16
 """Rows at most that are written on an event loop at once."""
+_SINGLY: Final = 8
+"""Rows that are written one by one in one turn of an event loop; the others of that turn wait for its end."""
 _TICK: Final = 0.01
 """Seconds between two looks of the thread at what was handed over and nobody waits for."""
 _AWAKE: Final = 100
@@ -146,6 +148,8 @@ class Worker:
         _desks.add(self._desk)
         self._bell: SimpleQueue[None] = SimpleQueue()
         self._is_asleep = False
+        self._turns: dict[object, int] = {}
+        """How many rows were written one by one in this turn of an event loop."""
         self._failure: JournalError | None = None
         self._pid = os.getpid()
         self._is_closed = False
@@ -176,10 +180,18 @@ class Worker:
             JournalError: It, or one before it, could not be.
         """
         self._check()
-        if not self._write_here(write):
+        loop = _this_loop()
+        written = self._turns.get(loop, 0)
+        if written == _SINGLY:
+            await self._done(_Job(write), at_once=False)
+        elif not self._write_here(write):
             await self._done(_Job(write))
-        elif self._failure is not None:
-            raise _again(self._failure)
+        else:
+            self._turns[loop] = written + 1
+            if not written:
+                _soon(loop)(self._end_turn, loop)
+            if self._failure is not None:
+                raise _again(self._failure)
 
     async def call(self, function: Callable[[Store], T]) -> T:
         """Return `function(store)`, called in the thread, after all that was handed over before.
@@ -205,11 +217,14 @@ class Worker:
             raise _again(job.failure)
         return cast("T", job.result)
 
-    async def _done(self, job: _Job) -> object:
+    async def _done(self, job: _Job, *, at_once: bool = True) -> object:
         self._check()
         waiter = _OnTrio() if sniffio.current_async_library() == "trio" else _OnAsyncio()
         job.waiter = waiter
-        self._hand_over(job)
+        if at_once:
+            self._hand_over(job)
+        else:
+            self._jobs.append(job)
         await waiter.wait()
         if job.failure is not None:
             raise _again(job.failure)
@@ -236,17 +251,24 @@ class Worker:
         self._jobs.append(job)
         self._bell.put(None)
 
-    def _write_here(self, write: Write) -> bool:
-        """Write a row and those before it on this thread, if that takes no longer than some microseconds."""
+    def _end_turn(self, loop: object) -> None:
+        """Write what was to be written in the same turn of an event loop, or leave it to the thread."""
+        written = self._turns.pop(loop, 0)
+        is_waited_for = written == _SINGLY and any(job.waiter is not None for job in [*self._jobs])
+        if is_waited_for and not self._write_here():
+            self._bell.put(None)
+
+    def _write_here(self, *writes: Write) -> bool:
+        """Write rows and those before them on this thread, if that takes no longer than some microseconds."""
         if len(self._jobs) >= _FEW or self._desk.locked():
             return False
         with self._desk:  # held by another thread for a moment, where that was quicker
             before = [*self._jobs]
-            writes = [job.write for job in before if job.write is not None]
-            if self._is_closed or len(writes) < len(before):
+            earlier = [job.write for job in before if job.write is not None]
+            if self._is_closed or len(earlier) < len(before):
                 return False
             try:
-                if not self._store.write_at_once([*writes, write]):
+                if not self._store.write_at_once([*earlier, *writes]):
                     return False
             except Exception as error:  # noqa: BLE001 - told to those who wait
                 self._failure = _as_journal_error(error)
@@ -268,7 +290,9 @@ class Worker:
         heard, calm = time.monotonic(), 0
         while self._jobs or not self._is_closed:
             was_called = self._wait_for_jobs(may_sleep=calm >= _AWAKE)
-            with self._desk:
+            if not self._desk.acquire(blocking=was_called or self._is_closed):
+                continue  # who writes just now takes along what is to be done
+            try:
                 done = [self._jobs.popleft() for _ in range(min(_MOST, len(self._jobs)))]
                 self._do(store, done)
                 with suppress(Exception):  # nobody waits for it; the next write says what is wrong
@@ -276,6 +300,8 @@ class Worker:
                     if self.tokens and time.monotonic() - heard > LEASE / 3:
                         heard = time.monotonic()
                         store.renew([*self.tokens])
+            finally:
+                self._desk.release()
             _wake([job for job in done if job.waiter is not None])
             calm = 0 if done or was_called else calm + 1
         with self._desk:
@@ -292,8 +318,9 @@ class Worker:
                 self._bell.get_nowait()
         self._is_asleep = may_sleep
         try:
-            if self._jobs or self._is_closed:
+            if self._is_closed or any(job.waiter is not None for job in [*self._jobs]):
                 return True
+            may_sleep = may_sleep and not self._jobs
             self._bell.get(timeout=_TICK if not may_sleep else LEASE / 3 if self.tokens else None)
         except Empty:
             return False
@@ -355,9 +382,23 @@ def _wake(jobs: Sequence[_Job]) -> None:
         if loop is None:
             _wake_all(waiters)
             continue
-        soon = getattr(loop, "call_soon_threadsafe", None) or loop.run_sync_soon
         with suppress(Exception):  # the event loop is closed, and nobody waits there any more
-            soon(_wake_all, waiters)
+            _soon(loop)(_wake_all, waiters)
+
+
+def _this_loop() -> Any:
+    """Return the running event loop: what `_soon` takes."""
+    if sniffio.current_async_library() == "asyncio":
+        return asyncio.get_running_loop()
+    import trio  # an extra
+
+    return trio.lowlevel.current_trio_token()
+
+
+def _soon(loop: Any) -> Callable[..., object]:
+    """Return what has an event loop call a function in its next turn, from whichever thread."""
+    soon: Callable[..., object] = getattr(loop, "call_soon_threadsafe", None) or loop.run_sync_soon
+    return soon
 
 
 def _wake_all(waiters: Sequence[_Waiter]) -> None:

@@ -332,3 +332,47 @@ async def test_who_waits_is_woken_where_an_interrupt_comes_to_the_one_who_wrote_
         await opened.worker.call(lambda store: None)
         assert waiter.future.done()
         assert {*opened.store.seqs} == {0, 1}
+
+
+async def test_rows_of_one_turn_are_written_together_and_in_their_order(tmp_path: Path) -> None:
+    with Opened(tmp_path / "runs.db") as opened:
+        transactions: list[int] = []
+        write_at_once, write = opened.store.write_at_once, opened.store.write
+
+        def counted_at_once(rows: Sequence[Write]) -> bool:
+            transactions.append(len(rows))
+            return write_at_once(rows)
+
+        def counted(rows: Sequence[Write]) -> None:
+            transactions.append(len(rows))
+            write(rows)
+
+        opened.store.write_at_once = counted_at_once  # type: ignore[method-assign]
+        opened.store.write = counted  # type: ignore[method-assign]
+        for many, most in ((1, 1), (8, 8), (12, 9), (200, 20)):
+            before, first = len(transactions), len(opened.store.written)
+            async with anyio.create_task_group() as group:
+                for seq in range(first, first + many):
+                    group.start_soon(opened.worker.commit, opened.write(seq))
+            assert len(transactions) - before <= most
+            assert sorted(opened.store.seqs[first:]) == [*range(first, first + many)]
+        assert not opened.worker._turns  # pyright: ignore[reportPrivateUsage]
+
+
+async def test_while_the_thread_brings_the_log_into_the_file_the_event_loop_goes_on(tmp_path: Path) -> None:
+    with Opened(tmp_path / "runs.db") as opened:
+        is_tidying, may_end = threading.Event(), threading.Event()
+
+        def slow() -> None:
+            is_tidying.set()
+            may_end.wait(20)
+
+        opened.store.tidy = slow  # type: ignore[method-assign]
+        await until(is_tidying.is_set)
+        async with anyio.create_task_group() as group:
+            group.start_soon(opened.worker.commit, opened.write(0))
+            for _ in range(10):
+                await anyio.lowlevel.checkpoint()
+            assert opened.store.written == []
+            may_end.set()
+        assert opened.store.seqs == [0]
