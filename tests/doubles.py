@@ -6,6 +6,7 @@ from typing import Any, TypeAlias, TypeVar
 
 import anyio
 import msgspec
+import pytest
 from anyio.lowlevel import checkpoint
 from typing_extensions import override
 
@@ -160,6 +161,14 @@ class Clock:
 
     def monotonic(self) -> float:
         return self.now
+
+    @classmethod
+    def of_pacing(cls, monkeypatch: pytest.MonkeyPatch) -> "Clock":
+        """Have a provider's rate limit wait by a clock of this kind."""
+        faked = cls()
+        monkeypatch.setattr("executionkit.providers.pacing.monotonic", faked.monotonic)
+        monkeypatch.setattr("executionkit.providers.pacing.sleep", faked.sleep)
+        return faked
 
     async def sleep(self, seconds: float) -> None:
         wakes = self.now + seconds

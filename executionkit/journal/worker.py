@@ -37,8 +37,6 @@ _TICK: Final = 0.01
 """Seconds between two looks of the thread at what was handed over and nobody waits for."""
 _AWAKE: Final = 100
 """Ticks without anything to do before it sleeps until it is called."""
-
-
 _FORK_PATIENCE: Final = 5.0
 """Seconds that a fork waits for whoever uses a store."""
 _desks: Final[WeakSet[threading.Lock]] = WeakSet()
@@ -187,9 +185,9 @@ class Worker:
         elif not self._write_here(write):
             await self._done(_Job(write))
         else:
-            self._turns[loop] = written + 1
             if not written:
-                _soon(loop)(self._end_turn, loop)
+                _soon(loop)(self._end_turn, loop)  # first: an interrupt may come before what follows
+            self._turns[loop] = written + 1
             if self._failure is not None:
                 raise _again(self._failure)
 

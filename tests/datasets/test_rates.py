@@ -127,10 +127,7 @@ def test_what_is_not_used_comes_back_to_all() -> None:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    faked = Clock()
-    monkeypatch.setattr("executionkit.providers.pacing.monotonic", faked.monotonic)
-    monkeypatch.setattr("executionkit.providers.pacing.sleep", faked.sleep)
-    return faked
+    return Clock.of_pacing(monkeypatch)
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ import anyio
 import anyio.to_thread
 import pytest
 
+import executionkit.journal.worker as worker_module
 from executionkit.core.journal import Body, Charge, Reply, Row
 from executionkit.errors import JournalError
 from executionkit.journal.ownership import this_process
@@ -376,3 +377,22 @@ async def test_while_the_thread_brings_the_log_into_the_file_the_event_loop_goes
             assert opened.store.written == []
             may_end.set()
         assert opened.store.seqs == [0]
+
+
+async def test_an_interrupt_as_a_turn_begins_leaves_nobody_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("executionkit.journal.worker._TICK", 600)  # the thread does what it is called for
+    soon = worker_module._soon  # pyright: ignore[reportPrivateUsage]
+
+    def struck(loop: object) -> Callable[..., object]:
+        monkeypatch.setattr(worker_module, "_soon", soon)
+        raise KeyboardInterrupt
+
+    with Opened(tmp_path / "runs.db") as opened, anyio.fail_after(20):
+        monkeypatch.setattr(worker_module, "_soon", struck)
+        with pytest.raises(KeyboardInterrupt):
+            await opened.worker.commit(opened.write(0))
+        for seq in range(1, 40):
+            await opened.worker.commit(opened.write(seq))
+        assert opened.store.seqs[-1] == 39

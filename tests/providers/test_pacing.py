@@ -27,10 +27,7 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    faked = Clock()
-    monkeypatch.setattr("executionkit.providers.pacing.monotonic", faked.monotonic)
-    monkeypatch.setattr("executionkit.providers.pacing.sleep", faked.sleep)
-    return faked
+    return Clock.of_pacing(monkeypatch)
 
 
 @pytest.fixture(scope="module")
