@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 _APPLICATION: Final = 0x45_4B_4A_31
 """Marks a file as a journal (`EKJ1`)."""
-_VERSION: Final = 1
+_VERSION: Final = 2
 _PATIENCE: Final = 5.0
 """Seconds to wait for another process that writes."""
 _UNKNOWN: Final = -1.0
@@ -33,10 +33,17 @@ _SLOW: Final = 0.02
 _PAUSE: Final = 10
 _LOG_BYTES: Final = 2**22
 """What is written before the write-ahead log is brought into the file."""
-_ROW_BYTES: Final = 2**13
-"""What a row takes of the log beside its body: the pages that it changes."""
-# Calls under way have a table of their own: a row that grows where it lies would leave pages half empty.
-_SCHEMA: Final = """
+_ROW_BYTES: Final = 2**12
+"""What a row takes of the log beside its body: the page that it changes."""
+_SEQ_BITS: Final = 32
+# A row is found by its run's number, and its own in the last 32 bits: an index of its own would be one more
+# page to write. Calls under way have a table of their own: a row that grows where it lies would leave pages
+# half empty.
+_COLUMNS: Final = """
+    number INTEGER PRIMARY KEY, generation INTEGER NOT NULL, kind TEXT NOT NULL, path TEXT NOT NULL,
+    ordinal INTEGER NOT NULL, state TEXT NOT NULL, fingerprint BLOB NOT NULL, body BLOB NOT NULL, prompt TEXT
+"""
+_SCHEMA: Final = f"""
 CREATE TABLE run (
     number INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, nonce TEXT NOT NULL,
     pipeline TEXT NOT NULL DEFAULT '', plan BLOB NOT NULL DEFAULT x'', input BLOB NOT NULL DEFAULT x'',
@@ -45,37 +52,39 @@ CREATE TABLE run (
     asks_again INTEGER NOT NULL DEFAULT 0, began REAL NOT NULL, changed REAL NOT NULL,
     token TEXT, owner TEXT, heard REAL NOT NULL DEFAULT 0
 );
-CREATE TABLE flight (
-    run INTEGER, seq INTEGER, generation INTEGER NOT NULL, kind TEXT NOT NULL, path TEXT NOT NULL,
-    ordinal INTEGER NOT NULL, state TEXT NOT NULL, fingerprint BLOB NOT NULL, body BLOB NOT NULL, prompt TEXT,
-    PRIMARY KEY (run, seq)
-) WITHOUT ROWID;
-CREATE TABLE call (
-    number INTEGER PRIMARY KEY, run INTEGER NOT NULL, seq INTEGER NOT NULL, generation INTEGER NOT NULL,
-    kind TEXT NOT NULL, path TEXT NOT NULL, ordinal INTEGER NOT NULL, state TEXT NOT NULL,
-    fingerprint BLOB NOT NULL, body BLOB NOT NULL, prompt TEXT, UNIQUE (run, seq)
-);
+CREATE TABLE flight ({_COLUMNS});
+CREATE TABLE call ({_COLUMNS});
 CREATE TABLE cache (key BLOB PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 """
 _RUN: Final = ", ".join(RunInfo.__struct_fields__)
 _SELECT_OWNED: Final = f"SELECT token, owner, heard, {_RUN} FROM run WHERE name = ?"  # noqa: S608 - our own words
-_FIELDS: Final = "run, seq, generation, kind, path, ordinal, state, fingerprint, body, prompt"
-_UPDATED: Final = ", ".join([f"{name} = excluded.{name}" for name in _FIELDS.split(", ")[2:]])
+_TABLES: Final = ("call", "flight")
+"""In this order: what is under way is newer than what was known before."""
+_FIELDS: Final = "number, generation, kind, path, ordinal, state, fingerprint, body, prompt"
 _INSERT: Final = {
-    table: f"INSERT INTO {table} ({_FIELDS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "  # noqa: S608
-    f"ON CONFLICT (run, seq) DO UPDATE SET {_UPDATED}"
-    for table in ("call", "flight")
+    table: f"INSERT OR REPLACE INTO {table} ({_FIELDS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608
+    for table in _TABLES
 }
 _SELECT_ROWS: Final = {
-    table: f"SELECT {_FIELDS} FROM {table} WHERE run = ?"  # noqa: S608
-    for table in ("call", "flight")
+    table: f"SELECT {_FIELDS} FROM {table} WHERE number BETWEEN ? AND ?"  # noqa: S608
+    for table in _TABLES
 }
+# Before, rows were found by an index over run and number.
+_TO_VERSION_2: Final = "".join(
+    f"""
+ALTER TABLE {table} RENAME TO old_{table};
+CREATE TABLE {table} ({_COLUMNS});
+INSERT INTO {table} SELECT run << {_SEQ_BITS} | seq, {_FIELDS.removeprefix("number, ")} FROM old_{table};
+DROP TABLE old_{table};
+"""  # noqa: S608
+    for table in _TABLES
+)
 _SELECT_RUNS: Final = f"SELECT {_RUN} FROM run WHERE ? IS NULL OR name = ? ORDER BY number"  # noqa: S608
 
 
-_Head: TypeAlias = tuple[int, int, int, str, str, int, str, bytes]
-"""A row's columns but for its body: run, number, generation, kind, path, ordinal, state and fingerprint."""
-_Columns: TypeAlias = tuple[int, int, int, str, str, int, str, bytes, bytes, str | None]
+_Head: TypeAlias = tuple[int, int, str, str, int, str, bytes]
+"""A row's columns but for its body: its number, generation, kind, path, ordinal, state and fingerprint."""
+_Columns: TypeAlias = tuple[int, int, str, str, int, str, bytes, bytes, str | None]
 """A row's columns: its head, its body and its prompt."""
 
 
@@ -142,9 +151,11 @@ class SQLiteStore:
 
     def _make_tables(self) -> None:
         database = self._database
-        if not database.execute("SELECT 1 FROM sqlite_master WHERE name = 'run'").fetchone():
-            for statement in filter(str.strip, _SCHEMA.split(";")):
-                database.execute(statement)
+        (version,) = database.execute("PRAGMA user_version").fetchone()
+        missing = {0: _SCHEMA, 1: _TO_VERSION_2}.get(version, "")
+        for statement in filter(str.strip, missing.split(";")):
+            database.execute(statement)
+        if missing:
             database.execute(f"PRAGMA application_id={_APPLICATION}")
             database.execute(f"PRAGMA user_version={_VERSION}")
 
@@ -190,9 +201,11 @@ class SQLiteStore:
         """Return the rows of a run; see `Store`."""
         with self._telling("read"):
             found = {
-                each[1]: each
-                for table in ("call", "flight")  # what is under way is newer than what was known before
-                for each in self._database.execute(_SELECT_ROWS[table], (run,)).fetchall()
+                each[0]: each
+                for table in _TABLES
+                for each in self._database.execute(
+                    _SELECT_ROWS[table], (_number(run, 0), _number(run + 1, -1))
+                ).fetchall()
             }
         for _, each in sorted(found.items()):
             try:
@@ -203,8 +216,7 @@ class SQLiteStore:
     def write(self, rows: Sequence[Write]) -> None:
         """Store rows; see `Store`."""
         with self._telling("written"):
-            columns = [_fields(run, row) for run, _, row in rows]
-            self._transact(lambda: self._write(rows, columns))
+            self._transact(lambda: self._write(rows, [_fields(run, row) for run, _, row in rows]))
 
     def write_at_once(self, rows: Sequence[Write]) -> bool:
         """Store rows if that takes no longer than some microseconds; see `Store`."""
@@ -231,11 +243,11 @@ class SQLiteStore:
             found = self._database.execute("SELECT token FROM run WHERE number = ?", (run,)).fetchone()
             if found is None or found[0] != token:
                 raise RunBusyError("another process has taken the run over", metadata={"owner": "unknown"})
-        for (run, _, row), fields in zip(rows, columns, strict=True):
+        for (_, _, row), fields in zip(rows, columns, strict=True):
             if row.state == "sent":
                 self._database.execute(_INSERT["flight"], fields)
             else:
-                self._database.execute("DELETE FROM flight WHERE run = ? AND seq = ?", (run, row.seq))
+                self._database.execute("DELETE FROM flight WHERE number = ?", fields[:1])
                 self._database.execute(_INSERT["call"], fields)
             self._unmoved += _ROW_BYTES + _length(fields)
 
@@ -350,13 +362,23 @@ def _info(fields: Sequence[Any]) -> RunInfo:
     return msgspec.convert(dict(zip(RunInfo.__struct_fields__, fields, strict=True)), RunInfo, strict=False)
 
 
+def _number(run: int, seq: int) -> int:
+    """Return what a row is found by.
+
+    >>> _number(1, 2)
+    4294967298
+    """
+    return (run << _SEQ_BITS) + seq
+
+
 def _salt(head: _Head) -> bytes:
     """Return what a row is, as JSON, so that its checksum covers that too.
 
-    >>> _salt((1, 0, 0, "call", "[0]", 0, "done", b"k"))
-    b'[1, 0, 0, "call", "[0]", 0, "done", "6b"]'
+    >>> _salt((4294967298, 0, "call", "[0]", 0, "done", b"k"))
+    b'[1, 2, 0, "call", "[0]", 0, "done", "6b"]'
     """
-    run, seq, generation, kind, path, ordinal, state, fingerprint = head
+    number, generation, kind, path, ordinal, state, fingerprint = head
+    run, seq = number >> _SEQ_BITS, number & (1 << _SEQ_BITS) - 1
     names = f'"{kind}", {json.dumps(path)}, {ordinal}, "{state}", "{fingerprint.hex()}"'
     return f"[{run}, {seq}, {generation}, {names}]".encode()
 
@@ -366,21 +388,22 @@ def _fields(run: int, row: Row) -> _Columns:
         path = msgspec.json.encode(row.path).decode()
     except (UnicodeEncodeError, OverflowError):  # lone surrogates, large numbers
         path = json.dumps(row.path)
-    head = (run, row.seq, row.generation, row.kind, path, row.ordinal, row.state, row.fingerprint)
+    number = _number(run, row.seq)
+    head = (number, row.generation, row.kind, path, row.ordinal, row.state, row.fingerprint)
     return *head, as_bytes(row.body, _salt(head)), row.prompt
 
 
 def _length(fields: _Columns) -> int:
     """Return what a row's body and prompt take, about in bytes."""
-    return len(fields[8]) + len(fields[9] or "")
+    return len(fields[7]) + len(fields[8] or "")
 
 
 def _row(fields: Sequence[Any]) -> Row:
-    head = cast("_Head", tuple(fields[:8]))
-    _, seq, generation, kind, path, ordinal, state, fingerprint = head
-    body, prompt = fields[8:]
+    head = cast("_Head", tuple(fields[:7]))
+    number, generation, kind, path, ordinal, state, fingerprint = head
+    body, prompt = fields[7:]
     return Row(
-        seq,
+        number & (1 << _SEQ_BITS) - 1,
         generation,
         cast("Kind", kind),
         tuple(json.loads(path)),

@@ -186,7 +186,8 @@ class Worker:
             await self._done(_Job(write))
         else:
             if not written:
-                _soon(loop)(self._end_turn, loop)  # first: an interrupt may come before what follows
+                # First, for an interrupt may come before what follows.
+                _soon(loop, from_within=True)(self._end_turn, loop)
             self._turns[loop] = written + 1
             if self._failure is not None:
                 raise _again(self._failure)
@@ -393,9 +394,15 @@ def _this_loop() -> Any:
     return trio.lowlevel.current_trio_token()
 
 
-def _soon(loop: Any) -> Callable[..., object]:
-    """Return what has an event loop call a function in its next turn, from whichever thread."""
-    soon: Callable[..., object] = getattr(loop, "call_soon_threadsafe", None) or loop.run_sync_soon
+def _soon(loop: Any, *, from_within: bool = False) -> Callable[..., object]:
+    """Return what has an event loop call a function in its next turn, from whichever thread.
+
+    Args:
+        loop: The event loop.
+        from_within: Whether it runs on this thread, and need not be woken.
+    """
+    name = "call_soon" if from_within else "call_soon_threadsafe"
+    soon: Callable[..., object] = getattr(loop, name, None) or loop.run_sync_soon
     return soon
 
 

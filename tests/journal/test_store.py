@@ -12,6 +12,7 @@ from typing import Any
 
 import anyio
 import pytest
+from msgspec import structs
 from msgspec.structs import replace
 
 from executionkit import Secret, complete, consensus, refine
@@ -116,9 +117,54 @@ async def test_a_newer_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "runs.db"
     await ask(path)
     with sqlite3.connect(path) as database:
-        database.execute("PRAGMA user_version=2")
+        database.execute("PRAGMA user_version=3")
     database.close()
     assert "newer executionkit" in str(opening(path))
+
+
+# What a file of version 1 had in place of the tables of today.
+VERSION_1 = """
+ALTER TABLE flight RENAME TO new_flight;
+ALTER TABLE call RENAME TO new_call;
+CREATE TABLE flight (
+    run INTEGER, seq INTEGER, generation INTEGER NOT NULL, kind TEXT NOT NULL, path TEXT NOT NULL,
+    ordinal INTEGER NOT NULL, state TEXT NOT NULL, fingerprint BLOB NOT NULL, body BLOB NOT NULL, prompt TEXT,
+    PRIMARY KEY (run, seq)
+) WITHOUT ROWID;
+CREATE TABLE call (
+    number INTEGER PRIMARY KEY, run INTEGER NOT NULL, seq INTEGER NOT NULL, generation INTEGER NOT NULL,
+    kind TEXT NOT NULL, path TEXT NOT NULL, ordinal INTEGER NOT NULL, state TEXT NOT NULL,
+    fingerprint BLOB NOT NULL, body BLOB NOT NULL, prompt TEXT, UNIQUE (run, seq)
+);
+INSERT INTO flight SELECT number / 4294967296, number % 4294967296,
+    generation, kind, path, ordinal, state, fingerprint, body, prompt FROM new_flight;
+INSERT INTO call SELECT NULL, number / 4294967296, number % 4294967296,
+    generation, kind, path, ordinal, state, fingerprint, body, prompt FROM new_call;
+DROP TABLE new_flight;
+DROP TABLE new_call;
+PRAGMA user_version=1;
+"""
+
+
+def test_a_file_of_version_1_is_brought_up_to_this_one(tmp_path: Path) -> None:
+    path = tmp_path / "runs.db"
+    sent = Row(1, 0, "call", (1,), 0, "sent", b"g" * 16, Body(held=Charge()), "a prompt")
+    store = SQLiteStore(path)
+    for name in ("a", "b"):
+        opened = store.open_run(name, Owner("elsewhere", 1, "1"))
+        store.write([(opened.info.number, opened.token, row) for row in (ROW, sent)])
+    before = [[*store.rows(number)] for number in (1, 2)]
+    store.close()
+    with sqlite3.connect(path) as database:
+        database.executescript(VERSION_1)
+    database.close()
+    for _ in range(2):
+        store = SQLiteStore(path)
+        assert [[*map(structs.astuple, store.rows(number))] for number in (1, 2)] == [
+            [*map(structs.astuple, rows)] for rows in before
+        ]
+        assert [row.prompt for row in store.rows(2)] == [None, "a prompt"]
+        store.close()
 
 
 async def test_a_damaged_file_is_told_and_never_believed(

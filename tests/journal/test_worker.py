@@ -385,7 +385,7 @@ async def test_an_interrupt_as_a_turn_begins_leaves_nobody_waiting(
     monkeypatch.setattr("executionkit.journal.worker._TICK", 600)  # the thread does what it is called for
     soon = worker_module._soon  # pyright: ignore[reportPrivateUsage]
 
-    def struck(loop: object) -> Callable[..., object]:
+    def struck(loop: object, *, from_within: bool = False) -> Callable[..., object]:
         monkeypatch.setattr(worker_module, "_soon", soon)
         raise KeyboardInterrupt
 
