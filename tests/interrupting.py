@@ -116,6 +116,8 @@ def interrupted(library: str, stage: Stage[str, Any], instant: int) -> dict[str,
 
 def main() -> None:
     faulthandler.dump_traceback_later(900, exit=True)
+    # What a shell without a terminal runs in the background is begun with the interrupt ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     library, often = sys.argv[1:3]
     if often == "once":
         interrupting = Shop()
