@@ -9,30 +9,27 @@ import warnings
 from collections.abc import AsyncGenerator, Callable, Collection, Container, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from hashlib import sha256
-from typing import Any, Final, Protocol, TypeAlias, cast
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, Protocol, Self, TypeAlias, cast
 
 import anyio
 from anyio.lowlevel import current_token
 from returns.result import Failure, Success
 
 try:
-    from mcp import Client, StdioServerParameters
+    import httpx2
+    from mcp import Client, StdioServerParameters, stdio_client
+    from mcp.client.streamable_http import streamable_http_client
     from mcp.server.mcpserver import MCPServer
     from mcp.server.mcpserver.exceptions import ToolError as ServedToolError
-    from mcp.types import (
-        CallToolResult,
-        ContentBlock,
-        EmbeddedResource,
-        ResourceLink,
-        TextContent,
-        TextResourceContents,
-    )
+    from mcp.shared.message import SessionMessage
+    from mcp.types import CallToolResult, JSONRPCResponse
     from mcp.types import Tool as Described
 except ImportError as _missing:  # pragma: no cover - the extra is installed where this is tested
     message = 'executionkit.mcp needs the official SDK: pip install "./executionkit[mcp]"'
     raise ImportError(message) from _missing
 
-from executionkit.core.encoding import json_text
+from executionkit.core.mcp import text_of_result, usable_result, usable_tools
 from executionkit.core.usage import TokenUsage
 from executionkit.errors import ExecutionKitError
 from executionkit.provider import LLMProvider
@@ -40,6 +37,9 @@ from executionkit.runtime.tasks.background import Background
 from executionkit.runtime.tasks.timeouts import A_LIFETIME
 from executionkit.stage import Stage
 from executionkit.tools import DEFAULT_TIMEOUT, Effects, Tool, ToolError, as_text, check_timeout
+
+if TYPE_CHECKING:
+    from mcp.client._transport import ReadStream, TransportStreams
 
 __all__ = ["Command", "Served", "Server", "StdioServerParameters", "mcp_server", "mcp_tools"]
 
@@ -82,6 +82,10 @@ _MOST_PAGES: Final = 100
 
 
 _LONGEST_NAME: Final = 64
+_OPENING: Final = 30.0
+"""Seconds for a connection over HTTP to open and to take a request: the SDK's own."""
+_SILENCE: Final = 300.0
+"""Seconds that an exchange over HTTP may be silent, at the least: the SDK's own."""
 _LEAVING: Final = 15.0
 """Seconds that a process has to end in, once its standard input is closed and it is told to."""
 _GONE: Final = "the MCP server went away"
@@ -104,14 +108,15 @@ async def mcp_tools(
 
     What a server hints of a tool (`readOnlyHint`, `idempotentHint`) sets its `effects`.
 
-    A server that goes away while the block runs ends neither it nor a tool loop in it: its calls fail. A tool
-    whose schema is none, refers elsewhere, or takes too long to check is left out, with a `UserWarning`.
+    A server that goes away while the block runs ends neither it nor a tool loop in it: its calls fail. Over
+    HTTP a call that breaks off fails alone. A tool whose schema is none, is not one of an object, refers
+    elsewhere, or takes too long to check is left out, with a `UserWarning`.
 
     Args:
         server: Address of a streamable HTTP server, `StdioServerParameters(command=..., args=[...])`, or an
             `MCPServer` of this process.
-        timeout: Seconds a call may take, and connecting until all tools are listed. A process that does not
-            end by itself then takes a few more to be ended.
+        timeout: Seconds a call may take, connecting until all tools are listed, and leaving. A process that
+            does not end by itself then takes a few more to be ended.
         prefix: Put before each tool's name, so that the tools of two servers do not collide. Characters that
             OpenAI does not allow in a name become `_`; a name that is too long then, or taken, is cut and
             ends in a hash of the whole.
@@ -136,12 +141,21 @@ async def mcp_tools(
     serving = Background(connection.serve, "the connection to an MCP server")
     serving.start()
     try:
-        listed = _chosen(await connection.tools(), None if only is None else {*only}, {*without})
-        yield _as_tools(connection, listed, timeout, prefix)
+        listed = await connection.tools()
+        chosen = _chosen(
+            {*connection.left_out, *(each.name for each in listed)},
+            None if only is None else {*only},
+            {*without},
+        )
+        for name, reason in connection.left_out.items():
+            if name in chosen:
+                _warn(name, reason)
+        yield _as_tools(connection, [each for each in listed if each.name in chosen], timeout, prefix)
     finally:
         connection.stop()
         try:
-            await serving.wait()
+            with anyio.move_on_after(timeout):
+                await serving.wait()
         finally:
             await serving.stop(_LEAVING)
             serving.raise_interrupt()
@@ -151,9 +165,16 @@ class _Connection:
     """The SDK's client, in a task of its own: what cancels it does not cancel the block that uses it."""
 
     def __init__(self, server: Server, timeout: float) -> None:
+        self.left_out: dict[str, str] = {}
+        """Tools of the server that cannot be used, and why."""
         given = cast("str | StdioServerParameters | MCPServer", server)
-        self._client = Client(given, read_timeout_seconds=timeout)
-        self._timeout = timeout
+        if isinstance(given, (str, StdioServerParameters)):
+            self._client = Client(_transport(given, self), read_timeout_seconds=timeout)
+        else:
+            self._client = Client(given, read_timeout_seconds=timeout)
+        self.timeout = timeout
+        self.refusal: int | None = None
+        """The status of the last answer over HTTP, where that was a refusal."""
         self._listed: list[Described] | None = None
         self._failure: Exception | None = None
         self._ready = anyio.Event()
@@ -189,19 +210,26 @@ class _Connection:
         Raises:
             ExecutionKitError: It cannot be reached, or does not answer in time.
         """
-        with anyio.move_on_after(self._timeout):
+        with anyio.move_on_after(self.timeout):
             await self._ready.wait()
         if self._listed is not None:
             return self._listed
         if self._failure is not None:
-            kind = type(self._failure).__name__
+            what = type(self._failure).__name__
+            if self.refusal is not None:
+                what = f"{what}, status {self.refusal}"
             raise ExecutionKitError(
-                f"the connection to the MCP server failed: {kind}; check where it is, and that it runs"
+                f"the connection to the MCP server failed: {what}; check where it is, and that it runs"
             ) from self._failure
         self._connecting.cancel()
         raise ExecutionKitError(
-            f"the MCP server did not answer within {self._timeout} s; start it, or raise timeout"
+            f"the MCP server did not answer within {self.timeout} s; start it, or raise timeout"
         )
+
+    @property
+    def is_up(self) -> bool:
+        """Whether the tools are listed: what fails from now on is a call."""
+        return self._listed is not None
 
     def stop(self) -> None:
         """Let the connection end."""
@@ -226,6 +254,99 @@ class _Connection:
         raise ToolError(_GONE)
 
 
+@asynccontextmanager
+async def _transport(
+    server: "str | StdioServerParameters", connection: _Connection
+) -> AsyncGenerator["TransportStreams"]:
+    """Speak to a server as the SDK does, but outlive an exchange that fails, and read what can be read."""
+    if isinstance(server, StdioServerParameters):
+        async with stdio_client(server) as (received, sent):
+            yield _Readable(received, connection.left_out), sent
+        return
+    async with (
+        _Steady(connection) as client,
+        streamable_http_client(server, http_client=client) as (received, sent),
+    ):
+        yield _Readable(received, connection.left_out), sent
+
+
+class _Steady(httpx2.AsyncClient):
+    """A client whose exchanges are answers, also where they fail, once the tools are listed.
+
+    What it raised would end the SDK's connection, and every other call on it.
+    """
+
+    def __init__(self, connection: _Connection) -> None:
+        super().__init__(timeout=httpx2.Timeout(_OPENING, read=max(_SILENCE, connection.timeout)))
+        self._connection = connection
+
+    async def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
+        try:
+            response = await super().send(request, **options)
+            if response.headers.get("content-type", "").lower().startswith("application/json"):
+                try:
+                    await response.aread()  # the SDK reads it next, and does not expect that to fail
+                except BaseException:
+                    await response.aclose()
+                    raise
+        except Exception:
+            if not self._connection.is_up:
+                raise
+            return httpx2.Response(502, request=request)
+        if request.method == "POST":
+            self._connection.refusal = response.status_code if response.is_error else None
+        return response
+
+
+class _Readable:
+    """What a server sends, in which one odd tool does not spoil the list, nor one odd part a result."""
+
+    def __init__(self, stream: "ReadStream[SessionMessage | Exception]", left_out: dict[str, str]) -> None:
+        self._stream = stream
+        self._left_out = left_out
+
+    @property
+    def last_context(self) -> object:
+        """The sender's context, where the stream has it: the SDK asks for it."""
+        return getattr(self._stream, "last_context", None)
+
+    async def receive(self) -> SessionMessage | Exception:
+        return self._read(await self._stream.receive())
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+    def __aiter__(self) -> "ReadStream[SessionMessage | Exception]":
+        return self
+
+    async def __anext__(self) -> SessionMessage | Exception:
+        return self._read(await self._stream.__anext__())
+
+    async def __aenter__(self) -> Self:
+        await self._stream.__aenter__()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_val: BaseException | None,
+        exc_tb: TracebackType | None,
+    ) -> bool | None:
+        return await self._stream.__aexit__(exc_type, exc_val, exc_tb)
+
+    def _read(self, received: SessionMessage | Exception) -> SessionMessage | Exception:
+        if isinstance(received, SessionMessage) and isinstance(received.message, JSONRPCResponse):
+            answer = received.message
+            tools: object = answer.result.get("tools")
+            if isinstance(tools, list):
+                usable, left_out = usable_tools(cast("list[object]", tools))
+                self._left_out.update(left_out)
+                answer.result = {**answer.result, "tools": usable}
+            else:
+                answer.result = usable_result(answer.result)
+        return received
+
+
 def _first_of(error: Exception) -> Exception:
     while isinstance(error, ExceptionGroup):
         error = cast("ExceptionGroup[Exception]", error).exceptions[0]
@@ -244,16 +365,17 @@ async def _listed(client: Client) -> list[Described]:
     return found
 
 
-def _chosen(
-    listed: list[Described], only: Collection[str] | None, without: Collection[str]
-) -> list[Described]:
-    known = {each.name for each in listed}
+def _chosen(known: set[str], only: Collection[str] | None, without: Collection[str]) -> set[str]:
     unknown = {*(only or ()), *without} - known
     if unknown:
         raise ValueError(
             f"the server has no tool {min(unknown)!r}; it has: {', '.join(sorted(known)) or 'none'}"
         )
-    return [each for each in listed if (only is None or each.name in only) and each.name not in without]
+    return (known if only is None else {*only}) - {*without}
+
+
+def _warn(name: str, reason: object) -> None:
+    warnings.warn(f"the server's tool {name!r} is left out: {reason}", stacklevel=3)
 
 
 def _as_tools(
@@ -273,7 +395,7 @@ def _as_tools(
                 effects=_effects_of(described),
             )
         except (ValueError, TypeError) as error:
-            warnings.warn(f"the server's tool {described.name!r} is left out: {error}", stacklevel=2)
+            _warn(described.name, error)
     return tuple(tools.values())
 
 
@@ -297,28 +419,12 @@ def _fitting(name: str, taken: Container[str]) -> str:
 def _calling(connection: _Connection, name: str) -> Callable[..., Coroutine[Any, Any, str]]:
     async def execute(**arguments: Any) -> str:
         result = await connection.call(name, arguments)
-        text = _text_of(result)
+        text = text_of_result(result.model_dump(mode="json", by_alias=True, exclude_none=True))
         if result.is_error:
             raise ToolError(text)
         return text
 
     return execute
-
-
-def _text_of(result: CallToolResult) -> str:
-    """Return the text of a result; of other content only the kind, since a text model cannot see it."""
-    parts = [_text_in(part) for part in result.content]
-    if not parts and result.structured_content is not None:
-        return json_text(result.structured_content)
-    return "\n".join(parts)
-
-
-def _text_in(part: ContentBlock) -> str:
-    if isinstance(part, TextContent):
-        return part.text
-    if isinstance(part, EmbeddedResource) and isinstance(part.resource, TextResourceContents):
-        return part.resource.text
-    return f"[{part.type}: {part.uri}]" if isinstance(part, ResourceLink) else f"[{part.type}]"
 
 
 def mcp_server(

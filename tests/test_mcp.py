@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+import warnings
 from collections.abc import AsyncGenerator, Iterator
 from pathlib import Path
 from typing import Any
@@ -246,6 +247,10 @@ LINK = {"type": "resource_link", "uri": "x://more", "name": "more"}
         pytest.param({"error": {"code": -1, "message": "sk-secret"}}, "Error: MCPError", id="error"),
         pytest.param({"result": {"content": 7}}, "Error: ValidationError", id="nonsense"),
         pytest.param({"result": {"content": [], "structuredContent": {"a": 1}}}, '{"a":1}', id="structured"),
+        pytest.param({"result": {"structuredContent": [1], "isError": None}}, "[1]", id="structured only"),
+        pytest.param(
+            {"result": {"content": [{"type": "hologram"}, NOTE]}}, "[hologram]\na note", id="new kind"
+        ),
         pytest.param(
             {"result": {"content": [IMAGE, NOTE, LINK]}},
             "[image]\na note\n[resource_link: x://more]",
@@ -274,14 +279,38 @@ async def test_whatever_a_call_comes_to_is_an_observation(called: object, observ
     [
         {"type": "object", "properties": {"a": {"pattern": "("}}},
         {"type": "object", "properties": {"a": {"$ref": "other.json"}}},
+        {"type": "object", "properties": {"a": 7}},
+        {"type": "string"},
+        True,
+        None,
     ],
 )
 async def test_a_tool_that_cannot_be_used_is_left_out(schema: object) -> None:
     fine = {"name": "fine", "inputSchema": {"type": "object"}}
-    listed = {"result": {"tools": [{"name": "odd", "inputSchema": schema}, fine]}}
+    server = odd(None, listed={"result": {"tools": [{"name": "odd", "inputSchema": schema}, fine]}})
     with pytest.warns(UserWarning, match="'odd' is left out"):
-        async with mcp_tools(odd(None, listed=listed)) as tools:
+        async with mcp_tools(server) as tools:
             assert [tool.name for tool in tools] == ["fine"]
+    with pytest.warns(UserWarning, match="'odd' is left out"):
+        async with mcp_tools(server, only=["odd"]) as tools:
+            assert tools == ()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # nobody asked for it
+        async with mcp_tools(server, without=["odd"]) as tools:
+            assert [tool.name for tool in tools] == ["fine"]
+
+
+async def test_a_tool_is_known_by_what_is_read_of_it() -> None:
+    schema = {"properties": {"a": {"type": "integer"}}}
+    told = {"name": "odd", "inputSchema": schema, "outputSchema": {"type": "array"}, "icons": 7}
+    result = {"content": [{"type": "text", "text": "fine"}], "structuredContent": {"b": 1}}
+    server = odd({"result": result}, listed={"result": {"tools": [told]}})
+    provider = Talking(calls(("odd", {"a": 1}), ("odd", {"a": "x"})), "done")
+    async with mcp_tools(server) as tools:
+        assert tools[0].parameters == {**schema, "type": "object"}
+        await react(tools).run(provider, "go")
+    assert results(provider.asked[1])[0] == "fine"
+    assert results(provider.asked[1])[1].startswith("Error: InvalidArguments: a: ")
 
 
 @pytest.mark.parametrize("timeout", [0, -1, float("inf"), float("nan")])
