@@ -3,6 +3,7 @@
 import asyncio
 import re
 import warnings
+from codecs import BOM_UTF8
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -55,7 +56,7 @@ _READS_UNCHECKED: Final = 16
 
 def read_events(body: bytes, redactor: Redactor, written: Format) -> LLMResponse | Unusable | None:
     """Read an answer that came as a stream though nobody had asked for one; None where it is no stream."""
-    begins = body[:_BEGINNING].removeprefix(b"\xef\xbb\xbf").lstrip()
+    begins = body[:_BEGINNING].removeprefix(BOM_UTF8).lstrip()
     if begins[:1] in _NO_STREAM or not _EVENT_LINE.match(begins):
         return None
     assembly, broken = written.assembly(redactor), None
@@ -294,11 +295,12 @@ class Stream:
 
     async def _read_piece(self, exchange: Exchange, reader: BodyReader) -> None:
         data = await reader.read()
+        is_over = not data
         if self._form is None:
             data = self._begun(data)
         if self._form == "whole":
             self._body += data
-            if not data:
+            if is_over:
                 await self._end_whole(exchange.head)
             return None
         for event in self._parser.feed(data):
@@ -309,15 +311,16 @@ class Stream:
             if text:
                 self._begins = ""
                 self._take(text, event.event, exchange.head)
-        if not data:
+        if is_over:
             await self._end()
         return None
 
     def _begun(self, data: bytes) -> bytes:
         """Find out by its first bytes, not by its label, whether an answer comes in pieces; return them."""
         self._body += data
-        begins = bytes(self._body[:_BEGINNING]).removeprefix(b"\xef\xbb\xbf").lstrip()
-        if not begins and data:
+        begins = bytes(self._body[:_BEGINNING]).removeprefix(BOM_UTF8).lstrip()
+        if data and BOM_UTF8.startswith(begins):
+            self._body = bytearray(begins)  # blank lines that keep the connection open, a byte order mark
             return b""
         self._form = "whole" if begins[:1] in _NO_STREAM else "events"
         data, self._body = bytes(self._body), bytearray()
