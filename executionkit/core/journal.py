@@ -275,17 +275,28 @@ def plain_request(request: Request, identity: Mapping[str, Any]) -> dict[str, An
     form = request.form
     asked: dict[str, Any] = {
         "messages": request.messages,
-        "temperature": request.temperature,
+        "temperature": _whole(request.temperature),
         "max_tokens": request.max_tokens,
         "tools": request.tools,
         "n": request.n,
         "form": None if form is None else [form.name, form.schema, form.is_strict, form.instruction],
         "logprobs": request.logprobs,
         "limit_name": request.limit_name,
-        "options": request.options,
+        "options": {name: _whole(value) for name, value in request.options.items()},
     }
-    given = {name: value for name, value in asked.items() if value not in (None, "", {}, False)}
+    # A temperature of 0 is asked for: it is equal to False, and is not the same.
+    left_out: tuple[object, ...] = ("", {})
+    given = {
+        name: value
+        for name, value in asked.items()
+        if value is not None and value is not False and value not in left_out
+    }
     return {**given, **identity}
+
+
+def _whole(value: object) -> object:
+    """Return a number without a fraction as an integer: 1 and 1.0 ask the same."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def digest_of(value: object) -> bytes:

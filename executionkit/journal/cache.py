@@ -10,7 +10,7 @@ from executionkit.core.journal import Body, as_bytes, digest_of, from_bytes, pla
 from executionkit.journal.runs import Journal
 from executionkit.provider import LLMProvider, LLMResponse, Message, ToolSpec, checked_provider
 from executionkit.runtime.calls.endpoints import identity_of
-from executionkit.runtime.journal.replies import Kept, as_reply, as_response
+from executionkit.runtime.journal.replies import Kept, as_reply, as_response, size_of
 
 __all__ = ["Cached"]
 
@@ -21,7 +21,8 @@ class Cached:
     What is asked counts as a whole: messages, settings, tools, the form of the answer, model, address, and
     how often the run has asked the same before; so the samples of a vote stay several. A hit is no call: it
     costs nothing, no budget and no rate limit sees it, and `cached_calls` (int) in the metadata counts it.
-    Failures are not kept.
+    Not kept are failures, answers longer than the journal's `most_bytes`, and those that were cut since the
+    run's budget had left them less than was asked for.
 
     Args:
         provider: Who answers what is not kept.
@@ -76,8 +77,11 @@ class Cached:
         return Kept(msgspec.structs.replace(as_response(body.reply), usage={}), body.form)
 
     def keep(self, key: bytes, response: LLMResponse, form: ResponseFormat, *, raw: bool) -> None:
-        """Keep an answer; `raw` says that the provider's own is read later on."""
-        value = as_bytes(Body(reply=as_reply(response, raw=raw), form=form), key)
+        """Keep an answer that is not too long; `raw` says that the provider's own is read later on."""
+        reply = as_reply(response, raw=raw)
+        if size_of(reply) > self.journal.most_bytes:
+            return
+        value = as_bytes(Body(reply=reply, form=form), key)
         self.journal.worker.call_soon(lambda store: store.keep(key, value))
 
     async def complete(

@@ -6,12 +6,13 @@ from typing import Any
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
-from executionkit import ProviderError, TokenUsage, complete, consensus, react, structured
+from executionkit import LLMResponse, ProviderError, TokenUsage, complete, consensus, react, structured
 from executionkit.events import AttemptStarted, Event, with_content
 from executionkit.journal import Cached, Journal, JournalError
 from executionkit.prices import Price
-from tests.doubles import AT_ONCE, Model, error_of, reply, result_of
+from tests.doubles import AT_ONCE, Asked, Model, error_of, reply, result_of
 
 pytestmark = pytest.mark.anyio
 
@@ -91,6 +92,47 @@ async def test_failures_are_not_kept(tmp_path: Path) -> None:
         provider = Cached(model, journal)
         assert "busy" in str(error_of(await complete(temperature=0).run(provider, "question")))
         assert result_of(await complete(temperature=0).run(provider, "question")).value == "now"
+
+
+async def test_a_temperature_of_zero_is_another_request_than_one_that_is_left_open(tmp_path: Path) -> None:
+    class Warm(Model):
+        default_temperature = 0.7
+
+    model = Warm(lambda asked: reply(f"at {asked.temperature}"))
+    with Journal(tmp_path / "answers.db") as journal:
+        provider = Cached(model, journal, temperature_at_most=1)
+        values = [
+            result_of(await complete(temperature=temperature).run(provider, "question")).value
+            for temperature in (None, 0, 0.0, 1, 1.0)
+        ]
+    assert values == ["at None", "at 0", "at 0", "at 1", "at 1"]
+    assert model.calls == 3
+
+
+async def test_an_answer_that_a_budget_has_cut_is_not_kept(tmp_path: Path) -> None:
+    def answer(asked: Asked) -> LLMResponse:
+        fits = (asked.max_tokens or 0) >= 50
+        response = reply("the whole" if fits else "the", output_tokens=9)
+        return response if fits else replace(response, finish_reason="length")
+
+    model = Model(answer)
+    stage = complete(temperature=0)
+    with Journal(tmp_path / "answers.db") as journal:
+        provider = Cached(model, journal)
+        short = result_of(await stage.run(provider, "question", max_cost=TokenUsage(output_tokens=20)))
+        whole = [result_of(await stage.run(provider, "question")).value for _ in range(2)]
+        asked_short = complete(temperature=0, max_tokens=20)
+        cut = [result_of(await asked_short.run(provider, "question")).value for _ in range(2)]
+    assert (short.value, whole, cut) == ("the", ["the whole"] * 2, ["the"] * 2)
+    assert model.calls == 3
+
+
+async def test_an_answer_that_is_too_long_is_not_kept(tmp_path: Path) -> None:
+    model = Model(lambda asked: reply("x" * 200))
+    with Journal(tmp_path / "answers.db", most_bytes=100) as journal:
+        for _ in range(2):
+            await complete(temperature=0).run(Cached(model, journal), "question")
+    assert model.calls == 2
 
 
 async def test_typed_answers_keep_their_form(tmp_path: Path) -> None:

@@ -69,6 +69,24 @@ async def test_reuse_pays_for_what_is_new(tmp_path: Path) -> None:
         assert (model.calls, again.value, again.cost) == (6, moved.value, moved.cost)
 
 
+async def test_a_temperature_of_zero_is_new_where_it_was_left_open_before(tmp_path: Path) -> None:
+    model = Model(lambda asked: reply(f"at {asked.temperature}"))
+    with Journal(tmp_path / "runs.db") as journal:
+        for temperature, value, calls in ((None, "at None", 1), (0, "at 0", 2), (0.0, "at 0", 2)):
+            result = result_of(
+                await ask(journal, complete(temperature=temperature), model, on_change="reuse")
+            )
+            assert (result.value, model.calls) == (value, calls)
+
+
+async def test_a_whole_number_is_no_change(tmp_path: Path) -> None:
+    model = Model(answer)
+    with Journal(tmp_path / "runs.db") as journal:
+        for temperature in (1, 1.0):
+            result = result_of(await ask(journal, complete(temperature=temperature), model))
+            assert (model.calls, result.cost.llm_calls) == (1, 1)
+
+
 async def test_what_is_asked_no_more_stays_paid(tmp_path: Path) -> None:
     model = Model(answer)
     with Journal(tmp_path / "runs.db") as journal:

@@ -33,7 +33,7 @@ from executionkit.events import CallFinished, Event, TextDelta
 from executionkit.journal import Journal
 from executionkit.outcome import Outcome, PatternResult
 from executionkit.prices import Price
-from executionkit.provider import Message
+from executionkit.provider import Message, ToolCall
 from executionkit.providers.pool import Pool
 from executionkit.tools import tool
 from tests.doubles import AT_ONCE, Asked, Model, error_of, reply, result_of
@@ -348,6 +348,26 @@ async def test_long_answers_are_asked_again_and_charged_once_each(tmp_path: Path
         again = result_of(await complete().run(model, "question", journal=journal.run("a")))
     assert (model.calls, again.cost) == (2, TokenUsage(6, 4, 2))
     assert again.metadata["unsettled_calls"] == 0
+
+
+LONG = "x" * 200
+USAGE = {"prompt_tokens": 3, "completion_tokens": 2}
+LONG_ANSWERS = {
+    "thoughts": LLMResponse("ok", reasoning=LONG, usage=USAGE),
+    "a call": LLMResponse("ok", (ToolCall("c", "look", {"at": LONG}),), usage=USAGE),
+    "another field": LLMResponse("ok", extra={"image": LONG}, usage=USAGE),
+}
+
+
+@pytest.mark.parametrize("response", LONG_ANSWERS.values(), ids=LONG_ANSWERS)
+async def test_all_of_an_answer_counts_towards_its_length(response: LLMResponse, tmp_path: Path) -> None:
+    model = Model(lambda asked: response)
+    for most_bytes, calls in ((100, 2), (1_000, 3)):
+        with Journal(tmp_path / f"{most_bytes}.db", most_bytes=most_bytes) as journal:
+            for _ in range(2):
+                await complete().run(model, "question", journal=journal.run("a"))
+        assert model.calls == calls
+        assert (LONG in (tmp_path / f"{most_bytes}.db").read_text("latin-1")) == (most_bytes == 1_000)
 
 
 async def test_odd_answers_come_back_as_they_were(tmp_path: Path) -> None:

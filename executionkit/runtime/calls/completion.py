@@ -124,6 +124,7 @@ class Completion(msgspec.Struct, eq=False):
     _has_left_out: bool = False
     _is_carried: bool = False
     _is_final: bool = False
+    _was_lowered: bool = False
 
     def answer(self) -> Awaitable[Completed]:
         """Have the first answer.
@@ -178,11 +179,16 @@ class Completion(msgspec.Struct, eq=False):
         kept = await cache.recall(key)
         if kept is None:
             answered = await self._ask_model(endpoint)
-            cache.keep(key, answered.response, answered.response_format, raw=self._is_read)
+            if not self._is_cut_by_budget(answered.response):
+                cache.keep(key, answered.response, answered.response_format, raw=self._is_read)
             return answered
         if self._entry is not None:
             self._entry.cached(kept, raw=self._is_read)
         return self._handed_out(Completed(kept.response, kept.form), is_cached=True)
+
+    def _is_cut_by_budget(self, response: LLMResponse) -> bool:
+        """Tell whether a run with more to spend may have a longer answer; of several any may be cut."""
+        return self._was_lowered and (response.was_truncated or self.request.n > 1)
 
     @property
     def _is_read(self) -> bool:
@@ -376,6 +382,7 @@ class Completion(msgspec.Struct, eq=False):
         if self._entry is not None:
             await self._note_sent(self._entry, reservation)
         self._attempts += 1
+        self._was_lowered = reservation.max_tokens != self.request.max_tokens
         self._lesson = {}
         trace, delivery, span, streamed = self.trace, self.delivery, None, None
         if trace is not None:

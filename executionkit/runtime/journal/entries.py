@@ -10,7 +10,7 @@ from executionkit.core.frozen import EMPTY
 from executionkit.core.journal import Body, Charge, Row, Taught
 from executionkit.errors import ExecutionKitError, UnsettledToolError
 from executionkit.provider import LLMResponse
-from executionkit.runtime.journal.replies import Kept, as_reply, as_response
+from executionkit.runtime.journal.replies import Kept, as_reply, as_response, size_of
 
 __all__ = ["Entry", "Keeper", "ToolEntry", "key_for"]
 
@@ -134,8 +134,7 @@ class Entry:
         body, row = self._row.body, self._row
         reply = as_reply(response, raw=raw)
         body.form = form
-        size = len(reply.content) + len(reply.reasoning)
-        if size > self._keeper.most_bytes or (reply.raw is not None and size * 2 > self._keeper.most_bytes):
+        if size_of(reply) > self._keeper.most_bytes:
             row.state = "open"  # it is charged as it is, and asked again
         else:
             body.reply, row.state = reply, "done"

@@ -5,11 +5,12 @@ from typing import Any, cast
 import msgspec
 
 from executionkit.core.dialect import ResponseFormat
+from executionkit.core.encoding import json_text
 from executionkit.core.journal import Reply
 from executionkit.core.portable import from_plain, to_plain
 from executionkit.provider import LLMResponse, ToolCall
 
-__all__ = ["Kept", "as_reply", "as_response"]
+__all__ = ["Kept", "as_reply", "as_response", "size_of"]
 
 
 class Kept(msgspec.Struct, frozen=True):
@@ -47,6 +48,13 @@ def as_reply(response: LLMResponse, *, raw: bool) -> Reply:
 def _call_fields(call: ToolCall) -> dict[str, object]:
     fields: dict[str, object] = {"id": call.id, "name": call.name, "arguments": call.arguments}
     return {**fields, "extra": call.extra} if call.extra else fields
+
+
+def size_of(reply: Reply) -> int:
+    """Return what an answer takes, about in bytes."""
+    size = len(reply.content) + len(reply.reasoning)
+    others = [part for part in (reply.tool_calls, reply.extra, reply.raw) if part]
+    return size + len(json_text(others)) if others else size
 
 
 def as_response(reply: Reply) -> LLMResponse:
