@@ -37,6 +37,7 @@ from executionkit.core.bounds import (
     Reach,
     at_once,
     budget_text,
+    chained,
     either,
     in_turn,
     paired,
@@ -752,7 +753,7 @@ class Pipeline(Stage[A, B], frozen=True):
                 given, value=reaches[-1].value, is_text=reaches[-1].is_text, items=None, why_value=why
             )
         if reaches:
-            return in_turn(reaches)
+            return chained(reaches)
         return Reach(value=given.value, is_text=given.is_text, why_value=given.why_value)
 
     @override
@@ -915,7 +916,8 @@ class Mapped(Stage[A, B], Generic[A, T, B], frozen=True):
     @override
     def reach(self, given: Given) -> Reach:
         why = f"what a function makes of the value of {self.name}"
-        return msgspec.structs.replace(self.stage.reach(given), value=math.inf, why_value=why)
+        inner = self.stage.reach(given)
+        return msgspec.structs.replace(inner, value=math.inf, why_value=why, least_said=inner.least_output)
 
 
 class Named(Stage[A, B], frozen=True):
@@ -1083,10 +1085,15 @@ class Checked(Stage[str, B], frozen=True):
         longer = msgspec.structs.replace(
             given, value=math.inf, why_value=f"the reasons that {self.name} is run again for"
         )
-        again = msgspec.structs.replace(self.stage.reach(longer), least_calls=0)
+        again = self.stage.reach(longer).if_at_all
         whole = in_turn([first, *[again] * self.output_retries])
-        value = max(first.value, whole.value)
-        return msgspec.structs.replace(whole, value=value, why_value=first.why_value or whole.why_value)
+        return msgspec.structs.replace(
+            whole,
+            least_said=first.least_said,
+            needs_text=True,
+            value=max(first.value, whole.value),
+            why_value=first.why_value or whole.why_value,
+        )
 
 
 def _refused(values: list[Any], reasons: list[str]) -> dict[str, object]:
@@ -1167,6 +1174,8 @@ class Each(Stage[Sequence[A], tuple[T, ...]], Generic[A, T], frozen=True):
         return msgspec.structs.replace(
             whole,
             least_calls=whole.least_calls if self.on_error == "fail" else 0,  # a failure is an answer, too
+            least_output=whole.least_output if self.on_error == "fail" else 0,
+            needs_text=False,
             value=math.inf,
             why_value=f"the value of {self.name} as text",
         )

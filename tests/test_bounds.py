@@ -240,7 +240,9 @@ def outside(cost: TokenUsage, bounds: Bounds, *, answered: bool) -> bool:
         or cost.output_tokens > most.output_tokens
         or (cost.usd or 0) > most.usd
     )
-    return is_above or (answered and cost.llm_calls < bounds.least.llm_calls)
+    least = bounds.least
+    is_below = cost.llm_calls < least.llm_calls or cost.output_tokens < least.output_tokens
+    return is_above or (answered and is_below)
 
 
 def times(most: float | Decimal, taken: float | Decimal) -> list[float]:
@@ -438,3 +440,61 @@ def test_depth_counts_what_waits_for_something() -> None:
     assert depth(consensus(20, max_concurrency=20)) == 2
     assert depth(consensus(20, max_concurrency=1)) == 20
     assert depth(consensus(5, stop=certain())) == 5  # three at once, and then one by one
+
+
+class Dear:
+    """A model whose replies are cut off, and whose last words end, one request after the other, at a budget."""
+
+    supports_tools = True
+
+    def __init__(self, left: int) -> None:
+        self.left, self.asked, self.calls = left, 0, 0
+        self.fates: list[str] = []
+
+    def count_tokens(self, *parts: object) -> int:
+        self.asked = bound_input(*parts)
+        return self.asked
+
+    async def complete(
+        self, messages: list[Message], *, max_tokens: int | None = None, **_kwargs: Any
+    ) -> LLMResponse:
+        self.calls += 1
+        is_last = messages[-1]["content"].startswith("No tool")
+        if not self.fates:
+            roles = [message["role"] for message in messages]
+            has_thoughts = any("reasoning_content" in message for message in messages)
+            thoughts = ["not supported" if has_thoughts else "required"] * ("assistant" in roles)
+            self.fates = ["limit", *thoughts, "down", "dear" if is_last else "down", "answer"]
+        match self.fates.pop(0):
+            case "limit":
+                name = "max_tokens" if max_tokens else "max_completion_tokens"
+                raise PermanentError(f"Unsupported parameter: '{name}'", metadata={"status": 400})
+            case "required":
+                words = "reasoning_content is required: it must be passed back"
+                raise PermanentError(words, metadata={"status": 400})
+            case "not supported":
+                raise PermanentError("reasoning_content is not supported", metadata={"status": 400})
+            case "dear" if 0 <= self.left - self.asked < self.asked:
+                cost = self.left - self.asked + 1
+                self.left, self.fates = self.left - cost, []
+                raise ProviderError("down", cost=TokenUsage(cost, 0, 1))
+            case "down" | "dear":
+                raise ProviderError("down")
+            case _ if is_last:
+                return LLMResponse("done", usage={"prompt_tokens": 1, "completion_tokens": 1})
+            case _:
+                usage = {"prompt_tokens": 0, "completion_tokens": 1}
+                return LLMResponse("", (), "length", usage, extra={"reasoning_content": "x"})
+
+
+async def test_last_words_that_a_budget_has_no_room_for_are_asked_for_again_within_the_bounds() -> None:
+    stage = react([look], max_rounds=8, max_tokens=30, on_limit="answer")
+    unlimited = Dear(0)
+    await stage.run(unlimited, "x", retry=RETRIES, max_cost=TokenUsage(input_tokens=10**6))
+    limit = TokenUsage(input_tokens=unlimited.asked)
+    model = Dear(unlimited.asked)
+    bounds = stage.bounds("x", provider=model, retry=RETRIES, max_cost=limit)
+    await stage.run(model, "x", retry=RETRIES, max_cost=limit)
+    rounds = 2 * 8  # each reply, and what it was told
+    assert model.calls > 8 * 5 + (rounds - 1) * 4
+    assert model.calls <= bounds.most.llm_calls == (8 + rounds) * (3 + 2) - 1 + 3

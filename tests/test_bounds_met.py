@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Sequence
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import msgspec
 import pytest
-from returns.result import Success
+from returns.result import Failure, Success
 
 from executionkit import Pool
 from executionkit.core.bounds import Amount
@@ -29,7 +30,7 @@ from executionkit.provider import LLMProvider, LLMResponse, ToolCall
 from executionkit.retry import RetryConfig
 from executionkit.stage import Stage, identity
 from executionkit.tools import tool
-from executionkit.voting import ByProbability, Standing, beta, certain, unanimous_window
+from executionkit.voting import ByProbability, Standing, StoppingRule, beta, certain, unanimous_window
 from tests.doubles import NEVER, Asked, Model
 from tests.pipelines import ALL_STAGES, stages_within
 
@@ -61,6 +62,7 @@ def refusal(words: str) -> PermanentError:
     return PermanentError(words, metadata={"status": 400})
 
 
+ALL: Final = 0
 Text: TypeAlias = Callable[[Asked], str]
 
 
@@ -78,13 +80,14 @@ class Worst:
     """A server that fails as often as it may, charges for all of it and as much as it may, and then answers.
 
     Args:
-        at_once: Calls that are under way together; they are treated alike.
+        at_once: Calls that are under way together; they are treated alike. `ALL`: however many there are.
         calls: How many there are: forms are refused by name in the last of them.
         text: What it answers.
         fails: Whether it fails for good in place of answering.
         systems: Whether it refuses several system messages.
         retries: How often it fails before.
         cuts: How many answers are cut off before they say anything.
+        looks: How many calls of a tool it answers with.
         refuses: Whether it refuses whatever it may as well. A refusal comes to no tokens, and after one an
             attempt asks for less, so that the most calls and the most tokens are not those of one run.
     """
@@ -100,10 +103,13 @@ class Worst:
         systems: bool = False,
         retries: int = RETRIES.max_retries,
         cuts: int = 0,
+        looks: int = 1,
     ) -> None:
-        self.retries, self.cuts = retries, cuts
+        self.retries, self.cuts, self.looks = retries, cuts, looks
         self.at_once, self.calls, self.text = at_once, calls, text
         self.fails, self.refuses, self.systems = fails, refuses, systems
+        self.forgets = False
+        self.under_way: Callable[[], int] = lambda: 0
         self.fates: list[str] = []
         self.once = [TEMPERATURE, STREAM, *([SYSTEMS] if systems else [])]
         self.of_calls = [IDS]
@@ -118,13 +124,14 @@ class Worst:
             refuses=refuses,
             systems=self.systems,
             cuts=self.cuts,
+            looks=self.looks,
         )
 
     def __call__(self, asked: Asked) -> object:
         together = asked.options.get("n", 1) > 1
         if not self.fates:
             is_alone = together or asked.prompt.startswith("Several responses")
-            at_once = 1 if is_alone else self.at_once
+            at_once = 1 if is_alone else self.at_once or 1 + self.under_way()
             self.fates = [fate for fate in self.call(asked, together=together) for _ in range(at_once)]
         usage = TokenUsage(given_of(asked), limit_of(asked) * asked.options.get("n", 1), 1)
         match self.fates.pop(0):
@@ -136,12 +143,12 @@ class Worst:
                 return ProviderError("down", cost=usage)
             case "fail":
                 return PermanentError("no", cost=usage, metadata={"status": 403})
-            case "answer" if self.cuts:
+            case "answer" if self.cuts and asked.tools:
                 self.cuts -= 1
                 counts = {"prompt_tokens": usage.input_tokens, "completion_tokens": usage.output_tokens}
                 return LLMResponse("", (), "length", counts)
             case "answer":
-                calls = (ToolCall("a", "look", {"what": "x"}),) if asked.tools else ()
+                calls = (ToolCall("a", "look", {"what": "x"}),) * self.looks if asked.tools else ()
                 return LLMResponse(
                     self.text(asked),
                     calls,
@@ -160,7 +167,7 @@ class Worst:
         if together:  # what it refuses of any call it refuses of those after it, of which there are more
             return ["limit", "Bad Request", "down", SEVERAL, "down", ends]
         self.calls -= 1
-        once, self.once = self.once, []
+        once, self.once = self.once, self.once if self.forgets else []
         return [*once, "limit", *self._of_history(asked), *self._optional(asked), ends]
 
     def _of_history(self, asked: Asked) -> list[str]:
@@ -169,7 +176,7 @@ class Worst:
         if any("reasoning_content" in message for message in asked.messages):
             refused = [NO_THOUGHTS]
             self.has_refused_thoughts = True
-        elif self.has_refused_thoughts:
+        elif self.has_refused_thoughts and any(message["role"] == "assistant" for message in asked.messages):
             refused = [THOUGHTS]  # they were left out
         if has_calls:
             refused += self.of_calls
@@ -203,8 +210,19 @@ def differing(asked: Asked) -> str:
     return "Response 1".ljust(limit_of(asked)) if is_judge else padded(asked)
 
 
+def alike(asked: Asked) -> str:
+    return "y" * limit_of(asked)
+
+
 def garbage(asked: Asked) -> str:
     return "["
+
+
+def after_garbage(asked: Asked) -> str:
+    """Say nothing that can be read, and then call a tool, in text; a summary is any text."""
+    if asked.prompt.startswith("Summarise"):
+        return padded(asked)
+    return "{" if asked.prompt == "x" else '{"tool": "look", "arguments": {"what": "x"}}'
 
 
 class Server(Model):
@@ -213,6 +231,7 @@ class Server(Model):
     def __init__(self, worst: Worst, price: Price, *, has_tools: bool = True) -> None:
         super().__init__(worst, ticks=lambda asked: 3)
         self.worst = worst
+        worst.under_way = lambda: self.in_flight
         self.price = price
         self.count_tokens = bound_input
         self.supports_tools = has_tools
@@ -247,6 +266,16 @@ class Row(msgspec.Struct):
 one, longer = complete(max_tokens=30), complete(max_tokens=40)
 
 
+class AllAtOnce(msgspec.Struct, frozen=True):
+    """Draws as many samples as it may, to the end."""
+
+    def more(self, standing: Standing) -> int:
+        return standing.remaining
+
+    def bound(self, standing: Standing) -> float:
+        return 1.0
+
+
 class InPairs(msgspec.Struct, frozen=True):
     """Draws two samples at a time, to the end."""
 
@@ -278,6 +307,22 @@ TALK: list[dict[str, Any]] = [
     {"role": "user", "content": "x"},
     {"role": "assistant", "content": "y", "reasoning_content": "z"},
 ]
+SAID: list[dict[str, Any]] = [{"role": "assistant", "content": "y", "reasoning_content": "z"}] * 2
+PLAIN_TALK: list[dict[str, Any]] = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]
+
+
+def looking(rounds: int, **options: Any) -> Stage[str, Any]:
+    return react([look], max_rounds=rounds, max_tokens=30, **options)
+
+
+def summing(rounds: int, **options: Any) -> Stage[str, Any]:
+    return looking(rounds, summarise=complete(max_tokens=20), **options)
+
+
+def in_requests(stop: StoppingRule, _: object) -> Stage[str, str]:
+    return consensus(9, one_request=True, max_tokens=30, stop=stop, max_concurrency=9)
+
+
 MOST: list[Row] = [
     Row("complete", lambda _: one),
     Row("with a system", lambda _: complete(max_tokens=30, system='Say "no".')),
@@ -302,11 +347,40 @@ MOST: list[Row] = [
         lambda _: consensus(4, one_request=True, max_tokens=30, stop=InPairs(), max_concurrency=2),
         Worst(2),
     ),
-    Row(  # how many a rule draws at once, nobody knows but the rule
+    *[
+        Row(f"stopping in rounds by {rule!r}", partial(in_requests, rule), Worst(ALL))
+        for rule in (certain(), beta(), unanimous_window(4))
+    ],
+    Row(
+        "unanimous in rounds",
+        lambda _: consensus(
+            4,
+            one_request=True,
+            max_tokens=30,
+            stop=certain(),
+            strategy="unanimous",
+            max_concurrency=4,
+        ),
+        Worst(ALL, alike),
+    ),
+    Row(
+        "in rounds of all",
+        lambda _: consensus(4, one_request=True, max_tokens=30, stop=AllAtOnce(), max_concurrency=3),
+        Worst(ALL),
+    ),
+    Row(  # how many a rule of somebody else's draws at once, nobody knows but the rule
         "in rounds of less",
         lambda _: consensus(4, one_request=True, max_tokens=30, stop=InPairs(), max_concurrency=4),
         Worst(2),
         less=(2 * 2, 2 * 3 * 30),
+    ),
+    Row(
+        "of several in rounds",
+        lambda them: consensus(
+            7, providers=them, one_request=True, max_tokens=30, stop=certain(), max_concurrency=9
+        ),
+        Worst(ALL),
+        others=2,
     ),
     Row("of several", lambda them: consensus(5, providers=them, max_tokens=30), Worst(1), others=5),
     Row(
@@ -352,15 +426,53 @@ MOST: list[Row] = [
         lambda _: react([look], max_rounds=2, max_tokens=30, on_limit="answer"),
         prompts=False,
     ),
-    Row(  # where the message before is dropped, and summarised, nobody can refuse its thoughts
-        "summaries",
-        lambda _: react(
-            [look], max_rounds=3, max_tokens=30, max_history_messages=1, summarise=complete(max_tokens=20)
-        ),
+    Row(
+        "last words in no room",
+        lambda _: looking(2, max_history_messages=1, on_limit="answer"),
+        prompts=False,
+    ),
+    Row("last words in room", lambda _: looking(2, max_history_messages=4, on_limit="answer"), prompts=False),
+    Row(
+        "one round in no room", lambda _: looking(1, max_history_messages=1, on_limit="answer"), prompts=False
+    ),
+    # The first reply goes into a summary, so that nobody can refuse its thoughts in the second call.
+    Row("summaries", lambda _: summing(3, max_history_messages=1), Worst(cuts=1), prompts=False),
+    Row("one summary", lambda _: summing(2, max_history_messages=1), Worst(cuts=1), prompts=False),
+    Row(
+        "summaries in text",
+        lambda _: summing(3, max_history_messages=1),
+        Worst(1, after_garbage, calls=5),
+        prompts=False,
+        has_tools=False,
+    ),
+    # The first reply fits with what it was told, and stays with its results.
+    Row("summaries in room", lambda _: summing(3, max_history_messages=6), Worst(looks=2), prompts=False),
+    Row(
+        "last words and a summary",
+        lambda _: summing(2, max_history_messages=5, on_limit="answer"),
+        prompts=False,
+    ),
+    Row(
+        "last words or a summary",
+        lambda _: summing(1, max_history_messages=9, on_limit="answer"),
+        Worst(looks=9),
+        prompts=False,
+    ),
+    Row(
+        "last words in no room for a summary",
+        lambda _: summing(1, max_history_messages=3, on_limit="answer"),
+        prompts=False,
+    ),
+    # Of what was said before, a half is summarised before the first call, and a half before the second.
+    Row("summaries of talk", lambda _: summing(3, max_history_messages=3, transcript=SAID), prompts=False),
+    Row(
+        "a summary of all talk",
+        lambda _: summing(3, max_history_messages=2, transcript=SAID),
         Worst(cuts=1),
         prompts=False,
-        less=(1, 0),
     ),
+    Row("talk that fits", lambda _: summing(2, max_history_messages=4, transcript=SAID), prompts=False),
+    Row("talk without thoughts", lambda _: looking(2, transcript=PLAIN_TALK), prompts=False),
     Row(
         "structured",
         lambda _: structured(int, output_retries=2, max_tokens=30),
@@ -426,6 +538,44 @@ async def test_the_most_tokens_and_money_are_taken(row: Row) -> None:
         assert bounds.unknown
 
 
+class Equal(Server):
+    """A server that is equal to every other one: what one of them refuses, a run knows of all."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Equal) and self.worst is other.worst
+
+    def __hash__(self) -> int:
+        return hash(id(self.worst))
+
+
+class Unhashable(Server):
+    """A server of which nothing can be kept beyond a run."""
+
+    __hash__ = None  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
+
+
+@pytest.mark.parametrize("kind", [Server, Equal, Unhashable])
+async def test_equal_providers_learn_together(kind: type[Server]) -> None:
+    worst = Worst()
+    both = kind(worst, DEAR), kind(worst, DEAR)
+    stage = one.using(both[0]) >> one.using(both[1])
+    bounds = stage.bounds("x", provider=both[0], retry=RETRIES)
+    calls = 2 * (3 + 1)  # each with its attempts, and the name of the output limit
+    if kind is not Equal:
+        worst.forgets = True
+    cost = (await stage.run(both[0], "x", retry=RETRIES)).unwrap().cost
+    assert cost.llm_calls == bounds.most.llm_calls == calls + (2 if kind is Equal else 4)
+
+
+async def test_a_cache_learns_with_whom_it_asks(tmp_path: Path) -> None:
+    server = Server(Worst(), DEAR)
+    async with Journal(tmp_path / "answers.db") as journal:
+        stage = one >> one.using(Cached(server, journal))
+        bounds = stage.bounds("x", provider=server, retry=RETRIES)
+        cost = (await stage.run(server, "x", retry=RETRIES)).unwrap().cost
+    assert cost.llm_calls == bounds.most.llm_calls == 2 * (3 + 1) + 2
+
+
 async def test_the_most_is_met_by_a_pool_whose_members_change_their_minds() -> None:
     members = [Server(Worst(), DEAR) for _ in range(2)]
     lessons = [TEMPERATURE, STREAM, "limit"]
@@ -458,43 +608,87 @@ async def test_a_budget_is_met(field: str) -> None:
         assert getattr(cost, field) == getattr(bounds.most, field) == getattr(most, field)
 
 
-LEAST: list[tuple[str, Stage[Any, Any], object, int]] = [
-    ("complete", complete(), "x", 1),
-    ("consensus", consensus(5), "x", 5),
-    ("certain", consensus(5, stop=certain()), "x", 3),
-    ("beta", consensus(40, stop=beta(), max_concurrency=40), "x", 4),
-    ("window", consensus(40, stop=unanimous_window(3), max_concurrency=40), "x", 3),
-    ("quorum", consensus(9, quorum=2), "x", 2),
-    ("typed vote", consensus(3, output_type=int), "x", 3),
-    ("in one request", consensus(4, one_request=True), "x", 1),
-    ("select", select(4), "x", 4),
-    ("select in one request", select(4, one_request=True), "x", 1),
-    ("judged", refine(), "x", 2),
-    ("refine", refine(lambda text: 1.0), "x", 1),
-    ("typed refine", refine(lambda value: 1.0, output_type=int), "x", 1),
-    ("own draft", refine(lambda text: 1.0, draft=consensus(2)), "x", 2),
-    ("react", react([look]), "x", 1),
-    ("typed react", react([look], output_type=int), "x", 1),
-    ("last words", react([look], on_limit="answer"), "x", 1),
-    ("structured", structured(int), "x", 1),
-    ("prompt", prompt("Say {}"), "x", 0),
-    ("identity", identity(str), "x", 0),
-    ("step", step(silent), "x", 0),
-    ("chain", complete() >> consensus(2), "x", 3),
-    ("both", complete() & consensus(2), "x", 3),
-    ("either", complete() | consensus(2), "x", 1),
-    ("map", complete().map(len), "x", 1),
-    ("named", complete().named("one"), "x", 1),
-    ("with input", complete().with_input(), "x", 1),
-    ("checked", complete().checked(lambda text: None), "x", 1),
-    ("within", consensus(5).within(TokenUsage(llm_calls=9)), "x", 5),
-    ("using", consensus(2).using(Model(lambda asked: wanted(asked))), "x", 2),
-    ("each", complete().each(on_error="fail"), ["x", "y"], 2),
+class Least(msgspec.Struct):
+    """A stage, and the least that a run of it takes.
+
+    Args:
+        name: What it is called.
+        stage: The stage.
+        calls: Calls at the least.
+        says: Which of its calls have to be answered by a text, in a run of all the calls that it may make.
+        value: What comes in.
+    """
+
+    name: str
+    stage: Stage[Any, Any]
+    calls: int
+    says: tuple[int, ...] = ()
+    value: Any = "x"
+
+
+LEAST: list[Least] = [
+    Least("complete", complete(), 1),
+    Least("consensus", consensus(5), 5, (1,)),
+    Least("unanimous", consensus(3, strategy="unanimous"), 3, (3,)),
+    Least("certain", consensus(5, stop=certain()), 3, (1,)),
+    Least("beta", consensus(40, stop=beta(), max_concurrency=40), 4, (1,)),
+    Least("window", consensus(40, stop=unanimous_window(3), max_concurrency=40), 3, (1,)),
+    Least("quorum", consensus(9, quorum=2), 2, (1,)),
+    Least("typed vote", consensus(3, output_type=int), 3, (1,)),
+    Least("in one request", consensus(4, one_request=True), 1, (1,)),
+    Least(
+        "certain in requests of three",
+        consensus(9, stop=certain(), one_request=True, max_concurrency=3),
+        2,
+        (1,),
+    ),
+    Least("select", select(4), 4, (1,)),
+    Least("select in one request", select(4, one_request=True), 1, (1,)),
+    Least("judged", refine(), 2, (2,)),
+    Least("refine", refine(lambda text: 1.0), 1),
+    Least("typed refine", refine(lambda value: 1.0, output_type=int), 1, (1,)),
+    Least("own draft", refine(lambda text: 1.0, draft=consensus(2)), 2, (1,)),
+    Least("judged, and then a call", refine() >> complete(), 3, (1, 2)),
+    Least("react", react([look]), 1),
+    Least("typed react", react([look], output_type=int), 1, (1,)),
+    Least("last words", react([look], on_limit="answer"), 1),
+    Least("a summary of all talk", summing(3, max_history_messages=2, transcript=SAID), 2),
+    Least("structured", structured(int), 1, (1,)),
+    Least("prompt", prompt("Say {}"), 0),
+    Least("identity", identity(str), 0),
+    Least("step", step(silent), 0),
+    Least("chain", complete() >> consensus(2), 3, (1, 2)),
+    Least("chain with words of its own", complete() >> prompt("Not {}") >> complete(), 2),
+    Least("both", complete() & consensus(2), 3, (3,)),
+    Least("either", complete() | consensus(2), 1),
+    Least("map", complete().map(len), 1),
+    Least("map, and then a call", complete().map(len).map(str) >> complete(), 2),
+    Least("named", complete().named("one"), 1),
+    Least("with input", complete().with_input(), 1),
+    Least("checked", complete().checked(lambda text: None), 1),
+    Least("within", consensus(5).within(TokenUsage(llm_calls=9)), 5, (1,)),
+    Least("using", complete().using(Model(lambda asked: terse(asked, says_something=False))), 1),
+    Least("each", complete().each(on_error="fail"), 2, value=["x", "y"]),
+    Least("each of a vote", consensus(1).each(on_error="fail"), 2, (1, 2), value=["x", "y"]),
 ]
 
 
+def terse(asked: Asked, *, says_something: bool) -> LLMResponse:
+    """Answer as well as one can, or with nothing, and take nothing for it: that is not believed of a text."""
+    text = "1" if asked.options.get("response_format") or asked.tools else "Score: 10"
+    text = text if says_something else ""
+    choices = [{"message": {"content": each}, "finish_reason": "stop"} for each in (text, "")]
+    choices += choices[1:] * (asked.options.get("n", 1) - 2)
+    usage = {"prompt_tokens": 0, "completion_tokens": int(says_something), "cost": 0}
+    return LLMResponse(text, usage=usage, raw={"choices": choices})
+
+
+def saying(calls: Sequence[int]) -> Callable[[Asked], LLMResponse]:
+    return lambda asked: terse(asked, says_something=asked.number in calls)
+
+
 def wanted(asked: Asked) -> LLMResponse:
-    """Answer as well as one can, for as little as a server can say: nothing, but for a token of each answer."""
+    """Answer as well as one can, all answers alike."""
     text = "1" if asked.options.get("response_format") or asked.tools else "Score: 10"
     answers = asked.options.get("n", 1)
     choices = [{"message": {"content": text}, "finish_reason": "stop"}] * answers
@@ -502,16 +696,50 @@ def wanted(asked: Asked) -> LLMResponse:
     return LLMResponse(text, usage=usage, raw={"choices": choices})
 
 
-@pytest.mark.parametrize(
-    ("stage", "value", "least"), [row[1:] for row in LEAST], ids=[name for name, *_ in LEAST]
-)
-async def test_the_least_is_met_by_every_stage(stage: Stage[Any, Any], value: object, least: int) -> None:
-    assert stage.bounds(value).least == Amount(least, 0, 0, Decimal(0))
-    limit = TokenUsage(llm_calls=least) if least else None  # a quorum does with what it has
-    cost = (await stage.run(Model(wanted), value, max_cost=limit)).unwrap().cost
-    assert (cost.llm_calls, cost.input_tokens, cost.usd or 0) == (least, 0, 0)
-    answers = getattr(getattr(stage, "sampling", None), "n", least) if least == 1 else least
-    assert cost.output_tokens == answers  # a token each: that nothing was said to say it, nobody is believed
+@pytest.mark.parametrize("row", LEAST, ids=[row.name for row in LEAST])
+async def test_the_least_is_met_by_every_stage(row: Least) -> None:
+    bounds = row.stage.bounds(row.value)
+    assert bounds.least == Amount(row.calls, 0, len(row.says), Decimal(0))
+    limit = TokenUsage(llm_calls=row.calls) if row.calls else None  # a quorum does with what it has
+    cost = (await row.stage.run(Model(wanted), row.value, max_cost=limit)).unwrap().cost
+    assert (cost.llm_calls, cost.input_tokens, cost.usd or 0) == (row.calls, 0, 0)
+    model = Model(saying(row.says))
+    cost = (await row.stage.run(model, row.value)).unwrap().cost
+    assert cost.output_tokens == bounds.least.output_tokens
+
+
+@pytest.mark.parametrize("row", LEAST, ids=[row.name for row in LEAST])
+async def test_no_run_that_answers_says_less(row: Least) -> None:
+    for silent in range(len(row.says)):
+        model = Model(saying(row.says[:silent] + row.says[silent + 1 :]))
+        assert isinstance(await row.stage.run(model, row.value, retry=NEVER), Failure)
+
+
+async def test_a_text_that_is_said_to_take_nothing_is_not_believed() -> None:
+    bounds = consensus(1).bounds("x")
+    model = Model(
+        lambda asked: msgspec.structs.replace(
+            terse(asked, says_something=True), usage={"completion_tokens": 0}
+        )
+    )
+    cost = (await consensus(1, max_tokens=9).run(model, "x")).unwrap().cost
+    assert (bounds.least.output_tokens, cost.output_tokens) == (1, 9)
+
+
+async def test_a_quorum_may_come_in_one_request_of_several() -> None:
+    def answer(asked: Asked) -> LLMResponse:
+        usage = {"prompt_tokens": given_of(asked), "completion_tokens": 3}
+        return msgspec.structs.replace(wanted(asked), usage=usage)
+
+    models = [Model(answer) for _ in range(3)]
+    for model in models:
+        model.count_tokens = bound_input  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
+    stage = consensus(9, quorum=3, providers=models, one_request=True)
+    limit = TokenUsage(input_tokens=bound_input([{"role": "user", "content": "x"}]))  # for one under way
+    cost = (await stage.run(models[0], "x", max_cost=limit)).unwrap().cost
+    assert cost.llm_calls == stage.bounds("x", provider=models[0], max_cost=limit).least.llm_calls == 1
+    more = consensus(9, quorum=4, providers=models, one_request=True)
+    assert more.bounds("x", provider=models[0], max_cost=limit).least.llm_calls == 2
 
 
 async def test_many_inputs_may_all_fail_at_no_call() -> None:
@@ -534,4 +762,4 @@ async def test_what_is_kept_takes_nothing(tmp_path: Path) -> None:
 def test_no_stage_is_left_out() -> None:
     rows = [row.make([Server(Worst(), DEAR)] * row.others) for row in MOST]
     assert set[type[Any]]().union(*map(stages_within, rows)) == ALL_STAGES - {Step}  # which meets a budget
-    assert set[type[Any]]().union(*[stages_within(stage) for _, stage, *_ in LEAST]) == ALL_STAGES
+    assert set[type[Any]]().union(*[stages_within(row.stage) for row in LEAST]) == ALL_STAGES

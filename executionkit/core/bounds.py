@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from functools import lru_cache
+from itertools import pairwise
 from typing import Final
 
 import msgspec
@@ -24,9 +25,11 @@ __all__ = [
     "Reach",
     "at_once",
     "budget_text",
+    "chained",
     "either",
     "in_turn",
     "of_calls",
+    "one_of",
     "paired",
     "so_many_at_once",
     "unbounded",
@@ -53,8 +56,8 @@ class Bounds(msgspec.Struct, frozen=True):
     """What a run takes at the least and at the most, before it is run.
 
     Args:
-        least: What a run takes at the least that answers. Of tokens and money that is nothing, for a server
-            may say that there were none.
+        least: What a run takes at the least that answers. Of input and money that is nothing, for a server
+            may say that there were none; of output it is one for each answer that has to say something.
         most: What any run takes at the most, where servers honour `max_tokens`.
         depth: The most calls that are made one after the other, each waiting for the one before.
         unknown: What nothing bounds, and why, in words.
@@ -103,6 +106,11 @@ class Given(msgspec.Struct, frozen=True):
     why_value: str = "the length of the input: give bounds() the value"
     why_price: str = "the price: give bounds() a provider that has one"
 
+    @property
+    def changes_of_mind(self) -> int:
+        """How often whoever is asked may change its mind about one thing in a call."""
+        return 1 if len(self.who) == 1 else self.attempts
+
 
 class Lessons(msgspec.Struct, frozen=True):
     """What a run may have to find out about one server, by being refused.
@@ -140,6 +148,9 @@ class Reach(msgspec.Struct, frozen=True):
 
     Args:
         least_calls: Calls of a run that answers.
+        least_output: Completion tokens of a run that answers.
+        least_said: Those of a run whose value is no empty text.
+        needs_text: Whether a run of an empty text fails.
         calls: Calls at the most, without those of `lessons`.
         input: Prompt tokens at the most.
         output: Completion tokens at the most.
@@ -153,6 +164,9 @@ class Reach(msgspec.Struct, frozen=True):
     """
 
     least_calls: float = 0
+    least_output: float = 0
+    least_said: float = 0
+    needs_text: bool = False
     calls: float = 0
     input: float = 0
     output: float = 0
@@ -174,6 +188,26 @@ class Reach(msgspec.Struct, frozen=True):
         """Calls one after the other at the most."""
         return self.depth + sum([each.depth for each in self.lessons.values()])
 
+    @property
+    def if_at_all(self) -> "Reach":
+        """This reach, of what a run that answers may do without."""
+        return replace(self, least_calls=0, least_output=0, least_said=0)
+
+    def answering(self, *, says_something: bool = True) -> "Reach":
+        """Return this reach, of a stage that answers a prompt; an empty one it refuses.
+
+        Args:
+            says_something: Whether the model has to say something, or an empty answer will do.
+        """
+        said = min(1, self.least_calls)  # a server that says it took nothing for that is not believed
+        least = self.least_output
+        return replace(
+            self,
+            least_output=least + said if says_something else least,
+            least_said=least + said,
+            needs_text=True,
+        )
+
     def within(self, limit: TokenUsage, given: Given) -> "Reach":
         """Return this reach within a budget.
 
@@ -182,14 +216,17 @@ class Reach(msgspec.Struct, frozen=True):
         usd = math.inf if limit.usd is None or not given.is_counted else int(limit.usd * 10**12)
         tokens = limit.input_tokens if given.is_counted else 0
         most_calls = limit.llm_calls or math.inf
+        most_output = limit.output_tokens or math.inf
         is_less = self.all_calls > most_calls
         return replace(
             self,
             least_calls=min(self.least_calls, most_calls),
+            least_output=min(self.least_output, most_output),
+            least_said=min(self.least_said, most_output),
             calls=most_calls if is_less else self.calls,
             lessons={} if is_less else self.lessons,
             input=min(self.input, tokens or math.inf),
-            output=min(self.output, limit.output_tokens or math.inf),
+            output=min(self.output, most_output),
             usd=min(self.usd, usd),
             depth=min(self.whole_depth, most_calls) if is_less else self.depth,
         )
@@ -199,7 +236,7 @@ class Reach(msgspec.Struct, frozen=True):
         nothing = Decimal(0)
         usd = Decimal("Infinity") if math.isinf(self.usd) else dollars(int(self.usd))
         return Bounds(
-            Amount(self.least_calls, 0, 0, nothing),
+            Amount(self.least_calls, 0, self.least_output, nothing),
             Amount(self.all_calls, self.input, self.output, usd),
             self.whole_depth,
             tuple(dict.fromkeys(self.unknown)),
@@ -287,7 +324,7 @@ def of_calls(
         why_prompt: Why nothing bounds the prompt.
     """
     is_optional = has_form or has_logprobs or answers > 1
-    changes = 1 if len(given.who) == 1 else given.attempts
+    changes = given.changes_of_mind
     attempts = given.attempts + (1 + has_thoughts) * changes + is_optional
     asked = {
         "n": answers > 1,
@@ -352,6 +389,18 @@ def in_turn(reaches: Sequence[Reach]) -> Reach:
     return _sum(reaches, depth=sum(reach.depth for reach in reaches), value=last)
 
 
+def chained(reaches: Sequence[Reach]) -> Reach:
+    """Return the reach of one after the other, each with the value of the one before."""
+    handed = [one.least_said if other.needs_text else one.least_output for one, other in pairwise(reaches)]
+    last = reaches[-1]
+    return replace(
+        in_turn(reaches),
+        least_output=sum(handed) + last.least_output,
+        least_said=sum(handed) + last.least_said,
+        needs_text=reaches[0].needs_text,
+    )
+
+
 def at_once(reaches: Sequence[Reach], given: Given) -> Reach:
     """Return the reach of several at once; within a budget they may have to wait for each other."""
     depths = [reach.depth for reach in reaches]
@@ -385,13 +434,34 @@ def either(reaches: Sequence[Reach]) -> Reach:
     return replace(
         whole,
         least_calls=min(reach.least_calls for reach in reaches),
+        least_output=min(reach.least_output for reach in reaches),
+        least_said=min(reach.least_said for reach in reaches),
+        needs_text=all(reach.needs_text for reach in reaches),
         is_text=all(reach.is_text for reach in reaches),
+    )
+
+
+def one_of(reaches: Sequence[Reach]) -> Reach:
+    """Return the reach of one of several, whichever it is."""
+    return Reach(
+        least_calls=min(reach.least_calls for reach in reaches),
+        calls=max(reach.calls for reach in reaches),
+        input=max(reach.input for reach in reaches),
+        output=max(reach.output for reach in reaches),
+        usd=max(reach.usd for reach in reaches),
+        depth=max(reach.depth for reach in reaches),
+        lessons=_together(reaches),
+        value=max(reach.value for reach in reaches),
+        unknown=tuple(why for reach in reaches for why in reach.unknown),
     )
 
 
 def _sum(reaches: Sequence[Reach], *, depth: float, value: Reach) -> Reach:
     return Reach(
         least_calls=sum(reach.least_calls for reach in reaches),
+        least_output=sum(reach.least_output for reach in reaches),
+        least_said=sum(reach.least_output for reach in reaches),
+        needs_text=any(reach.needs_text for reach in reaches),
         calls=sum(reach.calls for reach in reaches),
         input=sum(reach.input for reach in reaches),
         output=sum(reach.output for reach in reaches),

@@ -163,17 +163,22 @@ class Refine(Stage[A, T], Generic[A, T], frozen=True):
         again = [second, *[later] * (self.max_iterations - 1)][: self.max_iterations]
         judged = [
             self._reach_of_judging(given, first.value),
-            *[self._reach_of_judging(given, second.value, least=0)] * self.max_iterations,
+            *[self._reach_of_judging(given, second.value).if_at_all] * self.max_iterations,
         ]
         longest = max((first, *again[:1]), key=lambda reach: reach.value)
         whole = in_turn([*judged, first, *again])
         return msgspec.structs.replace(
-            whole, value=longest.value, is_text=longest.is_text, why_value=longest.why_value
+            whole,
+            least_said=whole.least_output - first.least_output + first.least_said,
+            needs_text=first.needs_text,
+            value=longest.value,
+            is_text=longest.is_text,
+            why_value=longest.why_value,
         )
 
     def _reach_of_draft(self, given: Given, prompt: float, why: str) -> Reach:
         if self.output_type is None:
-            return of_calls(given, prompt, self.max_tokens, why_prompt=why)
+            return of_calls(given, prompt, self.max_tokens, why_prompt=why).answering(says_something=False)
         kind: AnswerType[T] = answer_type(self.output_type)
         return typed_reach(kind, given, prompt, self.max_tokens, self.output_retries, why)
 
@@ -187,15 +192,15 @@ class Refine(Stage[A, T], Generic[A, T], frozen=True):
             asks = frame_of(improvement_prompt("", "", 1, "x", was_cut=True)) - len("x")
             said = self.max_tokens if self.evaluator is None else math.inf
             again = self._reach_of_draft(asked, asked.value + best + said + asks, why)
-        return msgspec.structs.replace(again, least_calls=0)
+        return again.if_at_all
 
-    def _reach_of_judging(self, given: Given, draft: float, *, least: int = 1) -> Reach:
+    def _reach_of_judging(self, given: Given, draft: float) -> Reach:
         if self.evaluator is not None:
             asks = f"what the evaluator of {self.name} asks the model"
             return unbounded(asks) if _wants_provider(self.evaluator) else Reach()
         shown = min(draft, _BYTES_A_CHARACTER * self.max_eval_chars)
         prompt = given.value + shown + frame_of(judge_prompt("", "", 1))
-        return of_calls(given, prompt, self.max_tokens, least=least)
+        return of_calls(given, prompt, self.max_tokens).answering()
 
     async def _next(self, task: A, state: Refinement[T], context: Context) -> _Drafted[T]:
         """Return the first draft, or one that is to be better than the best."""

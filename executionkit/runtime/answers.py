@@ -142,7 +142,7 @@ def typed_reach(
         why: Why nothing bounds the prompt.
     """
     prompt += text_size(asking("", kind)) + size_of(kind.form.schema)
-    once = of_calls(given, prompt, max_tokens, has_form=True, why_prompt=why)
+    once = of_calls(given, prompt, max_tokens, has_form=True, why_prompt=why).answering()
     reasons = f"the reasons that an answer of type {kind.name} is asked for again for"
     if output_retries:
         again = of_calls(

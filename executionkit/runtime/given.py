@@ -11,6 +11,7 @@ from executionkit.core.encoding import json_text
 from executionkit.core.money import Rates
 from executionkit.provider import supports_tools, user
 from executionkit.retry import DEFAULT_RETRY, RetryConfig
+from executionkit.runtime.calls.endpoints import memory_of
 from executionkit.runtime.frame import attribute
 from executionkit.runtime.ledger.terms import terms_of
 
@@ -78,13 +79,21 @@ def asking(given: Given, provider: object) -> Given:
     return replace(
         given,
         attempts=given.run_attempts or 1 + max([each.max_retries for each in retries]),
-        who=tuple(map(id, members)),
+        who=tuple(map(_server_of, members)),
         rates=() if unpriced is not None else tuple(rates),
         is_counted=all(each.counted_by != "estimate" for each in terms),
         is_cached=attribute(provider, "caches_calls") is True,
         has_tools=supports_tools(provider),
         why_price=f"the price: {unpriced}",
     )
+
+
+def _server_of(provider: object) -> int:
+    """Return what is the same for providers that share what is known of a server, as equal ones do."""
+    if attribute(provider, "caches_calls") is True:
+        provider = attribute(provider, "provider")
+    memory = memory_of(provider)
+    return id(memory if memory_of(provider) is memory else provider)
 
 
 def _members(provider: object) -> tuple[Any, ...]:

@@ -35,6 +35,7 @@ __all__ = [
     "forecast",
     "standing_of",
     "unanimous_window",
+    "widest",
 ]
 
 
@@ -261,6 +262,40 @@ def standing_of(tally: Tally[K], n: int) -> Standing:
     top, second = tally.top, tally.second
     rest = tally.samples - tally.abstentions - top - second
     return Standing(n, tally.samples, top, second, rest, tally.leads_ties, tally.streak)
+
+
+def widest(rule: StoppingRule, n: int) -> int:
+    """Return the most samples that a rule can need at the least before it may stop, in a vote of n.
+
+    Of `forecast` it is what `certain` needs, which is never less; of a rule of somebody else's it is n.
+
+    >>> widest(certain(), 9), widest(beta(0.8), 9), widest(unanimous_window(3), 9)
+    (5, 3, 3)
+    """
+    match rule:
+        case Certain() | UnanimousWindow():
+            return max(1, rule.more(Standing(n, 0)))  # it is never farther away than at the beginning
+        case Beta():
+            return _beta_widest(n, rule.confidence)
+        case Forecast():
+            return max(1, certain().more(Standing(n, 0)))
+        case _:
+            return n
+
+
+@lru_cache(maxsize=256)
+def _beta_widest(n: int, confidence: float) -> int:
+    # It is farthest away at a tie. The more votes are tied, the more it takes to be confident, and the fewer
+    # to be certain: the most is where the two meet.
+    low, high = 0, n // 2
+    while low < high:
+        tied = (low + high) // 2
+        if _beta_needs(tied, confidence) - tied < n // 2 - tied + 1:
+            low = tied + 1
+        else:
+            high = tied
+    ties = {max(0, low - 1), low}
+    return max(1, *[_beta_more(tied, tied, n - 2 * tied, False, confidence) for tied in ties])
 
 
 @lru_cache(maxsize=_REMEMBERED)

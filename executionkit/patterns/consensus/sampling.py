@@ -3,11 +3,12 @@
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
+from math import ceil
 
 import msgspec
 from returns.result import Failure, Success
 
-from executionkit.core.bounds import Given, Reach, at_once, in_turn, of_calls
+from executionkit.core.bounds import Given, Reach, at_once, in_turn, of_calls, one_of
 from executionkit.core.checks import check_completion, check_count, check_flag
 from executionkit.core.dialect import JsonForm, Request
 from executionkit.core.usage import TokenUsage
@@ -70,7 +71,7 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=Tru
         prompt: float,
         *,
         least: int,
-        in_rounds: bool = False,
+        a_round: int | None = None,
         has_form: bool = False,
         has_logprobs: bool = False,
     ) -> Reach:
@@ -80,7 +81,7 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=Tru
             given: What it depends on.
             prompt: Tokens of the prompt at the most.
             least: Samples of a vote that answers.
-            in_rounds: Whether a rule may stop the vote, so that it draws no more at once than it has to.
+            a_round: Samples drawn at once at the most, where a rule may stop the vote; None for all of them.
             has_form: Whether they are asked for in a form.
             has_logprobs: Whether log-probabilities are asked for.
         """
@@ -93,8 +94,8 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=Tru
             has_logprobs=has_logprobs,
         )
         # A worker may draw all samples but those that the others are at, and one may go ahead of all.
-        chain = self.n if in_rounds else min(self.n, max(2, self.n - self.max_concurrency + 2))
-        shares = Counter(dict.fromkeys(sources, 0))
+        chain = self.n if a_round is not None else min(self.n, max(2, self.n - self.max_concurrency + 2))
+        shares, places = Counter(dict.fromkeys(sources, 0)), Counter(sources)
         for at, source in enumerate(sources):
             shares[source] += len(range(at, self.n, len(sources)))
         drawn = at_once(
@@ -103,7 +104,12 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=Tru
                     source,
                     most=share,
                     depth=share if given.is_limited else chain,
-                    width=min(share, self.max_concurrency),
+                    width=min(
+                        share,
+                        self.max_concurrency
+                        if a_round is None
+                        else places[source] * ceil(a_round / len(sources)),
+                    ),
                 )
                 for source, share in shares.items()
                 if share
@@ -112,19 +118,29 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=Tru
         )
         if self.one_request:
             # What a request for several does not bring is drawn singly, and so are all samples after it.
-            count = min(self.n, self.max_concurrency) if in_rounds else self.n
-            asked = [len(range(0 if in_rounds else at, count, len(sources))) for at in range(len(sources))]
+            size = self.n if a_round is None else a_round
             together = [
-                ask(source, most=1, answers=answers)
-                for source, answers in zip(sources, asked, strict=True)
-                if answers > 1
+                [
+                    ask(source, most=1, answers=answers)
+                    for at, source in enumerate(sources)
+                    if (answers := len(range((at - first) % len(sources), size, len(sources)))) > 1
+                ]
+                for first in range(1 if a_round is None else len(sources))
             ]
-            drawn = in_turn([at_once(together, given), drawn]) if together else drawn
-            least = min(least, max(1, len(self.providers)))
+            in_one = [at_once(asked, given) for asked in together if asked]
+            drawn = in_turn([one_of(in_one), drawn]) if in_one else drawn
+            least = self._least_requests(least, size, len(sources))
         is_cached = any(source.is_cached for source in sources)
         return msgspec.structs.replace(
             drawn, least_calls=0 if is_cached else least, value=self.max_tokens, is_text=True
         )
+
+    def _least_requests(self, least: int, size: int, sources: int) -> int:
+        """Return the fewest requests that bring so many samples, of rounds of that size at the most."""
+        if self.quorum is not None:  # a budget may keep all others from being sent
+            return ceil(least / ceil(size / sources))
+        rounds, rest = divmod(least, size)
+        return rounds * min(sources, size) + min(sources, rest)
 
 
 class Sampler:

@@ -143,7 +143,7 @@ class Select(Stage[str, str], frozen=True, kw_only=True):
         )
         asks = frame_of(selection_prompt("", [""] * most.n))
         judge = of_calls(given, given.value + most.n * most.max_tokens + asks, most.max_tokens, least=0)
-        return in_turn([judge, samples])
+        return in_turn([judge, samples]).answering()
 
     async def _judged(self, prompt: str, context: Context) -> LLMResponse | None:
         """Ask which text to take; None where the budget ends before that and a quorum is in hand."""

@@ -21,6 +21,7 @@ from executionkit.core.voting.stopping import (
     Standing,
     StoppingRule,
     UnanimousWindow,
+    widest,
 )
 from executionkit.core.voting.tally import VotingStrategy, fold
 from executionkit.errors import ConsensusFailedError, EvaluationError, wrapping
@@ -146,10 +147,10 @@ class Consensus(Stage[str, T], Generic[T], frozen=True, kw_only=True):
             given,
             prompt,
             least=self._least(),
-            in_rounds=self.stop is not None,
+            a_round=self._most_at_once(),
             has_form=kind is not None,
             has_logprobs=isinstance(self.weigh, ByProbability),
-        )
+        ).answering()
         if kind is None:
             return reach
         return msgspec.structs.replace(reach, value=math.inf, why_value=f"the value of {self.name} as text")
@@ -164,6 +165,13 @@ class Consensus(Stage[str, T], Generic[T], frozen=True, kw_only=True):
         full = self.sampling.n
         alike = [Standing(full, drawn, drawn, streak=drawn) for drawn in range(1, full)]
         return min(n, next((at.samples for at in alike if not self.stop.more(at)), full))
+
+    def _most_at_once(self) -> int | None:
+        """Return how many samples a round draws at the most; None where all are drawn in one."""
+        if self.stop is None:
+            return None
+        wanted = 2 if self.strategy is VotingStrategy.UNANIMOUS else widest(self.stop, self.sampling.n)
+        return min(self.sampling.n, self.sampling.max_concurrency, max(wanted, self.sampling.quorum or 0))
 
     def _wanted(self, poll: Poll[T], sampler: Sampler) -> int:
         """Return how many samples to draw next: as many as the rule needs at the least before it may stop."""

@@ -1,6 +1,7 @@
 """The ReAct loop: the model calls tools and sees what comes of it, until it answers."""
 
 import math
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from itertools import chain
@@ -13,6 +14,7 @@ from typing_extensions import TypeForm, Unpack, override
 from executionkit.approval import Approval
 from executionkit.core.bounds import Given, Reach, in_turn, of_calls, unbounded
 from executionkit.core.checks import check_completion, check_count
+from executionkit.core.dialect import REASONING_FIELDS
 from executionkit.core.encoding import json_text
 from executionkit.core.facade import makes_stage
 from executionkit.core.history import trim_rounds
@@ -127,42 +129,99 @@ class React(Stage[str, T], Generic[T], frozen=True):
 
     @override
     def reach(self, given: Given) -> Reach:
-        _, earlier = parted(self.transcript)
+        opened, why = self._opening(given), f"what the tools of {self.name} return"
         calls = self.max_rounds
-        if self.on_limit == "answer":  # where a budget has no room for all rounds, again without the oldest
-            calls += self.max_rounds + len(earlier) if given.is_limited else 1
-        why = f"what the tools of {self.name} return"
+        if self.on_limit == "answer":
+            # Where a budget has no room for all of it, again without the oldest. A reply that is neither a
+            # call nor an answer, and what it was told, are dropped one by one.
+            calls += 2 * self.max_rounds + opened.rounds if given.is_limited else 1
+        has_calls = given.has_tools is not False  # in text they are calls no more
+        # Last words come after two messages at the least: where there is less room, no reply is with them.
+        is_last_blind = self.on_limit == "answer" and not given.is_limited and opened.room < 3
+        seeing = calls - 1 - is_last_blind
         reaches = [
             unbounded(f"what the tool {tool.name} asks the model") for tool in self.tools if tool.may_ask
         ]
         if self.summarise is not None and self.max_history_messages is not None:
-            dropped = msgspec.structs.replace(given, value=math.inf, why_value=why)
-            summary = msgspec.structs.replace(self.summarise.reach(dropped), least_calls=0)
-            before_the_first = bool(earlier)  # else there is nothing to drop there
-            reaches += [summary] * (calls - 1 + before_the_first)
+            summary = self.summarise.reach(msgspec.structs.replace(given, value=math.inf, why_value=why))
+            later = summary.if_at_all
+            reaches += [summary if opened.is_trimmed else later] * opened.may_be_trimmed
+            reaches += [later] * max(0, calls - 2)
+            # The second call comes after one reply, which stays with its results; apart from what it was told
+            # it has to go where there is no room for two. Then nobody can refuse its thoughts, nor its ids
+            # where no other call has any.
+            may_be_last_words = self.on_limit == "answer" and (given.is_limited or self.max_rounds == 1)
+            if calls > 1 and (opened.kept or opened.room < 2 or may_be_last_words):
+                reaches.append(later)
+                refusals = given.changes_of_mind + (has_calls and calls == 2)
+                seeing -= bool(seeing and not opened.kept and summary.calls >= refusals)
         ask = partial(
             of_calls,
             given,
             math.inf,
             self.max_tokens,
             has_form=given.has_tools is not True,
-            has_systems=self._may_have_several_systems(is_told_in_text=given.has_tools is not True),
+            has_systems=opened.has_several_systems,
             why_prompt=why,
         )
-        has_calls = given.has_tools is not False  # in text they are calls no more
-        first = ask(has_thoughts=bool(earlier), has_calls=has_calls and bool(earlier))
-        later = ask(least=0, most=calls - 1, has_thoughts=True, has_calls=has_calls)
-        whole = in_turn([*reaches, first, later])
+        has_kept_calls = has_calls and any(message.get("tool_calls") for message in opened.kept)
+        has_kept_thoughts = any(name in message for message in opened.kept for name in REASONING_FIELDS)
+        whole = in_turn(
+            [
+                *reaches,
+                ask(has_thoughts=has_kept_thoughts or has_kept_calls, has_calls=has_kept_calls),
+                ask(least=0, most=seeing, has_thoughts=True, has_calls=has_calls),
+                ask(least=0, most=calls - 1 - seeing),
+            ]
+        ).answering(says_something=self.output_type is not None)
         if self.output_type is None:
             return whole
         return msgspec.structs.replace(whole, value=math.inf, why_value=f"the value of {self.name} as text")
 
-    def _may_have_several_systems(self, *, is_told_in_text: bool) -> bool:
-        """Tell whether a request may have a system message that is not its first message."""
-        roles = [message.get("role") for message in self.transcript]
-        if is_told_in_text and self.system is not None:
-            return True
-        return "system" in (roles if is_told_in_text or self.system is not None else roles[1:])
+    def _opening(self, given: Given) -> "_Opening":
+        """Return what is known of the first call's messages; what is said as `system` may be nothing."""
+        system, earlier = parted(self.transcript)
+        most_said = len(system) if self.system is None else 1
+        said = 0 if callable(self.system) else most_said
+        room, least_room = [
+            sys.maxsize
+            if self.max_history_messages is None
+            else self.max_history_messages - head - 1 - (self.summarise is not None)
+            for head in (said + (given.has_tools is False), most_said + (given.has_tools is not True))
+        ]
+        dropped = trim_rounds(earlier, room, 0)
+        kept = list(chain(*earlier[dropped:]))
+        told = ["system"] * (given.has_tools is not True)
+        opens = [message["role"] for message in system] if self.system is None else ["system"]
+        roles = [*told, *opens, *[message["role"] for message in kept]]
+        return _Opening(
+            len(earlier),
+            room,
+            kept,
+            dropped > 0,
+            trim_rounds(earlier, least_room, 0) > 0,
+            "system" in roles[1:],
+        )
+
+
+class _Opening(msgspec.Struct, frozen=True):
+    """What is known of the messages of a loop before it is run.
+
+    Args:
+        rounds: Rounds of the transcript that it goes on from.
+        room: Messages at the most beside those that always stay.
+        kept: The messages of the transcript that the first call may have.
+        is_trimmed: Whether some of the transcript is dropped before the first call.
+        may_be_trimmed: Whether some of it may be.
+        has_several_systems: Whether a request may have a system message that is not its first message.
+    """
+
+    rounds: int
+    room: int
+    kept: list[Message]
+    is_trimmed: bool
+    may_be_trimmed: bool
+    has_several_systems: bool
 
 
 class _Loop(Generic[T]):

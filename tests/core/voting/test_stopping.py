@@ -25,6 +25,7 @@ from executionkit.core.voting.stopping import (
     forecast,
     standing_of,
     unanimous_window,
+    widest,
 )
 from executionkit.core.voting.tally import tally_of
 from executionkit.core.voting.urn import win_odds, win_probability
@@ -88,6 +89,50 @@ def test_more_is_the_length_of_the_shortest_way_to_a_stop(rule: StoppingRule, n:
         else:
             shortest[votes] = 1 + min(shortest[(*votes, vote)] for vote in continuations(votes))
         assert more(rule, votes, n) == shortest[votes], votes
+
+
+def rounds_of(rule: StoppingRule, n: int, most: int) -> Iterator[int]:
+    """How many samples are drawn at once, in each round of each vote of n."""
+    pending: list[Votes] = [()]
+    while pending:
+        votes = pending.pop()
+        wanted = min(max(more(rule, votes, n), not any(votes)), n - len(votes), most)
+        yield wanted
+        drawn = [votes]
+        for _ in range(wanted):
+            drawn = [(*each, vote) for each in drawn for vote in continuations(each)]
+        pending += drawn if wanted else []
+
+
+@pytest.mark.parametrize("rule", RULES, ids=repr)
+@pytest.mark.parametrize("n", range(1, 8))
+def test_no_round_is_wider_than_the_widest(rule: StoppingRule, n: int) -> None:
+    for most in {2, 3, n}:
+        seen, bound = max(rounds_of(rule, n, most)), min(n, most, widest(rule, n))
+        assert seen <= bound
+        if isinstance(rule, Certain | UnanimousWindow) or rule == beta():
+            assert seen == bound
+
+
+@pytest.mark.parametrize("confidence", [0.55, 0.7, 0.95, 0.99])
+def test_the_widest_round_of_beta_is_at_a_tie(confidence: float) -> None:
+    for n in range(1, 60):
+        ties = [Standing(n, 2 * tied, tied, tied, leads_ties=False) for tied in range(1, n // 2 + 1)]
+        assert widest(beta(confidence), n) == max(
+            beta(confidence).more(each) for each in [Standing(n, 0), *ties]
+        )
+    assert widest(beta(confidence), 100_000) < 10_000
+
+
+def test_of_a_rule_of_somebody_else_s_nothing_is_known() -> None:
+    class Never:
+        def more(self, standing: Standing) -> int:
+            return 1
+
+        def bound(self, standing: Standing) -> float:
+            return 0.0
+
+    assert widest(Never(), 9) == 9
 
 
 def counted(counts: tuple[int, int, int], left: int, leads_ties: bool = True, streak: int = 0) -> Standing:
