@@ -255,7 +255,11 @@ def _kind_of(output_type: object) -> AnswerType[Any]:
 
 
 def _written(value: object) -> str:
-    return msgspec.json.encode(value, order="deterministic", enc_hook=plain_model).decode()
+    try:
+        return msgspec.json.encode(value, order="deterministic", enc_hook=plain_model).decode()
+    except TypeError:  # a mapping in it has keys that are not text
+        plain: object = msgspec.to_builtins(value, order="deterministic", str_keys=True, enc_hook=plain_model)
+        return msgspec.json.encode(plain).decode()
 
 
 def _text_of(written: Hashable) -> str:
@@ -265,7 +269,7 @@ def _text_of(written: Hashable) -> str:
 
 
 def _plain_fields(value: object) -> dict[str, Any]:
-    return cast("dict[str, Any]", msgspec.to_builtins(value, enc_hook=plain_model))
+    return cast("dict[str, Any]", msgspec.to_builtins(value, str_keys=True, enc_hook=plain_model))
 
 
 def _fields_of(output_type: object) -> tuple[str, ...]:

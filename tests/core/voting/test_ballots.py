@@ -1,11 +1,12 @@
 """Ballots and polls: how texts become values, votes and an assembled answer."""
 
+import datetime as dt
 import itertools
 import math
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from enum import Enum
-from typing import NamedTuple, TypedDict, TypeVar
+from typing import Any, NamedTuple, TypedDict, TypeVar
 
 import msgspec
 import pytest
@@ -45,6 +46,10 @@ class ATuple(NamedTuple):
     x: int
 
 
+class WithMapping(msgspec.Struct):
+    by_number: dict[int, int]
+
+
 @pytest.mark.parametrize(
     ("output_type", "text", "value"),
     [
@@ -80,6 +85,22 @@ def test_equal_values_vote_alike_however_they_are_written() -> None:
     ballot = ValueBallot(AStruct)
     one, other = ballot.cast('{"firstName": "Ann"}'), ballot.cast('{"age": 0, "firstName": "Ann"}')
     assert one == other
+
+
+@pytest.mark.parametrize(
+    ("ballot", "one", "other"),
+    [
+        (ValueBallot(dict[int, str]), '{"1": "a", "2": "b"}', '{"2": "b", "1": "a"}'),
+        (ValueBallot(dict[Colour, int]), '{"red": 1}', '{ "red": 1.0 }'),
+        (ValueBallot(list[dict[dt.date, set[int]]]), '[{"2026-01-01": [2, 1]}]', '[{"2026-01-01": [1, 2]}]'),
+        (ValueBallot(WithMapping), '{"by_number": {"1": 1, "2": 2}}', '{"by_number": {"2": 2, "1": 1}}'),
+        (FieldBallot(WithMapping), '{"by_number": {"1": 1, "2": 2}}', '{"by_number": {"2": 2, "1": 1}}'),
+    ],
+)
+def test_mappings_vote_whatever_their_keys_are(ballot: Ballot[Any], one: str, other: str) -> None:
+    poll = polled(ballot, [one, other])
+    assert [verdict.votes for verdict in poll.verdicts()] == [2]
+    assert poll.answer(poll.verdicts()) == ballot.read(one)
 
 
 def test_a_key_that_is_not_hashable_abstains() -> None:
