@@ -14,7 +14,7 @@ from executionkit.core.checks import check_function
 from executionkit.core.usage import NO_USAGE, TokenUsage, checked_budget
 from executionkit.core.window import Adaptive
 from executionkit.datasets.engines import Engine, Local
-from executionkit.datasets.files import FilePath, format_of, write_records
+from executionkit.datasets.files import FilePath, check_target, write_records
 from executionkit.datasets.shards import Job, Report
 from executionkit.datasets.state import State, opened
 from executionkit.errors import BudgetExhaustedError
@@ -85,11 +85,12 @@ def map_dataset(
     Raises:
         TypeError: An argument is of the wrong type.
         ValueError: An argument is out of range, or the state is that of another kind of file.
+        ModuleNotFoundError: The target is Parquet, and `pyarrow` is not installed.
         RuntimeError: An event loop runs in this thread, or another process uses the state.
         OSError: The state or the target cannot be written.
     """
     began = time.perf_counter()
-    format_of(target)
+    check_target(target)
     check_function("key", key)
     check_function("make_provider", make_provider)
     if on_change not in {"fail", "reuse"}:

@@ -4,8 +4,10 @@ import csv
 import datetime as dt
 from collections.abc import Iterator
 from dataclasses import dataclass
+from enum import Enum
+from importlib import import_module
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Annotated, Any, Literal, TypedDict
 
 import msgspec
 import pytest
@@ -139,6 +141,9 @@ def test_cells_that_are_empty_or_missing(tmp_path: Path) -> None:
         ("rows.csv", "y\n1\n", r"line 2: .*required field `x`"),
         ("rows.jsonl", '{"x": 1}\n\n{"x": "four"}\n', r"rows.jsonl, line 3: .*int"),
         ("rows.jsonl", '{"x": 1', r"line 1: "),
+        ("rows.jsonl", '{"x": 1}\n' + "[" * 100_000 + "]" * 100_000, r"line 2: "),
+        ("rows.csv", "x,y,x\n1,2,3\n", r"line 1: two columns are called 'x'"),
+        ("rows.csv", 'x,y\n1,2\n3,"4\n5,6\n', r"line 4: .* quotes were not closed"),
     ],
 )
 def test_a_row_of_another_type_is_named(tmp_path: Path, name: str, text: str, told: str) -> None:
@@ -148,14 +153,235 @@ def test_a_row_of_another_type_is_named(tmp_path: Path, name: str, text: str, to
         list(read_rows(path, Point))
 
 
+@pytest.mark.parametrize("name", ["rows.csv", "rows.jsonl"])
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        (b'"x"\n1\n"caf\xe9"\n' * 999, "line 3: it is not UTF-8: there is a byte 0xe9"),
+        ('"x"\n1\n'.encode("utf-16"), "line 1: it is not UTF-8: there is a byte 0xff"),
+    ],
+)
+def test_a_line_that_is_not_utf_8_is_named(tmp_path: Path, name: str, data: bytes, told: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=f"{name}, {told}"):
+        list(read_rows(path, Any if name == "rows.jsonl" else dict[str, str]))
+
+
+def test_columns_without_a_name(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text("\n,x,y\n0,1,2\n\n1,3,\n", encoding="utf-8")  # as pandas writes its index
+    assert list(read_rows(path, Point)) == [Point(1, 2), Point(3)]
+    path.write_text("x,y,,\n1,2,,\n", encoding="utf-8")
+    assert list(read_rows(path, dict[str, str])) == [{"x": "1", "y": "2", "": ""}]
+
+
+def test_cells_of_any_length(tmp_path: Path) -> None:
+    path, limit = tmp_path / "rows.csv", csv.field_size_limit()
+    ticket = Ticket(1, "x" * 300_000)
+    write_rows(path, [ticket])
+    assert list(read_rows(path, Ticket)) == [ticket]
+    assert csv.field_size_limit() == limit
+
+
+class Mood(Enum):
+    """An enum one of whose values is an empty text."""
+
+    NONE = ""
+    GOOD = "good"
+
+
+class Odd(msgspec.Struct):
+    """Fields whose types say more than what they are, and whose cells may be empty."""
+
+    text: Annotated[str, msgspec.Meta(description="any text")]
+    count: Annotated[int | None, msgspec.Meta(description="how many")]
+    parts: Annotated[list[int], msgspec.Meta(description="of it")]
+    data: bytes
+    mood: Mood
+    answer: Literal["", "yes"]
+    pair: tuple[int, str]
+    by_number: dict[int, str]
+
+
+class Cat(msgspec.Struct, tag=True):
+    """One of two kinds of rows."""
+
+    lives: int | None
+    names: list[str]
+
+
+class Dog(msgspec.Struct, tag=True):
+    """The other one."""
+
+    bones: int | None
+    names: list[str]
+
+
+@pytest.mark.parametrize(
+    ("row_type", "rows"),
+    [
+        (
+            Odd,
+            [
+                Odd("", None, [], b"", Mood.NONE, "", (1, "a,b"), {}),
+                Odd("x", 1, [2], b"\xff", Mood.GOOD, "yes", (2, ""), {1: ""}),
+            ],
+        ),
+        (Cat | Dog, [Cat(None, ["a"]), Cat(7, [])]),
+        (Cat | Dog, [Dog(None, ["a"]), Dog(7, [])]),
+    ],
+)
+@pytest.mark.parametrize("kind", ["jsonl", "csv"])
+def test_types_of_fields_are_known_whatever_stands_around_them(
+    tmp_path: Path, kind: str, row_type: Any, rows: list[object]
+) -> None:
+    path = tmp_path / f"rows.{kind}"
+    write_rows(path, rows)
+    assert list(read_rows(path, row_type)) == rows
+
+
+@needs("pydantic")
+@pytest.mark.parametrize("kind", FORMATS)
+def test_rows_may_be_models(tmp_path: Path, kind: str) -> None:
+    import pydantic
+
+    class Place(pydantic.BaseModel):
+        city: str
+
+    class Visit(pydantic.BaseModel):
+        note: str
+        days: int | None = None
+        day: dt.date | None = None
+        place: Place
+        other: Place | None = None
+        tags: list[str] = []
+        mood: Mood = Mood.GOOD
+
+    class Trip(msgspec.Struct):
+        first: Visit
+        second: Visit | None
+
+    place = Place(city="Rome")
+    visits = [
+        Visit(note="", place=place),
+        Visit(
+            note="null", days=3, day=dt.date(2026, 1, 1), place=place, other=place, tags=["a"], mood=Mood.NONE
+        ),
+    ]
+    path = tmp_path / f"rows.{kind}"
+    write_rows(path, visits)
+    assert list(read_rows(path, Visit)) == visits
+    trips = [Trip(visits[0], visits[1]), Trip(visits[1], None)]
+    write_rows(path, trips)
+    assert list(read_rows(path, Trip)) == trips
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_half_a_character_keeps_no_row_from_being_written(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / f"rows.{kind}"
+    write_rows(path, [{"x": "a\udcff", "y": ["é\ud83d"]}, {"x": "b", "y": []}])
+    first, second = read_rows(path, dict[str, Any])
+    assert first["x"] == ("a\udcff" if kind == "jsonl" else "a\\udcff")
+    assert second["x"] == "b"
+
+
+def test_a_link_stays_a_link(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    there, link = tmp_path / "elsewhere" / "rows.csv", tmp_path / "rows.csv"
+    link.symlink_to(there)
+    write_rows(link, TICKETS)
+    assert link.is_symlink()
+    assert list(read_rows(there, Ticket)) == TICKETS
+
+
+def test_a_name_as_long_as_a_name_may_be(tmp_path: Path) -> None:
+    path = tmp_path / f"{'n' * 250}.csv"
+    write_rows(path, TICKETS)
+    assert list(read_rows(path, Ticket)) == TICKETS
+
+
+def test_two_that_write_one_file_at_once_leave_it_whole(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+
+    def written() -> Iterator[dict[str, str]]:
+        yield {"by": "outer"}
+        write_rows(path, [{"by": "inner"}])
+        assert list(read_rows(path, dict[str, str])) == [{"by": "inner"}]
+        yield {"by": "outer"}
+
+    write_rows(path, written())
+    assert list(read_rows(path, dict[str, str])) == [{"by": "outer"}] * 2
+
+
 @needs("pyarrow")
 def test_a_row_of_another_type_is_named_in_parquet(tmp_path: Path) -> None:
     path = tmp_path / "rows.parquet"
     write_rows(path, [{"x": "a"}])
     with pytest.raises(ValueError, match=r"row 0 \(from 0\): Expected `int`"):
         list(read_rows(path, Point))
-    with pytest.raises(ValueError, match="not of the types of the first"):
+    with pytest.raises(ValueError, match=r"column 'x' of rows 0 to 1 \(from 0\) does not fit into one type"):
+        write_rows(path, [{"x": 1}, {"x": "a"}])
+    with pytest.raises(ValueError, match=r"rows 1000 to 1000 \(from 0\) does not fit into one type"):
         write_rows(path, [*({"x": n} for n in range(1000)), {"x": "a"}])
+    with pytest.raises(ValueError, match=r"column 'x' .* does not fit into one type"):
+        write_rows(path, [{"x": 2**70}])
+    with pytest.raises(TypeError, match=r"has no form in Parquet"):
+        write_rows(path, [{"x": {}}])
+    path.write_text("x,y")
+    with pytest.raises(ValueError, match=r"rows\.parquet cannot be read as Parquet"):
+        list(read_rows(path, Point))
+
+
+@needs("pyarrow")
+@pytest.mark.parametrize(
+    ("early", "late", "early_read"),
+    [
+        (1, 1.5, 1.0),
+        (None, 7, None),
+        (None, {"a": [1]}, None),
+        ([], ["x"], []),
+        ([None], [2], [None]),
+        ({"a": 1}, {"a": 1, "b": "x"}, {"a": 1, "b": None}),
+        ({"a": None}, {"a": 2.5}, {"a": None}),
+        ("x", None, "x"),
+        (2.5, 3, 2.5),
+    ],
+)
+def test_a_column_of_parquet_fits_all_its_values(
+    tmp_path: Path, early: object, late: object, early_read: object
+) -> None:
+    path = tmp_path / "rows.parquet"
+    assert write_rows(path, [{"n": n, "x": late if n == 2100 else early} for n in range(2500)]) == 2500
+    rows = list(read_rows(path, dict[str, Any]))
+    assert [row["n"] for row in rows] == [*range(2500)]
+    assert rows[2100]["x"] == late
+    assert repr([row["x"] for row in rows if row["n"] != 2100]) == repr([early_read] * 2499)
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+@needs("pyarrow")
+@pytest.mark.parametrize("late", ["row 2100", 2**70])
+@pytest.mark.parametrize("size", [1, 2101])
+def test_keys_that_are_not_all_whole_numbers_are_texts_in_parquet(
+    tmp_path: Path, late: int | str, size: int
+) -> None:
+    path = tmp_path / "rows.parquet"
+    keys = [*range(size), late, 3_000]
+    write_rows(path, [Row(key, None, Success(PatternResult("x"))) for key in keys])
+    assert [row["key"] for row in read_rows(path, dict[str, Any])] == [*map(str, keys)]
+
+
+@needs("pyarrow")
+def test_a_map_of_arrow_is_a_dict(tmp_path: Path) -> None:
+    arrow: Any = import_module("pyarrow")
+    parquet: Any = import_module("pyarrow.parquet")
+    path, kind = tmp_path / "rows.parquet", arrow.map_(arrow.string(), arrow.int64())
+    parquet.write_table(arrow.table({"x": arrow.array([[("a", 1)]], kind)}), path)
+    assert list(read_rows(path, dict[str, dict[str, int]])) == [{"x": {"a": 1}}]
+    parquet.write_table(arrow.table({"x": arrow.array([[("a", 1), ("a", 2)]], kind)}), path)
+    with pytest.raises(ValueError, match=r"rows\.parquet, one of the rows from 0 \(from 0\) on: "):
+        list(read_rows(path, dict[str, dict[str, int]]))
 
 
 def test_mistakes_are_told(tmp_path: Path) -> None:
@@ -163,6 +389,11 @@ def test_mistakes_are_told(tmp_path: Path) -> None:
         read_rows(tmp_path / "rows.txt", Point)
     with pytest.raises(FileNotFoundError, match="there is no file"):
         read_rows(tmp_path / "rows.csv", Point)
+    for kind in ("csv", "jsonl"):
+        (tmp_path / f"some.{kind}").touch()
+        with pytest.raises(TypeError, match="Path has no form in JSON"):
+            read_rows(tmp_path / f"some.{kind}", dict[str, Path])
+        (tmp_path / f"some.{kind}").unlink()
     with pytest.raises(ValueError, match=r"row 1 \(from 0\) has other columns than the first: z"):
         write_rows(tmp_path / "rows.csv", [{"x": 1}, {"z": 1}])
     with pytest.raises(TypeError, match="a row must be a struct or a mapping, not int"):

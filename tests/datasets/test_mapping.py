@@ -197,6 +197,47 @@ def test_mistakes_are_told_before_anything_is_sent(tmp_path: Path) -> None:
         anyio.run(inside)
 
 
+def test_a_target_that_cannot_be_written_is_told_before_anything_is_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused() -> Model:
+        raise AssertionError("asked for a model")
+
+    def is_granted(path: object, mode: int) -> bool:
+        return path is None and not mode
+
+    (tmp_path / "folder.csv").mkdir()
+    with pytest.raises(IsADirectoryError, match="is a folder"):
+        map_dataset(["a"], tmp_path / "folder.csv", complete(), refused, key=str)
+    monkeypatch.setattr(os, "access", is_granted)
+    with pytest.raises(PermissionError, match="its folder is read-only"):
+        map_dataset(["a"], tmp_path / "out.csv", complete(), refused, key=str)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    with pytest.raises(ModuleNotFoundError, match="Parquet needs pyarrow"):
+        map_dataset(["a"], tmp_path / "out.parquet", complete(), refused, key=str)
+
+
+def test_the_folder_of_a_target_is_made_wherever_the_state_is(tmp_path: Path) -> None:
+    target = tmp_path / "new" / "out.jsonl"
+    assert (
+        map_dataset(["a"], target, complete(), lambda: Model(upper), key=str, state=tmp_path / "state").rows
+        == 1
+    )
+    assert target.exists()
+
+
+@needs("pyarrow")
+def test_one_bad_row_does_not_keep_the_others_from_being_written(tmp_path: Path) -> None:
+    def number(text: str) -> int:
+        return int(text)
+
+    target = tmp_path / "out.parquet"
+    done = map_dataset(["1", "two", "3\udcff"], target, complete(), lambda: Model(upper), key=number)
+    assert (done.rows, done.failed) == (3, 2)
+    assert {row["key"] for row in read_rows(target, dict[str, Any])} == {"1", "row 1", "row 2"}
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no such locks")
 def test_one_process_at_a_time(tmp_path: Path) -> None:
     target = tmp_path / "out.jsonl"
