@@ -15,8 +15,9 @@ from anyio.lowlevel import checkpoint_if_cancelled
 from returns.result import Failure, Success
 
 from executionkit.core.encoding import json_text
+from executionkit.core.schema.partial import begins_with
 from executionkit.core.usage import NO_USAGE, TokenUsage
-from executionkit.errors import StageError, StoppedError
+from executionkit.errors import InvalidOutputError, StageError, StoppedError
 from executionkit.events import Answered, Element, Event, TextDelta, TextVoided, Trace
 from executionkit.outcome import Outcome
 from executionkit.provider import LLMProvider
@@ -133,8 +134,12 @@ class Streaming(Generic[Out_co]):
     def elements(self: "Streaming[Sequence[T]]") -> AsyncIterator[T]:
         """Iterate over the elements of an answer that is a list, each whole and of its type.
 
-        They come as they are complete where that is sure to stand, as with `structured(list[T],
+        They come as they are complete where nothing is asked again, as with `structured(list[T],
         output_retries=0)`; otherwise at the end. See `Element` for those that may be superseded.
+
+        Raises, while it is iterated:
+            InvalidOutputError: The model wrote another list after the one whose elements were handed out, and
+                that is the answer; `outcome` has it.
         """
         return _Folded(self, _Elements[T](self.text_is_final))
 
@@ -300,16 +305,32 @@ class _Elements(Generic[T]):
 
     def __init__(self, is_final: bool) -> None:
         self._is_final = is_final
-        self._count = 0
+        self._handed_out: list[object] = []
+        self._was_voided = False
 
     def feed(self, event: Event | Answered[Any]) -> Sequence[T]:
-        """Take a record, return the elements that can be handed out by it."""
+        """Take a record, return the elements that can be handed out by it.
+
+        Raises:
+            InvalidOutputError: Those that were handed out do not begin the answer.
+        """
         match event:
-            case Element(is_answer=True) if self._is_final:
-                self._count += 1
+            case Element(is_answer=True) if self._is_final and event.index == len(self._handed_out):
+                self._handed_out.append(event.value)
                 return (cast("T", event.value),)
+            case TextVoided():
+                self._was_voided = True
+                return ()
             case Answered(Success(result)):
-                return cast("Sequence[T]", result.value)[self._count :]
+                value, count = cast("Sequence[T]", result.value), len(self._handed_out)
+                if not self._was_voided or begins_with(value, self._handed_out):
+                    return value[count:]
+                raise InvalidOutputError(
+                    "the model wrote another list after the one whose elements were handed out, and that "
+                    "is the answer; `outcome` has it",
+                    cost=result.cost,
+                    metadata={"handed_out": count},
+                )
             case _:
                 return ()
 

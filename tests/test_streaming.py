@@ -4,6 +4,7 @@ import asyncio
 import json
 import math
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from typing import Any, Self
 
 import anyio
@@ -737,6 +738,44 @@ async def test_elements_come_as_they_are_whole_where_they_are_sure_to_stand() ->
             seen = [(item, has_outcome(run)) async for item in run.elements()]
         assert [item for item, _ in seen] == result_of(run.outcome).value
         assert seen[0][1] == (retries > 0)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[1, 2] no, wait: [3, 4, 5]", 'As in [1]: {"answer": [3, 4, 5]}', "```\n[1]\n```\n```\n[3, 4, 5]\n```"],
+)
+async def test_elements_of_a_list_that_is_not_the_answer_are_not_mixed_with_those_that_are(text: str) -> None:
+    async with structured(list[int], output_retries=0).stream(ScriptedProvider([text]), "x") as run:
+        with pytest.raises(InvalidOutputError, match="another list") as raised:
+            _ = [element async for element in run.elements()]
+    assert raised.value.cost == run.cost
+    assert result_of(run.outcome).value == [3, 4, 5]
+    async with structured(list[int]).stream(ScriptedProvider([text]), "x") as run:
+        assert [element async for element in run.elements()] == [3, 4, 5]
+
+
+@dataclass(eq=False)
+class Incomparable:
+    n: int
+
+
+async def test_elements_that_do_not_compare_stand_all_the_same() -> None:
+    provider = ScriptedProvider('{"answer": [{"n": 1}, {"n": 2}]}')
+    for retries in (0, 2):
+        stage = structured(list[Incomparable], output_retries=retries)
+        assert not [
+            event for event in await read(stage.stream(provider, "x")) if isinstance(event, TextVoided)
+        ]
+        async with stage.stream(provider, "x") as run:
+            assert [element.n async for element in run.elements()] == [1, 2]
+
+
+def test_a_script_is_told_of_another_list_too() -> None:
+    provider = ScriptedProvider(["[1, 2] no, wait: [3, 4, 5]"])
+    with structured(list[int], output_retries=0).stream_sync(provider, "x") as script:
+        with pytest.raises(InvalidOutputError, match="another list"):
+            list(script.elements())
+        assert result_of(script.outcome).value == [3, 4, 5]
 
 
 def test_a_script_reads_elements() -> None:

@@ -10,7 +10,7 @@ from executionkit.core.bounds import Given, Reach, in_turn, of_calls
 from executionkit.core.dialect import Request, ResponseFormat
 from executionkit.core.refusals import noted_refusal
 from executionkit.core.schema.answer import AnswerType, Decoded, asking, complaint
-from executionkit.core.schema.partial import PartialAnswer
+from executionkit.core.schema.partial import PartialAnswer, begins_with
 from executionkit.core.schema.validation import Rejected
 from executionkit.errors import InvalidOutputError
 from executionkit.events import Element, PartialValue
@@ -110,9 +110,7 @@ class TypedAnswers(Generic[T]):
 
     def _stands(self, value: T) -> bool:
         """Whether the elements that were handed out begin the value; a text may hold several of them."""
-        if not self._elements:
-            return True
-        return list(cast("Sequence[object]", value))[: len(self._elements)] == self._elements
+        return not self._elements or begins_with(cast("Sequence[object]", value), self._elements)
 
     def noted(self) -> dict[str, object]:
         """Return what is told of the answers: of the last one only where it would not do."""

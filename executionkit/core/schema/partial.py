@@ -9,10 +9,11 @@ from typing import Any, Final, cast
 
 import msgspec
 
+from executionkit.core.encoding import json_text
 from executionkit.core.schema.answer import AnswerType
 from executionkit.core.schema.reading import JsonDecoder
 
-__all__ = ["PartialAnswer", "Whole"]
+__all__ = ["PartialAnswer", "Whole", "begins_with"]
 
 INTERVAL: Final = 0.05
 """Seconds between two looks at what can be read so far: each reads all of it again."""
@@ -89,6 +90,18 @@ class PartialAnswer:
             return None
         self._last = value
         return value
+
+
+def begins_with(value: Sequence[object], elements: Sequence[object]) -> bool:
+    """Tell whether a list begins with elements that were read one by one.
+
+    Objects of a class that does not compare them are the same where they are as JSON.
+
+    >>> begins_with([1, 2, 3], [1, 2]), begins_with([3, 4], [1])
+    (True, False)
+    """
+    beginning, read = [*value[: len(elements)]], [*elements]
+    return beginning == read or json_text(beginning) == json_text(read)
 
 
 class _Elements:
