@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TextIO
 
 import anyio
 
@@ -99,6 +100,8 @@ def _journal(options: argparse.Namespace) -> int:
 
     if not Path(options.file).is_file():
         return _failed(f"there is no file {options.file}")
+    if not Path(options.file).stat().st_size:  # opening it would make a journal of it
+        return _failed(f"there is nothing in {options.file}")
     try:
         with Journal(options.file) as journal:
             runs = journal.runs()
@@ -126,12 +129,18 @@ def _agrees(question: str) -> bool:
 
 
 def _say(text: str) -> None:
-    sys.stdout.write(f"{text}\n")
+    _write(text, sys.stdout)
 
 
 def _failed(text: str) -> int:
-    sys.stderr.write(f"executionkit: {text}\n")
+    _write(f"executionkit: {text}", sys.stderr)
     return 1
+
+
+def _write(text: str, to: TextIO) -> None:
+    """Write a line; what the terminal has no character for is written out."""
+    encoding = to.encoding or "utf-8"
+    to.write(f"{text.encode(encoding, 'backslashreplace').decode(encoding)}\n")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The command line."""
 
+import io
 import os
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from threading import Event, Thread
 import anyio
 import pytest
 
-from executionkit import LLMResponse, ScriptedProvider, ToolCall, react, tool
+from executionkit import LLMResponse, ScriptedProvider, ToolCall, complete, react, tool
 from executionkit.__main__ import main
 from executionkit.journal import Journal
 from executionkit.providers.chat.servers import servers_table
@@ -161,3 +162,38 @@ def test_the_journal_is_listed_and_shown(tmp_path: Path, capsys: pytest.CaptureF
     assert "no run 'invoice 8'" in capsys.readouterr().err
     assert main(["journal", "ls", str(tmp_path / "none.db")]) == 1
     assert not (tmp_path / "none.db").exists()
+
+
+def test_a_journal_does_nothing_to_the_terminal_it_is_shown_in(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "runs.db"
+    odd = "\x1b[2J\x07 half \ud83d a pair, \u202eback, café"
+    with Journal(file, prompts=True) as journal:
+        for name in ("\x1b[31mred\nline", "x" * 500):
+            provider = ScriptedProvider(
+                [LLMResponse(odd, usage={"prompt_tokens": 3, "completion_tokens": 2})]
+            )
+            complete().run_sync(provider, odd, journal=journal.run(name)).unwrap()
+    assert main(["journal", "ls", str(file)]) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith(r"\x1b[31mred\nline  ")
+    assert len(first) < 120
+    assert second.startswith("x" * 500)
+    assert main(["journal", "show", str(file), "\x1b[31mred\nline", "--prompts"]) == 0
+    shown = capsys.readouterr().out
+    assert r"\x1b[2J\x07 half \ud83d a pair, \u202eback, café" in shown
+    assert all(line.isprintable() for line in shown.splitlines())
+    plain = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr("sys.stdout", plain)
+    assert main(["journal", "show", str(file), "\x1b[31mred\nline"]) == 0
+    plain.seek(0)
+    assert r"back, caf\xe9" in plain.read()
+
+
+def test_an_empty_file_is_left_as_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "notes.txt"
+    file.touch()
+    assert main(["journal", "ls", str(file)]) == 1
+    assert "there is nothing in" in capsys.readouterr().err
+    assert not file.stat().st_size

@@ -10,15 +10,17 @@ from executionkit.journal.store import RunInfo
 __all__ = ["calls_shown", "runs_shown"]
 
 _WIDTH = 72
+_NAME_WIDTH = 40
 
 
 def runs_shown(runs: Sequence[RunInfo]) -> Iterator[str]:
     """Yield a line for each run."""
-    width = max([len(info.name) for info in runs], default=0)
-    for info in runs:
+    names = [_plain(info.name) for info in runs]
+    width = min(max(map(len, names), default=0), _NAME_WIDTH)
+    for name, info in zip(names, runs, strict=True):
         lives = "1 life" if info.lives == 1 else f"{info.lives} lives"
         how = f"{info.ended} ({info.error})" if info.error else info.ended
-        yield f"{info.name:{width}}  {_when(info.changed)}  {lives}, {how}"
+        yield f"{name:{width}}  {_when(info.changed)}  {lives}, {how}"
 
 
 def calls_shown(info: RunInfo, rows: Sequence[Row], *, prompts: bool = False) -> Iterator[str]:
@@ -31,14 +33,14 @@ def calls_shown(info: RunInfo, rows: Sequence[Row], *, prompts: bool = False) ->
     """
     yield from runs_shown([info])
     for row in rows:
-        place = "/".join(map(str, row.path)) or "."
+        place = _plain("/".join(map(str, row.path)) or ".")
         number = f"#{row.ordinal}" if row.ordinal else ""
         cost, _ = total_of(row.body.charges)
-        tokens = f"{cost.input_tokens}+{cost.output_tokens}" if row.kind == "call" else row.body.tool
+        tokens = f"{cost.input_tokens}+{cost.output_tokens}" if row.kind == "call" else _plain(row.body.tool)
         kept = "" if row.generation == info.generation else " (asked no more)"
         yield f"{place + number:14} {row.kind:8} {row.state:5} {tokens:>12}  {_what(row)}{kept}"
         if prompts and row.prompt is not None:
-            yield f"{'':14} {row.prompt}"
+            yield f"{'':14} {_plain(row.prompt)}"
     cost, usd = total_of([charge for row in rows for charge in row.body.charges])
     money = "" if usd is None else f", ${dollars(usd)}"
     lost = sum(row.body.lost for row in rows)
@@ -59,8 +61,17 @@ def _what(row: Row) -> str:
 
 
 def _line(text: str) -> str:
-    whole = " ".join(text.split())
+    whole = _plain(" ".join(text.split()))
     return whole if len(whole) <= _WIDTH else f"{whole[: _WIDTH - 3]}..."
+
+
+def _plain(text: str) -> str:
+    """Return a text that does nothing to a terminal: what cannot be printed is written out."""
+    if text.isprintable():
+        return text
+    return "".join(
+        each if each.isprintable() else each.encode("unicode_escape").decode("ascii") for each in text
+    )
 
 
 def _when(seconds: float) -> str:

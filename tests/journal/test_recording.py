@@ -116,6 +116,50 @@ def test_the_text_is_readable(pytester: pytest.Pytester) -> None:
     assert text.startswith('{\n  "executionkit": 1,\n')
 
 
+ALIKE = """
+import pytest
+from executionkit import ScriptedProvider, complete
+
+
+def asks(recorded, text):
+    outcome = complete().run_sync(recorded(ScriptedProvider([f"an answer to {text}"])), text)
+    assert outcome.unwrap().value == f"an answer to {text}"
+
+
+class TestA:
+    def test_one(self, recorded):
+        asks(recorded, "A")
+
+    class TestB:
+        def test_one(self, recorded):
+            asks(recorded, "A, B")
+
+
+class TestB:
+    def test_one(self, recorded):
+        asks(recorded, "B")
+
+
+def test_p_a(recorded):
+    asks(recorded, "p a")
+
+
+@pytest.mark.parametrize("x", ["a", "a/b", "a:b", "a b", "a_b", "_a_b_", "../../up", "ä", "", "x" * 300, "x" * 301])
+def test_p(recorded, x):
+    asks(recorded, f"p {x}!")
+"""
+
+
+def test_each_test_has_a_text_of_its_own_whatever_it_is_called(pytester: pytest.Pytester) -> None:
+    path = pytester.makepyfile(ALIKE)
+    run(pytester, "--record=once").assert_outcomes(passed=15)
+    run(pytester).assert_outcomes(passed=15)
+    found = [each.name for each in (pytester.path / "recordings" / path.stem).iterdir()]
+    assert len(found) == 15
+    assert {"TestA.test_one.json", "TestA.TestB.test_one.json", "test_p_a.json", "test_p[a].json"} < {*found}
+    assert all(len(name.encode()) < 200 for name in found)
+
+
 ONE = """
 from executionkit import ScriptedProvider, complete
 
