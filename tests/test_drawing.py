@@ -35,6 +35,7 @@ MERMAID: Final = os.environ.get("EXECUTIONKIT_MERMAID", "")
 
 BOX: Final = re.compile(r' +(subgraph )?s\d+\["[\w .,:=()\[\]{}+*/\'!?$|#;<>-]*"\]')
 ARROW: Final = re.compile(r' +s\d+ (-->|-\. "[\w ]+" \.->) s\d+')
+ARROWS: Final = re.compile(r'^ +(s\d+) (?:-->|-\. "[\w ]+" \.->) (s\d+)$', re.MULTILINE)
 
 EVERYTHING: Final = (
     consensus(3, output_type=Town).map(str)
@@ -45,16 +46,21 @@ EVERYTHING: Final = (
 )
 
 
+ONE: Final = complete(max_tokens=9)
+ONCE: Final = ONE.named("reply") >> ONE.checked(rule) >> (ONE >> ONE).named("both")
+
+
 def test_a_pipeline_is_boxes_and_arrows() -> None:
     assert mermaid(complete() >> (consensus(3) | complete()).named("vote")) == (
         "flowchart TD\n"
         '    s1["Complete"]\n'
         '    subgraph s2["vote"]\n'
+        "        direction TB\n"
         '        s3["Consensus<br/>n=3"]\n'
         '        s4["Complete"]\n'
         "    end\n"
         '    s3 -. "or else" .-> s4\n'
-        "    s1 --> s3\n"
+        "    s1 --> s2\n"
     )
 
 
@@ -89,8 +95,43 @@ def test_the_bounds_of_each_stage_show() -> None:
     assert found["stages.1"].most.output_tokens == 4 * 3 * 20
     drawn = mermaid(pipeline, bounds=found)
     assert f'subgraph s1["{found[""]}"]' in drawn
-    assert f"Complete<br/>max_tokens=10<br/>{found['stages.0']}" in drawn
-    assert "at most $0.0" in str(found["stages.1"])
+    assert f"Complete<br/>max_tokens=10<br/>{'<br/>'.join(found['stages.0'].said)}" in drawn
+    assert "up to $0.0" in str(found["stages.1"])
+
+
+def test_the_bounds_of_a_stage_stand_there_once() -> None:
+    drawn = mermaid(ONCE, bounds=bounds_by_part(ONCE, "tea"))
+    assert '["reply"]' in drawn
+    assert '["Complete<br/>max_tokens=9<br/>1 to 7 calls<br/>up to 36 output tokens"]' in drawn
+    # Of what is within, these are not the bounds, or they do not stand there.
+    for words in (
+        '["checked by rule, at most 3 runs: 1 to 17 calls, up to 108 output tokens"]',
+        '["both: 2 to 12 calls, up to 72 output tokens"]',
+    ):
+        assert words in drawn
+    assert "subgraph" not in mermaid(complete().map(len), bounds=bounds_by_part(complete().map(len)))
+
+
+def test_arrows_lead_to_frames_and_not_into_them() -> None:
+    """Else they run through the titles, and frames lie over each other, which the pictures have shown."""
+    for pipeline in (EVERYTHING, ONCE):
+        owner = owners(mermaid(pipeline, bounds=bounds_by_part(pipeline)))
+        for source, target in ARROWS.findall(mermaid(pipeline, bounds=bounds_by_part(pipeline))):
+            assert owner[source] == owner[target]
+
+
+def owners(drawn: str) -> dict[str, str]:
+    """Return the frame that each box and frame is in."""
+    frames, found = [""], dict[str, str]()
+    for line in drawn.splitlines():
+        if line.strip() == "end":
+            frames.pop()
+        elif box := BOX.fullmatch(line):
+            name = line.strip().removeprefix("subgraph ").partition("[")[0]
+            found[name] = frames[-1]
+            if box[1]:
+                frames.append(name)
+    return found
 
 
 def test_each_part_has_bounds_of_its_own() -> None:
@@ -107,11 +148,11 @@ def test_each_part_has_bounds_of_its_own() -> None:
 @pytest.mark.parametrize(
     ("bounds", "words"),
     [
-        (complete(max_tokens=5).bounds("x"), "1 to 7 calls, at most 20 output tokens"),
+        (complete(max_tokens=5).bounds("x"), "1 to 7 calls, up to 20 output tokens"),
         (identity(str).bounds("x"), "0 calls"),
         (Buy("a").bounds("x"), "0 calls or more"),
         (Buy("a").within(TokenUsage(llm_calls=1)).bounds("x"), "0 to 1 call"),
-        (consensus(1000).within(TokenUsage(llm_calls=1000)).bounds("x"), "1,000 calls, at most 16,384,000"),
+        (consensus(1000).within(TokenUsage(llm_calls=1000)).bounds("x"), "1,000 calls, up to 16,384,000"),
     ],
 )
 def test_bounds_are_a_line(bounds: Bounds, words: str) -> None:
@@ -127,7 +168,7 @@ def test_a_tree_is_printed_by_rich() -> None:
     lines = console.export_text().splitlines()
     assert lines[0].startswith("Pipeline  (")
     assert "├── 1. Mapped then str  (3 to " in lines[1]
-    assert any("draft: Complete  (1 to 7 calls, at most 16,384 output tokens)" in line for line in lines)
+    assert any("draft: Complete  (1 to 7 calls, up to 16,384 output tokens)" in line for line in lines)
     console = Console(width=200, color_system=None, record=True, file=StringIO())
     console.print(tree(complete().named("[red]\x1b[31m:smile:")))
     assert console.export_text().startswith("[red] [31m:smile:")
@@ -160,7 +201,7 @@ HOSTILE: Final = [
 
 def drawn_safely(text: str) -> None:
     for line in text.splitlines()[1:]:
-        assert BOX.fullmatch(line) or ARROW.fullmatch(line) or line.strip() == "end", line
+        assert BOX.fullmatch(line) or ARROW.fullmatch(line) or line.strip() in {"end", "direction TB"}, line
 
 
 @pytest.mark.parametrize("name", HOSTILE)

@@ -64,7 +64,7 @@ def test_the_bounds_are_told_before_the_run() -> None:
         PIPELINE.run_sync(ScriptedProvider("yes"), "Sky blue?", trace=progress)
     lines = file.getvalue().splitlines()
     assert lines[:2] == ["Pipeline ...", f"expected: {bounds}"]
-    assert lines[1].startswith("expected: 4 to 9 calls, at most ")
+    assert lines[1].startswith("expected: 4 to 9 calls, up to ")
 
 
 def test_past_runs_are_told_beside_the_bounds(tmp_path: Path) -> None:

@@ -70,7 +70,12 @@ class Bounds(msgspec.Struct, frozen=True):
 
     def __str__(self) -> str:
         """Return the calls, and what bounds output tokens and money, on one line."""
-        return ", ".join([_calls_text(self.least.llm_calls, self.most.llm_calls), *_most_text(self.most)])
+        return ", ".join(self.said)
+
+    @property
+    def said(self) -> tuple[str, ...]:
+        """The calls, and what bounds output tokens and money, each in words."""
+        return (_calls_text(self.least.llm_calls, self.most.llm_calls), *_most_text(self.most))
 
 
 class Given(msgspec.Struct, frozen=True):
@@ -252,9 +257,9 @@ def _calls_text(least: float, most: float) -> str:
 
 def _most_text(most: Amount) -> Iterator[str]:
     if most.llm_calls and not math.isinf(most.output_tokens):
-        yield f"at most {most.output_tokens:,.0f} output tokens"
+        yield f"up to {most.output_tokens:,.0f} output tokens"
     if most.usd.is_finite() and most.usd:
-        yield f"at most {money_text(most.usd)}"
+        yield f"up to {money_text(most.usd)}"
 
 
 def budget_text(limit: TokenUsage) -> str:

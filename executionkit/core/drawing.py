@@ -84,20 +84,41 @@ class _Chart:
         """Draw a stage and all within it."""
         sketch, parts = stage.sketch(), stage.parts()
         lines = [line for line in (sketch.label, sketch.notes) if line]
-        if lines or not place:
-            lines += self._told(place)
+        told = self._told(place) if lines or not place else ()
+        if sketch.how == "around":
+            told = self._unless_told_within(told, place, parts)
         if sketch.how == "one" and not parts:
-            return self._followed(self._box(lines, level), sketch, level)
-        is_framed = bool(lines)
-        if is_framed:
-            # A frame's title is one line: Mermaid draws what is inside over a second one.
-            self.boxes.append(f"{_indent(level)}subgraph {self._next()}[{_quoted(lines, ': ')}]")
-        inner = level + is_framed
-        ends = [self.draw(part, f"{place}.{name}".lstrip("."), inner) for name, part in parts.items()]
+            return self._followed(self._box([*lines, *told], level), sketch, level)
+        frame = self._framed(lines, told, level) if lines or told else None
+        inner = level + (frame is not None)
+        ends = [self.draw(part, _below(place, name), inner) for name, part in parts.items()]
         drawn = self._joined(sketch, [*parts], ends, inner)
-        if is_framed:
+        if frame is not None:
             self.boxes.append(f"{_indent(level)}end")
+            drawn = _Ends((frame,), (frame,))
         return self._followed(drawn, sketch, level)
+
+    def _unless_told_within(
+        self, told: Sequence[str], place: str, parts: Mapping[str, Drawable]
+    ) -> Sequence[str]:
+        """Return further lines of a stage around another one, but those that stand there as well."""
+        for name, part in parts.items():
+            sketch = part.sketch()
+            if (sketch.label or sketch.notes) and self._told(_below(place, name)) == told:
+                return ()
+        return told
+
+    def _framed(self, lines: Sequence[str], told: Sequence[str], level: int) -> str:
+        """Begin a frame and return its name.
+
+        Its title is one line: Mermaid draws what is inside over a second one. Arrows lead to the frame, never
+        to what is inside: else they run through the title, and what is inside is laid out together with what
+        is around it, at a width that does not count the title.
+        """
+        name = self._next()
+        title = ": ".join([*map(_text, lines), *([", ".join(map(_text, told))] if told else [])])
+        self.boxes += [f'{_indent(level)}subgraph {name}["{title}"]', f"{_indent(level + 1)}direction TB"]
+        return name
 
     def _joined(self, sketch: Sketch, names: list[str], ends: list[_Ends], level: int) -> _Ends:
         match sketch.how:
@@ -143,18 +164,26 @@ def _all(names: Iterator[tuple[str, ...]]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for each in names for name in each))
 
 
+def _below(place: str, name: str) -> str:
+    return f"{place}.{name}" if place else name
+
+
 def _indent(level: int) -> str:
     return "    " * level
 
 
-def _quoted(lines: Sequence[str], between: str = "<br/>") -> str:
-    """Return lines as a label that holds nothing but text, whatever stands in them.
+def _quoted(lines: Sequence[str]) -> str:
+    """Return lines as a label.
 
     >>> _quoted(['say "#1"', 'end'])
     '"say #34;#35;1#34;<br/>end"'
     """
-    shown = [_OUTSIDE.sub(lambda found: f"#{ord(found[0])};", on_one_line(line)) or "?" for line in lines]
-    return f'"{between.join(shown)}"'
+    return f'"{"<br/>".join(map(_text, lines))}"'
+
+
+def _text(line: str) -> str:
+    """Return a line that is nothing but text in a label, whatever stands in it."""
+    return _OUTSIDE.sub(lambda found: f"#{ord(found[0])};", on_one_line(line)) or "?"
 
 
 def on_one_line(line: str) -> str:

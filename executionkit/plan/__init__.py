@@ -225,4 +225,4 @@ def _check_stage(stage: object) -> None:
 
 
 def _told(bounds: Mapping[str, Bounds], place: str) -> tuple[str, ...]:
-    return (str(bounds[place]),) if place in bounds else ()
+    return bounds[place].said if place in bounds else ()

@@ -85,4 +85,5 @@ def _line(stage: Stage[Any, Any], field: str, place: str, told: Told) -> "Text":
     for more in (sketch.notes, *[f"then {each}" for each in sketch.then]):
         if more:
             line.append(f" {on_one_line(more)}")
-    return line.append("".join([f"  ({on_one_line(each)})" for each in told(place)]), "dim")
+    bounds = ", ".join(map(on_one_line, told(place)))
+    return line.append(f"  ({bounds})" if bounds else "", "dim")
