@@ -417,6 +417,34 @@ def test_a_budget_is_a_bound() -> None:
         consensus(9).bounds("x", max_cost=TokenUsage(llm_calls=-1))
 
 
+def test_a_budget_is_a_bound_only_where_all_prompts_are_counted_by_one() -> None:
+    class Estimated(Server):
+        count_tokens = "estimate"
+
+    counted, estimated = Server(Random(1)), Estimated(Random(1))
+    limit = TokenUsage(input_tokens=9, usd=Decimal("0.000001"))
+
+    async def own(provider: LLMProvider, prompt: str) -> PatternResult[str]:
+        return PatternResult(prompt)
+
+    def is_bound(stage: Stage[Any, Any], provider: LLMProvider) -> bool:
+        most = stage.bounds("x", provider=provider, max_cost=limit).most
+        within = stage.within(limit).bounds("x", provider=provider).most
+        assert (most.usd, most.input_tokens) == (within.usd, within.input_tokens)
+        return (most.usd, most.input_tokens) == (limit.usd, limit.input_tokens)
+
+    asks = complete(max_tokens=9)
+    assert is_bound(asks, counted)
+    assert is_bound(asks.using(counted), estimated)
+    assert not is_bound(asks, estimated)
+    assert not is_bound(asks.using(estimated), counted)
+    assert not is_bound(asks & asks.using(estimated), counted)
+    assert not is_bound(consensus(2, providers=[counted, estimated]), counted)
+    assert is_bound(step(own), counted)
+    assert not is_bound(step(own), estimated)
+    assert not is_bound(step(own).within(TokenUsage(llm_calls=3)), estimated)
+
+
 def test_a_tool_that_asks_the_model_is_unbounded() -> None:
     @tool
     async def ask(question: str, context: Context) -> str:

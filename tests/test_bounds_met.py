@@ -480,6 +480,11 @@ MOST: list[Row] = [
         prompts=False,
     ),
     Row("structured once", lambda _: structured(int, output_retries=0, max_tokens=30), Worst(1, garbage)),
+    Row(
+        "structured with a system",
+        lambda _: structured(int, output_retries=0, max_tokens=30, system='Say "no".'),
+        Worst(1, garbage),
+    ),
     Row("chain", lambda _: one >> longer >> one),
     Row("both", lambda _: one & one, Worst(2)),
     Row("both of several", lambda them: one & one.using(them[0]), others=1),

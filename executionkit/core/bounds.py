@@ -162,6 +162,7 @@ class Reach(msgspec.Struct, frozen=True):
         usd: Picodollars at the most.
         depth: Calls one after the other at the most, without those of `lessons`.
         lessons: What each server has to be asked in other words for, once in a run.
+        is_counted: Whether the prompts of all calls are counted by a bound, as far as one knows the calls.
         value: Tokens of the value that comes out, as text, at the most.
         is_text: Whether it is a text; else it is a pair of texts, as long as both.
         unknown: What nothing bounds, and why.
@@ -178,6 +179,7 @@ class Reach(msgspec.Struct, frozen=True):
     usd: float = 0
     depth: float = 0
     lessons: Mapping[int, Lessons] = {}
+    is_counted: bool = True
     value: float = math.inf
     is_text: bool = True
     unknown: tuple[str, ...] = ()
@@ -216,10 +218,12 @@ class Reach(msgspec.Struct, frozen=True):
     def within(self, limit: TokenUsage, given: Given) -> "Reach":
         """Return this reach within a budget.
 
-        Input, and money that rests on it, is held only where prompts are counted by a bound.
+        Input, and money that rests on it, is held only where prompts are counted by a bound. Whoever a call
+        asks of which nobody knows, is taken to be the provider that is given.
         """
-        usd = math.inf if limit.usd is None or not given.is_counted else int(limit.usd * 10**12)
-        tokens = limit.input_tokens if given.is_counted else 0
+        is_counted = self.is_counted and (given.is_counted or not math.isinf(self.calls))
+        usd = math.inf if limit.usd is None or not is_counted else int(limit.usd * 10**12)
+        tokens = limit.input_tokens if is_counted else 0
         most_calls = limit.llm_calls or math.inf
         most_output = limit.output_tokens or math.inf
         is_less = self.all_calls > most_calls
@@ -234,6 +238,7 @@ class Reach(msgspec.Struct, frozen=True):
             output=min(self.output, most_output),
             usd=min(self.usd, usd),
             depth=min(self.whole_depth, most_calls) if is_less else self.depth,
+            is_counted=is_counted,
         )
 
     def bounds(self) -> Bounds:
@@ -352,6 +357,7 @@ def of_calls(
         usd=usd,
         depth=(most if depth is None else depth) * attempts,
         lessons=dict.fromkeys(given.who, lessons) if most else {},
+        is_counted=given.is_counted or not most,
         value=max_tokens,
         unknown=unknown,
     )
@@ -456,6 +462,7 @@ def one_of(reaches: Sequence[Reach]) -> Reach:
         usd=max(reach.usd for reach in reaches),
         depth=max(reach.depth for reach in reaches),
         lessons=_together(reaches),
+        is_counted=all(reach.is_counted for reach in reaches),
         value=max(reach.value for reach in reaches),
         unknown=tuple(why for reach in reaches for why in reach.unknown),
     )
@@ -473,6 +480,7 @@ def _sum(reaches: Sequence[Reach], *, depth: float, value: Reach) -> Reach:
         usd=sum(reach.usd for reach in reaches),
         depth=depth,
         lessons=_together(reaches),
+        is_counted=all(reach.is_counted for reach in reaches),
         value=value.value,
         is_text=value.is_text,
         unknown=tuple(why for reach in reaches for why in reach.unknown),

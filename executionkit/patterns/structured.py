@@ -102,8 +102,8 @@ class Structured(Stage[str, T], Generic[T], frozen=True):
     @override
     def reach(self, given: Given) -> Reach:
         kind: AnswerType[T] = answer_type(self.output_type)
-        prompt = given.value + PROMPT_FRAME
-        return typed_reach(kind, told(given, self.system), prompt, self.max_tokens, self.output_retries)
+        given = told(given, self.system)
+        return typed_reach(kind, given, given.value + PROMPT_FRAME, self.max_tokens, self.output_retries)
 
 
 @overload

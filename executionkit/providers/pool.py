@@ -28,7 +28,19 @@ __all__ = ["Cooldown", "Member", "Pool"]
 
 _OF_THE_ACCOUNT: Final = frozenset({401, 402, 403})
 _PASSED_ON: Final = frozenset(
-    {"model", "server", "port", "known_dialect", "response_formats", "retry", "retry_quota", "price"}
+    {
+        "base_url",
+        "caches_prompts",
+        "count_tokens",
+        "known_dialect",
+        "model",
+        "port",
+        "price",
+        "response_formats",
+        "retry",
+        "retry_quota",
+        "server",
+    }
 )
 
 

@@ -1,6 +1,7 @@
 """`Pool`: spreading, failing over and cooling down, under the run's own loop of attempts."""
 
 from collections.abc import Callable
+from decimal import Decimal
 from types import TracebackType
 from typing import Any, Self
 
@@ -23,6 +24,7 @@ from executionkit import (
 from executionkit.core.failover import Cooldown
 from executionkit.errors import LLMError, PermanentError
 from executionkit.events import Event, TextDelta, with_content
+from executionkit.prices import Price, PriceTable
 from executionkit.provider import LLMResponse, Message, Pieces
 from executionkit.retry import RetryConfig
 from tests.doubles import AT_ONCE
@@ -426,3 +428,21 @@ async def test_a_pool_caches_prompts_where_all_its_members_do() -> None:
     outcome = await consensus(5).run(Pool([Counting("same"), Counting("same")]), "?")
     assert not isinstance(outcome, Failure)
     assert alone == [1, 1, 2, 3, 4]  # the first goes ahead, alone
+
+
+async def test_a_member_costs_what_its_provider_costs_and_is_counted_as_that_is() -> None:
+    """It lost its address, so that a price for one server was not found, and a budget rested on an estimate."""
+
+    class Paid(Server):
+        base_url = "http://dear.example/v1"
+        price = PriceTable({("same", "dear.example"): Price(0, 10), "same": Price(0, 1)})
+        count_tokens = "bytes"
+
+    member = Paid("same")
+    stage = complete(max_tokens=9)
+    asked = [(await stage.run(each, "x")).unwrap() for each in (member, Pool([member]))]
+    assert asked[0].cost == asked[1].cost
+    assert asked[1].cost.usd == Decimal(10) * asked[1].cost.output_tokens / 10**6
+    limit = TokenUsage(input_tokens=40)  # the prompt has 47 bytes, and some ten tokens by estimate
+    for provider in (member, Pool([member])):
+        assert isinstance(await stage.run(provider, "x", max_cost=limit), Failure)
