@@ -131,10 +131,7 @@ class Journal:
             TypeError: The name is not text.
             ValueError: It is empty, or `on_change` is neither.
         """
-        if not isinstance(cast("object", run_id), str):
-            raise TypeError(f"a run's name must be text, not {type(run_id).__name__}")
-        if not run_id:
-            raise ValueError("a run's name must not be empty")
+        _check_name(run_id)
         if on_change not in {"fail", "reuse"}:
             raise ValueError(f'on_change must be "fail" or "reuse", not {on_change!r:.80}')
         return JournalRun(self, run_id, on_change)
@@ -148,11 +145,15 @@ class Journal:
             observation: What the model is to see as the call's result.
 
         Raises:
+            TypeError: An argument is not text.
+            ValueError: The run's name is empty.
             JournalError: The run has no such call, or it has ended; or the file cannot be used.
             RunBusyError: The run is under way.
         """
-        if not isinstance(cast("object", observation), str):
-            raise TypeError(f"an observation is text, not {type(observation).__name__}")
+        _check_name(run_id)
+        for what, given in (("a call's key", key), ("an observation", observation)):
+            if not isinstance(cast("object", given), str):
+                raise TypeError(f"{what} is text, not {type(given).__name__}")
         self.worker.call_now(lambda store: _resolve(store, run_id, key, observation))
 
     def runs(self) -> Sequence[RunInfo]:
@@ -167,8 +168,11 @@ class Journal:
         """Return the calls of a run, in the order in which they were begun.
 
         Raises:
+            TypeError: The name is not text.
+            ValueError: It is empty.
             JournalError: There is no such run, or the file cannot be read.
         """
+        _check_name(run_id)
 
         def read(store: Store) -> Sequence[Row]:
             return [*store.rows(_known(store, run_id).number)]
@@ -335,6 +339,13 @@ class _Sink:
     def release(self) -> None:
         self._worker.tokens.discard(self._token)
         self._worker.call_soon(lambda store: store.close_run(self._number, self._token, "stopped", "", False))
+
+
+def _check_name(run_id: object) -> None:
+    if not isinstance(run_id, str):
+        raise TypeError(f"a run's name must be text, not {type(run_id).__name__}")
+    if not run_id:
+        raise ValueError("a run's name must not be empty")
 
 
 def input_fingerprint(value: object) -> bytes:

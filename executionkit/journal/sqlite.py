@@ -116,9 +116,12 @@ class SQLiteStore:
                 "put the journal on a disk of this machine"
             )
         with self._telling("opened"):
+            # From the root on: the folder that a process is in may change, and `:memory:` is no file.
+            self._place = os.path.abspath(path)  # noqa: PTH100 - text, for it is looked at with every note
             _make_private(path)
+            self._file = _identity(self._place)
             self._database = sqlite3.connect(
-                path, timeout=_PATIENCE, isolation_level=None, check_same_thread=False
+                self._place, timeout=_PATIENCE, isolation_level=None, check_same_thread=False
             )
         try:
             with self._telling("opened"):
@@ -165,6 +168,7 @@ class SQLiteStore:
             return self._transact(lambda: self._take_up(name, owner))
 
     def _take_up(self, name: str, owner: Owner) -> Opened:
+        self._check_is_there()
         now, token = self._clock(), os.urandom(8).hex()
         self._database.execute(
             "INSERT OR IGNORE INTO run (name, nonce, began, changed) VALUES (?, ?, ?, ?)",
@@ -239,6 +243,7 @@ class SQLiteStore:
         return True
 
     def _write(self, rows: Sequence[Write], columns: Sequence[_Columns]) -> None:
+        self._check_is_there()
         for run, token in {(run, token) for run, token, _ in rows}:
             found = self._database.execute("SELECT token FROM run WHERE number = ?", (run,)).fetchone()
             if found is None or found[0] != token:
@@ -250,6 +255,15 @@ class SQLiteStore:
                 self._database.execute("DELETE FROM flight WHERE number = ?", fields[:1])
                 self._database.execute(_INSERT["call"], fields)
             self._unmoved += _ROW_BYTES + _length(fields)
+
+    def _check_is_there(self) -> None:
+        """Check that the file is the one that was opened: in one that was deleted nobody finds a note again.
+
+        Raises:
+            OSError: It is not.
+        """
+        if _identity(self._place) != self._file:
+            raise OSError("the file was deleted, moved or replaced while it was open")
 
     def tidy(self) -> None:
         """Bring a long write-ahead log into the file; see `Store`."""
@@ -343,6 +357,15 @@ class SQLiteStore:
 def _make_private(path: Path) -> None:
     """Make the file, for its owner alone, where there is none; SQLite's own files beside it follow it."""
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600))
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    """Return what tells a file from all others; None where there is none."""
+    try:
+        found = os.stat(path)  # noqa: PTH116 - as above
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _why(error: Exception) -> str:

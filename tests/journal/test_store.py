@@ -232,6 +232,55 @@ async def test_an_answer_that_cannot_be_noted_is_handed_over_all_the_same(
     assert (result.value, result.metadata["journal_error"]) == ("ok", "the disk is gone")
 
 
+@pytest.mark.parametrize("how", ["deleted", "moved", "replaced"])
+@pytest.mark.skipif(os.name == "nt", reason="a file that is open stays where it is")
+async def test_a_file_that_is_gone_is_told_and_nothing_is_sent_that_nobody_would_find(
+    how: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "runs.db"
+    with Journal(tmp_path / "another.db"):
+        pass
+
+    def answer(asked: Asked) -> object:
+        if asked.number == 2:
+            if how == "deleted":
+                for each in tmp_path.glob("runs.db*"):
+                    each.unlink()
+            elif how == "moved":
+                path.rename(tmp_path / "moved.db")
+            else:
+                (tmp_path / "another.db").replace(path)
+        return reply()
+
+    model = Model(answer)
+    with Journal(path) as journal:
+        outcome = await consensus(5, max_concurrency=1).run(model, "question", journal=journal.run("a"))
+        assert "deleted, moved or replaced" in str(journal_error_of(outcome))
+        assert (model.calls, error_of(outcome).cost.llm_calls) == (2, 2)
+        assert "deleted, moved or replaced" in str(
+            journal_error_of(await complete().run(model, "question", journal=journal.run("b")))
+        )
+    assert model.calls == 2
+
+
+def journal_error_of(outcome: Outcome[Any]) -> JournalError:
+    error = error_of(outcome)
+    assert isinstance(error, JournalError)
+    return error
+
+
+def test_a_file_may_have_any_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in (":memory:", "file:a?mode=memory", " "):
+        with Journal(name) as journal:
+            complete().run_sync(Model(), "question", journal=journal.run("a"))
+            monkeypatch.chdir("/")
+            complete().run_sync(Model(), "question", journal=journal.run("b"))
+        monkeypatch.chdir(tmp_path)
+        with Journal(name) as journal:
+            assert [info.name for info in journal.runs()] == ["a", "b"]
+
+
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anything")
 def test_a_read_only_file_is_told(tmp_path: Path) -> None:
     path = tmp_path / "runs.db"

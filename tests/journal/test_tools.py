@@ -1,16 +1,21 @@
 """Tools in a run with a journal: what has ended is never done again, what may have happened is not guessed."""
 
+import threading
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import anyio
 import pytest
+from typing_extensions import override
 
 from executionkit import Context, LLMResponse, TokenUsage, ToolCall, complete, react
 from executionkit.approval import Approve, Decision, Deny, Edit, Proposal
 from executionkit.errors import JournalError, JournalMismatchError, UnsettledToolError
 from executionkit.journal import Journal
+from executionkit.journal.store import Write
+from executionkit.outcome import Outcome
 from executionkit.tools import Effects, IdempotencyKey, Tool, tool
 from tests.doubles import Asked, Model, error_of, reply, result_of
 from tests.journaling import InMemory, MemoryStore, Unseen, numbered
@@ -222,6 +227,14 @@ def test_resolving_needs_text(tmp_path: Path) -> None:
     with Journal(tmp_path / "runs.db") as journal:
         with pytest.raises(TypeError, match="observation is text"):
             journal.resolve("a", "key", 7)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        with pytest.raises(TypeError, match="key is text"):
+            journal.resolve("a", None, "paid")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        with pytest.raises(TypeError, match="name must be text"):
+            journal.resolve(None, "key", "paid")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        with pytest.raises(TypeError, match="name must be text"):
+            journal.rows(None)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        with pytest.raises(ValueError, match="must not be empty"):
+            journal.rows("")
         with pytest.raises(JournalError, match="no run 'a'"):
             journal.resolve("a", "key", "paid")
 
@@ -236,3 +249,77 @@ async def test_nothing_goes_around_a_tool_that_may_have_had_its_effect() -> None
         error = error_of(await around.run(calling(), "question", journal=run))
     assert isinstance(error, UnsettledToolError)
     assert sum(bank.paid.values()) == 1
+
+
+@pytest.mark.parametrize("how", ["raises", "unwraps"])
+async def test_a_tool_around_it_does_not_hide_one_that_may_have_had_its_effect(how: str) -> None:
+    bank, store = Bank(), MemoryStore()
+    inner = react([bank.tool("once")])
+
+    @tool(effects="none")
+    async def settle(context: Context, at: int) -> str:
+        """Settle a bill."""
+        if how == "raises":
+            return str((await context.run(inner, "how much?")).value)
+        outcome: Outcome[Any] = await inner.run(context.provider, "how much?")
+        return str(outcome.unwrap().value)
+
+    def answer(asked: Asked) -> object:
+        seen = [message for message in asked.messages if message["role"] == "tool"]
+        if seen:
+            return reply(str(seen[-1]["content"]))
+        (spec,) = asked.tools or []
+        call = ToolCall("c", spec["function"]["name"], {"at": 0})
+        return LLMResponse("", (call,), "tool_calls", {"prompt_tokens": 1, "completion_tokens": 1})
+
+    around = react([settle])
+    bank.dies, bank.was_called = True, anyio.Event()
+    with InMemory(store) as journal, anyio.move_on_after(30) as life:
+        async with anyio.create_task_group() as group:
+            group.start_soon(lambda: around.run(Model(answer), "question", journal=journal.run("a")))
+            await bank.was_called.wait()
+            store.is_dead = True
+            life.cancel()
+    store.revive()
+    bank.dies = False
+    with InMemory(store) as journal:
+        error = error_of(await around.run(Model(answer), "question", journal=journal.run("a")))
+        assert isinstance(error, UnsettledToolError)
+        journal.resolve("a", error.metadata["key"], "it was paid")
+        result = result_of(await around.run(Model(answer), "question", journal=journal.run("a")))
+    assert (result.value, sum(bank.paid.values())) == ("it was paid", 1)
+
+
+class Waiting(MemoryStore):
+    """A store that takes its time with the note that a tool is about to be called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_at_it = threading.Event()
+        self.may_go_on = threading.Event()
+
+    @override
+    def write(self, rows: Sequence[Write]) -> None:
+        if any(row.kind == "tool" for _, _, row in rows) and not self.may_go_on.is_set():
+            self.is_at_it.set()
+            assert self.may_go_on.wait(30)
+        super().write(rows)
+
+    @override
+    def write_at_once(self, rows: Sequence[Write]) -> bool:
+        return False
+
+
+async def test_a_call_that_was_cancelled_before_it_was_noted_is_not_taken_for_begun() -> None:
+    bank, store = Bank(), Waiting()
+    paying = bank.tool("once")
+    with InMemory(store) as journal, anyio.fail_after(30):
+        async with anyio.create_task_group() as group:
+            group.start_soon(lambda: react([paying]).run(calling(), "question", journal=journal.run("a")))
+            while not store.is_at_it.is_set():  # noqa: ASYNC110 - a thread sets it
+                await anyio.sleep(0.001)
+            group.cancel_scope.cancel()
+        store.may_go_on.set()
+        assert not bank.paid
+        result = result_of(await react([paying]).run(calling(), "question", journal=journal.run("a")))
+    assert (result.value, sum(bank.paid.values())) == ("paid 0", 1)

@@ -14,7 +14,7 @@ from executionkit.core.encoding import json_text
 from executionkit.core.frozen import freeze_mapping, thaw
 from executionkit.core.observation import failed, shortened
 from executionkit.core.schema.validation import Rejected, parse_arguments
-from executionkit.errors import unwrapped
+from executionkit.errors import JournalError, unwrapped
 from executionkit.events import ToolFinished, ToolStarted
 from executionkit.provider import ToolCall
 from executionkit.runtime.context import Context, journaled_call, replay_within, span_below
@@ -231,7 +231,10 @@ class Toolbox:
         except ToolError as error:
             return failed("ToolError", _text_of(error)), "ToolError"
         except Exception as error:
-            kind = type(unwrapped(error)).__name__
+            cause = unwrapped(error)
+            if isinstance(cause, JournalError):  # of what the tool ran: nothing is to go around that
+                raise cause from error.__cause__
+            kind = type(cause).__name__
             return failed(kind), kind
         return text, None
 

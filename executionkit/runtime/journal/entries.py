@@ -196,7 +196,12 @@ class ToolEntry:
                 metadata={"tool": body.tool, "key": body.key, "path": self._row.path},
             )
         body.attempts += 1
-        await self._keeper.commit(self._row)
+        try:
+            await self._keeper.commit(self._row)
+        except BaseException:  # cancelled, say: it is not made, so it was not begun
+            body.attempts -= 1
+            self._keeper.put(self._row)
+            raise
 
     def ended(self, text: str, fault: str | None) -> None:
         """Note what came of it."""
