@@ -177,6 +177,74 @@ async def test_a_source_that_raises_ends_the_batch_after_the_rows_under_way() ->
     assert batch.failure.cost == batch.cost == costs(rows)
 
 
+class Ended(BaseException):
+    """What is no failure, as a test framework ends a test by."""
+
+
+@pytest.mark.parametrize("raised", [asyncio.CancelledError, StopIteration, StopAsyncIteration, ValueError])
+@pytest.mark.parametrize("is_async", [False, True])
+async def test_rows_under_way_are_given_whatever_a_source_raises(
+    raised: type[BaseException], is_async: bool
+) -> None:
+    class Source:
+        """Not a generator: that would turn the end of an iteration into something else."""
+
+        def __init__(self) -> None:
+            self._rows = iter(texts(3))
+
+        def __iter__(self) -> "Source":
+            return self
+
+        def __next__(self) -> str:
+            for row in self._rows:
+                return row
+            raise raised
+
+    async def source() -> AsyncIterator[str]:
+        for row in Source():
+            yield row
+
+    is_end = raised is StopIteration
+    batch = complete().over(source() if is_async else Source(), Model(upper), key=str)
+    rows = await soon(read(batch))
+    assert [type(row.outcome) for row in rows] == [Success] * 3
+    assert batch.cost == costs(rows)
+    assert isinstance(batch.failure, type(None) if is_end else StageError)
+    assert is_end or "the rows could not be read" in str(batch.failure)
+
+
+@pytest.mark.parametrize("where", ["source", "async source", "key", "stage"])
+async def test_what_is_no_failure_is_raised(where: str) -> None:
+    def checked(place: str, text: str) -> str:
+        if place == where and text == "row 2":
+            raise Ended
+        return text
+
+    def source() -> Iterator[str]:
+        return (checked("source", text) for text in texts(4))
+
+    async def source_async() -> AsyncIterator[str]:
+        for text in texts(4):
+            yield checked("async source", text)
+
+    stage = complete().map(lambda text: checked("stage", text.lower()))
+    rows = source_async() if where == "async source" else source()
+    with pytest.raises(Ended):
+        await soon(read(stage.over(rows, Model(upper), key=lambda text: checked("key", text))))
+
+
+async def test_a_key_whose_look_up_was_cancelled_costs_one_row() -> None:
+    def key(text: str) -> str:
+        if text == "row 2":
+            raise asyncio.CancelledError  # as `future.result()` does
+        return text
+
+    batch = complete().over(texts(4), Model(upper), key=key, ordered=True)
+    rows = await soon(read(batch))
+    assert [type(row.outcome) for row in rows] == [Success, Success, Failure, Success]
+    assert batch.failure is None
+
+
 @pytest.mark.parametrize("status", [401, 402, 403, 404])
 async def test_a_failure_that_all_rows_share_ends_the_batch(status: int) -> None:
     model = Model(no_at("row 2", permanent(status)))

@@ -813,3 +813,16 @@ def test_any_list_is_taken_apart_however_it_is_cut(
         found += [whole.value for whole in reader.elements(text[at : at + cut])]
         at += cut
     assert found == values
+
+
+async def test_what_is_no_failure_is_raised() -> None:
+    class Ended(BaseException):
+        """As a test framework ends a test by."""
+
+    async def ends(provider: LLMProvider, text: str) -> PatternResult[str]:
+        raise Ended
+
+    with pytest.raises(Ended):
+        async with step(ends).stream(ScriptedProvider(["a"]), "q") as run:
+            async for _ in run:
+                pass

@@ -3,6 +3,7 @@
 import time
 from collections import Counter, deque
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Sized
+from contextlib import suppress
 from types import AsyncGeneratorType, GeneratorType
 from typing import Generic, Literal, TypeAlias, TypeVar, cast
 
@@ -20,6 +21,7 @@ from executionkit.runtime.calls.windows import Windows
 from executionkit.runtime.context import Context, Performer
 from executionkit.runtime.frame import Frame
 from executionkit.runtime.inputs import Inputs
+from executionkit.runtime.tasks.cancellation import taken_as
 from executionkit.runtime.tasks.gather import gather
 
 __all__ = ["Key", "Row", "Rows", "Source", "key_of", "used_key"]
@@ -64,7 +66,10 @@ def key_of(number: int, value: A, key: Callable[[A], Key]) -> tuple[Key, Invalid
     stand_in = f"row {number}"
     try:
         found: object = key(value)
-    except Exception as error:
+    except BaseException as raised:
+        error = taken_as(raised)
+        if not isinstance(error, Exception):
+            raise error from error.__cause__
         failure = InvalidPromptError(f"the key of row {number} (from 0) raised {described(error)}")
         failure.__cause__ = error
         return stand_in, failure
@@ -262,16 +267,23 @@ class Rows(Generic[A, B]):
     async def _pull(self) -> tuple[A] | tuple[()]:
         """Return the next row; nothing where there is none."""
         try:
-            if self._iterator is not None:
-                return (next(self._iterator),)
-            return await self._pull_async()
-        except (StopIteration, StopAsyncIteration):
-            pass
-        except Exception as error:
+            pulled = await self._pull_async() if self._iterator is None else self._pull_plain()
+            if pulled:
+                return pulled
+        except BaseException as raised:
+            error = taken_as(raised)
+            if not isinstance(error, Exception):
+                raise error from error.__cause__
             self._failure = StageError(f"the rows could not be read: {described(error)}")
             self._failure.__cause__ = error
         self._end()
         return ()
+
+    def _pull_plain(self) -> tuple[A] | tuple[()]:
+        try:
+            return () if self._iterator is None else (next(self._iterator),)
+        except StopIteration:
+            return ()
 
     async def _pull_async(self) -> tuple[A] | tuple[()]:
         """Return the next row of an async source, which takes one pull at a time."""
@@ -279,7 +291,7 @@ class Rows(Generic[A, B]):
             return ()
         async with self._turn_to_pull:
             if not self._is_over:
-                with anyio.CancelScope() as self._pulling:
+                with anyio.CancelScope() as self._pulling, suppress(StopAsyncIteration):
                     return (await anext(self._iterator_async),)
         return ()
 

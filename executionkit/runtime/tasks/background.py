@@ -13,7 +13,7 @@ from contextvars import copy_context
 import anyio
 import sniffio
 
-from executionkit.runtime.tasks.cancellation import INTERRUPTS, taken_as
+from executionkit.runtime.tasks.cancellation import is_cancellation, taken_as
 from executionkit.runtime.tasks.timeouts import GRACE
 
 __all__ = ["Background"]
@@ -101,7 +101,7 @@ class Background:
         return True
 
     def raise_interrupt(self) -> None:
-        """Raise what ended it, where that is to end the process."""
+        """Raise what ended it, where that is no failure: an interrupt, or what ends a test."""
         failure, self._failure = self._failure, None
-        if isinstance(failure, INTERRUPTS):
+        if failure is not None and not isinstance(failure, Exception) and not is_cancellation(failure):
             raise failure
