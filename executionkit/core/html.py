@@ -34,5 +34,5 @@ def _cell(value: object) -> str:
 
 
 def _shown(value: object) -> str:
-    text = str(value)
+    text = str(value).encode(errors="replace").decode()  # half a character, which a notebook cannot send
     return escape(text if len(text) <= _LONGEST else f"{text[:_LONGEST]}... ({len(text):,} characters)")

@@ -17,7 +17,7 @@ import msgspec
 
 from executionkit.core.encoding import json_text
 from executionkit.core.frozen import thaw
-from executionkit.core.schema.models import plain_model
+from executionkit.core.schema.models import kept_model, read_kept
 from executionkit.core.schema.reading import as_kind
 from executionkit.core.transcript import Transcript
 from executionkit.core.usage import TokenUsage
@@ -143,7 +143,7 @@ def _as_plain(part: object) -> Any:
     if isinstance(part, Mapping):
         return dict(cast("Mapping[object, object]", part))
     with suppress(NotImplementedError):
-        return plain_model(part)
+        return kept_model(part)
     raise TypeError(f"a value of type {type(part).__name__} has no form in JSON")
 
 
@@ -165,9 +165,11 @@ def read_value(data: object, kind: object, read_outcome: OutcomeReader) -> objec
             raise ValueError(f"not a list of values: {data!s:.80}")
         return tuple([read_value(item, arguments[0], read_outcome) for item in cast("list[object]", data)])
     try:
-        return as_kind(data, kind)  # pyright: ignore[reportUnknownArgumentType] - whatever it holds
+        return as_kind(data, kind, read_kept)  # pyright: ignore[reportUnknownArgumentType] - whatever it holds
     except msgspec.ValidationError as error:
         raise ValueError(f"not a value of the type that is asked for: {error}") from None
+    except NotImplementedError:
+        raise ValueError(f"no value can be read as {kind!r:.80}: a part of it has no form in JSON") from None
 
 
 def _written_set(value: AbstractSet[object]) -> list[Any]:

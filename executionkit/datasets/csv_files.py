@@ -9,7 +9,7 @@ from typing import Any, Final, cast
 import msgspec
 
 from executionkit.core.encoding import json_text
-from executionkit.core.schema.models import read_model, schema_of, with_models
+from executionkit.core.schema.models import read_kept, schema_of, with_models
 from executionkit.datasets.lines import Record, lines_of, refused, with_same_columns
 
 __all__ = ["csv_rows", "write_csv"]
@@ -69,7 +69,7 @@ def csv_rows(path: Path, row_type: Any) -> Iterator[Any]:
                 names = _checked_names(cells)
             elif cells:
                 row = _by_name(names, cells, columns)
-                yield msgspec.convert(row, kind, strict=False, str_keys=True, dec_hook=read_model)
+                yield msgspec.convert(row, kind, strict=False, str_keys=True, dec_hook=read_kept)
         except (msgspec.MsgspecError, ValueError, TypeError, RecursionError) as error:
             raise refused(path, f"line {reader.line_num}", error) from error
 

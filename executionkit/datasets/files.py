@@ -14,7 +14,7 @@ from typing_extensions import TypeForm
 from executionkit.batch import Row
 from executionkit.core.encoding import json_text
 from executionkit.core.portable import plain_value
-from executionkit.core.schema.models import schema_of
+from executionkit.core.schema.models import read_kept, schema_of
 from executionkit.core.schema.reading import JsonDecoder, as_kind
 from executionkit.datasets.csv_files import csv_rows, write_csv
 from executionkit.datasets.lines import FilePath, Record, lines_of, refused
@@ -147,7 +147,7 @@ def whole(path: Path) -> Generator[Path, None, None]:
 
 
 def _json_lines(path: Path, row_type: Any) -> Iterator[Any]:
-    decoder = JsonDecoder(row_type)
+    decoder = JsonDecoder(row_type, read_kept)
     for number, line in enumerate(lines_of(path), 1):
         if line.strip():
             try:
@@ -162,7 +162,7 @@ def _decoded(decoder: JsonDecoder, line: str, row_type: Any) -> Any:
     except msgspec.DecodeError:
         if "\\ud" not in line.lower():
             raise
-    return as_kind(json.loads(line), row_type)  # half a character, which msgspec does not take
+    return as_kind(json.loads(line), row_type, read_kept)  # half a character, which msgspec does not take
 
 
 def _record(row: object) -> Record:

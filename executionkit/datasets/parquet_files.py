@@ -8,6 +8,7 @@ from typing import Any, Final, Self, cast
 
 import msgspec
 
+from executionkit.core.schema.models import read_kept
 from executionkit.core.schema.reading import as_kind
 from executionkit.datasets.lines import Record, refused, with_same_columns
 
@@ -55,7 +56,7 @@ def parquet_rows(path: Path, row_type: Any) -> Iterator[Any]:
             for chunk in file.iter_batches(batch_size=_CHUNK):
                 for row in _plain_rows(chunk, path, number):
                     try:
-                        value = as_kind(row, row_type)
+                        value = as_kind(row, row_type, read_kept)
                     except (msgspec.MsgspecError, ValueError, TypeError, RecursionError) as error:
                         raise refused(path, f"row {number} (from 0)", error) from error
                     yield value

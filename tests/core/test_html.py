@@ -18,3 +18,8 @@ def test_it_stays_small() -> None:
     assert len(table) < 4_000
     assert "1,000,000 characters" in table
     assert "980 more" in table
+
+
+def test_half_a_character_can_be_sent() -> None:
+    assert "1?2" in html_table({"value": "1\ud8002"})
+    html_table({"value": "\ud800", "votes": {"\udfff": 1}}).encode()

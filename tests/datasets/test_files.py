@@ -249,7 +249,7 @@ def test_rows_may_be_models(tmp_path: Path, kind: str) -> None:
     class Place(pydantic.BaseModel):
         city: str
 
-    class Visit(pydantic.BaseModel):
+    class Visit(pydantic.BaseModel, extra="forbid"):
         note: str
         days: int | None = None
         day: dt.date | None = None
@@ -257,6 +257,11 @@ def test_rows_may_be_models(tmp_path: Path, kind: str) -> None:
         other: Place | None = None
         tags: list[str] = []
         mood: Mood = Mood.GOOD
+
+        @pydantic.computed_field  # type: ignore[prop-decorator]  # of mypy's, for all decorated properties
+        @property
+        def length(self) -> int:
+            return len(self.note)
 
     class Trip(msgspec.Struct):
         first: Visit

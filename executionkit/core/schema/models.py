@@ -5,7 +5,8 @@ stand within a type. Pydantic is imported only for the schema of one of its data
 brought already.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from importlib import import_module
 from types import UnionType
 from typing import Annotated, Any, Final, Union, cast, get_args, get_origin
@@ -13,7 +14,16 @@ from typing import Annotated, Any, Final, Union, cast, get_args, get_origin
 import msgspec
 from typing_extensions import override
 
-__all__ = ["UnfitError", "is_model", "plain_model", "read_model", "schema_of", "with_models"]
+__all__ = [
+    "UnfitError",
+    "is_model",
+    "kept_model",
+    "plain_model",
+    "read_kept",
+    "read_model",
+    "schema_of",
+    "with_models",
+]
 
 _MOST_REASONS: Final = 5
 _OWN_CHECKS: Final = frozenset({"value_error", "assertion_error"})
@@ -192,23 +202,50 @@ def read_model(kind: Any, value: Any) -> Any:
         NotImplementedError: The type is no model.
     """
     if issubclass(kind, _Choice):
-        return _chosen(kind.options, value)
-    is_validated = issubclass(kind, _Validated)
-    if not (is_validated or is_model(kind)):
-        raise NotImplementedError
-    read = kind.kind.__pydantic_validator__.validate_json if is_validated else kind.model_validate_json
+        return _chosen(kind.options, value, read_model)
     try:
-        return read(msgspec.json.encode(value))
+        return _reader(kind)(msgspec.json.encode(value))
     except ValueError as error:
         raise _unfit(error) from None
 
 
-def _chosen(options: tuple[Any, ...], value: Any) -> Any:
+def _reader(kind: Any) -> Callable[..., Any]:
+    """Return what reads JSON text as a model.
+
+    Raises:
+        NotImplementedError: The type is no model.
+    """
+    is_validated = issubclass(kind, _Validated)
+    if not (is_validated or is_model(kind)):
+        raise NotImplementedError
+    read: Callable[..., Any] = (
+        kind.kind.__pydantic_validator__.validate_json if is_validated else kind.model_validate_json
+    )
+    return read
+
+
+def read_kept(kind: Any, value: Any) -> Any:
+    """Read what `kept_model` wrote: a model's fields may have their own names in place of others.
+
+    Raises:
+        UnfitError: The model refuses it.
+        NotImplementedError: The type is no model.
+    """
+    if issubclass(kind, _Choice):
+        return _chosen(kind.options, value, read_kept)
+    with suppress(UnfitError):
+        return read_model(kind, value)
+    with suppress(TypeError, ValueError):  # Pydantic before 2.11 knows no such names
+        return _reader(kind)(msgspec.json.encode(value), by_alias=True, by_name=True)
+    return read_model(kind, value)
+
+
+def _chosen(options: tuple[Any, ...], value: Any, read: Callable[[Any, Any], Any]) -> Any:
     told: list[str] = []
     safe: list[str] = []
     for option in options:
         try:
-            return msgspec.convert(value, option, str_keys=True, dec_hook=read_model)
+            return msgspec.convert(value, option, str_keys=True, dec_hook=read)
         except Exception as error:  # noqa: BLE001 - a model of somebody else may raise anything
             cause = error.__cause__
             told.append(str(error) if isinstance(error, msgspec.ValidationError) else _named(error))
@@ -247,3 +284,30 @@ def plain_model(value: object) -> Any:
     if isinstance(value, type) or not callable(write):
         raise NotImplementedError
     return msgspec.json.decode(cast("str | bytes", write(by_alias=True)))
+
+
+def kept_model(value: object) -> Any:
+    """Return a model's value as plain data out of which `read_kept` makes it again; an `enc_hook` of msgspec.
+
+    That is `plain_model`, unless the model does not read it: what is computed is left out then, and where
+    names are read that are not those written, a field has its own.
+
+    Raises:
+        NotImplementedError: It is no model.
+    """
+    plain = plain_model(value)
+    write: Any = getattr(value, "model_dump_json", None)
+    if _is_kept(plain, value) or not hasattr(value, "__pydantic_validator__"):
+        return plain
+    for by_alias in (True, False):
+        kept = msgspec.json.decode(cast("str | bytes", write(by_alias=by_alias, round_trip=True)))
+        if _is_kept(kept, value):
+            return kept
+    return plain
+
+
+def _is_kept(plain: Any, value: object) -> bool:
+    try:
+        return bool(read_kept(type(value), plain) == value)
+    except Exception:  # noqa: BLE001 - a model of somebody else may raise anything
+        return False

@@ -1,6 +1,6 @@
 """From plain JSON data to a type, as JSON Schema reads it, and in words what keeps it from that. Pure."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, Final, cast
 
@@ -18,6 +18,7 @@ class JsonDecoder:
 
     Args:
         kind: The type.
+        read: Reads the types that msgspec does not know.
 
     Raises:
         TypeError: msgspec cannot decode it.
@@ -26,11 +27,12 @@ class JsonDecoder:
     [1, 2]
     """
 
-    __slots__ = ("_decoder", "_kind")
+    __slots__ = ("_decoder", "_kind", "_read")
 
-    def __init__(self, kind: Any) -> None:
+    def __init__(self, kind: Any, read: Callable[[Any, Any], Any] = read_model) -> None:
         self._kind = with_models(kind)
-        self._decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(self._kind, dec_hook=read_model)
+        self._read = read
+        self._decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(self._kind, dec_hook=read)
 
     def decode(self, text: str) -> Any:
         """Return the value.
@@ -42,11 +44,16 @@ class JsonDecoder:
         try:
             return self._decoder.decode(text)
         except msgspec.ValidationError as error:
-            return _once_more(msgspec.json.decode(text), self._kind, error)
+            return _once_more(msgspec.json.decode(text), self._kind, error, self._read)
 
 
-def as_kind(value: object, kind: Any) -> Any:
+def as_kind(value: object, kind: Any, read: Callable[[Any, Any], Any] = read_model) -> Any:
     """Return plain JSON data as a type, by the same rules.
+
+    Args:
+        value: The data.
+        kind: The type.
+        read: Reads the types that msgspec does not know.
 
     Raises:
         msgspec.ValidationError: It is no such value.
@@ -57,17 +64,19 @@ def as_kind(value: object, kind: Any) -> Any:
     """
     kind = with_models(kind)
     try:
-        return msgspec.convert(value, kind, str_keys=True, dec_hook=read_model)
+        return msgspec.convert(value, kind, str_keys=True, dec_hook=read)
     except msgspec.ValidationError as error:
-        return _once_more(value, kind, error)
+        return _once_more(value, kind, error, read)
 
 
-def _once_more(value: object, kind: Any, refused: msgspec.ValidationError) -> Any:
+def _once_more(
+    value: object, kind: Any, refused: msgspec.ValidationError, read: Callable[[Any, Any], Any]
+) -> Any:
     """Try once more with whole numbers as integers: only then, since a float may be wanted elsewhere."""
     whole = _with_whole_numbers(value)
     if whole is not value:
         with suppress(msgspec.ValidationError):
-            return msgspec.convert(whole, kind, str_keys=True, dec_hook=read_model)
+            return msgspec.convert(whole, kind, str_keys=True, dec_hook=read)
     raise refused
 
 

@@ -3,6 +3,7 @@
 import json
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypedDict
 
 import attrs
@@ -274,3 +275,65 @@ async def test_a_tool_takes_and_gives_models() -> None:
 def test_text_of_a_model_is_its_json() -> None:
     assert json_text([Cat(meows=True)]) == '[{"meows":true}]'
     assert json_text(Renamed(fullName="Ada")) == '{"fullName":"Ada"}'
+
+
+class ReadOtherwise(pydantic.BaseModel):
+    """Read under other names than those it is written under."""
+
+    first: int = pydantic.Field(validation_alias="in", serialization_alias="out")
+    second: str = pydantic.Field(validation_alias=pydantic.AliasChoices("a", "b"))
+
+
+class Computed(pydantic.BaseModel, extra="forbid"):
+    """Written with more than it takes."""
+
+    amount: int
+
+    @pydantic.computed_field  # type: ignore[prop-decorator]  # of mypy's, for all decorated properties
+    @property
+    def twice(self) -> int:
+        return 2 * self.amount
+
+
+class Wrapped(pydantic.BaseModel):
+    """Written as another type than it reads."""
+
+    inner: pydantic.Json[list[int]]
+
+
+@validated
+class Named:
+    at_home: int = pydantic.Field(alias="atHome")
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        (Renamed, '{"fullName": "Ann"}'),
+        (ReadOtherwise, '{"in": 1, "b": "x"}'),
+        (Computed, '{"amount": 3}'),
+        (Wrapped, '{"inner": "[1, 2]"}'),
+        (Named, '{"atHome": 1}'),
+        (list[ReadOtherwise | Computed], '[{"in": 1, "a": "x"}, {"amount": 3}]'),
+        (dict[str, Wrapped], '{"x": {"inner": "[]"}}'),
+    ],
+)
+def test_a_result_comes_back_whatever_a_model_is_written_as(kind: Any, text: str) -> None:
+    found = answer_type(kind).read(text)
+    assert isinstance(found, Decoded)
+    written = json.dumps(PatternResult(found.value).to_dict())
+    assert PatternResult.from_dict(json.loads(written), kind).value == found.value
+
+
+def test_names_are_those_of_the_schema_where_they_are_read() -> None:
+    assert PatternResult(Renamed(fullName="Ann")).to_dict()["value"] == {"fullName": "Ann"}
+    assert PatternResult(Computed(amount=3)).to_dict()["value"] == {"amount": 3}
+
+
+def test_an_answer_is_not_read_under_names_that_its_schema_has_not() -> None:
+    assert isinstance(answer_type(ReadOtherwise).read('{"first": 1, "second": "x"}'), Rejected)
+
+
+def test_a_type_that_cannot_be_read_is_told() -> None:
+    with pytest.raises(ValueError, match="a part of it has no form in JSON"):
+        PatternResult.from_dict(PatternResult({"path": "/"}).to_dict(), dict[str, Path])
