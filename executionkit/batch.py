@@ -33,7 +33,7 @@ from executionkit.runtime.tasks.background import Background
 from executionkit.runtime.tasks.cancellation import is_cancellation
 from executionkit.runtime.tasks.handover import Handover
 
-__all__ = ["Batch", "Key", "Row", "Source", "Summary", "SyncBatch"]
+__all__ = ["Batch", "Key", "Row", "Source", "Summary", "SyncBatch", "check_source"]
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -127,7 +127,7 @@ class Batch(Generic[A, B]):
     ) -> None:
         check_run(provider, max_cost, retry, trace, deadline)
         check_journal(journal, provider)
-        _check_source(rows)
+        check_source(rows)
         check_function("key", key)
         check_flag("ordered", ordered)
         check_count("ahead", ahead)
@@ -432,6 +432,11 @@ class SyncBatch(Generic[A, B]):
         return self._rows.take()
 
 
-def _check_source(rows: object) -> None:
+def check_source(rows: object) -> None:
+    """Check that rows can be iterated over, and are not a text: the path of a file, say.
+
+    Raises:
+        TypeError: They cannot.
+    """
     if isinstance(rows, str | bytes) or not isinstance(rows, Iterable | AsyncIterable):
         raise TypeError(f"rows are something to iterate over, plain or async, not {type(rows).__name__}")

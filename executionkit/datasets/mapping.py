@@ -6,9 +6,9 @@ from collections.abc import AsyncIterable, Callable
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import TypeVar
+from typing import TypeVar, cast
 
-from executionkit.batch import Key, Source, Summary
+from executionkit.batch import Key, Source, Summary, check_source
 from executionkit.core.budget import left_of
 from executionkit.core.checks import check_function
 from executionkit.core.usage import NO_USAGE, TokenUsage, checked_budget
@@ -16,7 +16,7 @@ from executionkit.core.window import Adaptive
 from executionkit.datasets.engines import Engine, Local
 from executionkit.datasets.files import FilePath, check_target, write_records
 from executionkit.datasets.shards import Job, Report
-from executionkit.datasets.state import State, opened
+from executionkit.datasets.state import State, check_folder, opened
 from executionkit.errors import BudgetExhaustedError
 from executionkit.events import Trace
 from executionkit.journal.pipelines import described
@@ -67,9 +67,9 @@ def map_dataset(
         key: What a row is known by, in this life and in those to come; see `Stage.over`.
         engine: What runs the rows: `Local()` in this process, `Dask(client)` or `Ray()` on a cluster.
         max_cost: The budget of all rows, over all lives and workers.
-        state: The folder of what was done; `target` with `.state` behind it if None. It may be deleted once
-            the target is there. One process at a time may use it; where an engine has workers on
-            other machines, they see it under the same path.
+        state: The folder of what was done; `target` with `.state` behind it if None. Made, or that of
+            an earlier life; it may be deleted once the target is there. One process at a time may use it;
+            where an engine has workers on other machines, they see it under the same path.
         max_concurrency: As in `Stage.over`.
         retry: As in `Stage.over`.
         trace: As in `Stage.over`; where an engine has workers, it is called there.
@@ -84,12 +84,15 @@ def map_dataset(
 
     Raises:
         TypeError: An argument is of the wrong type.
-        ValueError: An argument is out of range, or the state is that of another kind of file.
+        ValueError: An argument is out of range, or the state holds files that are not those of a state.
         ModuleNotFoundError: The target is Parquet, and `pyarrow` is not installed.
         RuntimeError: An event loop runs in this thread, or another process uses the state.
         OSError: The state or the target cannot be written.
     """
     began = time.perf_counter()
+    check_source(source)
+    if not isinstance(cast("object", stage), Stage):
+        raise TypeError(f"a stage is wanted, as complete() makes one, not {type(stage).__name__}")
     check_target(target)
     check_function("key", key)
     check_function("make_provider", make_provider)
@@ -110,6 +113,7 @@ def map_dataset(
         on_change == "reuse",
     )
     folder = Path(state) if state is not None else Path(f"{os.fspath(target)}.state")
+    check_folder(folder, target)
     with opened(folder, described(stage, prompts=False), on_change) as done:
         report = in_new_loop(partial(_run, job, source, done, limit, engine), "map_dataset")
         write_records(target, done.records())

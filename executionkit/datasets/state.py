@@ -4,7 +4,8 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -15,7 +16,7 @@ from executionkit.core.journal import Row as CallRow
 from executionkit.core.journal import cost_of
 from executionkit.core.seen import Seen
 from executionkit.core.usage import NO_USAGE, TokenUsage
-from executionkit.datasets.files import Record
+from executionkit.datasets.lines import FilePath, Record
 from executionkit.datasets.log import Begun, Line, Log, lines_of, lock
 from executionkit.errors import JournalMismatchError
 from executionkit.journal.pipelines import Pipelined, changes_between
@@ -36,6 +37,8 @@ __all__ = [
 A = TypeVar("A")
 
 _MAIN: Final = "rows.jsonl"
+_PARTS: Final = "part-*.jsonl"
+_LOCK: Final = "lock"
 PATIENCE: Final = 60.0
 """Seconds to wait for a worker that is cut off from the others, and still works on a shard."""
 _OFTEN: Final = 0.05
@@ -155,7 +158,9 @@ class State:
         self.cost: TokenUsage = NO_USAGE
         self.failure: JournalMismatchError | None = None
         main = folder / _MAIN
-        before = next(lines_of(main), Line()).begun if main.exists() else None
+        before = _begun_in(main) if main.exists() else None
+        for part in self.parts():
+            _begun_in(part)
         for name in () if before is None else before.folded:
             (folder / name).unlink(missing_ok=True)  # a process was killed before it had removed them
         for part in self.parts():
@@ -185,7 +190,7 @@ class State:
 
     def parts(self) -> list[Path]:
         """Return the files of shards, in order."""
-        return sorted(self.folder.glob("part-*.jsonl"))
+        return sorted(self.folder.glob(_PARTS))
 
     def knows(self, row: A, key: Callable[[A], Key]) -> bool:
         """Tell whether an earlier life has answered a row; one that has the key of another fails again."""
@@ -211,6 +216,36 @@ class State:
                 yield line.record
 
 
+def _begun_in(path: Path) -> Begun:
+    """Return what was run where a file was written.
+
+    Raises:
+        ValueError: It is a file of somebody else's, which is not to be changed.
+    """
+    with suppress(ValueError):
+        begun = next(lines_of(path), Line()).begun
+        if begun is not None:
+            return begun
+    raise ValueError(f"{path} is no part of a state of map_dataset; name another folder as state, a new one")
+
+
+def check_folder(folder: Path, target: FilePath) -> None:
+    """Check that a state and what is written in the end keep out of each other's way.
+
+    Raises:
+        ValueError: They do not.
+    """
+    file, folder = Path(os.path.realpath(target)), Path(os.path.realpath(folder))
+    if file == folder:
+        raise ValueError(
+            f"{os.fspath(target)!r} is the target, and cannot be the folder of the state as well"
+        )
+    if file.parent == folder and (file.name in {_MAIN, _LOCK} or fnmatch(file.name, _PARTS)):
+        raise ValueError(
+            f"{os.fspath(target)!r} is a file of the state; give the target another name or folder"
+        )
+
+
 @contextmanager
 def opened(folder: Path, pipeline: Pipelined, on_change: OnChange) -> Generator[State, None, None]:
     """Open what was done, for this process alone.
@@ -219,8 +254,8 @@ def opened(folder: Path, pipeline: Pipelined, on_change: OnChange) -> Generator[
         RuntimeError: Another process uses it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "lock").touch()
-    with locked(folder / "lock", f"another process uses the state in {folder}"):
+    (folder / _LOCK).touch()
+    with locked(folder / _LOCK, f"another process uses the state in {folder}"):
         state = State(folder, pipeline, on_change)
         try:
             yield state

@@ -190,6 +190,11 @@ def test_mistakes_are_told_before_anything_is_sent(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="make_provider takes a function"):
         map_dataset([], tmp_path / "out.csv", complete(), Model(), key=str)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
+    with pytest.raises(TypeError, match="rows are something to iterate over, plain or async, not str"):
+        map_dataset("in.jsonl", tmp_path / "out.csv", complete(), Model, key=str)
+    with pytest.raises(TypeError, match="a stage is wanted, as complete"):
+        map_dataset([], tmp_path / "out.csv", None, Model, key=str)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
     async def inside() -> None:
         map_dataset([], tmp_path / "out.csv", complete(), Model, key=str)
 
@@ -216,6 +221,34 @@ def test_a_target_that_cannot_be_written_is_told_before_anything_is_sent(
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     with pytest.raises(ModuleNotFoundError, match="Parquet needs pyarrow"):
         map_dataset(["a"], tmp_path / "out.parquet", complete(), refused, key=str)
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "part-00000.jsonl"])
+@pytest.mark.parametrize("text", ['{"id": 1}\n{"id": 2}\n', "", "no JSON\n"])
+def test_files_of_others_are_not_taken_for_a_state(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=rf"{name} is no part of a state of map_dataset"):
+        map_dataset(["a"], tmp_path / "out.jsonl", complete(), lambda: Model(upper), key=str, state=tmp_path)
+    assert (tmp_path / name).read_text() == text
+
+
+@pytest.mark.parametrize(
+    ("target", "told"),
+    [
+        ("it", "is the target, and cannot be the folder of the state"),
+        ("it/rows.jsonl", "is a file of the state"),
+        ("it/part-1.jsonl", "is a file of the state"),
+    ],
+)
+def test_a_state_and_its_target_keep_out_of_each_others_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str, told: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    state = tmp_path / f"{target}.jsonl" if target == "it" else tmp_path / "it"
+    path = f"{target}.jsonl" if target == "it" else target
+    with pytest.raises(ValueError, match=told):
+        map_dataset(["a"], path, complete(), lambda: Model(upper), key=str, state=state)
+    assert map_dataset(["a"], "it/a.jsonl", complete(), lambda: Model(upper), key=str, state="it").rows == 1
 
 
 def test_the_folder_of_a_target_is_made_wherever_the_state_is(tmp_path: Path) -> None:
