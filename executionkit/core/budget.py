@@ -260,8 +260,8 @@ def _length(part: object) -> int:
 
 def _size(part: object) -> int:
     if isinstance(part, str):
-        return len(part.encode("utf-8", "surrogatepass"))
-    if isinstance(part, Mapping):
+        return len(part) if part.isascii() else len(part.encode("utf-8", "surrogatepass"))
+    if isinstance(part, (dict, Mapping)):  # what is a dict need not ask the abstract class
         return sum(map(_size, cast("Mapping[object, object]", part).values()))
     if isinstance(part, (list, tuple)):
         return sum(map(_size, cast("list[object]", part)))
