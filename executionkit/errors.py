@@ -27,7 +27,7 @@ Each carries `cost`, the `TokenUsage` up to the failure, and `metadata`, a read-
 achieved. Errors are values: they compare by value, hash, copy and pickle.
 """
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager, suppress
 from types import MappingProxyType
 from typing import Any, ClassVar, Final, Self, TypeVar, cast
@@ -59,6 +59,7 @@ __all__ = [
     "UnsettledToolError",
     "described",
     "unwrapped",
+    "with_last_failure",
     "wrapping",
 ]
 
@@ -343,7 +344,9 @@ class PatternError(ExecutionKitError):
 class BudgetExhaustedError(PatternError):
     """The next call no longer fits the budget; nothing of it was sent.
 
-    Where it was to be a retry, `__cause__` is the failure of the attempt before it.
+    Where failed attempts have spent it, the message ends with the last failure, and
+    `metadata["last_failure"]` (str) is its class and text. Where the call was to be a retry, that failure is
+    `__cause__`.
     """
 
 
@@ -417,6 +420,28 @@ def described(error: BaseException) -> str:
     with suppress(Exception):  # foreign code: what matters is that it failed, not that it cannot say how
         return f"{type(error).__name__}: {error}"
     return type(error).__name__
+
+
+def with_last_failure(
+    error: BudgetExhaustedError, failures: Iterable[BaseException | None]
+) -> BudgetExhaustedError:
+    """Return a spent budget's error that tells of the first of these failures that came from a model.
+
+    Failed attempts spend a budget, too: who hears of the budget only is led to raise it.
+    """
+    if "last_failure" in error.metadata:
+        return error
+    for failure in failures:
+        last: object = None
+        if isinstance(failure, LLMError):
+            last = described(failure)
+        elif isinstance(failure, ExecutionKitError):
+            last = failure.metadata.get("last_failure")
+        if isinstance(last, str):
+            telling = error.stamped(error.cost, {"last_failure": last})
+            telling.args = (f"{error}; the last attempt failed: {last}",)
+            return telling
+    return error
 
 
 @contextmanager

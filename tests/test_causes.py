@@ -14,6 +14,7 @@ from executionkit.errors import (
     EvaluationError,
     ExecutionKitError,
     PermanentError,
+    ProviderError,
     RateLimitError,
     StageError,
     unwrapped,
@@ -27,6 +28,7 @@ from executionkit.patterns.refine import refine
 from executionkit.patterns.step import step
 from executionkit.patterns.structured import structured
 from executionkit.provider import LLMProvider, LLMResponse, ToolCall
+from executionkit.retry import RetryConfig
 from executionkit.runtime.context import Context
 from executionkit.stage import Stage, identity
 from executionkit.tools import tool
@@ -169,6 +171,44 @@ async def test_a_spent_budget_says_which_how_far_and_the_call_that_did_not_fit(
     assert (known["budget"], known["budget_path"], known["budget_limit"]) == ("run", (), limit)
     assert known["budget_spent"] == TokenUsage(6, 30, 2)
     assert known["budget_needed"] == TokenUsage(8, 15, 1)
+
+
+AT_ONCE = RetryConfig(base_delay=0)
+NOBODY = ProviderError("no connection to localhost:11434")
+
+
+@pytest.mark.parametrize(
+    ("stage", "calls"),
+    [
+        (complete(), 2),
+        (complete() & complete(), 3),
+        (complete() | complete(), 2),
+        (consensus(5), 10),
+        (consensus(20), 10),
+        (consensus(3), 2),  # the third sample has no attempt of its own that failed
+        (consensus(3, quorum=2), 2),
+        (consensus(3, max_concurrency=1), 2),
+        (consensus(3, quorum=2, max_concurrency=1), 2),
+    ],
+)
+async def test_a_budget_that_failed_attempts_have_spent_tells_the_last_failure(
+    stage: Stage[str, Any], calls: int
+) -> None:
+    limit = TokenUsage(llm_calls=calls)
+    outcome = await stage.run(Model(lambda asked: NOBODY), "x", max_cost=limit, retry=AT_ONCE)
+    error = error_of(outcome)
+    assert isinstance(error, BudgetExhaustedError)
+    assert f"{calls} of {calls} calls are spent" in str(error)
+    assert str(error).endswith("; the last attempt failed: ProviderError: no connection to localhost:11434")
+    assert str(error).count("the last attempt failed") == 1
+    assert error.metadata["last_failure"] == "ProviderError: no connection to localhost:11434"
+    assert error.cost == limit
+
+
+async def test_a_budget_that_was_spent_on_answers_tells_of_no_failure() -> None:
+    error = error_of(await consensus(3).run(Model(), "x", max_cost=TokenUsage(llm_calls=2)))
+    assert isinstance(error, BudgetExhaustedError)
+    assert "last_failure" not in error.metadata
 
 
 async def test_the_budget_of_a_stage_is_told_by_its_name_and_place() -> None:

@@ -162,7 +162,8 @@ def _checked_money(usd: object) -> Decimal | None:
         ValueError: It is negative, not finite, or above 0 and below a picodollar.
     """
     if not isinstance(usd, Decimal | None):
-        raise TypeError(f"budget usd must be a Decimal or None, not {type(usd).__name__}")
+        remedy = f": write Decimal({str(usd)!r:.40})" if isinstance(usd, str | int | float) else ""
+        raise TypeError(f"budget usd must be a Decimal or None, not {type(usd).__name__}{remedy}")
     if not usd:
         return None
     if not usd.is_finite() or usd < 0 or usd > _LARGEST_SANE_COUNT:

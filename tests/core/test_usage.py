@@ -81,7 +81,9 @@ def test_a_limit_in_money_is_kept_in_whole_picodollars() -> None:
         (TokenUsage(usd=Decimal("-0.5")), ValueError, r"usd must be 0 .* not -0\.5"),
         (TokenUsage(usd=Decimal("NaN")), ValueError, "not NaN"),
         (TokenUsage(usd=Decimal("1e-13")), ValueError, "at least 1E-12 where it is a limit"),
-        (TokenUsage(usd=0.5), TypeError, "usd must be a Decimal or None, not float"),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        (TokenUsage(usd="0.05"), TypeError, r"not str: write Decimal\('0.05'\)$"),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        (TokenUsage(usd=[1]), TypeError, "usd must be a Decimal or None, not list$"),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        (TokenUsage(usd=0.5), TypeError, r"Decimal or None, not float: write Decimal\('0.5'\)$"),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
         (TokenUsage(llm_calls=2.0), TypeError, "llm_calls must be an int, not float"),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     ],
 )

@@ -19,6 +19,7 @@ from executionkit.errors import (
     JournalError,
     PermanentError,
     described,
+    with_last_failure,
 )
 from executionkit.provider import DEFAULT_MAX_TOKENS, LLMProvider, LLMResponse, Message, checked_provider
 from executionkit.runtime.context import Context
@@ -372,4 +373,5 @@ class Sampler:
         """
         quorum = self._sampling.quorum
         if quorum is not None and len(self.drawn) < quorum and self.failures:
-            raise self.failures[0]
+            first, *others = self.failures
+            raise with_last_failure(first, others) if isinstance(first, BudgetExhaustedError) else first

@@ -21,6 +21,7 @@ from executionkit.errors import (
     ExecutionKitError,
     PermanentError,
     RateLimitError,
+    with_last_failure,
 )
 from executionkit.events import Path, WaitFinished, WaitStarted
 from executionkit.provider import LLMResponse
@@ -370,7 +371,7 @@ class Completion(msgspec.Struct, eq=False):
             raise failure
         if decision.is_halted:
             raise BudgetExhaustedError("not sent: a call beside it has failed", metadata={"halted": True})
-        raise out_of_budget(decision) from failure
+        raise with_last_failure(out_of_budget(decision), [failure]) from failure
 
     async def _attempt(
         self, member: Endpoint, before_it: ExecutionKitError | None

@@ -9,7 +9,7 @@ import anyio
 from sniffio import current_async_library
 
 from executionkit.core.frozen import freeze_mapping
-from executionkit.errors import ExecutionKitError, described
+from executionkit.errors import BudgetExhaustedError, ExecutionKitError, described, with_last_failure
 from executionkit.runtime.tasks.cancellation import (
     STRUCK,
     Waiter,
@@ -147,6 +147,8 @@ def _first(failures: list[Exception]) -> Exception:
     if not (others and isinstance(first, ExecutionKitError)):
         return first
     error = first.stamped(first.cost)
+    if isinstance(error, BudgetExhaustedError):
+        error = with_last_failure(error, others)
     known: tuple[str, ...] = error.metadata.get("other_failures", ())
     noted = (*known, *map(described, others))
     error.metadata = freeze_mapping({**error.metadata, "other_failures": noted})
