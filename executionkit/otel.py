@@ -4,7 +4,9 @@
 else of the package imports this module. The names are those of `executionkit.telemetry.names`.
 """
 
+import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from importlib.metadata import version
 from typing import Any, ClassVar, Final, TypeAlias
 
@@ -35,7 +37,7 @@ from executionkit.events import (
     WaitFinished,
 )
 from executionkit.runtime import tracing
-from executionkit.telemetry.attributes import answered, asked, path_of, spent
+from executionkit.telemetry.attributes import answered, asked, path_of, sound, spent, without_halves
 from executionkit.telemetry.metrics import Endpoint, Instruments, endpoint_of
 from executionkit.telemetry.names import NAMES, SCHEMA_URLS, Names, Version
 from executionkit.telemetry.spans import INSIDE, Counts, Opened, Run
@@ -104,8 +106,21 @@ class Otel:
     def __call__(self, event: Event) -> None:
         """Take note of an event."""
         handler = self._HANDLERS.get(type(event))
-        if handler is not None:
+        if handler is None:
+            return
+        try:
             handler(self, event)
+        except Exception:  # of a span processor, say: nothing more is told of the run
+            self._give_up(event.run)
+            raise
+
+    def _give_up(self, name: str) -> None:
+        """End the spans of a run that nothing more is told of."""
+        run = self._runs.pop(name, None)
+        for left in {id(each): each for each in run.opened.values()}.values() if run is not None else ():
+            if left.ended is None:
+                with suppress(Exception):
+                    left.end(max(left.began, time.time_ns()))
 
     def enter(self, run: str, id: int) -> Callable[[], None] | None:  # noqa: A002 - as in `TracingContext`
         """Make the span of something the current one, and return what makes it the one before."""
@@ -141,7 +156,9 @@ class Otel:
         began = run.time(event.at)
         if above is not None and above.ended is not None:
             began = min(began, above.ended)
-        span = self._tracer.start_span(name, around, kind, attributes, start_time=began)
+        span = self._tracer.start_span(
+            without_halves(name), around, kind, sound(attributes), start_time=began
+        )
         opened = Opened(run, span, began, around, above)
         run.opened[event.id] = opened
         return opened
@@ -191,7 +208,7 @@ class Otel:
             opened = self._begin(run, event, f"stage {event.stage}", attributes)
         opened.name, opened.kind = event.stage, event.kind
         if opened.span.is_recording():
-            opened.span.set_attribute(Names.PATH, path_of(event))
+            opened.span.set_attribute(Names.PATH, without_halves(path_of(event)))
 
     def _stage_finished(self, event: StageFinished) -> None:
         found = self._ended(event)
@@ -210,7 +227,7 @@ class Otel:
                     for release in self._releases
                     if release.names_provider
                 )
-            opened.span.set_attributes(attributes)
+            opened.span.set_attributes(sound(attributes))
         seconds = self._close(opened, event.error, run.time(event.at))
         if opened.kind == "React" and opened.agent is not None:
             failure, agent = _failure(event.error), opened.agent
@@ -256,9 +273,9 @@ class Otel:
             if endpoint is not None and endpoint is not opened.asked:  # whom a pool chose last
                 attributes.update(endpoint.attributes)
                 if endpoint.model:
-                    opened.span.update_name(endpoint.span_name)
+                    opened.span.update_name(without_halves(endpoint.span_name))
             answered(attributes, event, self._releases, is_sent=is_sent, content=self.wants_content)
-            opened.span.set_attributes(attributes)
+            opened.span.set_attributes(sound(attributes))
         seconds = self._close(opened, event.error, run.time(event.at))
         if endpoint is None or not is_sent:
             return
@@ -290,7 +307,7 @@ class Otel:
             "learned": event.learned or None,
         }
         attributes = {f"{Names.ATTEMPT}.{key}": value for key, value in told.items() if value is not None}
-        opened.span.add_event(Names.ATTEMPT, attributes, run.time(event.at))
+        opened.span.add_event(Names.ATTEMPT, sound(attributes), run.time(event.at))
 
     def _wait_finished(self, event: WaitFinished) -> None:
         run = self._runs.get(event.run)
@@ -319,7 +336,9 @@ class Otel:
                 Names.TOOL_DESCRIPTION: event.description or None,
                 Names.TOOL_ARGUMENTS: event.arguments if self.wants_content else None,
             }
-            opened.span.set_attributes({key: value for key, value in told.items() if value is not None})
+            opened.span.set_attributes(
+                sound({key: value for key, value in told.items() if value is not None})
+            )
 
     def _tool_finished(self, event: ToolFinished) -> None:
         found = self._ended(event)
@@ -327,7 +346,7 @@ class Otel:
             return
         run, opened = found
         if self.wants_content and event.text is not None and opened.span.is_recording():
-            opened.span.set_attribute(Names.TOOL_RESULT, event.text)
+            opened.span.set_attribute(Names.TOOL_RESULT, without_halves(event.text))
         seconds = self._close(opened, event.error, run.time(event.at))
         self._instruments.tool(opened.name, seconds, _failure(event.error), opened.context)
 
@@ -343,7 +362,7 @@ class Otel:
         }
         if self.wants_content and event.critique is not None:
             attributes[Names.EVALUATION_EXPLANATION] = event.critique
-        opened.span.add_event(Names.EVALUATION, attributes, run.time(event.at))
+        opened.span.add_event(Names.EVALUATION, sound(attributes), run.time(event.at))
 
     def _close(self, opened: Opened, error: str | None, at: int) -> float:
         """End a span with the status that its end calls for, and return how many seconds it took."""

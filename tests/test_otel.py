@@ -1,6 +1,7 @@
 """Spans and metrics of runs: by the conventions, equal to the ledger, in the right place, on both event loops."""
 
 import asyncio
+import math
 import re
 import subprocess
 import sys
@@ -14,11 +15,13 @@ from typing import Any, Self
 import anyio
 import pytest
 from anyio.lowlevel import checkpoint
+from msgspec.structs import replace
 from opentelemetry import trace
-from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 from opentelemetry.trace import SpanKind, StatusCode
+from typing_extensions import override
 
-from executionkit import complete, consensus, otel, react, refine, step, tool
+from executionkit import Stage, complete, consensus, identity, otel, react, refine, step, tool
 from executionkit.core.usage import TokenUsage
 from executionkit.errors import PermanentError, ProviderError, RateLimitError
 from executionkit.events import Event, RunStarted
@@ -439,6 +442,98 @@ async def test_a_replayed_call_is_told_and_counts_no_tokens(tmp_path: Path, text
     assert "gen_ai.client.inference.duration" not in again.points()
     first.close()
     again.close()
+
+
+HALF = "half \ud83d"
+
+
+@tool
+async def odd(what: str) -> str:
+    """Say something odd: half \ud83d."""
+    return f"{HALF} {what}"
+
+
+async def odd_messages(provider: LLMProvider, text: str) -> PatternResult[str]:
+    """Ask with messages that no server takes, and settings that no span can hold."""
+    messages: list[Any] = [
+        {"role": "user", "content": [{"type": "text"}, HALF, None, 5]},
+        {"role": "assistant", "content": None, "tool_calls": ["no call", {"function": "no function"}]},
+        {"tool_calls": "none", "content": 2**80},
+        "no message",
+    ]
+    tools: list[Any] = ["no tool", {"function": {"name": HALF, "parameters": {"maximum": 2**80}}}]
+    settings: dict[str, Any] = {
+        "top_k": math.inf,
+        "seed": math.nan,
+        "top_p": 10**400,
+        "stop": [HALF],
+        "reasoning_effort": HALF,
+    }
+    answer = await provider.complete(messages, tools=tools, max_tokens=9, **settings)
+    return PatternResult(answer.content)
+
+
+ODD: dict[str, tuple[Stage[str, Any], str, LLMResponse]] = {
+    "a prompt": (complete(), HALF, reply()),
+    "an answer": (refine(lambda text: 0.5, max_iterations=1), "x", reply(HALF)),
+    "names": (complete().named(HALF), "x", replace(reply(), id=HALF, model=HALF, finish_reason=HALF)),
+    "a tool": (react([odd]), "x", LLMResponse("", (ToolCall(HALF, "odd", {"what": HALF}),), "tool_calls")),
+    "an item": (
+        identity(str).map(lambda text: [text]) >> complete().each(name=lambda text: HALF),
+        "x",
+        reply(),
+    ),
+    "messages": (step(odd_messages), "x", reply()),
+}
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(("stage", "text", "answer"), ODD.values(), ids=ODD)
+async def test_odd_texts_lose_no_span_and_can_be_exported(
+    stage: Stage[str, Any], text: str, answer: LLMResponse
+) -> None:
+    def answering(asked: Asked) -> LLMResponse:
+        return answer if asked.number == 1 else reply()
+
+    for content in (True, False):
+        recording = Recording(content=content)
+        await stage.run(Named(answering), text, trace=recording.traces)
+        assert recording.deviations() == []
+        for span in recording.spans:
+            for told in (span.name, *map(str, of(span).values())):
+                told.encode()  # as an exporter does
+        for _, points in recording.points().values():
+            for point in points:
+                str(point.attributes).encode()
+        recording.close()
+
+
+class Raising(SpanProcessor):
+    """A processor that takes no tools."""
+
+    @override
+    def on_start(self, span: Any, parent_context: Any = None) -> None:
+        if span.name.startswith("execute_tool"):
+            raise OSError("no room")
+
+
+@pytest.mark.anyio
+async def test_what_a_processor_of_spans_raises_ends_the_spans_and_not_the_run() -> None:
+    recording = Recording()  # its deviations are not asked for: spans of a run that is given up are missing
+    recording.tracers.add_span_processor(Raising())
+    answers = iter([_asks("look"), reply("zebra")])
+    outcome = await react([look]).run(Named(lambda asked: next(answers)), "zebra?", trace=recording.otel)
+    assert result_of(outcome).value == "zebra"
+    assert {span.name for span in recording.spans} == {
+        "chat gpt-x",
+        "invoke_workflow React",
+        "invoke_agent React",
+    }
+    assert not recording.otel._runs  # pyright: ignore[reportPrivateUsage]
+    recording.exporter.clear()
+    await complete().run(Named(), "zebra?", trace=recording.otel)
+    assert len(recording.spans) == 3
+    recording.close()
 
 
 @pytest.mark.anyio

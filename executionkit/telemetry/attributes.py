@@ -1,13 +1,14 @@
 """What spans say of a call and of what was spent, by the names of the conventions."""
 
-from typing import Any, TypeAlias
+from contextlib import suppress
+from typing import Any, TypeAlias, cast
 
 from executionkit.core.usage import TokenUsage
 from executionkit.events import CallFinished, CallStarted, Event
 from executionkit.telemetry.messages import definitions_of, input_messages, output_messages
 from executionkit.telemetry.names import Names, Release
 
-__all__ = ["Attributes", "answered", "asked", "path_of", "spent"]
+__all__ = ["Attributes", "answered", "asked", "path_of", "sound", "spent", "without_halves"]
 
 Attributes: TypeAlias = dict[str, Any]
 
@@ -42,7 +43,8 @@ def _settings(event: CallStarted, releases: tuple[Release, ...]) -> Attributes:
     attributes: Attributes = {}
     for key, value in event.settings.items():
         if key in Names.SETTINGS and isinstance(value, int | float):
-            attributes[Names.SETTINGS[key]] = int(value) if key in Names.WHOLE else float(value)
+            with suppress(OverflowError, ValueError):  # infinite, or too large for one of them
+                attributes[Names.SETTINGS[key]] = int(value) if key in Names.WHOLE else float(value)
         elif key == "reasoning_effort" and any(release.has_level for release in releases):
             attributes[Names.REASONING_LEVEL] = str(value)
         elif key == "stop" and isinstance(value, tuple):
@@ -111,3 +113,32 @@ def spent(cost: TokenUsage) -> Attributes:
 def path_of(event: Event) -> str:
     """Return a place in a pipeline as text."""
     return "/".join(map(str, event.path))
+
+
+def sound(attributes: Attributes) -> Attributes:
+    """Return attributes without halves of surrogate pairs in their texts: no exporter can encode those.
+
+    In a name it would lose whatever is exported together with that.
+    """
+    return {
+        name: without_halves(value) if isinstance(value, str) else _all_without_halves(value)
+        for name, value in attributes.items()
+    }
+
+
+def _all_without_halves(value: object) -> object:
+    if not isinstance(value, tuple):
+        return value
+    given = cast("tuple[object, ...]", value)
+    return tuple([without_halves(each) if isinstance(each, str) else each for each in given])
+
+
+def without_halves(text: str) -> str:
+    r"""Return a text with U+FFFD for each half of a surrogate pair.
+
+    >>> without_halves("half \ud83d, whole \ud83d\ude00") == "half \ufffd, whole \U0001f600"
+    True
+    """
+    if text.isascii():
+        return text
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")

@@ -1,6 +1,9 @@
-"""Conversations in the form that OpenTelemetry's conventions give them: messages made of parts."""
+"""Conversations in the form that OpenTelemetry's conventions give them: messages made of parts.
 
-from contextlib import suppress
+Nothing here raises: what is not as OpenAI's format has it is told as it is.
+"""
+
+import json
 from typing import Any, cast
 
 import msgspec
@@ -16,8 +19,7 @@ def input_messages(prompt: str) -> str:
     >>> input_messages('[{"role":"user","content":"Capital of France?"}]')
     '[{"role":"user","parts":[{"type":"text","content":"Capital of France?"}]}]'
     """
-    messages = cast("list[dict[str, Any]]", msgspec.json.decode(prompt))
-    return json_text([{"role": str(each.get("role", "user")), "parts": _parts(each)} for each in messages])
+    return json_text([_message(each) for each in _list_in(prompt)])
 
 
 def output_messages(text: str, tool_calls: str | None, reason: str) -> str:
@@ -27,7 +29,7 @@ def output_messages(text: str, tool_calls: str | None, reason: str) -> str:
     '[{"role":"assistant","parts":[{"type":"text","content":"Paris"}],"finish_reason":"stop"}]'
     """
     parts: list[dict[str, Any]] = [{"type": "text", "content": text}] if text else []
-    calls: list[dict[str, Any]] = msgspec.json.decode(tool_calls) if tool_calls else []
+    calls = [_as_object(each) for each in _list_in(tool_calls or "[]")]
     parts += [_call(call.get("id"), call.get("name"), call.get("arguments")) for call in calls]
     return json_text([{"role": "assistant", "parts": parts, "finish_reason": reason}])
 
@@ -38,10 +40,17 @@ def definitions_of(tools: str) -> str:
     >>> definitions_of('[{"type":"function","function":{"name":"add","parameters":{}}}]')
     '[{"type":"function","name":"add","parameters":{}}]'
     """
-    given = cast("list[dict[str, Any]]", msgspec.json.decode(tools))
+    given = [_as_object(each) for each in _list_in(tools)]
     return json_text(
-        [{"type": str(each.get("type", "function")), **_object(each, "function")} for each in given]
+        [{"type": str(each.get("type", "function")), **_as_object(each.get("function"))} for each in given]
     )
+
+
+def _message(given: object) -> dict[str, Any]:
+    if not isinstance(given, dict):
+        return {"role": "user", "parts": [_part(given)]}
+    message = cast("dict[str, Any]", given)
+    return {"role": str(message.get("role", "user")), "parts": _parts(message)}
 
 
 def _parts(message: dict[str, Any]) -> list[dict[str, Any]]:
@@ -53,8 +62,10 @@ def _parts(message: dict[str, Any]) -> list[dict[str, Any]]:
         parts.append({"type": "text", "content": content})
     elif isinstance(content, list):
         parts += [_part(each) for each in cast("list[object]", content)]
-    for call in cast("list[dict[str, Any]]", message.get("tool_calls") or []):
-        function = _object(call, "function")
+    calls: object = message.get("tool_calls")
+    for each in cast("list[object]", calls) if isinstance(calls, list) else ():
+        call = _as_object(each)
+        function = _as_object(call.get("function"))
         parts.append(_call(call.get("id"), function.get("name"), function.get("arguments")))
     return parts
 
@@ -69,11 +80,27 @@ def _part(given: object) -> dict[str, Any]:
 
 def _call(identity: object, name: object, arguments: object) -> dict[str, Any]:
     if isinstance(arguments, str):
-        with suppress(msgspec.DecodeError):  # else as the model wrote it
-            arguments = msgspec.json.decode(arguments)
+        arguments = _value_in(arguments, arguments)  # else as the model wrote it
     return {"type": "tool_call", "id": identity, "name": name, "arguments": arguments}
 
 
-def _object(owner: dict[str, Any], name: str) -> dict[str, Any]:
-    held: object = owner.get(name)
-    return cast("dict[str, Any]", held) if isinstance(held, dict) else {}
+def _as_object(value: object) -> dict[str, Any]:
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
+
+
+def _list_in(text: str) -> list[object]:
+    """Return the list that JSON text holds; what is none as its only element."""
+    value = _value_in(text, text)
+    return cast("list[object]", value) if isinstance(value, list) else [value]
+
+
+def _value_in(text: str, otherwise: object) -> object:
+    """Return what JSON text says, also where that is half a surrogate pair."""
+    try:
+        return msgspec.json.decode(text)
+    except (msgspec.DecodeError, RecursionError):
+        pass
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return otherwise

@@ -9,6 +9,7 @@ from opentelemetry.metrics import Counter, Histogram, Meter
 
 from executionkit.core.usage import TokenUsage
 from executionkit.events import CallFinished
+from executionkit.telemetry.attributes import sound, without_halves
 from executionkit.telemetry.names import NAMES, PROVIDER_SUFFIXES, PROVIDERS, Names, Release, Version
 
 __all__ = ["Endpoint", "Instruments", "endpoint_of"]
@@ -43,9 +44,9 @@ class Endpoint:
         )
 
     def _of_metrics(self, response_model: str | None, error: str | None) -> "_OfMetrics":
-        plain = dict(self.attributes)
+        plain = sound(self.attributes)
         if response_model is not None:
-            plain[Names.RESPONSE_MODEL] = response_model
+            plain[Names.RESPONSE_MODEL] = without_halves(response_model)
         full = plain if error is None else {**plain, Names.ERROR: error}
         return _OfMetrics(
             plain, full, {**plain, Names.MODALITY: "text"}, {**plain, Names.MODALITY: "unknown"}
@@ -212,18 +213,18 @@ class Instruments:
 
     def agent(self, operation: str, name: str, seconds: float, error: str | None, context: Context) -> None:
         """Record a run, or an agent."""
-        attributes = {Names.OPERATION: operation, Names.AGENT: name}
+        attributes = {Names.OPERATION: operation, Names.AGENT: without_halves(name)}
         self._agent.record(seconds, _with_error(attributes, error), context)
 
     def agent_calls(self, name: str, calls: int, tools: int, context: Context) -> None:
         """Record what an agent has asked for."""
-        attributes = {Names.AGENT: name}
+        attributes = {Names.AGENT: without_halves(name)}
         self._agent_calls.record(calls, attributes, context)
         self._agent_tools.record(tools, attributes, context)
 
     def tool(self, name: str, seconds: float, error: str | None, context: Context) -> None:
         """Record a tool's call."""
-        attributes = {Names.TOOL: name, Names.TOOL_TYPE: "function"}
+        attributes = {Names.TOOL: without_halves(name), Names.TOOL_TYPE: "function"}
         self._tool.record(seconds, _with_error(attributes, error), context)
 
 
