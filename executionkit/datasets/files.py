@@ -69,8 +69,9 @@ def read_rows(path: FilePath, row_type: TypeForm[Any]) -> Iterator[Any]:
 def write_rows(path: FilePath, rows: Iterable[object]) -> int:
     """Write rows to a file and return how many; the file is there once all are written, or not at all.
 
-    The rows of a batch have the columns `key`, `value` (text as it is, else JSON), `score`, `error`,
-    `llm_calls`, `input_tokens`, `output_tokens` and `usd`. Other rows (structs, dataclasses, mappings) have
+    The rows of a batch have the columns `key`, `value`, `score`, `error`, `llm_calls`, `input_tokens`,
+    `output_tokens` and `usd`. `value` is text: a text as it is, what JSON has as a text (an enum of texts, a
+    date) without the quotes, anything else as JSON. Other rows (structs, dataclasses, mappings) have
     the fields of the first as columns; lists and structs in them are JSON in CSV. A column of Parquet is of
     the type that all its values are of: of whole and other numbers a float, of structs one with all their
     fields; keys of a batch that are not all whole numbers of 64 bits are texts. Half a character (a lone
@@ -189,7 +190,7 @@ def record_of(row: Row[Any, Any]) -> dict[str, Any]:
     else:
         result = outcome.unwrap()
         value: object = result.value
-        record["value"] = value if isinstance(value, str) else json_text(value)
+        record["value"] = _as_text(value)
         record["score"], cost = result.score, result.cost
     return {
         **record,
@@ -198,6 +199,14 @@ def record_of(row: Row[Any, Any]) -> dict[str, Any]:
         "output_tokens": cost.output_tokens,
         "usd": None if cost.usd is None else float(cost.usd),
     }
+
+
+def _as_text(value: object) -> str:
+    """Return a value as text: JSON, without the quotes where that is a text itself, as an enum's is."""
+    if type(value) is str:
+        return value
+    text = json_text(value)
+    return json.loads(text) if text.startswith('"') else text
 
 
 def _write_json(path: Path, records: Iterable[Record]) -> int:

@@ -4,7 +4,7 @@ import csv
 import datetime as dt
 from collections.abc import Iterator
 from dataclasses import dataclass
-from enum import Enum
+from enum import Enum, StrEnum
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypedDict
@@ -103,6 +103,43 @@ def test_rows_of_a_batch_have_columns(tmp_path: Path, kind: str) -> None:
     assert msgspec.json.decode(str(ticket["value"]), type=Ticket) == Ticket(1, "t")
 
 
+class Mood(Enum):
+    """An enum one of whose values is an empty text."""
+
+    NONE = ""
+    GOOD = "good"
+
+
+class Letters(StrEnum):
+    """An enum whose values are texts themselves."""
+
+    A = "a"
+
+
+@pytest.mark.parametrize(
+    ("value", "told", "value_type"),
+    [
+        (Mood.GOOD, "good", Mood),
+        (Letters.A, "a", Letters),
+        (dt.date(2026, 12, 1), "2026-12-01", dt.date),
+        ('"quoted"', '"quoted"', str),
+        ("billing", "billing", Literal["billing", "delivery"]),
+        (3, "3", str),
+        ([Mood.GOOD], '["good"]', str),
+    ],
+)
+@pytest.mark.parametrize("kind", FORMATS)
+def test_a_value_that_json_has_as_a_text_is_read_back_as_its_type(
+    tmp_path: Path, kind: str, value: object, told: str, value_type: Any
+) -> None:
+    path = tmp_path / f"out.{kind}"
+    write_rows(path, [Row("a", "x", Success(PatternResult(value)))])
+    as_text: Any = msgspec.defstruct("Out", [("value", str)])
+    as_typed: Any = msgspec.defstruct("Out", [("value", value_type)])
+    assert [row.value for row in read_rows(path, as_text)] == [told]
+    assert [row.value for row in read_rows(path, as_typed)] == [told if value_type is str else value]
+
+
 @pytest.mark.parametrize("kind", FORMATS)
 def test_what_was_there_stays_where_writing_fails(tmp_path: Path, kind: str) -> None:
     path = tmp_path / f"rows.{kind}"
@@ -182,13 +219,6 @@ def test_cells_of_any_length(tmp_path: Path) -> None:
     write_rows(path, [ticket])
     assert list(read_rows(path, Ticket)) == [ticket]
     assert csv.field_size_limit() == limit
-
-
-class Mood(Enum):
-    """An enum one of whose values is an empty text."""
-
-    NONE = ""
-    GOOD = "good"
 
 
 class Odd(msgspec.Struct):
