@@ -236,7 +236,7 @@ class CallFinished(EventBase, frozen=True, kw_only=True):
 
     Args:
         ordinal: As in its `CallStarted`.
-        attempts: How many attempts were sent.
+        attempts: How many attempts were sent, in this life of the run where it has a journal.
         duration: Seconds it took, waits included.
         cost: What its attempts are charged.
         finish_reason: Why the model stopped, where it answered.

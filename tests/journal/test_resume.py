@@ -14,6 +14,7 @@ from executionkit import (
     LLMResponse,
     PermanentError,
     ProviderError,
+    RetryConfig,
     Stage,
     TokenUsage,
     complete,
@@ -29,14 +30,14 @@ from executionkit.errors import (
     RateLimitError,
     RunBusyError,
 )
-from executionkit.events import CallFinished, Event, TextDelta
+from executionkit.events import CallFinished, Event, TextDelta, WaitStarted
 from executionkit.journal import Journal
 from executionkit.outcome import Outcome, PatternResult
 from executionkit.prices import Price
 from executionkit.provider import Message, ToolCall
 from executionkit.providers.pool import Pool
 from executionkit.tools import tool
-from tests.doubles import AT_ONCE, Asked, Model, error_of, reply, result_of
+from tests.doubles import AT_ONCE, NEVER, Asked, Model, error_of, reply, result_of
 from tests.journaling import InMemory, MemoryStore, Worldly, numbered
 
 pytestmark = pytest.mark.anyio
@@ -339,6 +340,30 @@ async def test_what_each_member_of_a_pool_taught_is_known_in_the_next_life(tmp_p
 
 def first_pair(numbers: tuple[Number, Number]) -> str:
     return f"the first pair was {numbers}"
+
+
+async def test_a_call_that_is_taken_up_tells_what_this_life_sent(tmp_path: Path) -> None:
+    model, stage = Model(lambda asked: ProviderError("down")), complete()
+    with Journal(tmp_path / "runs.db") as journal:
+        run = journal.run("a")
+        with anyio.fail_after(30), anyio.CancelScope() as life:
+
+            def watch(event: Event) -> None:
+                if isinstance(event, WaitStarted):
+                    life.cancel()
+
+            await stage.run(model, "question", journal=run, retry=RetryConfig(base_delay=60), trace=watch)
+        assert model.calls == 1
+        for calls, sent in ((1, 0), (2, 1)):
+            events: list[Event] = []
+            limit = TokenUsage(llm_calls=calls)
+            error = error_of(
+                await stage.run(
+                    model, "question", journal=run, max_cost=limit, trace=events.append, retry=NEVER
+                )
+            )
+            (call,) = [event for event in events if isinstance(event, CallFinished)]
+            assert (call.attempts, call.cost.llm_calls, error.cost.llm_calls) == (sent, sent, 1 + sent)
 
 
 async def test_long_answers_are_asked_again_and_charged_once_each(tmp_path: Path) -> None:

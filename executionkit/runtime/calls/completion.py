@@ -146,12 +146,12 @@ class Completion(msgspec.Struct, eq=False):
         try:
             answered = await self._ask(endpoint)
         except BaseException as error:
-            trace.finished(self._attempts, None, name_of_end(error))
+            trace.finished(None, name_of_end(error))
             raise
         finally:
             if leave is not None:
                 leave()
-        trace.finished(self._attempts, answered.response, None)
+        trace.finished(answered.response, None)
         return answered
 
     def _ask(self, endpoint: Endpoint) -> Awaitable[Completed]:

@@ -31,12 +31,22 @@ class CallTrace:
         ordinal: Which of the calls at its path it is.
     """
 
-    __slots__ = ("_cost", "_is_estimated", "_ordinal", "_request", "first_piece", "is_replayed", "span")
+    __slots__ = (
+        "_attempts",
+        "_cost",
+        "_is_estimated",
+        "_ordinal",
+        "_request",
+        "first_piece",
+        "is_replayed",
+        "span",
+    )
 
     def __init__(self, span: Span, request: Request, ordinal: int) -> None:
         self.span: Span = span
         self._request = request
         self._ordinal = ordinal
+        self._attempts = 0  # of this life of the run: what an earlier one has sent is in its own records
         self._cost: TokenUsage = NO_USAGE
         self._is_estimated = False
         self.is_replayed: bool = False
@@ -64,12 +74,12 @@ class CallTrace:
             tools=json_text(request.tools) if span.content and request.tools else None,
         )
 
-    def finished(self, attempts: int, response: LLMResponse | None, error: str | None) -> None:
+    def finished(self, response: LLMResponse | None, error: str | None) -> None:
         """Tell that the call has ended, with an answer or an error."""
         self.span.send(
             CallFinished,
             ordinal=self._ordinal,
-            attempts=attempts,
+            attempts=self._attempts,
             duration=self.span.duration,
             cost=self._cost,
             is_estimated=self._is_estimated,
@@ -95,6 +105,7 @@ class CallTrace:
 
     def attempt_started(self, attempt: int, member: Endpoint, max_tokens: int | None) -> Span:
         """Tell that an attempt begins, and return it."""
+        self._attempts += 1
         span = self.span.below()
         span.send(
             AttemptStarted,
