@@ -104,12 +104,14 @@ class _Call:
     """A tool call under way.
 
     Args:
-        place: Where it stands among the calls of the answer.
+        place: Where it stands among the calls of the answer, as the server counts.
+        number: What tells its pieces from those of the others: some servers count all calls as the first.
         redactor: Keeps the key out of the arguments that are handed out before their end.
     """
 
-    def __init__(self, place: int, redactor: Redactor) -> None:
+    def __init__(self, place: int, number: int, redactor: Redactor) -> None:
         self.place = place
+        self.number = number
         self._shown = Channel(redactor)
         self.id = ""
         self.name = ""
@@ -142,11 +144,11 @@ class _Call:
             text = given if isinstance(given, str) else "" if given is None else json.dumps(given)
             self._arguments.append(text)
         self._extra.update(unknown_fields(sent, CALL_FIELDS))
-        return CallPiece(whole_text(redactor.answer(self.name)), self._shown.released(text), self.place)
+        return CallPiece(whole_text(redactor.answer(self.name)), self._shown.released(text), self.number)
 
     def flush(self, redactor: Redactor, *, is_sound: bool) -> CallPiece:
         """Return what is held back of the arguments."""
-        return CallPiece(redactor.answer(self.name), self._shown.flush(is_sound=is_sound), self.place)
+        return CallPiece(redactor.answer(self.name), self._shown.flush(is_sound=is_sound), self.number)
 
     def finished(self, redactor: Redactor) -> ToolCall:
         """Return the whole of it."""
@@ -289,7 +291,10 @@ class Assembly:
         last = self._calls[-1] if self._calls else None
         known = last if delta.index is None else self._calls_by_index.get(delta.index)
         if known is None or not known.is_continued_by(delta):
-            known = _Call(len(self._calls) if delta.index is None else delta.index, self._redactor)
+            place = len(self._calls) if delta.index is None else delta.index
+            taken = [call.number for call in self._calls]
+            number = max(taken) + 1 if place in taken else place
+            known = _Call(place, number, self._redactor)
             self._calls.append(known)
             self._calls_by_index[known.place] = known
         return known

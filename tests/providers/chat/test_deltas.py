@@ -131,6 +131,20 @@ def test_calls_are_put_together_by_their_index(pieces: list[str], calls: tuple[T
     assert assembly.pieces == len(pieces)
 
 
+def test_pieces_of_two_calls_are_told_apart_where_a_server_counts_both_as_the_first() -> None:
+    pieces = (
+        call(index=0, id="a", **function("f", '{"x": ')),
+        call(index=0, id="a", **function(None, "1}")),
+        call(index=0, id="b", **function("f", "{}")),
+        call(index=1, id="c", **function("g", "{}")),
+        call(index=2, id="d", **function("g", "{}")),
+    )
+    assembly, chunks = assembled(*pieces)
+    shown = [part.index for chunk in chunks if isinstance(chunk, StreamChunk) for part in chunk.calls]
+    assert shown == [0, 0, 1, 2, 3]
+    assert [found.id for found in assembly.finished().tool_calls] == ["a", "b", "c", "d"]
+
+
 def test_unknown_fields_are_joined_where_they_are_texts_or_lists() -> None:
     assembly, _ = assembled(
         piece({"reasoning_content": "hm", "role": "assistant", "refusal": None}),
