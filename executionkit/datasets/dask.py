@@ -73,7 +73,21 @@ class _Workers:
         self._name = f"executionkit_{os.urandom(16).hex()}"
         self.link: Final = Wire(_sender(client.scheduler, client.loop.asyncio_loop, self._name), "")
 
+    @property
+    def _is_closed(self) -> bool:
+        return getattr(self._client, "status", None) in {"closing", "closed"}
+
+    def _check_open(self) -> None:
+        """Check that the client still reaches the cluster.
+
+        Raises:
+            RuntimeError: It was closed.
+        """
+        if self._is_closed:
+            raise RuntimeError(f"{self._client!r} was closed; what was done is kept in the state")
+
     def begin(self, limit: TokenUsage, spent: TokenUsage) -> int:
+        self._check_open()
         threads: int = sum(self._client.nthreads().values())
         if not threads:
             raise RuntimeError(f"{self._client!r} has no workers")
@@ -81,12 +95,14 @@ class _Workers:
         return threads
 
     def submit(self, task: Task, name: str) -> Any:
+        self._check_open()
         return self._client.submit(_work, task, self._name, key=f"{self._name}-{name}", pure=False)
 
     def ended(self, running: list[Any]) -> list[Any]:
         return [future for future in running if future.done()]
 
     async def report(self, handle: Any) -> Report:
+        self._check_open()
         error: BaseException | None = handle.exception()
         if error is None:
             report: Report = handle.result()
@@ -96,6 +112,8 @@ class _Workers:
         raise error
 
     def end(self, running: list[Any]) -> None:
+        if self._is_closed:  # which has cancelled them, and ended the coordinator
+            return
         for future in running:
             future.cancel()
         self._client.run_on_scheduler(_uninstall, self._name)

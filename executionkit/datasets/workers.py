@@ -2,7 +2,7 @@
 
 import pickle
 import time
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, Generic, Protocol, TypeVar
@@ -17,7 +17,7 @@ from executionkit.datasets.log import Begun
 from executionkit.datasets.shards import Job, Report, Shard, count_lost, cut, run_shard
 from executionkit.datasets.state import BusyError, State
 from executionkit.datasets.travel import pickled
-from executionkit.errors import DeadlineExceededError, StageError
+from executionkit.errors import DeadlineExceededError, ExecutionKitError, StageError, described
 from executionkit.runtime.tasks.event_loops import in_new_loop
 
 __all__ = ["Task", "WorkerLostError", "Workers", "run_on"]
@@ -66,11 +66,32 @@ class Task(msgspec.Struct, frozen=True):
         Raises:
             BusyError: Another worker still works on it.
             OSError: The state cannot be written.
+            RuntimeError: Something in it was to end the process, as `sys.exit` does: engines would let the
+                worker go, and hand the shard to the next.
         """
         job: Job[Any, Any] = pickle.loads(self.job)  # noqa: S301 - from who runs the workers
         shard: Shard[Any] = pickle.loads(self.shard)  # noqa: S301
         work = partial(run_shard, job, shard, Path(self.folder), self.begun, self.limit, link)
-        return in_new_loop(work, "a shard")
+        try:
+            report = in_new_loop(work, "a shard")
+        except Exception:
+            raise
+        except BaseException as ended:
+            raise RuntimeError(f"the work on a shard was ended: {described(ended)}") from ended
+        if report.failure is not None:
+            report.failure = _travelling(report.failure)
+        return report
+
+
+def _travelling(failure: ExecutionKitError) -> ExecutionKitError:
+    """Return a failure that can be pickled: without its cause, which goes with it, where that cannot be."""
+    alone = failure.stamped(failure.cost)
+    alone.__cause__ = alone.__context__ = None
+    for each in (failure, alone):
+        with suppress(Exception):
+            pickle.loads(pickle.dumps(each))  # noqa: S301
+            return each
+    return ExecutionKitError.from_dict(failure.to_dict())
 
 
 class Workers(Protocol[H]):

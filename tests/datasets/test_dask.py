@@ -129,3 +129,20 @@ def test_a_cluster_without_workers_is_told(tmp_path: Path) -> None:
 
     with pytest.raises(RuntimeError, match="has no workers"):
         map_dataset(["a"], tmp_path / "out.jsonl", complete(), Model, key=str, engine=Dask(Empty()))
+
+
+def test_a_client_that_was_closed_is_told(tmp_path: Path) -> None:
+    class Closed(Client):
+        id = "client"
+        status = "running"
+
+        def nthreads(self) -> dict[str, int]:
+            return {"worker": 1}
+
+        def run_on_scheduler(self, *given: object) -> None:
+            self.status = "closed"
+
+    client = Closed()
+    for _ in range(2):  # while it runs, and before
+        with pytest.raises(RuntimeError, match="was closed; what was done is kept in the state"):
+            map_dataset(["a"], tmp_path / "out.jsonl", complete(), Model, key=str, engine=Dask(client))
