@@ -40,7 +40,10 @@ _BEGINS_VALUE: Final = re.compile(
     r"\[\s*(?:[\[{\]\"'\d-]|[+.]\d|//|/\*|(?:true|false|null|None|True|False|NaN|Infinity|undefined)\b|\Z)"
     r"|\{\s*(?:[{\[}\"'\u201c]|//|/\*|[\w$-]{1,200}\s*(?:[:,}]|\Z)|\Z)"
 )
-_AFTER_A_NAME: Final = re.compile(r"[\"']\s{0,20}:\s{0,20}\Z")
+_AFTER_OTHERS: Final = re.compile(
+    r"(?:[\"']\s{0,20}:|\A[:,]|\A(?:(?:-?\d[\w.+-]{0,30}|true|false|null)\s{0,20},\s{0,20}){1,25})\s{0,20}\Z"
+)
+"""A value stands behind a name, or the text begins within a list, or with what stands between two."""
 _LIST_GOES_ON: Final = re.compile(r"\s*,\s*[\"'{\[]")
 _IN_GROUP: Final = re.compile(r'"(?:[^"\\\n]|\\.){0,10000}"|[{}\[\]]')
 _NOTHING_MORE: Final = re.compile(r"[\s`.!)]*\Z")
@@ -255,7 +258,7 @@ _decoder: Final = json.JSONDecoder(parse_constant=_no_constant)
 
 def _check_is_no_part(text: str, start: int, end: int) -> None:
     """Check that a value in prose is no member of an object or list whose brackets are missing."""
-    if _AFTER_A_NAME.search(text[max(0, start - 50) : start]) or _LIST_GOES_ON.match(text, end):
+    if _AFTER_OTHERS.search(text[max(0, start - 50) : start]) or _LIST_GOES_ON.match(text, end):
         raise _BrokenError("it is a part of an object or list without its brackets")
 
 
