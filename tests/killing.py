@@ -17,6 +17,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
@@ -46,6 +47,7 @@ from executionkit.provider import Message
 from executionkit.runtime.calls.open_call import call_under_way
 from executionkit.tools import Tool, tool
 
+BACKENDS = ("asyncio", "trio") if find_spec("trio") else ("asyncio",)
 NO_WAIT = RetryConfig(max_retries=2, base_delay=0.0)
 
 
@@ -217,7 +219,7 @@ class Tally:
 def one_run(seed: int, tally: Tally, kills: int) -> int:  # noqa: C901 - a life, and a line for each promise
     """Kill a run up to so many times, let it end, and check everything. Return how often it was killed."""
     chance = random.Random(seed)
-    backend = ("asyncio", "trio")[seed % 2]
+    backend = BACKENDS[seed % len(BACKENDS)]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         lasted = in_child(partial(live, folder, seed, backend, None, has_journal=False)) or 0.0
@@ -331,7 +333,7 @@ def check_unpaid(folder: Path, settled: set[str], tally: Tally, seed: int) -> No
 def warm_up() -> None:
     """Import all that a child needs, so that it need not."""
     hears, tells = os.pipe()
-    for backend in ("asyncio", "trio"):
+    for backend in BACKENDS:
         for seed in range(3):
             with tempfile.TemporaryDirectory() as name:
                 live(Path(name), seed, backend, None, tells, has_journal=True)

@@ -255,6 +255,7 @@ def test_costs_are_those_of_genai_prices() -> None:
     assert priced > 800
 
 
+@needs("genai_prices")
 def test_the_package_never_imports_it() -> None:
     program = "import executionkit.prices, sys; executionkit.prices.genai_prices(); print('genai_prices' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
