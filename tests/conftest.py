@@ -42,6 +42,14 @@ def anyio_backend(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+@pytest.fixture
+def no_collection() -> Iterator[None]:
+    """Collect no garbage: an interrupt in what the collector calls, Hypothesis' clock say, goes to nobody."""
+    gc.disable()
+    yield
+    gc.enable()
+
+
 def pytest_collection_finish() -> None:
     """Keep what collection made out of every later garbage collection: it would take most of the time."""
     gc.collect()

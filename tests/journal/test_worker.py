@@ -276,6 +276,7 @@ async def test_the_log_that_a_killed_process_has_left_is_brought_into_the_file(
         worker.close()
 
 
+@pytest.mark.usefixtures("no_collection")
 async def test_an_interrupt_at_any_instant_leaves_the_journal_usable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

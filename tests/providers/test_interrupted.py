@@ -12,6 +12,8 @@ from executionkit.providers.chat.redaction import Redactor
 from executionkit.providers.openai import Provider
 from executionkit.providers.secret import Secret
 
+pytestmark = pytest.mark.usefixtures("no_collection")
+
 KEY = "sk-1234/ab"
 INSTANTS = 60
 
