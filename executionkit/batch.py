@@ -29,7 +29,7 @@ from executionkit.runtime.journal.recorder import Recorder
 from executionkit.runtime.ledger.lending import Lender
 from executionkit.runtime.rows import Key, Row, Rows, Source
 from executionkit.runtime.run import check_journal, check_run, run_stage
-from executionkit.runtime.tasks.background import Background
+from executionkit.runtime.tasks.background import Background, read_in_one_piece
 from executionkit.runtime.tasks.cancellation import is_cancellation
 from executionkit.runtime.tasks.handover import Handover
 
@@ -227,6 +227,7 @@ class Batch(Generic[A, B]):
     async def __aenter__(self) -> Self:
         if self._task is not None:
             raise RuntimeError("a batch is entered once; make another with `stage.over(...)`")
+        read_in_one_piece(Batch)
         self._task = Background(self._run.work, self._name)
         return self
 

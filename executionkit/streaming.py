@@ -27,7 +27,7 @@ from executionkit.runtime.context import Performer
 from executionkit.runtime.frame import Frame
 from executionkit.runtime.journal.given import RunJournal
 from executionkit.runtime.run import check_run, run_stage
-from executionkit.runtime.tasks.background import Background
+from executionkit.runtime.tasks.background import Background, read_in_one_piece
 from executionkit.runtime.tasks.cancellation import is_cancellation
 from executionkit.runtime.tasks.handover import Handover
 
@@ -146,6 +146,8 @@ class Streaming(Generic[Out_co]):
     async def __aenter__(self) -> Self:
         if self._task is not None:
             raise RuntimeError("a stream is entered once; make another with `stage.stream(...)`")
+        read_in_one_piece(Streaming)
+        read_in_one_piece(_Folded)
         self._task = Background(self._run.work, self._name)
         return self
 

@@ -1,6 +1,6 @@
-"""Run by itself: interrupts a run of each pattern at random instants, and tells what came of it as JSON.
+"""Run by itself: interrupts a run of each kind at random instants, and tells what came of it as JSON.
 
-python tests/interrupting.py asyncio 20 7        20 instants a pattern, from seed 7
+python tests/interrupting.py asyncio 20 7        20 instants a kind, from seed 7
 python tests/interrupting.py trio once           one interrupt, and nobody who catches it
 """
 
@@ -9,7 +9,9 @@ import json
 import random
 import signal
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import anyio
@@ -27,6 +29,7 @@ from executionkit import (
     tool,
 )
 from executionkit.approval import Approve, Decision, Proposal
+from executionkit.journal import Journal
 from executionkit.provider import Message, ToolCall, user
 from executionkit.stage import Stage
 
@@ -78,13 +81,60 @@ STAGES: dict[str, Stage[str, Any]] = {
 }
 
 
+Kind = Callable[[Shop, float | None], Awaitable[object]]
+
+
+def run_of(stage: Stage[str, Any]) -> Kind:
+    return lambda shop, deadline: stage.run(shop, "q", deadline=deadline)
+
+
+async def streamed(shop: Shop, deadline: float | None) -> object:
+    async with STAGES["pipeline"].stream(shop, "q", deadline=deadline) as run:
+        async for _ in run:
+            pass
+    return run.outcome
+
+
+async def over_rows(shop: Shop, deadline: float | None) -> object:
+    rows = ["a", "b", "c", "d", "e"]
+    async with (complete() >> complete()).over(rows, shop, key=str, max_concurrency=2) as batch:
+        return [row async for row in batch]
+
+
+async def journaled(shop: Shop, deadline: float | None) -> object:
+    with TemporaryDirectory() as folder, Journal(Path(folder) / "runs.db") as journal:
+        return await STAGES["pipeline"].run(shop, "q", deadline=deadline, journal=journal.run("a"))
+
+
+async def for_each(shop: Shop, deadline: float | None) -> object:
+    each = (consensus(n=2) & complete()).each(max_concurrency=2)
+    return await each.run(shop, ["a", "b", "c"], deadline=deadline)
+
+
+KINDS: dict[str, Kind] = {
+    **{name: run_of(stage) for name, stage in STAGES.items()},
+    "stream": streamed,
+    "rows": over_rows,
+    "journal": journaled,
+    "each": for_each,
+}
+
+
 def run(library: str, work: Callable[[], Coroutine[Any, Any, object]]) -> object:
     """Run as a program does: both install a handler for SIGINT."""
     return anyio.run(work, backend=library)
 
 
-def interrupted(library: str, stage: Stage[str, Any], instant: int) -> dict[str, Any]:
-    """Run a stage and interrupt it when the interpreter has called so many functions."""
+def keep_out(*functions: Callable[..., object]) -> None:
+    """Have trio raise an interrupt where these await: within it, in the main task, it breaks trio itself."""
+    import trio
+
+    for function in functions:
+        trio.lowlevel.enable_ki_protection(function)
+
+
+def interrupted(library: str, kind: Kind, instant: int) -> dict[str, Any]:
+    """Run and interrupt it when the interpreter has called so many functions."""
     shop, events = Shop(), 0
     ordered: int | None = None
 
@@ -100,10 +150,12 @@ def interrupted(library: str, stage: Stage[str, Any], instant: int) -> dict[str,
     async def work() -> object:
         sys.setprofile(count)
         try:
-            return await stage.run(shop, "q", deadline=instant % 2 * 60 or None)
+            return await kind(shop, instant % 2 * 60 or None)
         finally:
             sys.setprofile(None)
 
+    if library == "trio":
+        keep_out(work, streamed, over_rows, journaled, for_each)
     raised = ""
     try:
         run(library, work)
@@ -130,10 +182,11 @@ def main() -> None:
         return
     chance = random.Random(int(sys.argv[3]))
     found: list[dict[str, Any]] = []
-    for name, stage in STAGES.items():
-        whole = interrupted(library, stage, sys.maxsize)["events"]
+    for name, kind in KINDS.items():
+        interrupted(library, kind, sys.maxsize)  # the first imports what the others find
+        whole = interrupted(library, kind, sys.maxsize)["events"]
         instants = [chance.randint(1, whole - 1) for _ in range(int(often))]
-        found += [{"stage": name, **interrupted(library, stage, instant)} for instant in instants]
+        found += [{"kind": name, **interrupted(library, kind, instant)} for instant in instants]
     print(json.dumps(found))
 
 

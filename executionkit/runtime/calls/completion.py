@@ -40,6 +40,7 @@ from executionkit.runtime.journal.recorder import Recorder
 from executionkit.runtime.ledger.accounts import Budget, Payers
 from executionkit.runtime.ledger.reservation import RUN_IS_OVER, Reservation, reserve, try_to_reserve
 from executionkit.runtime.tasks.cancellation import cancellations, name_of_end, stop_if_cancelled, taken_as
+from executionkit.runtime.tasks.timeouts import is_ending, let_end
 from executionkit.runtime.tracing import Span
 
 __all__ = ["Completed", "Completion", "completion"]
@@ -377,6 +378,8 @@ class Completion(msgspec.Struct, eq=False):
         self, member: Endpoint, before_it: ExecutionKitError | None
     ) -> LLMResponse | ExecutionKitError:
         """Reserve and make the next attempt; its failure is a value."""
+        if is_ending():
+            await let_end()
         reservation = self._try_to_reserve(member, before_it)
         if not isinstance(reservation, Reservation):
             reservation = await self._wait_to_reserve(reservation, member, before_it)
@@ -470,6 +473,8 @@ class Completion(msgspec.Struct, eq=False):
         """Have the journal note that an attempt is about to be sent; where it cannot, nothing is."""
         try:
             await entry.send(reservation.worst)
+            if is_ending():
+                await let_end()
         except BaseException:
             reservation.cancel()
             raise

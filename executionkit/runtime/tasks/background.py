@@ -13,10 +13,24 @@ from contextvars import copy_context
 import anyio
 import sniffio
 
-from executionkit.runtime.tasks.cancellation import is_cancellation, taken_as
+from executionkit.runtime.tasks.cancellation import let_interrupts_wait, passes, taken_as
 from executionkit.runtime.tasks.timeouts import GRACE
 
-__all__ = ["Background"]
+__all__ = ["Background", "read_in_one_piece"]
+
+
+def read_in_one_piece(reader: type) -> None:
+    """Have an interrupt on trio come where a reader waits; within trio's own lines it breaks its event loop.
+
+    Args:
+        reader: The class of what is read. All its coroutine functions are meant.
+    """
+    if sniffio.current_async_library() == "trio":
+        from inspect import iscoroutinefunction  # takes long to import; trio has done so already
+
+        for function in vars(reader).values():
+            if iscoroutinefunction(function):
+                let_interrupts_wait(function)
 
 
 class Background:
@@ -61,7 +75,8 @@ class Background:
                 except BaseException as raised:  # noqa: BLE001 - it is kept for who waits
                     self._failure = taken_as(raised)
         except BaseException as failure:  # noqa: BLE001 - an interrupt between two lines of ours, say
-            self._failure = failure
+            if not passes(self._failure):  # else it follows from that
+                self._failure = failure
         finally:
             self._ended.set()
 
@@ -103,5 +118,5 @@ class Background:
     def raise_interrupt(self) -> None:
         """Raise what ended it, where that is no failure: an interrupt, or what ends a test."""
         failure, self._failure = self._failure, None
-        if failure is not None and not isinstance(failure, Exception) and not is_cancellation(failure):
+        if failure is not None and passes(failure):
             raise failure

@@ -18,8 +18,10 @@ __all__ = [
     "cancellations",
     "is_cancellation",
     "is_cancelled",
+    "is_interrupt_near",
     "let_interrupts_wait",
     "name_of_end",
+    "passes",
     "stop_if_cancelled",
     "taken_as",
 ]
@@ -45,6 +47,21 @@ def is_cancelled() -> bool:
         if task is not None and task.cancelling() > 0:
             return True
     return anyio.current_effective_deadline() == -math.inf
+
+
+def is_interrupt_near() -> bool:
+    """Tell whether trio has an interrupt that its main task does not know of yet.
+
+    It says so nowhere in public: where it no longer stands here, an interrupt is met a few turns later.
+    """
+    trio = sys.modules.get("trio")
+    if trio is None or not trio.lowlevel.in_trio_run():
+        return False
+    runner: object = getattr(trio.lowlevel.current_task(), "_runner", None)
+    if getattr(runner, "ki_pending", False):
+        return True
+    scheduled: object = getattr(getattr(runner, "main_task", None), "_next_send", None)
+    return isinstance(getattr(scheduled, "error", None), KeyboardInterrupt)
 
 
 def cancellations() -> int:
@@ -131,6 +148,11 @@ def is_cancellation(raised: object) -> bool:
     return isinstance(raised, asyncio.CancelledError) or (
         trio is not None and isinstance(raised, cast("type[BaseException]", trio.Cancelled))
     )
+
+
+def passes(failure: BaseException | None) -> bool:
+    """Tell whether this is an interrupt, or another exception that nobody is to catch."""
+    return failure is not None and not isinstance(failure, Exception) and not is_cancellation(failure)
 
 
 def name_of_end(ended: BaseException) -> str:

@@ -61,8 +61,8 @@ class _Gathering(Generic[T]):
     """Workers on one iterator of indices, and what has become of these."""
 
     __slots__ = (
+        "_cancel",
         "_finish_on",
-        "_group",
         "_indices",
         "_on_failure",
         "_work",
@@ -83,7 +83,7 @@ class _Gathering(Generic[T]):
         self._indices = iter(range(count))
         self._finish_on = finish_on
         self._on_failure = on_failure
-        self._group = anyio.create_task_group()
+        self._cancel: Callable[[], object] = _nothing
         self._working = 0
         self.results: dict[int, T] = {}
         self.failures: list[Exception] = []
@@ -91,20 +91,31 @@ class _Gathering(Generic[T]):
 
     async def run(self, workers: int) -> None:
         """Do the work, with so many workers."""
-        is_trio = current_async_library() == "trio"
-        if is_trio:
-            let_interrupts_wait(self._worker)
         self._working = workers
-        ended = None if is_trio else Waiter(self._group.cancel_scope.cancel)
+        if current_async_library() == "trio":
+            await self._run_on_trio(workers)
+            return
+        group = anyio.create_task_group()
+        self._cancel = group.cancel_scope.cancel
+        ended = Waiter(self._cancel)
         try:
-            async with self._group as group:
+            async with group:
                 for _ in range(workers):
                     group.start_soon(self._worker, ended)
-                if ended is not None:
-                    await ended  # is told of a cancellation a turn sooner than the end of the block
+                await ended  # is told of a cancellation a turn sooner than the end of the block
         finally:
-            if ended is not None and ended.was_struck and not self.interrupts:
+            if ended.was_struck and not self.interrupts:
                 raise CancelledError(STRUCK)
+
+    async def _run_on_trio(self, workers: int) -> None:
+        """Do it in a nursery of trio's own: in anyio's an interrupt can strike its lines before ours."""
+        import trio  # an extra
+
+        let_interrupts_wait(self._worker)
+        async with trio.open_nursery() as nursery:
+            self._cancel = nursery.cancel_scope.cancel
+            for _ in range(workers):
+                nursery.start_soon(self._worker, None)
 
     async def _worker(self, ended: Waiter | None) -> None:
         try:
@@ -130,7 +141,11 @@ class _Gathering(Generic[T]):
         if self._on_failure is not None:
             self._on_failure()
         if not isinstance(failure, self._finish_on):
-            self._group.cancel_scope.cancel()
+            self._cancel()
+
+
+def _nothing() -> None:
+    pass
 
 
 @contextmanager

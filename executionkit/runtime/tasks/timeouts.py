@@ -18,11 +18,18 @@ from typing import Any, Final, Generic, TypeVar
 
 import anyio
 import sniffio
-from anyio.lowlevel import checkpoint_if_cancelled
+from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 
-from executionkit.runtime.tasks.cancellation import INTERRUPTS, Waiter, is_cancellation, taken_as
+from executionkit.runtime.tasks.cancellation import (
+    INTERRUPTS,
+    Waiter,
+    is_cancelled,
+    is_interrupt_near,
+    passes,
+    taken_as,
+)
 
-__all__ = ["A_LIFETIME", "GRACE", "finish_within"]
+__all__ = ["A_LIFETIME", "GRACE", "finish_within", "is_ending", "let_end"]
 
 T = TypeVar("T")
 
@@ -70,12 +77,12 @@ class _Child(Generic[T]):
     __slots__ = (
         "_failure",
         "_is_left",
-        "_outer",
         "_results",
         "_work",
         "ended",
         "ends_at",
         "name",
+        "outer",
         "scope",
         "task",
     )
@@ -86,7 +93,7 @@ class _Child(Generic[T]):
         self._failure: BaseException | None = None
         self._is_left = False
         self.name: Final = name
-        self._outer = _within.get()
+        self.outer = _within.get()
         self.scope: anyio.CancelScope | None = None
         """What cancels it; None where `asyncio.Task.cancel` does."""
         self.task: asyncio.Task[None] | None = None
@@ -123,11 +130,12 @@ class _Child(Generic[T]):
                 self.ended.end()
 
     def keep(self, failure: BaseException) -> None:
-        """Note what it raised."""
-        if not self._is_left:
+        """Note what it raised; nothing that follows from an interrupt takes its place."""
+        if self._is_left:
+            if isinstance(failure, INTERRUPTS):
+                _interrupt(failure)
+        elif not passes(self._failure):
             self._failure = failure
-        elif isinstance(failure, INTERRUPTS):
-            _interrupt(failure)
 
     def cancel(self) -> None:
         """Cancel it, once, and begin its grace.
@@ -138,7 +146,7 @@ class _Child(Generic[T]):
         if self.ends_at < math.inf:
             return
         try:
-            now, outer = anyio.current_time(), self._outer
+            now, outer = anyio.current_time(), self.outer
         except RuntimeError:
             return  # the event loop is over, and cancels every task that there is
         left = math.inf if outer is None else 0.9 * (outer.ends_at - now)
@@ -160,7 +168,7 @@ class _Child(Generic[T]):
     def raise_interrupt(self) -> None:
         """Let an interrupt pass, whatever else there is to say."""
         failure = self._failure
-        if failure is not None and not isinstance(failure, Exception) and not is_cancellation(failure):
+        if failure is not None and passes(failure):
             self._failure = None
             try:
                 raise failure
@@ -183,6 +191,30 @@ class _Child(Generic[T]):
 
 _within: Final[ContextVar["_Child[Any] | None"]] = ContextVar("executionkit_within", default=None)
 """The innermost piece of foreign code that we run in."""
+
+
+_MOST_TURNS: Final = 20
+
+
+def is_ending() -> bool:
+    """Tell whether a cancellation, or an interrupt, has reached the running task or is on its way to it.
+
+    Each task between takes a turn of the event loop to pass it on, and what runs in it meanwhile could buy.
+    """
+    outer = _within.get()
+    while outer is not None:
+        if outer.ends_at < math.inf:
+            return True
+        outer = outer.outer
+    return is_cancelled() or is_interrupt_near()
+
+
+async def let_end() -> None:
+    """Wait for what `is_ending` tells of; who is shielded from it, or was left behind, goes on then."""
+    for _ in range(_MOST_TURNS):
+        await checkpoint()
+        if not is_ending():
+            return
 
 
 async def _on_asyncio(child: _Child[T], seconds: float) -> T:

@@ -277,6 +277,28 @@ async def test_an_interrupt_during_the_grace_passes(kind: type[BaseException]) -
     assert [type(error) for error in raised] == [kind]
 
 
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit, Abort])
+@pytest.mark.parametrize("open_one", [anyio.CancelScope, anyio.create_task_group])
+@pytest.mark.parametrize("keeps_shields", [False, True])
+async def test_an_interrupt_passes_though_something_is_left_open(
+    kind: type[BaseException], open_one: Callable[[], Any], keeps_shields: bool
+) -> None:
+    async def interrupted() -> None:
+        opened = open_one()
+        if isinstance(opened, anyio.CancelScope):
+            opened.__enter__()
+        else:
+            await opened.__aenter__()
+        raise kind
+
+    raised: list[BaseException] = []
+    try:
+        await finish_within(interrupted, 30, name="it", keeps_shields=keeps_shields)
+    except BaseException as error:
+        raised.append(error)
+    assert [type(error) for error in raised] == [kind]
+
+
 async def test_a_cancel_scope_that_code_leaves_open_stays_its_own() -> None:
     async def leaves_open() -> int:
         anyio.CancelScope().__enter__()
