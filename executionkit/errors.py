@@ -27,7 +27,7 @@ Each carries `cost`, the `TokenUsage` up to the failure, and `metadata`, a read-
 achieved. Errors are values: they compare by value, hash, copy and pickle.
 """
 
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from types import MappingProxyType
 from typing import Any, ClassVar, Final, Self, TypeVar, cast
@@ -461,7 +461,9 @@ def wrapping(kind: type[PatternError], what: str) -> Generator[None, None, None]
 def unwrapped(error: Exception) -> Exception:
     """Return the failure that an `unwrap()` met, a copy to raise, where that is what an exception is about.
 
-    `outcome.unwrap()` raises an error of its own that says nothing of what failed.
+    `outcome.unwrap()` raises an error of its own that says nothing of what failed, and a group of tasks one
+    that says that there was one. Of several in a group the first that is ours counts; `other_failures` in its
+    metadata names the rest.
 
     >>> from returns.result import Failure
     >>> try:
@@ -470,6 +472,8 @@ def unwrapped(error: Exception) -> Exception:
     ...     unwrapped(raised)
     PermanentError('the server answered 401', cost=TokenUsage(...))
     """
+    if isinstance(error, ExceptionGroup):
+        return _first_of(cast("ExceptionGroup[Exception]", error))
     halted: object = getattr(error, "halted_container", None)
     if halted is None:
         return error
@@ -482,3 +486,23 @@ def unwrapped(error: Exception) -> Exception:
     if isinstance(failure, ExecutionKitError):
         return failure.stamped(failure.cost)
     return unwrapped(failure) if isinstance(failure, Exception) else error
+
+
+def _first_of(group: ExceptionGroup[Exception]) -> Exception:
+    """Return the first failure of ours in a group; the group itself where there is none."""
+    found = [unwrapped(leaf) for leaf in _leaves(group)]
+    first = next((error for error in found if isinstance(error, ExecutionKitError)), None)
+    if first is None:
+        return group
+    others = [described(error) for error in found if error is not first]
+    known: tuple[str, ...] = first.metadata.get("other_failures", ())
+    noted = (*known, *others)
+    return first.stamped(first.cost, totals={"other_failures": noted} if noted else EMPTY)
+
+
+def _leaves(group: ExceptionGroup[Exception]) -> Iterator[Exception]:
+    for inner in group.exceptions:
+        if isinstance(inner, ExceptionGroup):
+            yield from _leaves(cast("ExceptionGroup[Exception]", inner))
+        else:
+            yield inner

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import anyio
 import pytest
 from returns.result import Failure
 
@@ -71,9 +72,42 @@ class Wrapping:
         return LLMResponse((await complete().run(self._model, "x")).unwrap().value)
 
 
+async def judge_in_a_group(text: str, provider: LLMProvider) -> float:
+    async with anyio.create_task_group() as outer, anyio.create_task_group() as group:
+        outer.start_soon(anyio.sleep, 0)
+        group.start_soon(judge, text, provider)
+    return 1.0
+
+
+async def rewrite_in_a_group(provider: LLMProvider, prompt: str) -> PatternResult[str]:
+    async with anyio.create_task_group() as group:
+        group.start_soon(rewrite, provider, prompt)
+    return PatternResult("")
+
+
+async def ask_in_a_group(provider: LLMProvider, prompt: str) -> PatternResult[str]:
+    async def ask() -> None:
+        await provider.complete([{"role": "user", "content": prompt}])
+
+    await ask()
+    async with anyio.create_task_group() as group:
+        group.start_soon(ask)
+    return PatternResult("")
+
+
+async def rule_in_a_group(value: object) -> str | None:
+    async with anyio.create_task_group() as group:
+        group.start_soon(rule, value)
+    return None
+
+
 UNWRAPPING: list[Callable[[], Stage[str, Any]]] = [
     lambda: refine(judge),
+    lambda: refine(judge_in_a_group),
     lambda: step(rewrite),
+    lambda: step(rewrite_in_a_group),
+    lambda: step(ask_in_a_group),
+    lambda: complete().checked(rule_in_a_group),
     lambda: complete().map(plainly),
     lambda: complete(system=plainly),
     lambda: complete().checked(rule),
@@ -107,6 +141,33 @@ async def test_a_failure_of_somebody_else_is_the_cause() -> None:
     assert isinstance(error, EvaluationError)
     assert isinstance(error.__cause__, KeyError)
     assert "no such table" in str(error)
+
+
+def test_a_group_is_the_failure_of_ours_in_it() -> None:
+    limited = RateLimitError("slow down", cost=TokenUsage(llm_calls=1), metadata={"other_failures": ("a",)})
+    group = ExceptionGroup("g", [ValueError("x"), ExceptionGroup("h", [limited, REFUSED])])
+    error = unwrapped(group)
+    assert isinstance(error, RateLimitError)
+    assert error.cost.llm_calls == 1
+    refused = "PermanentError: the server answered 401; check the key"
+    assert error.metadata["other_failures"] == ("a", "ValueError: x", refused)
+    assert limited.metadata["other_failures"] == ("a",)
+    assert unwrapped(ExceptionGroup("g", [REFUSED])) == REFUSED
+    for foreign in ([KeyError("no such table")], [KeyError("no such table"), ValueError("x")]):
+        theirs = ExceptionGroup("g", foreign)
+        assert unwrapped(theirs) is theirs
+
+
+async def test_a_step_whose_tasks_are_out_of_budget_says_so() -> None:
+    async def asks_twice(provider: LLMProvider, prompt: str) -> PatternResult[str]:
+        async with anyio.create_task_group() as group:
+            for _ in range(3):
+                group.start_soon(rewrite, provider, prompt)
+        return PatternResult("")
+
+    error = error_of(await step(asks_twice).run(Model(), "x", max_cost=TokenUsage(llm_calls=1)))
+    assert isinstance(error, BudgetExhaustedError)
+    assert error.cost.llm_calls == 1
 
 
 async def test_what_is_no_failure_of_an_exception_stays_as_it_is() -> None:
