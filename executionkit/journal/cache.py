@@ -21,6 +21,9 @@ class Cached:
     What is asked counts as a whole: messages, settings, tools, the form of the answer, model, address, and
     how often the run has asked the same before; so the samples of a vote stay several. A hit is no call: it
     costs nothing, no budget and no rate limit sees it, and `cached_calls` (int) in the metadata counts it.
+    Providers are told apart by their `model`, `base_url` and defaults: one of your own that has none of these
+    is given the answers of any other such one, so give it a `model`.
+
     Not kept are failures, answers longer than the journal's `most_bytes`, and those that were cut since the
     run's budget had left them less than was asked for.
 

@@ -264,7 +264,7 @@ class Worker:
         with self._desk:  # held by another thread for a moment, where that was quicker
             before = [*self._jobs]
             earlier = [job.write for job in before if job.write is not None]
-            if self._is_closed or len(earlier) < len(before):
+            if self._is_closed or self._failure is not None or len(earlier) < len(before):
                 return False
             try:
                 if not self._store.write_at_once([*earlier, *writes]):

@@ -362,6 +362,30 @@ async def test_rows_of_one_turn_are_written_together_and_in_their_order(tmp_path
         assert not opened.worker._turns  # pyright: ignore[reportPrivateUsage]
 
 
+async def test_once_a_write_has_failed_the_rows_of_that_turn_are_not_written_either(tmp_path: Path) -> None:
+    told: list[str] = []
+    with Opened(tmp_path / "runs.db") as opened:
+
+        async def commit(seq: int) -> None:
+            try:
+                await opened.worker.commit(opened.write(seq))
+            except JournalError as error:
+                told.append(str(error))
+
+        async def fail() -> None:  # as another event loop's write does, before this turn has ended
+            opened.worker._failure = JournalError("the disk is gone")  # pyright: ignore[reportPrivateUsage]
+
+        async with anyio.create_task_group() as group:
+            for seq in range(12):
+                group.start_soon(commit, seq)
+            group.start_soon(fail)
+        written = opened.store.seqs
+    assert len(written) + len(told) == 12
+    assert told
+    assert len(written) <= 8
+    assert {*told} == {"the disk is gone"}
+
+
 async def test_while_the_thread_brings_the_log_into_the_file_the_event_loop_goes_on(tmp_path: Path) -> None:
     with Opened(tmp_path / "runs.db") as opened:
         is_tidying, may_end = threading.Event(), threading.Event()
