@@ -37,7 +37,7 @@ from executionkit.runtime.context import Context
 from executionkit.stage import Stage, identity
 from executionkit.tools import tool
 from executionkit.voting import ByProbability, beta, certain, unanimous_window
-from tests.doubles import AT_ONCE, NEVER, Buy
+from tests.doubles import AT_ONCE, NEVER, Buy, Model, each
 from tests.pipelines import ALL_STAGES, stages_within
 
 pytestmark = pytest.mark.anyio
@@ -526,3 +526,41 @@ async def test_last_words_that_a_budget_has_no_room_for_are_asked_for_again_with
     rounds = 2 * 8  # each reply, and what it was told
     assert model.calls > 8 * 5 + (rounds - 1) * 4
     assert model.calls <= bounds.most.llm_calls == (8 + rounds) * (3 + 2) - 1 + 3
+
+
+async def test_a_call_that_others_wait_for_is_part_of_the_depth() -> None:
+    one = structured(int, output_retries=0, max_tokens=9)
+
+    def refused(words: str) -> PermanentError:
+        return PermanentError(words, metadata={"status": 400})
+
+    limit, form = "Unsupported parameter: 'max_completion_tokens'", "response_format is not supported"
+    model = Model(
+        each(
+            *map(refused, ["Unsupported parameter: 'temperature'", "stream_options is not supported"]),
+            refused("Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead."),
+            refused("Bad Request"),
+            *[ProviderError("down")] * 2,
+            LLMResponse("1"),
+            *map(refused, [limit, form, form]),
+            *[ProviderError("down")] * 2,
+            LLMResponse("1"),
+        )
+    )
+    bounds = (one & one).bounds("x", provider=model, retry=RETRIES)
+    assert isinstance(await (one & one).run(model, "x", retry=RETRIES), Success)
+    assert (model.most_in_flight, model.calls) == (1, 13)
+    assert bounds.depth >= 13
+
+    def depth(stage: Stage[Any, Any], value: object = "x", **budget: Any) -> float:
+        return stage.bounds(value, provider=model, retry=RETRIES, **budget).depth
+
+    attempts = 3 + 1 + 1  # another name of the output limit, and once without the form
+    refusals = 2 + 2 * 2  # temperature, the usage of a stream, and forms
+    assert depth(one & one) == 2 * attempts + refusals
+    assert depth((one & one) & one) == depth(one & one) + 2
+    assert depth(one & complete()) == attempts + 2 + 2
+    assert depth(one & one.using(Server(Random(1)))) == attempts + 2 * (2 + 2)
+    assert depth(one.each(max_concurrency=4), ["x", "y"]) == 2 * attempts + refusals
+    assert depth(one.each(max_concurrency=1), ["x", "y"]) == 2 * attempts + 2 + 2
+    assert depth(one & one, max_cost=TokenUsage(output_tokens=99)) == 2 * attempts + refusals

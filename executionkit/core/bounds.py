@@ -4,6 +4,7 @@ A bound needs no prediction: loops are capped, and every call has a `max_tokens`
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from functools import lru_cache
@@ -162,6 +163,8 @@ class Reach(msgspec.Struct, frozen=True):
         usd: Picodollars at the most.
         depth: Calls one after the other at the most, without those of `lessons`.
         lessons: What each server has to be asked in other words for, once in a run.
+        proofs: For each server, calls one after the other of one that finds out which fields it takes.
+        ahead: Those of them that calls beside it wait for, once in a run.
         is_counted: Whether the prompts of all calls are counted by a bound, as far as one knows the calls.
         value: Tokens of the value that comes out, as text, at the most.
         is_text: Whether it is a text; else it is a pair of texts, as long as both.
@@ -179,6 +182,8 @@ class Reach(msgspec.Struct, frozen=True):
     usd: float = 0
     depth: float = 0
     lessons: Mapping[int, Lessons] = {}
+    proofs: Mapping[int, float] = {}
+    ahead: Mapping[int, float] = {}
     is_counted: bool = True
     value: float = math.inf
     is_text: bool = True
@@ -193,7 +198,7 @@ class Reach(msgspec.Struct, frozen=True):
     @property
     def whole_depth(self) -> float:
         """Calls one after the other at the most."""
-        return self.depth + sum([each.depth for each in self.lessons.values()])
+        return self.depth + sum([each.depth for each in self.lessons.values()]) + sum(self.ahead.values())
 
     @property
     def if_at_all(self) -> "Reach":
@@ -234,6 +239,8 @@ class Reach(msgspec.Struct, frozen=True):
             least_said=min(self.least_said, most_output),
             calls=most_calls if is_less else self.calls,
             lessons={} if is_less else self.lessons,
+            proofs={} if is_less else self.proofs,
+            ahead={} if is_less else self.ahead,
             input=min(self.input, tokens or math.inf),
             output=min(self.output, most_output),
             usd=min(self.usd, usd),
@@ -357,6 +364,7 @@ def of_calls(
         usd=usd,
         depth=(most if depth is None else depth) * attempts,
         lessons=dict.fromkeys(given.who, lessons) if most else {},
+        proofs=dict.fromkeys(given.who, attempts) if most and (has_form or has_logprobs) else {},
         is_counted=given.is_counted or not most,
         value=max_tokens,
         unknown=unknown,
@@ -416,7 +424,7 @@ def at_once(reaches: Sequence[Reach], given: Given) -> Reach:
     """Return the reach of several at once; within a budget they may have to wait for each other."""
     depths = [reach.depth for reach in reaches]
     whole = _sum(reaches, depth=sum(depths) if given.is_limited else max(depths), value=paired(reaches))
-    return replace(whole, lessons=_together(reaches, at_once=True))
+    return replace(whole, lessons=_together(reaches, at_once=True), ahead=_ahead(reaches, given))
 
 
 def paired(reaches: Sequence[Reach]) -> Reach:
@@ -435,7 +443,7 @@ def so_many_at_once(reaches: Sequence[Reach], most: int, given: Given) -> Reach:
     whole = _sum(reaches, depth=longest * rounds, value=Reach())
     under_way = _together(reaches[:most], at_once=True)
     lessons = {who: replace(each, forms=whole.lessons[who].forms) for who, each in under_way.items()}
-    return replace(whole, lessons=lessons)
+    return replace(whole, lessons=lessons, ahead=_ahead(reaches[:most], given))
 
 
 def either(reaches: Sequence[Reach]) -> Reach:
@@ -462,6 +470,8 @@ def one_of(reaches: Sequence[Reach]) -> Reach:
         usd=max(reach.usd for reach in reaches),
         depth=max(reach.depth for reach in reaches),
         lessons=_together(reaches),
+        proofs=_largest([reach.proofs for reach in reaches]),
+        ahead=_largest([reach.ahead for reach in reaches]),
         is_counted=all(reach.is_counted for reach in reaches),
         value=max(reach.value for reach in reaches),
         unknown=tuple(why for reach in reaches for why in reach.unknown),
@@ -480,12 +490,33 @@ def _sum(reaches: Sequence[Reach], *, depth: float, value: Reach) -> Reach:
         usd=sum(reach.usd for reach in reaches),
         depth=depth,
         lessons=_together(reaches),
+        proofs=_largest([reach.proofs for reach in reaches]),
+        ahead=_largest([reach.ahead for reach in reaches]),
         is_counted=all(reach.is_counted for reach in reaches),
         value=value.value,
         is_text=value.is_text,
         unknown=tuple(why for reach in reaches for why in reach.unknown),
         why_value=value.why_value,
     )
+
+
+def _ahead(reaches: Sequence[Reach], given: Given) -> Mapping[int, float]:
+    """Return the calls that those made at once wait for: the first finds out what its server takes."""
+    if given.is_limited:  # all are counted one after the other
+        return {}
+    tried = Counter([who for reach in reaches for who in reach.proofs])
+    proofs = _largest([reach.proofs for reach in reaches])
+    return _largest(
+        [*[reach.ahead for reach in reaches], {who: proofs[who] for who, times in tried.items() if times > 1}]
+    )
+
+
+def _largest(figures: Sequence[Mapping[int, float]]) -> Mapping[int, float]:
+    """Return the largest figure of each server."""
+    return {
+        who: max(each.get(who, 0) for each in figures)
+        for who in {who: None for each in figures for who in each}
+    }
 
 
 def _together(reaches: Iterable[Reach], *, at_once: bool = False) -> Mapping[int, Lessons]:
