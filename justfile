@@ -4,6 +4,8 @@
 
 python := env("PYTHON", "python3")
 export PATH := justfile_directory() / ".venv/bin" + ":" + env("PATH")
+# pyrefly looks for packages where an activated environment says that they are.
+export VIRTUAL_ENV := justfile_directory() / ".venv"
 
 # List the recipes
 default:

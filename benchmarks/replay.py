@@ -511,8 +511,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except BadVotesError as error:
         parser.error(str(error))
     if given.plot:
-        draw(rows, given.plot, parser)
+        drawn = draw(rows, given.plot, parser)
         if not given.json:
+            print(points(drawn))
             return
     figures = measure(rows, given.orders)
     if given.json:
@@ -521,11 +522,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(described(given.votes, rows), report(figures), sep="\n\n")
 
 
-def draw(rows: Sequence[Row], path: Path, parser: argparse.ArgumentParser) -> None:
+def draw(rows: Sequence[Row], path: Path, parser: argparse.ArgumentParser) -> list[Line]:
+    """Write the plot to a file, and return what is in it."""
     if not whole(rows):
         parser.error("the plot needs rows of 40 samples, and the file has none")
     across = "samples a question, mean"
-    path.write_text(scatter(title_of(rows), across, "right, per cent", anyio.run(lines, rows)))
+    drawn = anyio.run(lines, rows)
+    path.write_text(scatter(title_of(rows), across, "right, per cent", drawn))
+    return drawn
+
+
+def points(drawn: Sequence[Line]) -> str:
+    """The points of the plot as text: the rule and its setting, the mean calls, what is right in per cent."""
+    return "\n".join(
+        f"{line.name:20} {label:6} {calls:6.2f} calls {right:6.1f} % right"
+        for line in drawn
+        for calls, right, label in line.points
+    )
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from executionkit import Failure, Provider, Success, TokenUsage, complete, conse
 
 Queue = Literal["billing", "delivery", "technical"]
 
-vote = consensus(n=5, output_type=Queue)  # five samples, and the queue that most of them name
+vote = consensus(n=5, output_type=Queue, system="Which queue does the ticket belong to?")
 write = prompt("Ticket: {0}\nQueue: {1}\nWrite a short reply.") >> complete(system="You answer tickets.")
 pipeline = vote.with_input() >> write  # a frozen value: nothing has run yet
 

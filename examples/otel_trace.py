@@ -1,7 +1,7 @@
 """One run as OpenTelemetry sees it: the tree of its spans, and what stands on each.
 
 Runs without a model and without a collector: the provider is scripted, the spans stay in memory.
-Needs `pip install "./executionkit[otel]" opentelemetry-sdk`.
+In the clone, `pip install ".[otel]" opentelemetry-sdk` installs what it needs.
 """
 
 from textwrap import fill

@@ -51,7 +51,7 @@ def covers_the_facts(summary: str) -> Evaluation:
 
 
 vote = consensus(n=5, output_type=Category, temperature=0.5, max_tokens=20)
-pipeline = vote.map(summary_task) >> refine(covers_the_facts, max_iterations=4, max_tokens=60)
+pipeline = vote.map(summary_task) >> refine(covers_the_facts, max_iterations=4, max_tokens=100)
 """A frozen value: nothing has run yet."""
 
 

@@ -26,7 +26,7 @@ try:
     from mcp.types import CallToolResult, JSONRPCResponse
     from mcp.types import Tool as Described
 except ImportError as _missing:  # pragma: no cover - the extra is installed where this is tested
-    message = 'executionkit.mcp needs the official SDK: pip install "./executionkit[mcp]"'
+    message = 'executionkit.mcp needs the official SDK; in the clone, run: pip install ".[mcp]"'
     raise ImportError(message) from _missing
 
 from executionkit.core.mcp import text_of_result, usable_result, usable_tools

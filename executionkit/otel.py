@@ -15,7 +15,7 @@ try:
     from opentelemetry import metrics, trace
 except ModuleNotFoundError as _missing:
     raise ModuleNotFoundError(
-        'executionkit.otel needs the API of OpenTelemetry; run: pip install "./executionkit[otel]"',
+        'executionkit.otel needs the API of OpenTelemetry; in the clone, run: pip install ".[otel]"',
         name=_missing.name,
     ) from None
 

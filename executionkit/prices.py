@@ -179,7 +179,7 @@ def genai_prices(*, provider: str | None = None) -> Prices:
     """
     if find_spec("genai_prices") is None:
         raise ModuleNotFoundError(
-            'genai-prices is not installed; run: pip install "./executionkit[prices]"', name="genai_prices"
+            'genai-prices is not installed; in the clone, run: pip install ".[prices]"', name="genai_prices"
         )
     return _GenaiPrices(provider)
 

@@ -153,9 +153,9 @@ class Progress:
     ) -> None:
         self._file = sys.stderr if file is None else file
         self._wants_tree = self._file.isatty() if live is None else live
-        self._expected = [] if bounds is None else [f"expected: {bounds}"]
+        self._beforehand = [] if bounds is None else [f"bounds: {bounds}"]
         if past is not None and (past.answered or past.failed):
-            self._expected.append(f"before: {past}")
+            self._beforehand.append(f"before: {past}")
         self._live: Live | None = None
         self._runs: dict[str, _Run] = {}
         self._lock = threading.RLock()
@@ -219,7 +219,7 @@ class Progress:
         match event:
             case RunStarted():
                 run.max_cost = event.max_cost or run.max_cost
-                return "\n".join([f"{event.stage} ...", *self._expected]) if event.parent is None else None
+                return "\n".join([f"{event.stage} ...", *self._beforehand]) if event.parent is None else None
             case StageStarted():
                 above = run.rows.get(event.parent or 0)
                 run.rows[event.id] = _Row(event.stage, event.parent, 0 if above is None else above.depth + 1)
@@ -301,7 +301,7 @@ class Progress:
             nodes[number] = Tree(label) if above is None else above.add(label)
         root = next(iter(nodes.values()), None)
         if root is not None:
-            for line in filter(None, (*self._expected, self._left(run))):
+            for line in filter(None, (*self._beforehand, self._left(run))):
                 root.add(_styled(line, "dim"))
         return root
 
@@ -367,7 +367,7 @@ def _open_live(progress: Progress, file: TextIO) -> "Live":
         from rich.live import Live
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            'the live view needs rich; run: pip install "./executionkit[progress]", or ask for live=False',
+            'the live view needs rich; in the clone, run: pip install ".[progress]", or ask for live=False',
             name="rich",
         ) from error
     console = Console(file=file)

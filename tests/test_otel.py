@@ -793,4 +793,4 @@ def test_the_package_does_not_import_opentelemetry() -> None:
 def test_without_the_api_the_import_says_what_to_install() -> None:
     program = "import sys; sys.modules['opentelemetry'] = None; import executionkit.otel"
     done = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True)
-    assert 'pip install "./executionkit[otel]"' in done.stderr
+    assert 'pip install ".[otel]"' in done.stderr

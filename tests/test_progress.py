@@ -63,8 +63,8 @@ def test_the_bounds_are_told_before_the_run() -> None:
     with Progress(file=file, bounds=bounds) as progress:
         PIPELINE.run_sync(ScriptedProvider("yes"), "Sky blue?", trace=progress)
     lines = file.getvalue().splitlines()
-    assert lines[:2] == ["Pipeline ...", f"expected: {bounds}"]
-    assert lines[1].startswith("expected: 4 to 9 calls, up to ")
+    assert lines[:2] == ["Pipeline ...", f"bounds: {bounds}"]
+    assert lines[1].startswith("bounds: 4 to 9 calls, up to ")
 
 
 def test_past_runs_are_told_beside_the_bounds(tmp_path: Path) -> None:
@@ -76,8 +76,8 @@ def test_past_runs_are_told_beside_the_bounds(tmp_path: Path) -> None:
                 run = journal.run(name)
                 PIPELINE.run_sync(ScriptedProvider("yes"), "Sky blue?", trace=progress, journal=run)
             shown.append(file.getvalue().splitlines())
-    assert [line.partition(":")[0].strip() for line in shown[0][1:3]] == ["expected", "Consensus"]
-    assert shown[1][1].startswith("expected: 4 to ")
+    assert [line.partition(":")[0].strip() for line in shown[0][1:3]] == ["bounds", "Consensus"]
+    assert shown[1][1].startswith("bounds: 4 to ")
     assert shown[1][2] == "before: 1 run took 4 calls, 4 output tokens"
 
 
@@ -87,7 +87,7 @@ def test_the_bounds_are_in_the_tree() -> None:
     past = past_runs([TokenUsage(8, 3, 2)], failed=1)
     with Progress(file=terminal, bounds=complete().bounds("Sky blue?"), past=past) as progress:
         complete().run_sync(ScriptedProvider("yes"), "Sky blue?", trace=progress)
-    assert "├── expected: 1 to 7 calls" in plain(terminal.getvalue())
+    assert "├── bounds: 1 to 7 calls" in plain(terminal.getvalue())
     assert "└── before: 1 run took 2 calls, 3 output tokens; 1 failed" in plain(terminal.getvalue())
 
 
@@ -122,7 +122,7 @@ def test_a_tree_in_a_terminal() -> None:
 
 def test_a_terminal_without_rich(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "rich.console", None)
-    with pytest.raises(ModuleNotFoundError, match=r'pip install "./executionkit\[progress\]"'):
+    with pytest.raises(ModuleNotFoundError, match=r'pip install ".\[progress\]"'):
         Progress(file=Terminal()).__enter__()
     with Progress(file=Terminal(), live=False):
         pass

@@ -200,6 +200,9 @@ def test_the_command_draws_and_reports_which_file_was_played(
     path, plot = tmp_path / "votes.jsonl", tmp_path / "plot.svg"
     path.write_bytes(b"\n".join(msgspec.json.encode(row) for row in whole(rows())[::500]))
     main(["--votes", str(path), "--plot", str(plot)])
+    assert re.search(
+        r"^none, n = 1 to 40 +40 +40\.00 calls +[\d.]+ % right$", capsys.readouterr().out, re.MULTILINE
+    )
     assert title_of(read_rows(path)) in plot.read_text()
     main(["--votes", str(path), "--orders", "1"])
     assert "not to this one" in capsys.readouterr().out

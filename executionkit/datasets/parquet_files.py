@@ -37,7 +37,7 @@ def _arrow(module: str) -> Any:
         return import_module(module)
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            'Parquet needs pyarrow; run: pip install "./executionkit[arrow]"', name="pyarrow"
+            'Parquet needs pyarrow; in the clone, run: pip install ".[arrow]"', name="pyarrow"
         ) from error
 
 

@@ -47,7 +47,7 @@ class Ray:
             if error.name != "ray":
                 raise
             raise ModuleNotFoundError(
-                'ray is not installed; run: pip install "./executionkit[ray]"', name="ray"
+                'ray is not installed; in the clone, run: pip install ".[ray]"', name="ray"
             ) from None
         self._rows = rows
 

@@ -61,7 +61,7 @@ def tree_of(stage: Stage[Any, Any], told: Told) -> "Tree":
         from rich.tree import Tree
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            'a tree needs rich; run: pip install "./executionkit[progress]", or take mermaid()', name="rich"
+            'a tree needs rich; in the clone, run: pip install ".[progress]", or take mermaid()', name="rich"
         ) from error
     root = Tree(_line(stage, "", "", told))
     _grow(root, stage, "", told)

@@ -198,7 +198,7 @@ class LocalProvider:
 def _require_server() -> None:
     if find_spec("xllamacpp") is None:
         raise ModuleNotFoundError(
-            'llama.cpp is not installed; run: pip install "./executionkit[local]"', name="xllamacpp"
+            'llama.cpp is not installed; in the clone, run: pip install ".[local]"', name="xllamacpp"
         )
 
 

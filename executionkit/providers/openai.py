@@ -565,7 +565,7 @@ def _check_transport(transport: object, client: object) -> None:
             )
         if transport == "aiohttp" and not _has_aiohttp():
             raise ModuleNotFoundError(
-                'aiohttp is not installed; run: pip install "./executionkit[fast]"', name="aiohttp"
+                'aiohttp is not installed; in the clone, run: pip install ".[fast]"', name="aiohttp"
             )
     elif client is not None:
         raise ValueError("a client has a transport of its own; give either client or transport")

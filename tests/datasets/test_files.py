@@ -441,7 +441,7 @@ def test_without_pyarrow_it_is_said_what_to_do(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
-    with pytest.raises(ModuleNotFoundError, match=r'pip install "\./executionkit\[arrow\]"'):
+    with pytest.raises(ModuleNotFoundError, match=r'pip install "\.\[arrow\]"'):
         write_rows(tmp_path / "rows.parquet", TICKETS)
 
 

@@ -143,7 +143,7 @@ def installed(monkeypatch: pytest.MonkeyPatch, ray: FakeRay) -> FakeRay:
 
 @pytest.mark.skipif(not SCHEDULES, reason="a campaign: `just long ray`")
 def test_random_schedules_with_killed_workers() -> None:
-    assert find_spec("ray") is not None, 'Ray is not installed; run: pip install "./executionkit[ray]"'
+    assert find_spec("ray") is not None, 'Ray is not installed; in the clone, run: pip install ".[ray]"'
     program = Path(__file__).parent / "clusters.py"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, str(program), "ray", *(SCHEDULES or "").split()]
@@ -204,7 +204,7 @@ def test_a_cluster_without_cpus_is_told(tmp_path: Path, monkeypatch: pytest.Monk
 def test_without_ray_it_is_said_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(
-        ModuleNotFoundError, match=r'ray is not installed; run: pip install "\./executionkit\[ray\]"'
+        ModuleNotFoundError, match=r'ray is not installed; in the clone, run: pip install "\.\[ray\]"'
     ):
         Ray()
     with pytest.raises(ValueError, match="rows must be at least 1"):

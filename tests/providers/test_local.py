@@ -107,7 +107,7 @@ def _find_nothing(_: str) -> None:
 
 def test_llama_cpp_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local, "find_spec", _find_nothing)
-    with pytest.raises(ModuleNotFoundError, match=r'pip install "./executionkit\[local\]"'):
+    with pytest.raises(ModuleNotFoundError, match=r'pip install "\.\[local\]"'):
         LocalProvider()
 
 

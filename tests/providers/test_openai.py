@@ -285,7 +285,7 @@ async def test_auto_takes_aiohttp_on_asyncio_where_it_is_installed(
 
 def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("executionkit.providers.openai._has_aiohttp", lambda: False)
-    with pytest.raises(ModuleNotFoundError, match=r"pip install \"./executionkit\[fast\]\""):
+    with pytest.raises(ModuleNotFoundError, match=r"pip install \"\.\[fast\]\""):
         Provider("http://localhost/v1", "m", transport="aiohttp")
 
 

@@ -12,7 +12,7 @@ __all__ = ["UNUSABLE_PROXY", "proxy_for"]
 
 UNUSABLE_PROXY: Final = (
     "the proxy that the environment names cannot be used: check HTTP_PROXY, HTTPS_PROXY and ALL_PROXY; "
-    'a SOCKS proxy needs: pip install "./executionkit[socks]"'
+    'a SOCKS proxy needs an extra; in the clone, run: pip install ".[socks]"'
 )
 
 
