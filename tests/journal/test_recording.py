@@ -160,6 +160,43 @@ def test_each_test_has_a_text_of_its_own_whatever_it_is_called(pytester: pytest.
     assert all(len(name.encode()) < 200 for name in found)
 
 
+NOT_SENT = """
+import anyio
+import pytest
+from executionkit import LLMResponse, PermanentError, TokenUsage, complete, consensus
+
+
+class Live:
+    model = "m"
+
+    async def complete(self, messages, **options):
+        if "fails" in str(messages):
+            raise PermanentError("no")
+        if "waits" in str(messages):
+            await anyio.sleep_forever()
+        return LLMResponse("Paris", usage={"prompt_tokens": 1, "completion_tokens": 1})
+
+
+def test_a_budget(recorded):
+    outcome = consensus(5).run_sync(recorded(Live()), "x", max_cost=TokenUsage(llm_calls=2))
+    assert outcome.failure().cost.llm_calls == 2
+    assert "budget" in str(outcome.failure())
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+def test_a_failure_beside_it(recorded, backwards):
+    waits, fails = complete(system="waits"), complete(system="fails")
+    both = fails & waits if backwards else waits & fails
+    assert "no (m)" in str(both.run_sync(recorded(Live()), "x").failure())
+"""
+
+
+def test_what_was_refused_or_broken_off_need_not_be_recorded(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(NOT_SENT)
+    run(pytester, "--record=once").assert_outcomes(passed=3)
+    run(pytester).assert_outcomes(passed=3)
+
+
 ONE = """
 from executionkit import ScriptedProvider, complete
 

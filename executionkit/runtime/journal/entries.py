@@ -1,7 +1,7 @@
 """One logical call, or one call of a tool, and the row that a journal has of it."""
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from executionkit.core.dialect import ResponseFormat
@@ -35,6 +35,10 @@ class Keeper(Protocol):
         """
         ...
 
+    async def quiet(self) -> None:
+        """Wait until nothing is replayed any more."""
+        ...
+
 
 class Entry:
     """A logical call and its row.
@@ -42,13 +46,15 @@ class Entry:
     Args:
         keeper: Stores the rows of the run.
         row: The row.
+        check: Raises a `JournalError` where it must not be sent.
     """
 
-    __slots__ = ("_keeper", "_row", "is_known")
+    __slots__ = ("_check", "_keeper", "_row", "is_known")
 
-    def __init__(self, keeper: Keeper, row: Row) -> None:
+    def __init__(self, keeper: Keeper, row: Row, check: Callable[[], None] | None = None) -> None:
         self._keeper = keeper
         self._row = row
+        self._check = check
         body = row.body
         self.is_known: bool = row.state == "done" or bool(body.charges) or body.attempts > 0
         """Whether an earlier life has been here."""
@@ -76,8 +82,11 @@ class Entry:
         """Note that an attempt is about to be sent, and wait until that is stored.
 
         Raises:
-            JournalError: It cannot be stored, so that nothing may be sent.
+            JournalError: It cannot be stored, so that nothing may be sent; or it must not be sent.
         """
+        if self._check is not None:
+            await self._keeper.quiet()  # what fails beside it may end it, as it did before
+            self._check()
         row = self._row
         row.state, row.body.held = "sent", held
         row.body.attempts += 1

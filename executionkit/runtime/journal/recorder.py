@@ -7,6 +7,7 @@ beginning of what happened: nobody waits for an outcome to be stored, only for t
 
 from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Iterable, Mapping
+from functools import partial
 from typing import Any, Protocol
 
 from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
@@ -71,8 +72,8 @@ class Sink(Protocol):
 
 
 Unknown = Callable[[Key, Mapping[str, Any], Row | None], None]
-"""Looks at a call that is to be made: its key, what it asks, and what it asked before. Raises a
-`JournalError` where it must not be made."""
+"""Looks at a call of a model that is to be sent: its key, what it asks, and what it asked before. Raises a
+`JournalError` where it must not be."""
 
 
 class Recorder:
@@ -87,7 +88,7 @@ class Recorder:
         asks_again: Whether calls that failed in an earlier life are asked again.
         keeps_prompts: Whether to keep what was asked in plain text.
         most_bytes: How long an answer that is kept may be.
-        unknown: Looks at each call that is to be made.
+        unknown: Looks at each call of a model that is new, as it is sent: a budget may refuse it before.
         keeps_tools: Whether calls of tools are kept; they are made again where not.
         tells: Whether a result says what was replayed.
         ignores: What of whom a request goes to does not count.
@@ -209,7 +210,11 @@ class Recorder:
         if self._ignores:
             identity = {name: value for name, value in identity.items() if name not in self._ignores}
         asked = plain_request(request, identity)
-        return Entry(self, self._row(("call", path, ordinal), asked, digest_of(asked)))
+        key: Key = ("call", path, ordinal)
+        before = self._current.get(key)
+        row, is_new = self._row(key, asked, digest_of(asked))
+        unknown = self._unknown if is_new else None
+        return Entry(self, row, None if unknown is None else partial(unknown, key, asked, before))
 
     def tool(
         self, kind: Kind, path: Place, name: str, arguments: Mapping[str, Any], effects: Effects
@@ -220,22 +225,21 @@ class Recorder:
             JournalMismatchError: It is another call than before, and a tool has had an effect since.
         """
         asked = {"tool": name, "arguments": thaw(arguments)}
-        row = self._row((kind, path, 0), asked, digest_of(asked))
+        row, _ = self._row((kind, path, 0), asked, digest_of(asked))
         if not row.body.key:
             row.body.tool, row.body.effects, row.body.key = name, effects, key_for(self.nonce, path)
         return ToolEntry(self, row)
 
-    def _row(self, key: Key, asked: Mapping[str, Any], fingerprint: bytes) -> Row:
+    def _row(self, key: Key, asked: Mapping[str, Any], fingerprint: bytes) -> tuple[Row, bool]:
+        """Return the row of a call, and whether it is a new one."""
         row = self._current.get(key)
         if row is not None and row.seq not in self._taken and row.fingerprint == fingerprint:
             self._taken.add(row.seq)
-            return row
+            return row, False
         if self._takes_anywhere:
             found = self._take_anywhere(key, fingerprint)
             if found is not None:
-                return found
-        if self._unknown is not None:
-            self._unknown(key, asked, row)
+                return found, False
         if row is not None:
             self._put_aside(row)
         prompt = json_text(asked) if self.keeps_prompts else None
@@ -244,7 +248,7 @@ class Recorder:
         self._add(row)
         self._current[key] = row
         self._taken.add(row.seq)
-        return row
+        return row, True
 
     def _add(self, row: Row) -> None:
         self._rows[row.seq] = row
