@@ -3,9 +3,7 @@
 Runs without a model or a person: the provider and the answers are scripted. Replace `ask` by a real question.
 """
 
-from returns.result import Failure, Success
-
-from executionkit import ScriptedProvider, ToolCall, react
+from executionkit import Failure, ScriptedProvider, Success, ToolCall, react
 from executionkit.approval import Approve, Decision, Deny, Edit, Proposal, Stop
 from executionkit.tools import tool
 

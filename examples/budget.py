@@ -3,9 +3,7 @@
 Runs without a model: the provider is scripted.
 """
 
-from returns.result import Failure, Success
-
-from executionkit import Outcome, ScriptedProvider, TokenUsage, complete, consensus
+from executionkit import Failure, Outcome, ScriptedProvider, Success, TokenUsage, complete, consensus
 
 
 def report(title: str, outcome: Outcome[str]) -> None:

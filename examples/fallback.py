@@ -3,9 +3,7 @@
 Runs without a model: the providers are scripted.
 """
 
-from returns.result import Failure, Success
-
-from executionkit import PermanentError, ScriptedProvider, complete, consensus
+from executionkit import Failure, PermanentError, ScriptedProvider, Success, complete, consensus
 
 
 def main() -> None:

@@ -6,9 +6,8 @@ address or `StdioServerParameters` instead to speak to one outside.
 
 import anyio
 from mcp import Client
-from returns.result import Failure, Success
 
-from executionkit import ScriptedProvider, TokenUsage, ToolCall, consensus, react
+from executionkit import Failure, ScriptedProvider, Success, TokenUsage, ToolCall, consensus, react
 from executionkit.mcp import mcp_server, mcp_tools
 
 

@@ -4,9 +4,8 @@ Runs without a model: the provider is scripted.
 """
 
 import msgspec
-from returns.result import Failure, Success
 
-from executionkit import ScriptedProvider, ToolCall, react
+from executionkit import Failure, ScriptedProvider, Success, ToolCall, react
 from executionkit.approval import Approve, Decision, Deny, Proposal
 from executionkit.tools import tool
 

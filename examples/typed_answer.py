@@ -4,9 +4,8 @@ Runs without a model: the provider is scripted.
 """
 
 import msgspec
-from returns.result import Failure, Success
 
-from executionkit import ScriptedProvider, ToolCall, react, structured, tool
+from executionkit import Failure, ScriptedProvider, Success, ToolCall, react, structured, tool
 
 
 class Invoice(msgspec.Struct):

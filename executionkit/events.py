@@ -58,7 +58,7 @@ WaitReason: TypeAlias = Literal["budget", "rate_limit", "back_off"]
 """Why a call waits: for calls in flight to make room in the budget, for a rate limit, or before a retry."""
 
 DeltaKind: TypeAlias = Literal["text", "reasoning", "arguments"]
-"""What a piece is of: the text of an answer, the model's thoughts, or the arguments of a tool call."""
+"""What a piece is of: the text of an answer, the model's reasoning, or the arguments of a tool call."""
 
 VoidReason: TypeAlias = Literal["failed", "repair", "tools"]
 """Why text is taken back: what said it failed, is asked again, or calls tools before it answers."""

@@ -111,7 +111,7 @@ class LLMResponse(msgspec.Struct, frozen=True):
     """One completion.
 
     Args:
-        content: The text; empty where the model only calls tools. Thoughts that it began with (`<think>`) are
+        content: The text; empty where the model only calls tools. Reasoning that it began with (`<think>`) is
             moved to `reasoning` once a run or a `Provider` has read it.
         tool_calls: Calls the model asks for.
         finish_reason: Why it stopped: `"stop"`, `"length"`, `"tool_calls"`, `"content_filter"`, ...
@@ -119,7 +119,7 @@ class LLMResponse(msgspec.Struct, frozen=True):
         raw: The provider's own answer, whatever its type.
         extra: Fields of the assistant's message that ExecutionKit does not know (`reasoning_content`, ...);
             they are sent back with the message where the conversation goes on.
-        reasoning: What the model thought, where the server tells: it does not vote, and is read neither as
+        reasoning: The model's reasoning, where the server tells it: it does not vote, and is read neither as
             JSON nor as a score.
         id: What the server calls the answer; empty where it does not say.
         model: The model that answered, as the server names it; empty where it does not say.
@@ -173,7 +173,7 @@ class LLMResponse(msgspec.Struct, frozen=True):
 
     @property
     def reasoning_tokens(self) -> int:
-        """Reported tokens of thought; a part of `output_tokens`."""
+        """Reported tokens of reasoning; a part of `output_tokens`."""
         return self._reported.reasoning_tokens
 
     @property
@@ -221,7 +221,7 @@ class LLMResponse(msgspec.Struct, frozen=True):
             return f"the server broke it off ({self.finish_reason})"
         if self.was_truncated:
             return "it was cut at the limit of its length before it said anything"
-        return "it holds thoughts only" if self.reasoning.strip() else "it is empty"
+        return "it holds reasoning only" if self.reasoning.strip() else "it is empty"
 
 
 @runtime_checkable
@@ -280,7 +280,7 @@ class CallPiece(msgspec.Struct, frozen=True):
 class Piece(Protocol):
     """A piece of a streamed answer.
 
-    It may have `reasoning` (str), what it adds to the model's thoughts, and `calls` (tuple of `CallPiece`),
+    It may have `reasoning` (str), what it adds to the model's reasoning, and `calls` (tuple of `CallPiece`),
     what it adds to tool calls; those are looked for, and need not be there.
     """
 

@@ -308,3 +308,11 @@ def test_every_page_is_linked_from_the_index() -> None:
     index = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
     missing = [page.name for page in PAGES[1:] if page.name != "index.md" and f"({page.name})" not in index]
     assert not missing, f"docs/index.md does not link to {', '.join(missing)}"
+
+
+def test_every_example_is_linked_from_the_index() -> None:
+    index = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    examples = sorted((ROOT / "examples").glob("*.py"))
+    missing = [file.name for file in examples if f"(../examples/{file.name})" not in index]
+    assert examples
+    assert not missing, f"docs/index.md does not link to {', '.join(missing)}"

@@ -96,7 +96,7 @@ def test_what_lies_inside_itself_is_left_as_it_is() -> None:
         (LLMResponse("", finish_reason="SAFETY"), "a content filter cut it off"),
         (LLMResponse("", extra={"refusal": "No."}), "it is a refusal ('No.')"),
         (LLMResponse("", finish_reason="error"), "the server broke it off (error)"),
-        (LLMResponse("", reasoning="hm"), "it holds thoughts only"),
+        (LLMResponse("", reasoning="hm"), "it holds reasoning only"),
     ],
 )
 def test_an_empty_answer_says_why(response: LLMResponse, why: str | None) -> None:

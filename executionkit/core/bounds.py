@@ -319,7 +319,7 @@ def of_calls(
     """Return the reach of completions.
 
     A call is attempted `given.attempts` times. It may be asked in other words once more for what a server
-    can change its mind about: the name of the output limit, whether thoughts go back, and once without the
+    can change its mind about: the name of the output limit, whether reasoning goes back, and once without the
     last optional field where a refusal names none. Where a call moves on from one server to another and
     back, each may change its mind again. What is refused else is known to the calls after it. A refusal
     comes to no tokens.
@@ -335,7 +335,7 @@ def of_calls(
         answers: Answers that a call asks for at once.
         has_form: Whether they are asked for in a form.
         has_logprobs: Whether log-probabilities are asked for.
-        has_thoughts: Whether the messages may hold thoughts, or have to.
+        has_thoughts: Whether the messages may hold reasoning, or have to.
         has_calls: Whether they may hold calls of tools.
         has_systems: Whether they may hold several system messages.
         why_prompt: Why nothing bounds the prompt.

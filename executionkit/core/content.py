@@ -1,4 +1,4 @@
-"""What a model said and what it thought: a message's content, and thoughts wherever servers put them."""
+"""What a model said, and its reasoning: a message's content, and reasoning wherever servers put it."""
 
 import re
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ _FIELDS: Final = (
     "thought",
     "reasoning_details",
 )
-"""Fields of a message that hold thoughts; where several do, they say the same."""
+"""Fields of a message that hold reasoning; where several do, they say the same."""
 
 _TAGS: Final = ("think", "thinking", "thought", "seed:think")
 _NAMES: Final = "|".join(sorted(_TAGS, key=len, reverse=True))
@@ -44,7 +44,7 @@ class Said(msgspec.Struct, frozen=True):
 
     Args:
         text: What the model says.
-        reasoning: What it thought.
+        reasoning: Its reasoning.
         refusal: What it says in place of an answer.
     """
 
@@ -54,7 +54,7 @@ class Said(msgspec.Struct, frozen=True):
 
 
 def read_content(content: str | list[dict[str, Any] | str] | None) -> Said:
-    """Read a content: a text, or parts of which each is a text, a thought, a refusal or something else.
+    """Read a content: a text, or parts of which each is a text, reasoning, a refusal or something else.
 
     >>> read_content([{"type": "thinking", "thinking": "4?"}, {"type": "text", "text": "5"}])
     Said(text='5', reasoning='4?', refusal='')
@@ -83,7 +83,7 @@ def _kind_of(stated: object) -> str:
 
 
 def read_reasoning(message: Mapping[str, Any]) -> str:
-    """Return the thoughts in the fields that a message has beside its content.
+    """Return the reasoning in the fields that a message has beside its content.
 
     >>> read_reasoning({"content": "5", "reasoning": "4?"})
     '4?'
@@ -116,11 +116,11 @@ def _plain_text(value: object) -> str:
 
 
 def split_thoughts(text: str) -> tuple[str, str]:
-    r"""Split a text into the thoughts that it begins with and the rest.
+    r"""Split a text into the reasoning that it begins with and the rest.
 
-    Thoughts stand in `<think>` or `<thinking>`; without an end all of the text is one. The beginning may be
+    Reasoning stands in `<think>` or `<thinking>`; without an end all of the text is one. The beginning may be
     missing, where a chat template has sent it: then the end stands on a line of its own. Of channels, as
-    gpt-oss writes them, all but the final one are thoughts.
+    gpt-oss writes them, all but the final one are reasoning.
 
     >>> split_thoughts("<think>4? No.</think>\n\n5"), split_thoughts("4? No.\n</think>\n5")
     (('4? No.', '5'), ('4? No.', '5'))
@@ -143,14 +143,14 @@ def split_thoughts(text: str) -> tuple[str, str]:
         end_of_thought = len(text) if closing is None else closing.start()
         thoughts.append(text[opening.end() : end_of_thought].strip())
         text = "" if closing is None else text[closing.end() :].lstrip()
-        while stray := _CLOSING.match(text):  # of thoughts inside thoughts
+        while stray := _CLOSING.match(text):  # of reasoning inside reasoning
             text = text[stray.end() :].lstrip()
         opening = _OPENING.match(text)
     return "\n".join(filter(None, thoughts)), text
 
 
 def _is_marked(text: str) -> bool:
-    """Tell whether there may be thoughts in a text; most have none, and this is asked of every answer."""
+    """Tell whether there may be reasoning in a text; most have none, and this is asked of every answer."""
     for mark in _MARKS:  # noqa: SIM110 - `any` takes four times as long
         if mark in text:
             return True
@@ -179,7 +179,7 @@ class ThoughtFilter:
         self._is_done = False
 
     def feed(self, piece: str) -> tuple[str, str]:
-        """Take a piece, and return the thoughts and the text that are known by now."""
+        """Take a piece, and return the reasoning and the text that are known by now."""
         if self._is_done:
             return "", piece
         self._held += piece
@@ -230,7 +230,7 @@ class ThoughtFilter:
 
 
 def _may_be_tag(text: str) -> bool:
-    """Whether more of a text could make it begin with a tag of thoughts."""
+    """Whether more of a text could make it begin with a tag of reasoning."""
     low = text.lower()
     if len(text) > _LONGEST_TAG or ">" in text:
         return False

@@ -1,4 +1,4 @@
-"""Where the JSON is in what a model wrote, and what of the text is a thought. Pure, in linear time.
+"""Where the JSON is in what a model wrote, and what of the text is reasoning. Pure, in linear time.
 
 Only what is whole counts. A value that was begun and does not parse ends the search: what stands in it is a
 fragment of an answer, and no answer. `docs/typed_answers.md` has the grammar in words.
@@ -76,7 +76,7 @@ class _BrokenError(Exception):
 def find_json(text: str, *, was_cut: bool = False) -> JsonInText:
     """Find the whole JSON values in a text, without looking into one that is broken.
 
-    Thoughts are left out. Then the whole text is the value, if it is one; else the values that fill a fenced
+    Reasoning is left out. Then the whole text is the value, if it is one; else the values that fill a fenced
     block, the last one first; else those in prose, the last one first.
 
     Args:
@@ -107,7 +107,7 @@ def find_json(text: str, *, was_cut: bool = False) -> JsonInText:
 
 
 def whole_json(text: str, *, was_cut: bool = False) -> str | None:
-    r"""Return the JSON value that a text is, thoughts and a fence around it aside; None where it is no such.
+    r"""Return the JSON value that a text is, reasoning and a fence around it aside; None where it is no such.
 
     >>> whole_json('```json\n{"a": 1}\n```'), whole_json('Here: {"a": 1}')
     ('{"a": 1}', None)
@@ -120,9 +120,9 @@ def whole_json(text: str, *, was_cut: bool = False) -> str | None:
 
 
 def without_thoughts(text: str) -> str:
-    """Return a text without the thoughts that a model wrote between tags, such as `<think>`.
+    """Return a text without the reasoning that a model wrote between tags, such as `<think>`.
 
-    Thoughts end with the text where they were not closed, and begin with it where they were not opened (some
+    Reasoning ends with the text where it was not closed, and begins with it where it was not opened (some
     chat templates open them in the prompt). Tags within JSON are content.
 
     >>> without_thoughts("<think>3? No.</think>Four."), without_thoughts('{"html": "<think>a</think>"}')
@@ -144,7 +144,7 @@ def without_thoughts(text: str) -> str:
 
 
 def _without_unopened(text: str) -> str:
-    """Leave out thoughts whose opening tag is missing: all before a closing one."""
+    """Leave out reasoning whose opening tag is missing: all before a closing one."""
     opening = _OPENING_TAG.search(text)
     unopened = _CLOSING_TAG.finditer(text, 0, opening.start() if opening else len(text))
     last = deque(unopened, maxlen=1)
@@ -152,7 +152,7 @@ def _without_unopened(text: str) -> str:
 
 
 def _without_later(text: str) -> str:
-    """Leave out thoughts in the middle of a text; within JSON, whole or begun, there are none."""
+    """Leave out reasoning in the middle of a text; within JSON, whole or begun, there is none."""
     kept: list[str] = []
     done = position = 0
     while found := _TAG_OR_BRACKET.search(text, position):

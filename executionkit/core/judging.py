@@ -109,7 +109,7 @@ def parse_rating(reply: str, *, was_cut: bool = False) -> float | None:
     Looked for in this order: an overall or final score, a score at the start of a line, a score anywhere, a
     number "/10" or "out of 10" (of several the one that is the last line), a number that begins the reply,
     and the only number. Several that differ are none, and so is one on another scale, a range, a percentage,
-    a sum, a bound ("at least 8"), one that is denied ("not 10"), and one in the model's thoughts.
+    a sum, a bound ("at least 8"), one that is denied ("not 10"), and one in the model's reasoning.
 
     Args:
         reply: What the judge wrote.

@@ -183,7 +183,7 @@ class Price(_PerToken, frozen=True, kw_only=True, dict=True, repr_omit_defaults=
 
     Args:
         input: A million input tokens.
-        output: A million output tokens, thoughts included.
+        output: A million output tokens, those of reasoning included.
         cache_read: A million input tokens that came out of the provider's cache; None for those of `input`.
         cache_write: A million input tokens that were written to the cache; None for those of `input`.
         tiers: What calls cost whose input is longer than a limit, each a `Tier`.

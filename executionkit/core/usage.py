@@ -39,11 +39,11 @@ class TokenUsage(_Counts, frozen=True, kw_only=True, gc=False):
 
     Args:
         input_tokens: Prompt tokens, those read from and written to a cache included.
-        output_tokens: Completion tokens, thoughts included.
+        output_tokens: Completion tokens, those of reasoning included.
         llm_calls: Requests sent to a model, failed attempts included.
         cache_read_tokens: The part of the input that came out of the provider's cache.
         cache_write_tokens: The part of the input that was written to the provider's cache.
-        reasoning_tokens: The part of the output that the model thought and did not say.
+        reasoning_tokens: The part of the output that is reasoning.
         usd: What it cost in US dollars; None where no price is known. None and a number add up to the number.
 
     >>> TokenUsage(10, 5, 1) + TokenUsage(20, 5, 2)
@@ -197,7 +197,7 @@ class Reading(msgspec.Struct, frozen=True, repr_omit_defaults=True, gc=False):
         output_tokens: Completion tokens in all; None where the figure is missing or absurd.
         cache_read_tokens: The part of the input that came out of a cache.
         cache_write_tokens: The part of the input that was written to a cache.
-        reasoning_tokens: The part of the output that was thought.
+        reasoning_tokens: The part of the output that is reasoning.
         usd: The server's own figure of what it cost; None where it gives none.
     """
 
@@ -256,7 +256,7 @@ def read_usage(usage: object) -> Reading:
 
     Input and output are None where they are missing or absurd: negative, not a whole number, or above 10**9.
     Anthropic counts what is in its cache beside `input_tokens`, so that the input is the sum; with all others
-    it is a part of the input. Thoughts that a server counts beside the output, as its total shows, are added
+    it is a part of the input. Reasoning that a server counts beside the output, as its total shows, is added
     to it. A `TokenUsage` is read as well.
 
     >>> read_usage({"prompt_tokens": 12, "completion_tokens": 3})
@@ -328,7 +328,7 @@ class Shown(msgspec.Struct, frozen=True):
     """What one answer of a completion shows of its length.
 
     Args:
-        says_something: Whether it has a text, a call or a thought.
+        says_something: Whether it has a text, a call or reasoning.
         was_cut: Whether it ended at the output limit.
     """
 

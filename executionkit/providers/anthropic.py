@@ -32,7 +32,7 @@ class Anthropic(Remote, frozen=True, kw_only=True, dict=True, weakref=True):
     """A model of Anthropic's behind `POST {base_url}/messages`.
 
     Messages, tools and options are given in OpenAI's format, as everywhere in this package; options of
-    Anthropic's own (`thinking`, `top_k`, `output_config`, ...) are sent as they are. Thoughts go back with
+    Anthropic's own (`thinking`, `top_k`, `output_config`, ...) are sent as they are. Reasoning goes back with
     the conversation as they came, signatures included. A `response_format` with a schema becomes a structured
     output, as far as that API can express the schema; the prompt states all of it.
 

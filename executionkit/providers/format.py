@@ -33,7 +33,7 @@ class Assembling(Protocol):
 
     @property
     def reasoning(self) -> str:
-        """The thoughts so far."""
+        """The reasoning so far."""
         ...
 
     def take(self, data: str, kind: str = "message") -> StreamChunk | Unusable:

@@ -58,7 +58,7 @@ class ScriptedPiece(msgspec.Struct, frozen=True):
 
     Args:
         text: What it adds to the text.
-        reasoning: What it adds to the thoughts.
+        reasoning: What it adds to the reasoning.
         calls: What it adds to tool calls.
     """
 
@@ -70,7 +70,7 @@ class ScriptedPiece(msgspec.Struct, frozen=True):
 class ScriptedStream:
     """An answer of a `ScriptedProvider` in pieces: a word each, with the white space behind it.
 
-    Thoughts come first, tool calls last; these in two pieces each, the first with the name alone.
+    Reasoning comes first, tool calls last; these in two pieces each, the first with the name alone.
 
     Args:
         ask: Gives the whole answer.

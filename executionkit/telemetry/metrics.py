@@ -118,7 +118,7 @@ class _OfCalls:
                 Names.USAGE_INPUT, "{token}", "Input tokens, cached ones included."
             )
             self._used_output = meter.create_counter(
-                Names.USAGE_OUTPUT, "{token}", "Output tokens, those of thought included."
+                Names.USAGE_OUTPUT, "{token}", "Output tokens, those of reasoning included."
             )
             self._counters: dict[str, Counter] = {
                 name: meter.create_counter(name, "{token}", description)
@@ -159,7 +159,7 @@ class _OfCalls:
 _COUNTERS: Final = {
     Names.USAGE_CACHE_READ: "Input tokens that came out of the provider's cache.",
     Names.USAGE_CACHE_WRITE: "Input tokens that were written to the provider's cache.",
-    Names.USAGE_REASONING: "Output tokens of thought.",
+    Names.USAGE_REASONING: "Output tokens of reasoning.",
 }
 
 

@@ -62,7 +62,7 @@ class Ballot(msgspec.Struct, Generic[T], frozen=True, repr_omit_defaults=True):
         return None
 
     def cast(self, text: str, *, was_cut: bool = False) -> Cast[T] | None:
-        """Read a sample; None where it cannot be read, its key fails, or it says nothing but thoughts.
+        """Read a sample; None where it cannot be read, its key fails, or it says nothing but reasoning.
 
         Args:
             text: What the model wrote.
@@ -99,7 +99,7 @@ class Ballot(msgspec.Struct, Generic[T], frozen=True, repr_omit_defaults=True):
 
 
 class TextBallot(Ballot[str], frozen=True):
-    """Votes with a key of the text, thoughts left out; the answer is the original text.
+    """Votes with a key of the text, reasoning left out; the answer is the original text.
 
     A text that was cut off abstains: nobody knows what it would have said.
 

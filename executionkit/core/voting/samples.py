@@ -73,7 +73,7 @@ class Choice(msgspec.Struct, frozen=True):
     """One of the answers in a completion.
 
     Args:
-        text: What it says, without its thoughts; empty where the server broke it off.
+        text: What it says, without its reasoning; empty where the server broke it off.
         logprobs: The log-probability of each token, or empty.
         was_refused: Whether the model refused, or a content filter cut in: it costs a call and does not vote.
         was_cut: Whether its end is missing, at the token limit.

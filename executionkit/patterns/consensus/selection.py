@@ -58,7 +58,7 @@ def selection_prompt(task: str, answers: Sequence[str]) -> str:
 def parse_selection(reply: str, count: int, *, was_cut: bool = False) -> int | None:
     """Return which of `count` answers was picked, from 0; None where the reply names none, or several.
 
-    What it says in its thoughts does not count, nor a number that it says no to.
+    What it says in its reasoning does not count, nor a number that it says no to.
 
     Args:
         reply: What the judge said.

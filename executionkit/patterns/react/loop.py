@@ -148,7 +148,7 @@ class React(Stage[str, T], Generic[T], frozen=True):
             reaches += [summary if opened.is_trimmed else later] * opened.may_be_trimmed
             reaches += [later] * max(0, calls - 2)
             # The second call comes after one reply, which stays with its results; apart from what it was told
-            # it has to go where there is no room for two. Then nobody can refuse its thoughts, nor its ids
+            # it has to go where there is no room for two. Then nobody can refuse its reasoning, nor its ids
             # where no other call has any.
             may_be_last_words = self.on_limit == "answer" and (given.is_limited or self.max_rounds == 1)
             if calls > 1 and (opened.kept or opened.room < 2 or may_be_last_words):

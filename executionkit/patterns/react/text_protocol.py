@@ -121,7 +121,7 @@ _CALL: Final = frozenset({"tool", "arguments"})
 def read_reply(text: str, *, was_cut: bool = False, is_typed: bool = False) -> TextCall | str | WrongForm:
     """Return the call that a reply asks for, the text of its answer, or what is wrong with its form.
 
-    A call counts only where the whole reply, thoughts and a fence aside, is one call; an answer likewise.
+    A call counts only where the whole reply, reasoning and a fence aside, is one call; an answer likewise.
     Text that holds nothing like JSON is an answer as it stands, unless it was cut: models that know no form
     answer so.
 
@@ -144,7 +144,7 @@ def read_reply(text: str, *, was_cut: bool = False, is_typed: bool = False) -> T
         return _read(reply, text, is_typed)
     spoken = without_thoughts(text)
     if not spoken.strip() and (was_cut or text.strip()):
-        return WrongForm("it says nothing, but for thoughts or what was cut off")
+        return WrongForm("it says nothing, but for reasoning or what was cut off")
     if not (_CALL_WORDS if is_typed else _LIKE_A_CALL).search(spoken):
         return WrongForm("it was cut off at the token limit") if was_cut and not is_typed else text
     return WrongForm(found.problem or "there is text beside the JSON, or more than one JSON value")

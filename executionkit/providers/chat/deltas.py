@@ -49,7 +49,7 @@ class StreamChunk(msgspec.Struct, frozen=True):
         text: What it adds to the text; `""` where it adds none.
         finish_reason: Why the model stopped, in the piece that says so.
         usage: Token counts as reported, in the piece that has them; usually the last one.
-        reasoning: What it adds to the model's thoughts, which are no part of the text.
+        reasoning: What it adds to the model's reasoning, which is no part of the text.
         calls: What it adds to tool calls.
     """
 
@@ -191,7 +191,7 @@ class Assembly:
 
     @property
     def reasoning(self) -> str:
-        """The thoughts so far."""
+        """The reasoning so far."""
         return self._reasoning.so_far
 
     def take(self, data: str, kind: str = "message") -> StreamChunk | Unusable:
@@ -302,7 +302,7 @@ class Assembly:
     def flush(self, *, is_sound: bool) -> str:
         """Return the text that is held back, once nothing more comes; what is most of a key stays hidden.
 
-        Thoughts that are held back join `reasoning`.
+        What is held back of it joins `reasoning`.
 
         Args:
             is_sound: Whether the text has come to its end; that of one that was cut is more likely a key's.

@@ -69,7 +69,7 @@ class MessageAssembly:
 
     @property
     def reasoning(self) -> str:
-        """The thoughts so far."""
+        """The reasoning so far."""
         return self._reasoning.so_far
 
     @property
@@ -148,7 +148,7 @@ class MessageAssembly:
     def flush(self, *, is_sound: bool) -> str:
         """Return the text that is held back, once nothing more comes; what is most of a key stays hidden.
 
-        Thoughts that are held back join `reasoning`.
+        What is held back of it joins `reasoning`.
 
         Args:
             is_sound: Whether the text has come to its end; that of one that was cut is more likely a key's.

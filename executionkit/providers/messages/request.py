@@ -13,7 +13,7 @@ __all__ = ["CONTENT", "messages_request"]
 Block: TypeAlias = dict[str, Any]
 
 CONTENT: Final = "anthropic_content"
-"""The field of an assistant's message that keeps its blocks: signed thoughts go back as they came."""
+"""The field of an assistant's message that keeps its blocks: signed reasoning goes back as it came."""
 
 _CACHED: Final = {"cache_control": {"type": "ephemeral"}}
 _OURS_ALONE: Final = frozenset({"n", "logprobs", "top_logprobs", "stream_options"})
@@ -36,7 +36,7 @@ def messages_request(
     """Return the body of `POST /messages`.
 
     System messages move to `system`, in order; what the user and the tools say in a row becomes one message;
-    the thoughts of an earlier answer go back as they came. A temperature above 1 becomes 1, and is left out
+    the reasoning of an earlier answer goes back as it came. A temperature above 1 becomes 1, and is left out
     where the model is told to think.
 
     Args:

@@ -64,7 +64,7 @@ def decode_message(body: bytes, redactor: Redactor) -> LLMResponse | Unusable:
 def message_of(
     blocks: list[dict[str, Any]], stop_reason: str | None, usage: dict[str, Any], details: object = None
 ) -> LLMResponse:
-    """Return blocks as a completion. Where they hold thoughts, all of them are kept to go back as they came.
+    """Return blocks as a completion. Where they hold reasoning, all of them are kept to go back as they came.
 
     Raises:
         msgspec.ValidationError: A block is not what its type says.

@@ -71,7 +71,7 @@ class Delivery:
             return
         checksum = crc32(text.encode("utf-8", "surrogatepass"))
         if (len(text), checksum) != (self._length, self._checksum):
-            self.void()  # thoughts were found in it that nobody could know for such before its end
+            self.void()  # reasoning was found in it that nobody could know for such before its end
             self(text, whole=True)
         if self._length:
             self._send_read(self._span, "")
