@@ -1175,7 +1175,6 @@ class Each(Stage[Sequence[A], tuple[T, ...]], Generic[A, T], frozen=True):
             whole,
             least_calls=whole.least_calls if self.on_error == "fail" else 0,  # a failure is an answer, too
             least_output=whole.least_output if self.on_error == "fail" else 0,
-            needs_text=False,
             value=math.inf,
             why_value=f"the value of {self.name} as text",
         )

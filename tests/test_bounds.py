@@ -413,8 +413,21 @@ def test_a_budget_is_a_bound() -> None:
     provider = Server(Random(1))
     bounds = consensus(9).bounds("x", provider=provider, max_cost=limit)
     assert (bounds.most.llm_calls, bounds.most.output_tokens, bounds.most.usd) == (4, 100, Decimal("0.01"))
+    little = (consensus(2) >> consensus(2)).bounds("x", max_cost=TokenUsage(output_tokens=1))
+    assert little.least.output_tokens == little.most.output_tokens == 1
     with pytest.raises(ValueError, match="llm_calls"):
         consensus(9).bounds("x", max_cost=TokenUsage(llm_calls=-1))
+
+
+def test_a_budget_of_calls_bounds_their_tokens() -> None:
+    provider = Server(Random(1))
+    one = complete(max_tokens=30).bounds("x", provider=provider, retry=NEVER).most
+    stage = (consensus(9, max_tokens=30) >> complete(max_tokens=20)).within(TokenUsage(llm_calls=2))
+    most = stage.bounds("x", provider=provider).most
+    assert (most.output_tokens, most.usd) == (2 * 30, 2 * one.usd)
+    assert most.input_tokens == 2 * (one.input_tokens - len("x") + 30)
+    several = consensus(9, one_request=True, max_tokens=30).within(TokenUsage(llm_calls=1))
+    assert several.bounds("x", provider=provider).most.output_tokens == 9 * 30
 
 
 def test_a_budget_is_a_bound_only_where_all_prompts_are_counted_by_one() -> None:
@@ -559,6 +572,8 @@ async def test_a_call_that_others_wait_for_is_part_of_the_depth() -> None:
     refusals = 2 + 2 * 2  # temperature, the usage of a stream, and forms
     assert depth(one & one) == 2 * attempts + refusals
     assert depth((one & one) & one) == depth(one & one) + 2
+    weighed = consensus(1, weigh=ByProbability())
+    assert depth(weighed & weighed) == 2 * attempts + 3  # of which one is for the log-probabilities
     assert depth(one & complete()) == attempts + 2 + 2
     assert depth(one & one.using(Server(Random(1)))) == attempts + 2 * (2 + 2)
     assert depth(one.each(max_concurrency=4), ["x", "y"]) == 2 * attempts + refusals

@@ -30,7 +30,15 @@ from executionkit.provider import LLMProvider, LLMResponse, ToolCall
 from executionkit.retry import RetryConfig
 from executionkit.stage import Stage, identity
 from executionkit.tools import tool
-from executionkit.voting import ByProbability, Standing, StoppingRule, beta, certain, unanimous_window
+from executionkit.voting import (
+    ByProbability,
+    Standing,
+    StoppingRule,
+    beta,
+    certain,
+    forecast,
+    unanimous_window,
+)
 from tests.doubles import NEVER, Asked, Model
 from tests.pipelines import ALL_STAGES, stages_within
 
@@ -172,12 +180,13 @@ class Worst:
 
     def _of_history(self, asked: Asked) -> list[str]:
         has_calls = any("tool_calls" in message for message in asked.messages)
+        roles = [message["role"] for message in asked.messages]
         refused: list[str] = []
         if any("reasoning_content" in message for message in asked.messages):
             refused = [NO_THOUGHTS]
             self.has_refused_thoughts = True
-        elif self.has_refused_thoughts and any(message["role"] == "assistant" for message in asked.messages):
-            refused = [THOUGHTS]  # they were left out
+        elif has_calls or (self.has_refused_thoughts and "assistant" in roles):
+            refused = [THOUGHTS]  # they were left out, or there are none
         if has_calls:
             refused += self.of_calls
             self.of_calls = []
@@ -308,7 +317,23 @@ TALK: list[dict[str, Any]] = [
     {"role": "assistant", "content": "y", "reasoning_content": "z"},
 ]
 SAID: list[dict[str, Any]] = [{"role": "assistant", "content": "y", "reasoning_content": "z"}] * 2
+CALLED: list[dict[str, Any]] = [
+    {
+        "role": "assistant",
+        "content": "",
+        "tool_calls": [{"id": "b", "type": "function", "function": {"name": "look", "arguments": "{}"}}],
+    },
+    {"role": "tool", "tool_call_id": "b", "content": "x"},
+]
 PLAIN_TALK: list[dict[str, Any]] = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]
+
+
+def brief(_: str) -> str:
+    return "Be brief."
+
+
+def nothing(_: str) -> str:
+    return ""
 
 
 def looking(rounds: int, **options: Any) -> Stage[str, Any]:
@@ -317,6 +342,10 @@ def looking(rounds: int, **options: Any) -> Stage[str, Any]:
 
 def summing(rounds: int, **options: Any) -> Stage[str, Any]:
     return looking(rounds, summarise=complete(max_tokens=20), **options)
+
+
+def summing_by(stage: Stage[str, str], _: object) -> Stage[str, Any]:
+    return looking(2, max_history_messages=1, summarise=stage)
 
 
 def in_requests(stop: StoppingRule, _: object) -> Stage[str, str]:
@@ -428,7 +457,7 @@ MOST: list[Row] = [
     ),
     Row(
         "last words in no room",
-        lambda _: looking(2, max_history_messages=1, on_limit="answer"),
+        lambda _: looking(2, max_history_messages=3, on_limit="answer"),
         prompts=False,
     ),
     Row("last words in room", lambda _: looking(2, max_history_messages=4, on_limit="answer"), prompts=False),
@@ -436,7 +465,7 @@ MOST: list[Row] = [
         "one round in no room", lambda _: looking(1, max_history_messages=1, on_limit="answer"), prompts=False
     ),
     # The first reply goes into a summary, so that nobody can refuse its thoughts in the second call.
-    Row("summaries", lambda _: summing(3, max_history_messages=1), Worst(cuts=1), prompts=False),
+    Row("summaries", lambda _: summing(3, max_history_messages=3), Worst(cuts=1), prompts=False),
     Row("one summary", lambda _: summing(2, max_history_messages=1), Worst(cuts=1), prompts=False),
     Row(
         "summaries in text",
@@ -445,7 +474,10 @@ MOST: list[Row] = [
         prompts=False,
         has_tools=False,
     ),
+    # Or it is not, where that takes more calls than a summary does.
+    Row("summaries without a call", partial(summing_by, prompt("Briefly: {}")), prompts=False),
     # The first reply fits with what it was told, and stays with its results.
+    Row("a first reply in room", lambda _: summing(3, max_history_messages=4), prompts=False),
     Row("summaries in room", lambda _: summing(3, max_history_messages=6), Worst(looks=2), prompts=False),
     Row(
         "last words and a summary",
@@ -472,6 +504,12 @@ MOST: list[Row] = [
         prompts=False,
     ),
     Row("talk that fits", lambda _: summing(2, max_history_messages=4, transcript=SAID), prompts=False),
+    Row(
+        "talk that may not fit",
+        lambda _: summing(3, max_history_messages=4, transcript=SAID, system=brief),
+        prompts=False,
+    ),
+    Row("talk of calls", lambda _: looking(2, transcript=CALLED), prompts=False),
     Row("talk without thoughts", lambda _: looking(2, transcript=PLAIN_TALK), prompts=False),
     Row(
         "structured",
@@ -658,12 +696,22 @@ LEAST: list[Least] = [
     Least("typed react", react([look], output_type=int), 1, (1,)),
     Least("last words", react([look], on_limit="answer"), 1),
     Least("a summary of all talk", summing(3, max_history_messages=2, transcript=SAID), 2),
+    Least(
+        "talk that may fit",
+        summing(3, max_history_messages=4, transcript=SAID, system=nothing),
+        1,
+    ),
     Least("structured", structured(int), 1, (1,)),
     Least("prompt", prompt("Say {}"), 0),
     Least("identity", identity(str), 0),
     Least("step", step(silent), 0),
     Least("chain", complete() >> consensus(2), 3, (1, 2)),
     Least("chain with words of its own", complete() >> prompt("Not {}") >> complete(), 2),
+    Least("chain with words within", complete() >> (prompt("Say {}") >> complete()).named("second"), 2),
+    Least("chain of a chain", (complete() >> complete()).named("first") >> complete(), 3, (1, 2)),
+    Least("chain with both", complete() >> (prompt("Say {}") & complete()), 2, (1,)),
+    Least("chain with either", complete() >> (prompt("Say {}") | complete()), 1),
+    Least("chain of what is checked", complete().checked(lambda text: None) >> complete(), 2, (1,)),
     Least("both", complete() & consensus(2), 3, (3,)),
     Least("either", complete() | consensus(2), 1),
     Least("map", complete().map(len), 1),
@@ -729,6 +777,48 @@ async def test_a_text_that_is_said_to_take_nothing_is_not_believed() -> None:
     )
     cost = (await consensus(1, max_tokens=9).run(model, "x")).unwrap().cost
     assert (bounds.least.output_tokens, cost.output_tokens) == (1, 9)
+
+
+async def test_a_summary_of_one_call_is_less_than_what_it_keeps_from_being_refused() -> None:
+    stage = summing_by(one.within(TokenUsage(llm_calls=1)), None)
+    server = Server(Worst(), DEAR)
+    bounds = stage.bounds("x", provider=server, retry=RETRIES)
+    await stage.run(server, "x", retry=RETRIES)
+    assert server.calls == bounds.most.llm_calls
+    assert bounds.most.output_tokens == (2 * 3 + 1) * 30
+
+
+async def test_a_quorum_may_be_missing_all_at_once() -> None:
+    """The first round is of one sample, which fails: then no less than the quorum is asked for at once."""
+    stage = consensus(6, stop=forecast(0.2), quorum=4, one_request=True, max_tokens=30, max_concurrency=6)
+    asked_for: list[int] = []
+
+    def answer(asked: Asked) -> object:
+        answers = asked.options.get("n", 1)
+        asked_for.append(answers)
+        cost = TokenUsage(1, answers * limit_of(asked), 1)
+        if asked.number == 1 or (answers > 1 and asked_for.count(answers) > 2):
+            return PermanentError("no", cost=cost, metadata={"status": 403})
+        if answers > 1 or asked.number % 3:
+            return ProviderError("down", cost=cost)
+        return LLMResponse(f"text {asked.number}", usage={"prompt_tokens": 1, "completion_tokens": 30})
+
+    bounds = stage.bounds("x", retry=RETRIES)
+    outcome = await stage.run(Model(answer), "x", retry=RETRIES)
+    cost = outcome.unwrap().cost if isinstance(outcome, Success) else outcome.failure().cost
+    assert (max(asked_for), bounds.most.output_tokens) == (4, (6 + 4) * 3 * 30)
+    assert cost.output_tokens <= bounds.most.output_tokens
+
+
+def test_a_round_may_begin_with_any_provider() -> None:
+    cheap, dear = Server(Worst(), Price(0, 1)), Server(Worst(), Price(0, 100))
+    most = [
+        consensus(6, providers=them, stop=AllAtOnce(), one_request=True, max_tokens=30, max_concurrency=3)
+        .bounds("x", provider=cheap, retry=NEVER)
+        .most.usd
+        for them in ([cheap, dear], [dear, cheap])
+    ]
+    assert most[0] == most[1] == (3 * 1 + 3 * 100 + 2 * 100) * Decimal(30) / 10**6
 
 
 async def test_a_quorum_may_come_in_one_request_of_several() -> None:

@@ -152,7 +152,7 @@ def test_each_part_has_bounds_of_its_own() -> None:
         (identity(str).bounds("x"), "0 calls"),
         (Buy("a").bounds("x"), "0 calls or more"),
         (Buy("a").within(TokenUsage(llm_calls=1)).bounds("x"), "0 to 1 call"),
-        (consensus(1000).within(TokenUsage(llm_calls=1000)).bounds("x"), "1,000 calls, up to 16,384,000"),
+        (consensus(1000).within(TokenUsage(llm_calls=1000)).bounds("x"), "1,000 calls, up to 4,096,000"),
     ],
 )
 def test_bounds_are_a_line(bounds: Bounds, words: str) -> None:

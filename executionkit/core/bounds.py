@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from functools import lru_cache
 from itertools import pairwise
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 from msgspec.structs import replace
@@ -161,6 +161,9 @@ class Reach(msgspec.Struct, frozen=True):
         input: Prompt tokens at the most.
         output: Completion tokens at the most.
         usd: Picodollars at the most.
+        largest_input: Prompt tokens of one call at the most.
+        largest_output: Completion tokens of one call at the most.
+        largest_usd: Picodollars of one call at the most.
         depth: Calls one after the other at the most, without those of `lessons`.
         lessons: What each server has to be asked in other words for, once in a run.
         proofs: For each server, calls one after the other of one that finds out which fields it takes.
@@ -180,6 +183,9 @@ class Reach(msgspec.Struct, frozen=True):
     input: float = 0
     output: float = 0
     usd: float = 0
+    largest_input: float = 0
+    largest_output: float = 0
+    largest_usd: float = 0
     depth: float = 0
     lessons: Mapping[int, Lessons] = {}
     proofs: Mapping[int, float] = {}
@@ -241,9 +247,9 @@ class Reach(msgspec.Struct, frozen=True):
             lessons={} if is_less else self.lessons,
             proofs={} if is_less else self.proofs,
             ahead={} if is_less else self.ahead,
-            input=min(self.input, tokens or math.inf),
-            output=min(self.output, most_output),
-            usd=min(self.usd, usd),
+            input=min(self.input, tokens or math.inf, _times(most_calls, self.largest_input)),
+            output=min(self.output, most_output, _times(most_calls, self.largest_output)),
+            usd=min(self.usd, usd, _times(most_calls, self.largest_usd)),
             depth=min(self.whole_depth, most_calls) if is_less else self.depth,
             is_counted=is_counted,
         )
@@ -353,15 +359,18 @@ def of_calls(
     lessons = Lessons(widths, *((2 * most * changes, width) if has_form else ()))
     charged = most * given.attempts
     prompt += TOKENS_A_REQUEST * (1 + has_form)
-    usd, unknown = _money(given, charged, prompt, answers * max_tokens)
+    largest_usd, unknown = _money(given, prompt, answers * max_tokens) if charged else (0, ())
     if math.isinf(prompt) and most:
         unknown = (why_prompt or given.why_value, *unknown)
     return Reach(
         least_calls=0 if given.is_cached else least,
         calls=most * attempts,
-        input=charged * prompt if charged else 0,
-        output=charged * answers * max_tokens,
-        usd=usd,
+        input=_times(charged, prompt),
+        output=_times(charged, answers * max_tokens),
+        usd=_times(charged, largest_usd),
+        largest_input=prompt if charged else 0,
+        largest_output=answers * max_tokens if charged else 0,
+        largest_usd=largest_usd,
         depth=(most if depth is None else depth) * attempts,
         lessons=dict.fromkeys(given.who, lessons) if most else {},
         proofs=dict.fromkeys(given.who, attempts) if most and (has_form or has_logprobs) else {},
@@ -371,20 +380,21 @@ def of_calls(
     )
 
 
-def _money(given: Given, charged: float, prompt: float, output: int) -> tuple[float, tuple[str, ...]]:
-    """Return the picodollars of calls at the most, and why that is not known."""
-    if not charged:
-        return 0, ()
+def _times(calls: float, each: float) -> float:
+    """Return so many times a figure; nothing of nothing, however often."""
+    return calls * each if calls and each else 0
+
+
+def _money(given: Given, prompt: float, output: int) -> tuple[float, tuple[str, ...]]:
+    """Return the picodollars of a call at the most, and why that is not known."""
     if not given.rates:
         return math.inf, (given.why_price,)
-    if math.isinf(charged):
-        return math.inf, ()
     sums: list[float] = []
     for rates in given.rates:
         # A prompt of any length reaches every tier; it costs nothing only where no kind of input does.
         usd, rate = rates.worst(_ANY_LENGTH if math.isinf(prompt) else math.ceil(prompt))
         is_unbounded = math.isinf(prompt) and usd > rates.per_call
-        sums.append(math.inf if is_unbounded else charged * (usd + picodollars_of(output, rate)))
+        sums.append(math.inf if is_unbounded else usd + picodollars_of(output, rate))
     return max(sums), ()
 
 
@@ -396,6 +406,9 @@ def unbounded(why: str) -> Reach:
         input=inf,
         output=inf,
         usd=inf,
+        largest_input=inf,
+        largest_output=inf,
+        largest_usd=inf,
         depth=inf,
         unknown=(why,),
         why_value=f"the value of {why}",
@@ -468,6 +481,7 @@ def one_of(reaches: Sequence[Reach]) -> Reach:
         input=max(reach.input for reach in reaches),
         output=max(reach.output for reach in reaches),
         usd=max(reach.usd for reach in reaches),
+        **_largest_call(reaches),
         depth=max(reach.depth for reach in reaches),
         lessons=_together(reaches),
         proofs=_largest([reach.proofs for reach in reaches]),
@@ -488,6 +502,7 @@ def _sum(reaches: Sequence[Reach], *, depth: float, value: Reach) -> Reach:
         input=sum(reach.input for reach in reaches),
         output=sum(reach.output for reach in reaches),
         usd=sum(reach.usd for reach in reaches),
+        **_largest_call(reaches),
         depth=depth,
         lessons=_together(reaches),
         proofs=_largest([reach.proofs for reach in reaches]),
@@ -498,6 +513,12 @@ def _sum(reaches: Sequence[Reach], *, depth: float, value: Reach) -> Reach:
         unknown=tuple(why for reach in reaches for why in reach.unknown),
         why_value=value.why_value,
     )
+
+
+def _largest_call(reaches: Sequence[Reach]) -> dict[str, Any]:
+    """Return the fields that say what one call takes at the most."""
+    names = ("largest_input", "largest_output", "largest_usd")
+    return {name: max([getattr(reach, name) for reach in reaches], default=0) for name in names}
 
 
 def _ahead(reaches: Sequence[Reach], given: Given) -> Mapping[int, float]:

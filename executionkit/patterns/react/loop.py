@@ -152,9 +152,12 @@ class React(Stage[str, T], Generic[T], frozen=True):
             # where no other call has any.
             may_be_last_words = self.on_limit == "answer" and (given.is_limited or self.max_rounds == 1)
             if calls > 1 and (opened.kept or opened.room < 2 or may_be_last_words):
-                reaches.append(later)
                 refusals = given.changes_of_mind + (has_calls and calls == 2)
-                seeing -= bool(seeing and not opened.kept and summary.calls >= refusals)
+                if seeing and not opened.kept and summary.calls < refusals:
+                    later = msgspec.structs.replace(later, calls=0, depth=0)
+                elif seeing and not opened.kept:
+                    seeing -= 1
+                reaches.append(later)
         ask = partial(
             of_calls,
             given,
