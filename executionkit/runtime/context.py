@@ -477,7 +477,7 @@ def journaled_call(
     """Return what the run's journal knows of a tool's call, or of the decision on it; None without one.
 
     Raises:
-        JournalMismatchError: It is another call than in an earlier life, and a tool has had an effect since.
+        JournalMismatchError: It is another call than before, and may have had an effect, or one since.
     """
     frame = context.frame
     recorder = frame.settings.recorder

@@ -323,3 +323,50 @@ async def test_a_call_that_was_cancelled_before_it_was_noted_is_not_taken_for_be
         assert not bank.paid
         result = result_of(await react([paying]).run(calling(), "question", journal=journal.run("a")))
     assert (result.value, sum(bank.paid.values())) == ("paid 0", 1)
+
+
+async def test_another_call_at_the_same_place_has_another_key(tmp_path: Path) -> None:
+    bank = Bank()
+    stages = [react([bank.tool("once", keyed=True)], system=system) for system in (None, "b", "c", "b")]
+    with Journal(tmp_path / "runs.db") as journal:
+        for amount, stage in zip((5, 7, 9, 7), stages, strict=True):
+            model = calling_for(amount)
+            run = journal.run("a", on_change="reuse")
+            assert result_of(await stage.run(model, "question", journal=run)).value == f"paid {amount}"
+    assert list(bank.paid.values()) == [1, 1, 1]  # a key each, and what was paid before is not paid again
+
+
+def calling_for(amount: int, text: str = "") -> Model:
+    def answer(asked: Asked) -> object:
+        seen = [message for message in asked.messages if message["role"] == "tool"]
+        if seen:
+            return reply(str(seen[-1]["content"]))
+        call = ToolCall("c", "pay", {"at": amount})
+        return LLMResponse(text, (call,), "tool_calls", {"prompt_tokens": 1, "completion_tokens": 1})
+
+    return Model(answer)
+
+
+@pytest.mark.parametrize("keyed", [False, True])
+@pytest.mark.parametrize("has_ended", [False, True])
+async def test_another_call_in_place_of_one_that_may_have_had_its_effect_is_refused(
+    has_ended: bool, keyed: bool
+) -> None:
+    bank, store = Bank(), MemoryStore()
+    stage = react([bank.tool("once", keyed=keyed)], max_rounds=2)
+    long = "x" * 200  # not kept, so that the model is asked again, and says it in other words
+    bank.dies, bank.was_called = not has_ended, anyio.Event()
+    with InMemory(store, most_bytes=100) as journal, anyio.move_on_after(30) as life:
+        async with anyio.create_task_group() as group:
+            run = journal.run("a")
+            group.start_soon(lambda: stage.run(calling_for(5, long), "question", journal=run))
+            if not has_ended:
+                await bank.was_called.wait()
+                store.is_dead = True
+                life.cancel()
+    store.revive()
+    bank.dies = False
+    with InMemory(store, most_bytes=100) as journal:
+        error = error_of(await stage.run(calling_for(6, long), "question", journal=journal.run("a")))
+    assert isinstance(error, JournalMismatchError)
+    assert sum(bank.paid.values()) == 1

@@ -127,6 +127,7 @@ class Recorder:
         self._below: dict[Place, list[Row]] | None = None
         self._under: defaultdict[int | str, list[Row]] = defaultdict(list)
         self._last_effect = -1
+        self._ended_keys: set[str] = set()
         self._replays = 0
         self.diverged: int = 0
         for row in rows:
@@ -137,8 +138,10 @@ class Recorder:
             if row.generation == generation:
                 self._current[row.key] = row
             self._anywhere[row.kind, row.fingerprint].append(row)
-            if row.body.effects != "none":
+            if row.body.effects != "none" and row.body.attempts:
                 self._last_effect = max(self._last_effect, row.seq)
+            if row.kind == "tool" and row.state == "done":
+                self._ended_keys.add(row.body.key)
         self._next = max(self._rows, default=-1) + 1
         self.replayed: TokenUsage = self._cost(self._rows.values())
         """What earlier lives paid."""
@@ -222,12 +225,15 @@ class Recorder:
         """Return the row of a call of a tool, or of the decision on one.
 
         Raises:
-            JournalMismatchError: It is another call than before, and a tool has had an effect since.
+            JournalMismatchError: It is another call than before, and may have had an effect, or one since.
         """
         asked = {"tool": name, "arguments": thaw(arguments)}
         row, _ = self._row((kind, path, 0), asked, digest_of(asked))
         if not row.body.key:
-            row.body.tool, row.body.effects, row.body.key = name, effects, key_for(self.nonce, path)
+            key = key_for(self.nonce, path)
+            if key in self._ended_keys:  # of another call at this place, before the pipeline has changed
+                key = key_for(self.nonce, (*path, row.fingerprint.hex()))
+            row.body.tool, row.body.effects, row.body.key = name, effects, key
         return ToolEntry(self, row)
 
     def _row(self, key: Key, asked: Mapping[str, Any], fingerprint: bytes) -> tuple[Row, bool]:
@@ -281,13 +287,13 @@ class Recorder:
         """Note that a call asks something else than in an earlier life: what that was paid stays counted.
 
         Raises:
-            JournalMismatchError: A tool has had an effect since.
+            JournalMismatchError: It may have had an effect, or a tool since.
         """
         if not self._takes_anywhere:
-            if self._last_effect > row.seq:
+            if self._last_effect >= row.seq:
                 raise JournalMismatchError(
                     f"the {row.kind} at {_named(row.key)} asks something else than it did before, and a tool "
-                    'has had an effect since; on_change="reuse" goes on nevertheless',
+                    'may have had an effect since; on_change="reuse" goes on nevertheless',
                     metadata={"path": row.path, "ordinal": row.ordinal},
                 )
             self.diverged += 1
