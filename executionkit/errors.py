@@ -87,7 +87,8 @@ class ExecutionKitError(Exception):
         cost: TokenUsage | None = None,
         metadata: Mapping[str, object] | None = None,
     ) -> None:
-        super().__init__(message)
+        # Of a class derived from text what it holds: its own `__str__` is foreign code.
+        super().__init__(str.__str__(message) if isinstance(cast("object", message), str) else message)
         self.cost = NO_USAGE if cost is None else cost
         self.metadata = freeze_mapping(metadata or {})
 
@@ -472,9 +473,13 @@ def unwrapped(error: Exception) -> Exception:
     ...     unwrapped(raised)
     PermanentError('the server answered 401', cost=TokenUsage(...))
     """
-    if isinstance(error, ExceptionGroup):
+    try:
+        is_group = isinstance(error, ExceptionGroup)
+        halted: object = getattr(error, "halted_container", None)
+    except Exception:
+        return error
+    if is_group:
         return _first_of(cast("ExceptionGroup[Exception]", error))
-    halted: object = getattr(error, "halted_container", None)
     if halted is None:
         return error
     from returns.primitives.exceptions import UnwrapFailedError
@@ -501,8 +506,10 @@ def _first_of(group: ExceptionGroup[Exception]) -> Exception:
 
 
 def _leaves(group: ExceptionGroup[Exception]) -> Iterator[Exception]:
-    for inner in group.exceptions:
+    waiting = [*reversed(group.exceptions)]  # no recursion: they may be nested in any depth
+    while waiting:
+        inner = waiting.pop()
         if isinstance(inner, ExceptionGroup):
-            yield from _leaves(cast("ExceptionGroup[Exception]", inner))
+            waiting += reversed(cast("ExceptionGroup[Exception]", inner).exceptions)
         else:
             yield inner

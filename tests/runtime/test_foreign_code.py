@@ -24,10 +24,12 @@ from executionkit import (
     compat,
     complete,
     consensus,
+    react,
     refine,
     step,
+    tool,
 )
-from executionkit.errors import EvaluationError
+from executionkit.errors import EvaluationError, StageError
 from executionkit.events import with_content
 from executionkit.provider import ToolCall
 from executionkit.stage import Fallback, Pipeline
@@ -291,3 +293,69 @@ def test_a_subscripted_result_can_be_made() -> None:
 def test_errors_without_init_are_values_too() -> None:
     assert (Busy(1).cost, dict(Busy(1).metadata), Busy(1).retryable) == (TokenUsage(), {}, True)
     assert isinstance(Busy(1), ExecutionKitError)
+
+
+class Closed(Exception):
+    """An exception that lets nobody look at it."""
+
+    def __getattr__(self, name: str) -> object:
+        raise KeyError(name)
+
+
+async def test_an_exception_that_lets_nobody_look_at_it_is_one_like_any_other() -> None:
+    async def fails(*_: object) -> Any:
+        raise Closed("x")
+
+    error = error_of(await refine(fails).run(ScriptedProvider("a"), "q"))
+    assert isinstance(error, EvaluationError)
+    assert isinstance(error.__cause__, Closed)
+    error = error_of(await step(fails).run(ScriptedProvider("a"), "q"))
+    assert isinstance(error.__cause__, Closed)
+    broken = tool(fails_as_a_tool)
+    model = ScriptedProvider([ToolCall("a", broken.name, {}), "done"])
+    assert result_of(await react([broken]).run(model, "q")).value == "done"
+    assert model.requests[1].prompt == "Error: Closed"
+
+
+async def fails_as_a_tool() -> str:
+    """Fail."""
+    raise Closed("x")
+
+
+class Text(str):
+    """A text that cannot be read as one."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        raise RuntimeError("not to be read")
+
+
+async def test_the_message_of_an_error_is_what_its_text_holds() -> None:
+    error = error_of(await complete().run(ScriptedProvider([PermanentError(Text("gone"))]), "q"))
+    assert (str(error), type(error.args[0])) == ("gone", str)
+
+
+def deep(leaf: BaseException) -> BaseException:
+    for _ in range(5_000):
+        leaf = BaseExceptionGroup("nested", [leaf])
+    return leaf
+
+
+@pytest.mark.parametrize("deadline", [None, 60])
+async def test_what_a_group_holds_is_found_in_any_depth(deadline: float | None) -> None:
+    async def fails(*_: object, raises: Callable[[], BaseException]) -> Any:
+        raise deep(raises())
+
+    async def outcome_of(raises: Callable[[], BaseException]) -> Any:
+        stage = step(partial(fails, raises=raises))
+        return await (stage & stage).run(ScriptedProvider("a"), "q", deadline=deadline)
+
+    assert str(error_of(await outcome_of(lambda: ProviderError("down")))) == "down"
+    assert isinstance(error_of(await outcome_of(lambda: ValueError("x"))), StageError)
+    raised: list[BaseException] = []
+    try:
+        await outcome_of(KeyboardInterrupt)
+    except BaseException as error:
+        raised.append(error)
+    assert [type(error) for error in raised] == [KeyboardInterrupt]

@@ -15,6 +15,7 @@ from executionkit.core.budget import Refused
 from executionkit.core.dialect import PLAIN, Dialect, Request, ResponseFormat, asked_as, spell
 from executionkit.core.journal import digest_of, plain_request
 from executionkit.core.learning import learn, names_another_cause, without_last_option
+from executionkit.core.usage import NO_USAGE
 from executionkit.errors import (
     BudgetExhaustedError,
     DeadlineExceededError,
@@ -378,13 +379,10 @@ class Completion(msgspec.Struct, eq=False):
         self, member: Endpoint, before_it: ExecutionKitError | None
     ) -> LLMResponse | ExecutionKitError:
         """Reserve and make the next attempt; its failure is a value."""
-        if is_ending():
-            await let_end()
-        reservation = self._try_to_reserve(member, before_it)
-        if not isinstance(reservation, Reservation):
-            reservation = await self._wait_to_reserve(reservation, member, before_it)
-        if self._entry is not None:
-            await self._note_sent(self._entry, reservation)
+        within = call_under_way.get()
+        if within is not None:
+            within.note_asked()
+        reservation = await self._reserved(member, before_it)
         self._attempts += 1
         self._was_lowered = reservation.max_tokens != self.request.max_tokens
         self._lesson = {}
@@ -403,7 +401,9 @@ class Completion(msgspec.Struct, eq=False):
             response = await (ask(member.provider, asked) if streamed is None else streamed.answer(asked))
         except BaseException as raised:
             error = taken_as(raised)
-            failure = self._settle_failed(member, reservation, error, span, streamed)
+            failure = self._settle_failed(member, under_way, error, span, streamed)
+            if within is not None:
+                within.note_charged(reservation.charged)
             if failure is not None:
                 await stop_if_cancelled(before, error)
                 return failure
@@ -414,7 +414,20 @@ class Completion(msgspec.Struct, eq=False):
             under_way.end()
             call_under_way.reset(token)
         self._settle(reservation, response, span, streamed)
+        if within is not None:
+            within.note_charged(reservation.charged)
         return response
+
+    async def _reserved(self, member: Endpoint, before_it: ExecutionKitError | None) -> Reservation:
+        """Reserve the next attempt; with a journal, note there that it is sent."""
+        if is_ending():
+            await let_end()
+        reservation = self._try_to_reserve(member, before_it)
+        if not isinstance(reservation, Reservation):
+            reservation = await self._wait_to_reserve(reservation, member, before_it)
+        if self._entry is not None:
+            await self._note_sent(self._entry, reservation)
+        return reservation
 
     def _settle(
         self,
@@ -436,7 +449,7 @@ class Completion(msgspec.Struct, eq=False):
     def _settle_failed(
         self,
         member: Endpoint,
-        reservation: Reservation,
+        under_way: OpenCall,
         error: BaseException,
         span: Span | None,
         streamed: StreamedAttempt | None,
@@ -444,16 +457,17 @@ class Completion(msgspec.Struct, eq=False):
         """Charge an attempt that was not answered, and learn from it; None where it was cancelled."""
         failure: ExecutionKitError | None = None
         learned: tuple[str, ...] = ()
+        reservation = under_way.reservation
         if isinstance(error, Exception):
             self._has_delivered = streamed is not None and streamed.has_delivered
             failure = as_failure(error, self._retry(member), has_delivered=self._has_delivered)
             failure = placed(failure, member)
             learned = self._learn(member, failure)
-            reservation.abandon(attribute(failure, "cost"))
+            under_way.abandon(attribute(failure, "cost"))
         elif streamed is None:
-            reservation.abandon()
+            under_way.abandon(NO_USAGE)
         else:
-            reservation.abandon(attribute(streamed, "billed"), is_estimate=streamed.is_broken_off)
+            under_way.abandon(attribute(streamed, "billed"), is_estimate=streamed.is_broken_off)
         if self._entry is not None:
             self._entry.paid(reservation.charge)
         if self._entry is not None and learned:

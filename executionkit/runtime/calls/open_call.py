@@ -7,6 +7,7 @@ from typing import Final
 
 import msgspec
 
+from executionkit.core.usage import NO_USAGE, TokenUsage
 from executionkit.events import Path, WaitFinished, WaitReason, WaitStarted
 from executionkit.runtime.calls.logs import log_wait
 from executionkit.runtime.ledger.reservation import Reservation
@@ -22,6 +23,9 @@ class OpenCall(msgspec.Struct, eq=False):
     that was reserved: it takes the reservation over, once, and any further call needs one of its own. When
     the attempt ends its ticket is void, so that a task which it left behind pays for itself.
 
+    Such a wrapper may also be what a run of its own asks, on a ledger of its own. Then an error that it lets
+    out says what the whole stage has spent; what this attempt did is what was charged within it.
+
     Args:
         reservation: What the attempt holds.
         place: The path and the ordinal of the logical call.
@@ -35,6 +39,8 @@ class OpenCall(msgspec.Struct, eq=False):
     _span: Span | None
     _is_over: bool = False
     _is_taken: bool = False
+    _is_passed_on: bool = False
+    _charged: TokenUsage = NO_USAGE
 
     @property
     def ends_at(self) -> float | None:
@@ -47,6 +53,28 @@ class OpenCall(msgspec.Struct, eq=False):
             return None
         self._is_taken = True
         return self.reservation
+
+    def note_asked(self) -> None:
+        """Note that a metered provider is asked within it."""
+        self._is_passed_on = True
+
+    def note_charged(self, cost: TokenUsage) -> None:
+        """Note what such a call was charged: nothing where it was not sent either."""
+        self._charged += cost
+
+    def abandon(self, billed: object, *, is_estimate: bool = False) -> None:
+        """Settle the attempt, which gave no answer; it does not count where all it was to send was refused.
+
+        Args:
+            billed: What the failure says it cost, or what had arrived.
+            is_estimate: Whether that is not the server's own figure.
+        """
+        if not self._is_passed_on:
+            self.reservation.abandon(billed, is_estimate=is_estimate)
+        elif self._charged.llm_calls:
+            self.reservation.abandon(self._charged)
+        else:
+            self.reservation.cancel()
 
     def end(self) -> None:
         """Void the ticket."""

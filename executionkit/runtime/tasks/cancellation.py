@@ -197,8 +197,10 @@ def taken_as(raised: BaseException) -> BaseException:
 
 
 def _leaves(raised: BaseException) -> Iterator[BaseException]:
-    if not isinstance(raised, BaseExceptionGroup):
-        yield raised
-        return
-    for inner in cast("BaseExceptionGroup[BaseException]", raised).exceptions:
-        yield from _leaves(inner)
+    waiting = [raised]  # no recursion: they may be nested in any depth
+    while waiting:
+        inner = waiting.pop()
+        if isinstance(inner, BaseExceptionGroup):
+            waiting += reversed(cast("BaseExceptionGroup[BaseException]", inner).exceptions)
+        else:
+            yield inner

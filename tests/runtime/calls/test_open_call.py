@@ -164,6 +164,64 @@ def _numbers(options: object) -> list[int]:
     return [options] if isinstance(options, int) else []
 
 
+async def passed_on(wrapped: LLMProvider, messages: list[Message], kwargs: dict[str, Any]) -> LLMResponse:
+    return await wrapped.complete(messages, **kwargs)
+
+
+async def tried_twice(wrapped: LLMProvider, messages: list[Message], kwargs: dict[str, Any]) -> LLMResponse:
+    with suppress(ProviderError):
+        return await wrapped.complete(messages, **kwargs)
+    return await wrapped.complete(messages, **kwargs)
+
+
+async def converted(wrapped: LLMProvider, messages: list[Message], kwargs: dict[str, Any]) -> LLMResponse:
+    try:
+        return await wrapped.complete(messages, **kwargs)
+    except ExecutionKitError as error:
+        raise ValueError("of its own") from error
+
+
+def run_of_its_own(work: Wrap, stage: Stage[str, str], *, unwraps: bool) -> Stage[object, str]:
+    """A step that spends, and then runs a stage with a wrapper of its provider: on a ledger of its own."""
+
+    async def run(provider: LLMProvider, prompt: str) -> PatternResult[str]:
+        for _ in range(2):
+            await provider.complete([user(prompt)], max_tokens=200)
+        outcome = await stage.run(Wrapper(provider, work), prompt, retry=AT_ONCE)
+        if unwraps:
+            outcome.unwrap()
+        return PatternResult("tried", cost=outcome.failure().cost)
+
+    return step(run)
+
+
+@pytest.mark.parametrize("unwraps", [False, True])
+@pytest.mark.parametrize("work", [passed_on, tried_twice, converted, hedged, twice])
+async def test_what_a_run_of_its_own_declares_is_billed_once(work: Wrap, unwraps: bool) -> None:
+    down = ProviderError("503")
+    model = Model(lambda asked: reply("x", 100, 150) if asked.number <= 2 else down)
+    stage = run_of_its_own(work, complete(max_tokens=20), unwraps=unwraps)
+    outcome = await soon(stage.run(model, "?", retry=AT_ONCE))
+    cost = error_of(outcome).cost if unwraps else result_of(outcome).cost
+    assert cost == TokenUsage(200, 300, model.calls)
+
+
+@pytest.mark.parametrize("unwraps", [False, True])
+@pytest.mark.parametrize(
+    "stage", [complete(), consensus(n=3), complete() >> complete(), complete() | complete()]
+)
+@pytest.mark.parametrize("work", [passed_on, tried_twice, converted, hedged, twice])
+async def test_a_call_that_a_wrapper_was_refused_is_none(
+    work: Wrap, stage: Stage[str, str], unwraps: bool
+) -> None:
+    model = Model()
+    outcome = await soon(
+        run_of_its_own(work, stage, unwraps=unwraps).run(model, "?", max_cost=TokenUsage(llm_calls=2))
+    )
+    cost = error_of(outcome).cost if unwraps else result_of(outcome).cost
+    assert model.calls == cost.llm_calls == 2
+
+
 @pytest.mark.parametrize(
     "spelled",
     [
