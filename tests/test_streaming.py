@@ -723,6 +723,17 @@ async def test_an_answer_of_a_type_can_be_read_before_its_end(monkeypatch: pytes
     assert len({event.id for event in events if isinstance(event, CallStarted | Element | PartialValue)}) == 1
 
 
+@pytest.mark.skipif(BARE, reason="partial values need an extra")
+@pytest.mark.parametrize("before", ["", "Here [1]: ", "Of {all} [of] them: ", "```json\n"])
+async def test_the_last_partial_value_is_the_answer_whatever_stands_before_it(before: str) -> None:
+    text = f'{before}{{"name": "a", "price": 2.5}}'
+    events = await read(structured(Item).stream(ScriptedProvider([text]), "x"))
+    values = [event.value for event in events if isinstance(event, PartialValue)]
+    assert all(isinstance(value, dict) for value in values)
+    assert values[-1] == {"name": "a", "price": 2.5}
+    assert result_of(outcome_of(events)).value == Item("a", 2.5)
+
+
 def has_outcome(run: Streaming[Any]) -> bool:
     try:
         _ = run.outcome

@@ -10,6 +10,7 @@ from typing import Any, Final, cast
 import msgspec
 
 from executionkit.core.encoding import json_text
+from executionkit.core.json_text import find_json
 from executionkit.core.schema.answer import AnswerType
 from executionkit.core.schema.reading import JsonDecoder
 
@@ -19,6 +20,7 @@ INTERVAL: Final = 0.05
 """Seconds between two looks at what can be read so far: each reads all of it again."""
 
 _ROOT: Final = re.compile(r"[{\[]")
+_OBJECT: Final = re.compile(r"{")
 _SIGNIFICANT: Final = re.compile(r'["\\,\[\]{}]')
 _ENVELOPE: Final = re.compile(r'\{\s*"answer"\s*:\s*')
 _LONGEST_ENVELOPE: Final = 200
@@ -74,13 +76,12 @@ class PartialAnswer:
         now = self._clock()
         if read is None or not (is_end or self._looked_at is None or now - self._looked_at >= INTERVAL):
             return None
-        text = "".join(self._texts)
-        root = _ROOT.search(text)
-        if root is None:
+        text = self._beginning() if not is_end else self._whole()
+        if not text:
             return None
         self._looked_at = now
         try:
-            value: object = read(text[root.start() :].encode(), partial_mode="trailing-strings")
+            value: object = read(text.encode(), partial_mode="trailing-strings")
         except ValueError:  # it is not JSON after all, or too deep
             return None
         if self._is_wrapped and isinstance(value, dict):
@@ -90,6 +91,17 @@ class PartialAnswer:
             return None
         self._last = value
         return value
+
+    def _beginning(self) -> str:
+        """Return what there is of the answer: from the first bracket on that it may begin with."""
+        text = "".join(self._texts)
+        root = (_ROOT if self._is_wrapped else _OBJECT).search(text)
+        return "" if root is None else text[root.start() :]
+
+    def _whole(self) -> str:
+        """Return the answer, now that all of it is there: another bracket may have come before."""
+        found = find_json("".join(self._texts)).values
+        return found[0] if found else self._beginning()
 
 
 def begins_with(value: Sequence[object], elements: Sequence[object]) -> bool:
