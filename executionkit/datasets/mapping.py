@@ -68,8 +68,9 @@ def map_dataset(
         engine: What runs the rows: `Local()` in this process, `Dask(client)` or `Ray()` on a cluster.
         max_cost: The budget of all rows, over all lives and workers.
         state: The folder of what was done; `target` with `.state` behind it if None. Made, or that of
-            an earlier life; it may be deleted once the target is there. One process at a time may use it;
-            where an engine has workers on other machines, they see it under the same path.
+            an earlier life; it may be deleted once `failure` is None and no failed row is to be asked again.
+            One process at a time may use it; where an engine has workers on other machines, they see it under
+            the same path.
         max_concurrency: As in `Stage.over`.
         retry: As in `Stage.over`.
         trace: As in `Stage.over`; where an engine has workers, it is called there.
