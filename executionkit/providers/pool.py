@@ -162,7 +162,7 @@ class Pool:
 
     Raises:
         TypeError: A member is not a provider.
-        ValueError: There are no members.
+        ValueError: There are no members, or one of them is a `Cached`.
 
     >>> from executionkit.providers.openai import Provider
     >>> Pool([Provider("http://127.0.0.1:1/v1", "a"), Provider("http://127.0.0.1:2/v1", "b")])
@@ -179,6 +179,11 @@ class Pool:
         providers = [each for member in members for each in _flat(checked_provider(member))]
         if not providers:
             raise ValueError("a pool needs at least one provider")
+        if any(attribute(each, "caches_calls") is True for each in providers):
+            raise ValueError(
+                "a member that is a cache would be charged for what it holds; put the pool into the cache: "
+                "Cached(Pool(...), journal)"
+            )
         self._clock = clock
         self._lock = threading.Lock()
         self._standings = Standings(len(providers), cooldown or Cooldown())

@@ -12,6 +12,7 @@ from executionkit import LLMResponse, ProviderError, TokenUsage, complete, conse
 from executionkit.events import AttemptStarted, Event, with_content
 from executionkit.journal import Cached, Journal, JournalError
 from executionkit.prices import Price
+from executionkit.providers.pool import Pool
 from tests.doubles import AT_ONCE, Asked, Model, error_of, reply, result_of
 
 pytestmark = pytest.mark.anyio
@@ -192,3 +193,15 @@ async def test_mistakes_are_told(tmp_path: Path) -> None:
         Cached(Model(), journal, temperature_at_most=-1)
     error = error_of(await complete(temperature=0).run(Cached(Model(), journal), "question"))
     assert isinstance(error, JournalError)
+
+
+def test_a_cache_is_around_a_pool_and_not_in_it(tmp_path: Path) -> None:
+    with Journal(tmp_path / "answers.db") as journal:
+        with pytest.raises(ValueError, match=r"Cached\(Pool\(\.\.\.\), journal\)"):
+            Pool([Model(), Cached(Model(), journal)])
+        model = Model()
+        pool = Cached(Pool([model]), journal)
+        stage = consensus(3, temperature=0)
+        stage.run_sync(pool, "question")
+        result = result_of(stage.run_sync(pool, "question"))
+    assert (model.calls, result.cost, result.metadata["cached_calls"]) == (3, TokenUsage(), 3)
