@@ -1,7 +1,6 @@
 """Have mypy and pyright, strict, read the Python blocks of README.md and docs/: `python scripts/pages.py`.
 
-A page becomes a module of one function, so that its blocks share their names and may `await`. What
-`tests/test_docs.py` hands to a page is a parameter here.
+A page becomes a module of one function, so that its blocks share their names and may `await`.
 """
 
 import json
@@ -18,11 +17,7 @@ sys.path.insert(0, str(ROOT))
 
 from tests.test_docs import PAGES, Block, blocks  # noqa: E402 - the root has to be on the path first
 
-_HEAD: Final = """from executionkit import LLMProvider, ScriptedProvider, Secret
-
-
-async def page(provider: {}, api_key: Secret) -> None:
-"""
+_HEAD: Final = "async def page() -> None:\n"
 _STRICT: Final = ("--strict", "--allow-redefinition", "--config-file=")
 _SHOWN: Final = (
     *("reportUnusedClass", "reportUnusedFunction", "reportUnusedImport", "reportUnusedVariable"),
@@ -37,11 +32,8 @@ def main() -> None:
     with TemporaryDirectory() as folder:
         for page in PAGES:
             text = "".join(_lines_of(page))
-            kind = "LLMProvider" if "\nprovider = Provider(" in text else "ScriptedProvider"
             module = Path(folder) / f"{page.stem.replace('-', '_')}_page.py"
-            module.write_text(
-                f"{_HEAD.format(kind)}{indent(text, '    ')}    return None\n", encoding="utf-8"
-            )
+            module.write_text(f"{_HEAD}{indent(text, '    ')}    return None\n", encoding="utf-8")
         rules = {"typeCheckingMode": "strict", "extraPaths": [str(ROOT)], **dict.fromkeys(_SHOWN, "none")}
         (Path(folder) / "pyrightconfig.json").write_text(json.dumps(rules), encoding="utf-8")
         codes = [

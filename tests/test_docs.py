@@ -2,10 +2,9 @@
 
 What a page may rely on:
 
-- Its Python blocks run in order and share one namespace; `await` may stand at the top level.
-- `provider` is there already: a `ScriptedProvider` that answers "Paris", "Score: 9" where a judge is asked, and
-  the first word of an enum where the schema has one. A page that needs other answers makes a double of its own.
-- `Provider(...)` may be made and asked: its `complete` answers as `provider` does. No page reaches a network.
+- Its Python blocks run in order and share one namespace, which is empty at first; `await` may stand at the top.
+- `Provider(...)` may be made and asked. No page reaches a network: it answers "Paris", "Score: 9" where a judge
+  is asked, and the first word of an enum where the schema has one.
 - Blocks with `>>>` run as doctests, in the same namespace.
 - `<!-- no-run: reason -->` above a block: it is compiled, not run, for the reason given (a real server).
 - `<!-- file: path -->` above a block: it is a file of a walk-through, and `test_new_pattern.py` runs it.
@@ -147,7 +146,6 @@ def names(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     monkeypatch.setattr(Provider, "complete", complete)
     module = ModuleType("page")
     monkeypatch.setitem(sys.modules, "page", module)
-    vars(module)["provider"] = provider
     return vars(module)
 
 
