@@ -15,7 +15,7 @@ from executionkit.core.portable import to_plain
 from executionkit.errors import ExecutionKitError, JournalError, JournalMismatchError
 from executionkit.journal.ownership import this_process
 from executionkit.journal.pipelines import Pipelined, changes_between, described
-from executionkit.journal.store import Opened, RunInfo, Store
+from executionkit.journal.store import Ended, Opened, RunInfo, Store
 from executionkit.journal.worker import Worker
 from executionkit.runtime.journal.recorder import Recorder
 from executionkit.stage import Stage
@@ -256,14 +256,14 @@ class JournalRun:
 
         def give_back(store: Store) -> None:
             for opened in taken:
-                worker.tokens.discard(opened.token)
+                worker.tokens.pop(opened.token, None)
                 info = opened.info
                 store.close_run(info.number, opened.token, info.ended, info.error, info.asks_again)
 
         def take(store: Store) -> tuple[Opened, list[Row], int]:
             opened = store.open_run(self.run_id, this_process())
             taken.append(opened)
-            worker.tokens.add(opened.token)
+            worker.tokens[opened.token] = opened.info.number
             try:
                 return self._begin(store, opened, pipeline, given)
             except BaseException:
@@ -329,16 +329,17 @@ class _Sink:
         await self._worker.commit((self._number, self._token, row))
 
     async def close(self, error: ExecutionKitError | None, *, asks_again: bool) -> None:
-        ended: Literal["answered", "failed"] = "answered" if error is None else "failed"
+        ended: Ended = "answered" if error is None else "failed"
         kind = "" if error is None else type(error).__name__
-        self._worker.tokens.discard(self._token)
-        await self._worker.call(
-            lambda store: store.close_run(self._number, self._token, ended, kind, asks_again)
-        )
+        await self._worker.call(lambda store: self._give_up(store, ended, kind, asks_again))
 
     def release(self) -> None:
-        self._worker.tokens.discard(self._token)
-        self._worker.call_soon(lambda store: store.close_run(self._number, self._token, "stopped", "", False))
+        self._worker.call_soon(lambda store: self._give_up(store, "stopped", "", False))
+
+    def _give_up(self, store: Store, ended: Ended, kind: str, asks_again: bool) -> None:
+        """Give the run up; where that fails, it is once more when the journal is closed."""
+        store.close_run(self._number, self._token, ended, kind, asks_again)
+        self._worker.tokens.pop(self._token, None)
 
 
 def _check_name(run_id: object) -> None:

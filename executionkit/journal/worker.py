@@ -151,8 +151,11 @@ class Worker:
         self._failure: JournalError | None = None
         self._pid = os.getpid()
         self._is_closed = False
-        self.tokens: set[str] = set()
-        """What the owners of the runs under way are known by; their leases are renewed."""
+        self.tokens: dict[str, int] = {}
+        """What the owners of the runs under way are known by, with their runs' numbers.
+
+        Their leases are renewed; whose run is still under way when the journal is closed has lost it.
+        """
         ready: Future[Store] = Future()
         self._thread = threading.Thread(
             target=self._work, args=(open_store, ready), name="executionkit journal", daemon=True
@@ -304,6 +307,9 @@ class Worker:
             _wake([job for job in done if job.waiter is not None])
             calm = 0 if done or was_called else calm + 1
         with self._desk:
+            for token, run in [*self.tokens.items()]:
+                with suppress(Exception):
+                    store.close_run(run, token, "stopped", "", False)
             store.close()
 
     def _wait_for_jobs(self, *, may_sleep: bool) -> bool:

@@ -458,6 +458,44 @@ async def test_a_journal_that_is_closed_meanwhile_is_told(tmp_path: Path) -> Non
         assert error.cost.llm_calls == 2
 
 
+async def test_a_run_whose_journal_is_closed_meanwhile_can_be_taken_up(tmp_path: Path) -> None:
+    path, model = tmp_path / "runs.db", Model(ticks=lambda asked: 3)
+    journal = Journal(path)
+    with anyio.fail_after(30):
+        with journal:
+            async with anyio.create_task_group() as group:
+                group.start_soon(
+                    lambda: consensus(40, max_concurrency=2).run(model, "question", journal=journal.run("a"))
+                )
+                while model.calls < 10:  # noqa: ASYNC110 - nothing tells of it
+                    await anyio.sleep(0)
+                journal.__exit__(None, None, None)
+        before = model.calls
+        with Journal(path) as again:
+            result = result_of(
+                await consensus(40, max_concurrency=2).run(model, "question", journal=again.run("a"))
+            )
+    assert result.metadata["unsettled_calls"] <= 2
+    assert model.calls - before == 40 - (before - result.metadata["unsettled_calls"])
+
+
+async def test_a_run_that_could_not_be_noted_to_its_end_can_be_taken_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Full(SQLiteStore):
+        def write(self, rows: Any) -> None:
+            raise JournalError("the disk is full")
+
+        def write_at_once(self, rows: Any) -> bool:
+            self.write(rows)
+            return True
+
+    with monkeypatch.context() as patch:
+        patch.setattr("executionkit.journal.sqlite.SQLiteStore", Full)
+        assert "is full" in str(error_of(await ask(tmp_path / "runs.db")))
+    assert result_of(await ask(tmp_path / "runs.db")).value == "ok"
+
+
 async def test_a_run_that_is_cancelled_as_it_is_opened_can_be_opened_again(tmp_path: Path) -> None:
     model = Model(lambda _: reply("yes"))
     with Journal(tmp_path / "runs.db") as journal:
