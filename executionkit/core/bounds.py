@@ -320,6 +320,7 @@ def of_calls(
     has_thoughts: bool = False,
     has_calls: bool = False,
     has_systems: bool = False,
+    is_answer: bool = False,
     why_prompt: str = "",
 ) -> Reach:
     """Return the reach of completions.
@@ -344,6 +345,7 @@ def of_calls(
         has_thoughts: Whether the messages may hold reasoning, or have to.
         has_calls: Whether they may hold calls of tools.
         has_systems: Whether they may hold several system messages.
+        is_answer: Whether the answer is that of the stage, which may be an empty one.
         why_prompt: Why nothing bounds the prompt.
     """
     is_optional = has_form or has_logprobs or answers > 1
@@ -362,7 +364,7 @@ def of_calls(
     largest_usd, unknown = _money(given, prompt, answers * max_tokens) if charged else (0, ())
     if math.isinf(prompt) and most:
         unknown = (why_prompt or given.why_value, *unknown)
-    return Reach(
+    reach = Reach(
         least_calls=0 if given.is_cached else least,
         calls=most * attempts,
         input=_times(charged, prompt),
@@ -378,6 +380,7 @@ def of_calls(
         value=max_tokens,
         unknown=unknown,
     )
+    return reach.answering(says_something=False) if is_answer else reach
 
 
 def _times(calls: float, each: float) -> float:
@@ -418,7 +421,7 @@ def unbounded(why: str) -> Reach:
 def in_turn(reaches: Sequence[Reach]) -> Reach:
     """Return the reach of one after the other; the value is the last one's."""
     last = reaches[-1] if reaches else Reach()
-    return _sum(reaches, depth=sum(reach.depth for reach in reaches), value=last)
+    return _sum(reaches, depth=sum([reach.depth for reach in reaches]), value=last)
 
 
 def chained(reaches: Sequence[Reach]) -> Reach:
@@ -493,32 +496,36 @@ def one_of(reaches: Sequence[Reach]) -> Reach:
 
 
 def _sum(reaches: Sequence[Reach], *, depth: float, value: Reach) -> Reach:
+    least_output = sum([reach.least_output for reach in reaches])
     return Reach(
-        least_calls=sum(reach.least_calls for reach in reaches),
-        least_output=sum(reach.least_output for reach in reaches),
-        least_said=sum(reach.least_output for reach in reaches),
+        least_calls=sum([reach.least_calls for reach in reaches]),
+        least_output=least_output,
+        least_said=least_output,
         needs_text=any(reach.needs_text for reach in reaches),
-        calls=sum(reach.calls for reach in reaches),
-        input=sum(reach.input for reach in reaches),
-        output=sum(reach.output for reach in reaches),
-        usd=sum(reach.usd for reach in reaches),
+        calls=sum([reach.calls for reach in reaches]),
+        input=sum([reach.input for reach in reaches]),
+        output=sum([reach.output for reach in reaches]),
+        usd=sum([reach.usd for reach in reaches]),
         **_largest_call(reaches),
         depth=depth,
         lessons=_together(reaches),
-        proofs=_largest([reach.proofs for reach in reaches]),
-        ahead=_largest([reach.ahead for reach in reaches]),
+        proofs=_largest([reach.proofs for reach in reaches if reach.proofs]),
+        ahead=_largest([reach.ahead for reach in reaches if reach.ahead]),
         is_counted=all(reach.is_counted for reach in reaches),
         value=value.value,
         is_text=value.is_text,
-        unknown=tuple(why for reach in reaches for why in reach.unknown),
+        unknown=tuple([why for reach in reaches for why in reach.unknown]),
         why_value=value.why_value,
     )
 
 
 def _largest_call(reaches: Sequence[Reach]) -> dict[str, Any]:
     """Return the fields that say what one call takes at the most."""
-    names = ("largest_input", "largest_output", "largest_usd")
-    return {name: max([getattr(reach, name) for reach in reaches], default=0) for name in names}
+    return {
+        "largest_input": max([reach.largest_input for reach in reaches], default=0),
+        "largest_output": max([reach.largest_output for reach in reaches], default=0),
+        "largest_usd": max([reach.largest_usd for reach in reaches], default=0),
+    }
 
 
 def _ahead(reaches: Sequence[Reach], given: Given) -> Mapping[int, float]:
@@ -534,10 +541,11 @@ def _ahead(reaches: Sequence[Reach], given: Given) -> Mapping[int, float]:
 
 def _largest(figures: Sequence[Mapping[int, float]]) -> Mapping[int, float]:
     """Return the largest figure of each server."""
-    return {
-        who: max(each.get(who, 0) for each in figures)
-        for who in {who: None for each in figures for who in each}
-    }
+    largest: dict[int, float] = {}
+    for each in figures:
+        for who, figure in each.items():
+            largest[who] = max(figure, largest.get(who, 0))
+    return largest
 
 
 def _together(reaches: Iterable[Reach], *, at_once: bool = False) -> Mapping[int, Lessons]:

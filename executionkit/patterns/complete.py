@@ -52,7 +52,7 @@ class Complete(Stage[str, str], frozen=True):
     @override
     def reach(self, given: Given) -> Reach:
         given = told(given, self.system)
-        return of_calls(given, given.value + PROMPT_FRAME, self.max_tokens).answering(says_something=False)
+        return of_calls(given, given.value + PROMPT_FRAME, self.max_tokens, is_answer=True)
 
 
 @makes_stage

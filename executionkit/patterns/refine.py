@@ -178,7 +178,7 @@ class Refine(Stage[A, T], Generic[A, T], frozen=True):
 
     def _reach_of_draft(self, given: Given, prompt: float, why: str) -> Reach:
         if self.output_type is None:
-            return of_calls(given, prompt, self.max_tokens, why_prompt=why).answering(says_something=False)
+            return of_calls(given, prompt, self.max_tokens, is_answer=True, why_prompt=why)
         kind: AnswerType[T] = answer_type(self.output_type)
         return typed_reach(kind, given, prompt, self.max_tokens, self.output_retries, why)
 
