@@ -266,6 +266,38 @@ async def test_a_budget_that_failed_attempts_have_spent_tells_the_last_failure(
     assert error.cost == limit
 
 
+@pytest.mark.parametrize("calls", [2, 3, 8, 10, 16])
+async def test_the_failure_that_ends_a_batch_tells_it_as_well(calls: int) -> None:
+    model, limit = Model(lambda asked: NOBODY), TokenUsage(llm_calls=calls)
+    rows = [str(number) for number in range(30)]
+    async with complete().over(rows, model, key=str, max_cost=limit, retry=AT_ONCE) as batch:
+        assert [row async for row in batch]
+    assert isinstance(batch.failure, BudgetExhaustedError)
+    assert str(batch.failure).count("the last attempt failed: ") == 1
+    assert batch.failure.metadata["last_failure"] == "ProviderError: no connection to localhost:11434"
+    assert batch.cost == limit
+
+
+async def test_inputs_that_were_not_begun_tell_it_as_well() -> None:
+    model = Model(lambda asked: NOBODY)
+    many = complete().each(max_concurrency=1)
+    limit = TokenUsage(llm_calls=4)  # all of them go into the first input
+    value = result_of(await many.run(model, ["a", "b", "c"], max_cost=limit, retry=AT_ONCE)).value
+    assert isinstance(error_of(value[0]), ProviderError)
+    for outcome in value[1:]:
+        assert str(error_of(outcome)).count("the last attempt failed: ProviderError: no connection") == 1
+
+
+async def test_a_batch_whose_budget_went_into_answers_tells_of_no_failure() -> None:
+    model = Model(lambda asked: PermanentError("no") if asked.number == 1 else reply())
+    rows = [str(number) for number in range(9)]
+    limit = TokenUsage(llm_calls=5)
+    async with complete().over(rows, model, key=str, max_cost=limit, max_concurrency=1) as batch:
+        assert len([row async for row in batch]) == 6
+    assert isinstance(batch.failure, BudgetExhaustedError)
+    assert "last_failure" not in batch.failure.metadata
+
+
 async def test_a_budget_that_was_spent_on_answers_tells_of_no_failure() -> None:
     error = error_of(await consensus(3).run(Model(), "x", max_cost=TokenUsage(llm_calls=2)))
     assert isinstance(error, BudgetExhaustedError)

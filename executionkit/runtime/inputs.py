@@ -6,7 +6,12 @@ from typing import Final, Generic, TypeVar
 import anyio
 from returns.result import Failure, Success
 
-from executionkit.errors import BudgetExhaustedError, DeadlineExceededError, ExecutionKitError
+from executionkit.errors import (
+    BudgetExhaustedError,
+    DeadlineExceededError,
+    ExecutionKitError,
+    with_last_failure,
+)
 from executionkit.outcome import Outcome
 from executionkit.runtime.context import Context, Performer, run_input
 from executionkit.runtime.frame import Frame
@@ -32,7 +37,7 @@ class Inputs(Generic[A, B]):
         context: The context of the stage that they are inputs of.
     """
 
-    __slots__ = ("_context", "_ends_at", "_frame", "_stage", "shared")
+    __slots__ = ("_context", "_ends_at", "_failed_last", "_frame", "_stage", "shared")
 
     def __init__(self, stage: Performer[A, B], context: Context) -> None:
         self._stage = stage
@@ -41,6 +46,8 @@ class Inputs(Generic[A, B]):
         self._ends_at = math.inf
         self.shared: ExecutionKitError | None = None
         """The failure that all inputs share; after it nothing is bought any more."""
+        self._failed_last: ExecutionKitError | None = None
+        """The failure of the input that was over last; None where that one answered."""
         time_left = context.time_left
         if time_left < math.inf:
             self._ends_at = anyio.current_time() + time_left - min(_LONGEST_MARGIN, _MARGIN * time_left)
@@ -61,7 +68,9 @@ class Inputs(Generic[A, B]):
         before = cancellations()
         with anyio.CancelScope(deadline=self._ends_at):
             try:
-                return Success(await run_input(self._stage, value, at, part))
+                answered = Success(await run_input(self._stage, value, at, part))
+                self._failed_last = None
+                return answered
             except ExecutionKitError as error:
                 failure = error
             await stop_if_cancelled(before, failure)
@@ -80,8 +89,15 @@ class Inputs(Generic[A, B]):
         self._frame.account.halts -= self.shared is not None
 
     def _failure(self, error: ExecutionKitError, *, is_late: bool = False) -> Outcome[B]:
+        if isinstance(
+            self.shared, BudgetExhaustedError
+        ):  # an attempt that was under way then has failed, too
+            self.shared = with_last_failure(self.shared, [error])
         if self.shared is not None and _is_halted(error):
             return Failure(self.shared.stamped(error.cost))
+        if isinstance(error, BudgetExhaustedError):
+            error = with_last_failure(error, [self._failed_last])
+        self._failed_last = error
         if is_late or is_shared(error, self._context):
             self.end(error)
         return Failure(error)
