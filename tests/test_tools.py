@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -209,6 +210,17 @@ FUNCTIONS: list[Any] = [
 def test_what_json_cannot_call_is_refused(function: Any) -> None:
     with pytest.raises(TypeError):
         tool(function)
+
+
+@pytest.mark.parametrize("default", [object(), Path, {1, "a"}, float("nan"), open])
+def test_a_default_that_json_cannot_show_is_still_the_default(default: Any) -> None:
+    def look(city: str = default) -> str:
+        """Look."""
+        return city
+
+    looking = tool(look)
+    assert looking.parameters["properties"]["city"]["type"] == "string"
+    assert looking.parameters.get("required", []) == []
 
 
 def test_a_lambda_needs_a_name() -> None:

@@ -207,7 +207,7 @@ def _schema_of(
 def _note_default(schema: dict[str, Any], default: object) -> None:
     try:
         schema["default"] = msgspec.to_builtins(default, str_keys=True, enc_hook=plain_model)
-    except (TypeError, ValueError, RecursionError):
+    except (NotImplementedError, TypeError, ValueError, RecursionError):
         return  # a default that JSON cannot show is still the default
 
 
