@@ -9,6 +9,7 @@ from typing import Any, Final, cast
 import msgspec
 
 from executionkit.core.encoding import json_text
+from executionkit.core.schema.completion import complete, is_left_incomplete
 from executionkit.core.schema.models import read_kept, schema_of, with_models
 from executionkit.datasets.lines import Record, lines_of, refused, with_same_columns
 
@@ -46,7 +47,7 @@ def csv_rows(path: Path, row_type: Any) -> Iterator[Any]:
         OSError: It cannot be read.
     """
     kind, columns = with_models(row_type), _columns(row_type)
-    is_whole = True
+    is_incomplete, is_whole = is_left_incomplete(row_type), True
 
     def lines() -> Iterator[str]:
         nonlocal is_whole
@@ -69,7 +70,10 @@ def csv_rows(path: Path, row_type: Any) -> Iterator[Any]:
                 names = _checked_names(cells)
             elif cells:
                 row = _by_name(names, cells, columns)
-                yield msgspec.convert(row, kind, strict=False, str_keys=True, dec_hook=read_kept)
+                found = msgspec.convert(row, kind, strict=False, str_keys=True, dec_hook=read_kept)
+                if is_incomplete:
+                    complete(found)
+                yield found
         except (msgspec.MsgspecError, ValueError, TypeError, RecursionError) as error:
             raise refused(path, f"line {reader.line_num}", error) from error
 

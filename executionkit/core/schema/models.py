@@ -18,6 +18,7 @@ __all__ = [
     "UnfitError",
     "is_model",
     "kept_model",
+    "options_of",
     "plain_model",
     "read_kept",
     "read_model",
@@ -99,6 +100,11 @@ def with_models(kind: Any) -> Any:
     if origin in _CONTAINERS:
         return origin[tuple([each if each is Ellipsis else with_models(each) for each in arguments])]
     return kind
+
+
+def options_of(kind: type) -> tuple[Any, ...]:
+    """Return the members of a union that `with_models` has made a type of its own; none for another type."""
+    return kind.options if issubclass(kind, _Choice) else ()
 
 
 def _within(kind: Any) -> Iterator[Any]:

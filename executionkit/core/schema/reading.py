@@ -6,6 +6,7 @@ from typing import Any, Final, cast
 
 import msgspec
 
+from executionkit.core.schema.completion import complete, is_left_incomplete
 from executionkit.core.schema.models import UnfitError, read_model, with_models
 
 __all__ = ["JsonDecoder", "as_kind", "why_refused_argument", "why_rejected"]
@@ -27,11 +28,12 @@ class JsonDecoder:
     [1, 2]
     """
 
-    __slots__ = ("_decoder", "_kind", "_read")
+    __slots__ = ("_decoder", "_is_left_incomplete", "_kind", "_read")
 
     def __init__(self, kind: Any, read: Callable[[Any, Any], Any] = read_model) -> None:
         self._kind = with_models(kind)
         self._read = read
+        self._is_left_incomplete = is_left_incomplete(kind)
         self._decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(self._kind, dec_hook=read)
 
     def decode(self, text: str) -> Any:
@@ -42,9 +44,12 @@ class JsonDecoder:
             Exception: Whatever the type's own checks raise, but for `ValueError` and `TypeError`.
         """
         try:
-            return self._decoder.decode(text)
+            value = self._decoder.decode(text)
         except msgspec.ValidationError as error:
-            return _once_more(msgspec.json.decode(text), self._kind, error, self._read)
+            value = _once_more(msgspec.json.decode(text), self._kind, error, self._read)
+        if self._is_left_incomplete:
+            complete(value)
+        return value
 
 
 def as_kind(value: object, kind: Any, read: Callable[[Any, Any], Any] = read_model) -> Any:
@@ -62,11 +67,14 @@ def as_kind(value: object, kind: Any, read: Callable[[Any, Any], Any] = read_mod
     >>> as_kind({"a": 1.0}, dict[str, int])
     {'a': 1}
     """
-    kind = with_models(kind)
+    taken = with_models(kind)
     try:
-        return msgspec.convert(value, kind, str_keys=True, dec_hook=read)
+        found = msgspec.convert(value, taken, str_keys=True, dec_hook=read)
     except msgspec.ValidationError as error:
-        return _once_more(value, kind, error, read)
+        found = _once_more(value, taken, error, read)
+    if is_left_incomplete(kind):
+        complete(found)
+    return found
 
 
 def _once_more(

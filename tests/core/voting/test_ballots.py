@@ -4,10 +4,11 @@ import datetime as dt
 import itertools
 import math
 from collections.abc import Callable, Hashable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, NamedTuple, TypedDict, TypeVar
 
+import attrs
 import msgspec
 import pytest
 from hypothesis import given
@@ -85,6 +86,50 @@ def test_equal_values_vote_alike_however_they_are_written() -> None:
     ballot = ValueBallot(AStruct)
     one, other = ballot.cast('{"firstName": "Ann"}'), ballot.cast('{"age": 0, "firstName": "Ann"}')
     assert one == other
+
+
+@dataclass
+class WithDefaults:
+    name: str
+    age: int = 0
+    tags: list[str] = field(default_factory=list[str])
+
+
+@attrs.define(slots=False)
+class InADict:
+    name: str
+    age: int = 0
+
+
+class Holding(msgspec.Struct):
+    held: list[WithDefaults | None]
+
+
+@dataclass
+class Above(WithDefaults):
+    below: WithDefaults | None = None
+
+
+@pytest.mark.parametrize(
+    ("output_type", "texts"),
+    [
+        (WithDefaults, ['{"name": "a"}', '{"name": "a", "age": 0}', '{"tags": [], "age": 0.0, "name": "a"}']),
+        (InADict, ['{"name": "a"}', '{"name": "a", "age": 0}', '{"age": 0, "name": "a"}']),
+        (Above, ['{"name": "a", "below": {"name": "b"}}', '{"below": {"age": 0, "name": "b"}, "name": "a"}']),
+        (Holding, ['{"held": [{"name": "a"}, null]}', '{"held": [{"age": 0, "name": "a"}, null]}']),
+        (dict[str, tuple[InADict, ...]], ['{"x": [{"name": "a"}]}', '{"x": [{"age": 0, "name": "a"}]}']),
+    ],
+)
+def test_a_default_that_was_left_out_votes_as_one_that_was_written(
+    output_type: Any, texts: list[str]
+) -> None:
+    ballots: list[Ballot[Any]] = [ValueBallot(output_type)]
+    if output_type in {WithDefaults, InADict}:
+        ballots.append(FieldBallot(output_type))
+    for ballot in ballots:
+        poll = polled(ballot, texts)
+        assert {verdict.votes for verdict in poll.verdicts()} == {len(texts)}
+        assert poll.answer(poll.verdicts()) == ballot.read(texts[0])
 
 
 @pytest.mark.parametrize(
