@@ -36,6 +36,7 @@ from executionkit.outcome import Outcome, PatternResult
 from executionkit.prices import Price
 from executionkit.provider import Message, ToolCall
 from executionkit.providers.pool import Pool
+from executionkit.runtime.journal.entries import Entry
 from executionkit.tools import tool
 from tests.doubles import AT_ONCE, NEVER, Asked, Model, error_of, reply, result_of
 from tests.journaling import InMemory, MemoryStore, Worldly, numbered
@@ -426,6 +427,30 @@ async def test_the_reservation_of_a_call_in_flight_is_charged() -> None:
     assert result.metadata["unsettled_calls"] == 1
     assert (lost.llm_calls, lost.output_tokens) == (1, 50)
     assert lost == result.metadata["replayed"]
+
+
+async def test_a_call_that_is_not_sent_after_all_is_not_charged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scope, send, first = anyio.CancelScope(), Entry.send, Model()
+
+    async def send_and_cancel(entry: Entry, held: Any) -> None:
+        await send(entry, held)
+        if first.calls == 1:
+            scope.cancel()  # it is on its way, and arrives once something is awaited
+
+    async with Journal(tmp_path / "runs.db") as journal:
+        monkeypatch.setattr(Entry, "send", send_and_cancel)
+        with scope:
+            await consensus(3, max_concurrency=1).run(first, "x", journal=journal.run("a"))
+        monkeypatch.undo()
+        assert first.calls == 1
+        second = Model()
+        outcome = await consensus(3, max_concurrency=1).run(second, "x", journal=journal.run("a"))
+        result = result_of(outcome)
+    assert second.calls == 2
+    assert result.cost.llm_calls == 3
+    assert result.metadata["unsettled_calls"] == 0
 
 
 async def test_two_at_once_are_told(tmp_path: Path) -> None:

@@ -485,12 +485,16 @@ class Completion(msgspec.Struct, eq=False):
 
     async def _note_sent(self, entry: Entry, reservation: Reservation) -> None:
         """Have the journal note that an attempt is about to be sent; where it cannot, nothing is."""
+        is_noted = False
         try:
             await entry.send(reservation.worst)
+            is_noted = True
             if is_ending():
                 await let_end()
         except BaseException:
             reservation.cancel()
+            if is_noted:  # the next life would charge it as one that was under way
+                entry.take_back()
             raise
 
     def _keep(self, left_out: Dialect | None) -> None:

@@ -93,10 +93,15 @@ class Entry:
         try:
             await self._keeper.commit(row)
         except BaseException:
-            row.state, row.body.held = "open", None
-            row.body.attempts -= 1
-            self._keeper.put(row)  # it may have been stored all the same
+            self.take_back()  # it may have been stored all the same
             raise
+
+    def take_back(self) -> None:
+        """Note that the attempt is not sent after all: nothing is to be charged for it."""
+        row = self._row
+        row.state, row.body.held = "open", None
+        row.body.attempts -= 1
+        self._keeper.put(row)
 
     def paid(self, charge: Charge) -> None:
         """Note what an attempt was charged. An outcome, or `keep`, stores it."""
