@@ -48,6 +48,9 @@ Told: TypeAlias = Callable[[str], Sequence[str]]
 _LONGEST: Final = 72
 _OUTSIDE: Final = re.compile(r"[^\w .,:=()\[\]{}+*/'!?$|-]")
 """What stands in a label as an entity: it would end it, or begin a directive, a link or a word in bold."""
+_READ_TOGETHER: Final = re.compile(r"\$(?=\$)|\\(?=n)")
+"""What Mermaid reads together with the next letter, as an entity too: a formula begins, or a line ends."""
+_NOTHING_SEEN: Final = "\u200b"
 
 
 def _nothing(_place: str) -> Sequence[str]:
@@ -183,7 +186,8 @@ def _quoted(lines: Sequence[str]) -> str:
 
 def _text(line: str) -> str:
     """Return a line that is nothing but text in a label, whatever stands in it."""
-    return _OUTSIDE.sub(lambda found: f"#{ord(found[0])};", on_one_line(line)) or "?"
+    parted = _READ_TOGETHER.sub(lambda found: found[0] + _NOTHING_SEEN, on_one_line(line))
+    return _OUTSIDE.sub(lambda found: f"#{ord(found[0])};", parted) or "?"
 
 
 def on_one_line(line: str) -> str:
