@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 _APPLICATION: Final = 0x45_4B_4A_31
 """Marks a file as a journal (`EKJ1`)."""
-_VERSION: Final = 2
+_VERSION: Final = 3
 _PATIENCE: Final = 5.0
 """Seconds to wait for another process that writes."""
 _UNKNOWN: Final = -1.0
@@ -36,11 +36,14 @@ _LOG_BYTES: Final = 2**22
 _ROW_BYTES: Final = 2**12
 """What a row takes of the log beside its body: the page that it changes."""
 _SEQ_BITS: Final = 32
-# A row is found by its run's number, and its own in the last 32 bits: an index of its own would be one more
-# page to write. Calls under way have a table of their own: a row that grows where it lies would leave pages
-# half empty.
+_SEQ: Final = (1 << _SEQ_BITS) - 1
+_END: Final = -1
+"""In place of a row's number: where the next row is put."""
+# A row is found by its run's number, and one of its own in the last 32 bits: an index would be one more page
+# to write. Calls under way have a table of their own: a row that grows where it lies would leave pages half
+# empty. So would rows between others; those of calls that are over lie one behind the other, and have `seq`.
 _COLUMNS: Final = """
-    number INTEGER PRIMARY KEY, generation INTEGER NOT NULL, kind TEXT NOT NULL, path TEXT NOT NULL,
+    generation INTEGER NOT NULL, kind TEXT NOT NULL, path TEXT NOT NULL,
     ordinal INTEGER NOT NULL, state TEXT NOT NULL, fingerprint BLOB NOT NULL, body BLOB NOT NULL, prompt TEXT
 """
 _SCHEMA: Final = f"""
@@ -52,33 +55,42 @@ CREATE TABLE run (
     asks_again INTEGER NOT NULL DEFAULT 0, began REAL NOT NULL, changed REAL NOT NULL,
     token TEXT, owner TEXT, heard REAL NOT NULL DEFAULT 0
 );
-CREATE TABLE flight ({_COLUMNS});
-CREATE TABLE call ({_COLUMNS});
+CREATE TABLE flight (number INTEGER PRIMARY KEY, {_COLUMNS});
+CREATE TABLE call (number INTEGER PRIMARY KEY, seq INTEGER, {_COLUMNS});
 CREATE TABLE cache (key BLOB PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 """
 _RUN: Final = ", ".join(RunInfo.__struct_fields__)
 _SELECT_OWNED: Final = f"SELECT token, owner, heard, {_RUN} FROM run WHERE name = ?"  # noqa: S608 - our own words
 _TABLES: Final = ("call", "flight")
 """In this order: what is under way is newer than what was known before."""
-_FIELDS: Final = "number, generation, kind, path, ordinal, state, fingerprint, body, prompt"
-_INSERT: Final = {
-    table: f"INSERT OR REPLACE INTO {table} ({_FIELDS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608
-    for table in _TABLES
-}
+_FIELDS: Final = "generation, kind, path, ordinal, state, fingerprint, body, prompt"
+_INSERT_FLIGHT: Final = (
+    f"INSERT OR REPLACE INTO flight (number, {_FIELDS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608
+)
+_INSERT_CALL: Final = (
+    f"INSERT OR REPLACE INTO call (number, seq, {_FIELDS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608
+)
+_OWN: Final = f"coalesce(seq, number & {_SEQ})"
+"""The number of a row in its run; what came from a file of version 2 has it in its place."""
+_LOGICAL: Final = {"flight": "number", "call": f"(number >> {_SEQ_BITS} << {_SEQ_BITS}) | {_OWN}"}
 _SELECT_ROWS: Final = {
-    table: f"SELECT {_FIELDS} FROM {table} WHERE number BETWEEN ? AND ?"  # noqa: S608
-    for table in _TABLES
+    table: f"SELECT {number}, {_FIELDS} FROM {table} WHERE number BETWEEN ? AND ?"  # noqa: S608
+    for table, number in _LOGICAL.items()
 }
-# Before, rows were found by an index over run and number.
+_SELECT_PLACES: Final = f"SELECT {_OWN}, number FROM call WHERE number BETWEEN ? AND ?"  # noqa: S608
+# In version 1 rows were found by an index over run and number.
 _TO_VERSION_2: Final = "".join(
     f"""
 ALTER TABLE {table} RENAME TO old_{table};
-CREATE TABLE {table} ({_COLUMNS});
-INSERT INTO {table} SELECT run << {_SEQ_BITS} | seq, {_FIELDS.removeprefix("number, ")} FROM old_{table};
+CREATE TABLE {table} (number INTEGER PRIMARY KEY, {_COLUMNS});
+INSERT INTO {table} SELECT run << {_SEQ_BITS} | seq, {_FIELDS} FROM old_{table};
 DROP TABLE old_{table};
 """  # noqa: S608
     for table in _TABLES
 )
+# In version 2 those of calls that are over lay in the order in which they were begun, between others.
+_TO_VERSION_3: Final = "ALTER TABLE call ADD COLUMN seq INTEGER"
+_CHANGES: Final = {0: _SCHEMA, 1: _TO_VERSION_2 + _TO_VERSION_3, 2: _TO_VERSION_3}
 _SELECT_RUNS: Final = f"SELECT {_RUN} FROM run WHERE ? IS NULL OR name = ? ORDER BY number"  # noqa: S608
 
 
@@ -107,6 +119,8 @@ class SQLiteStore:
         self._power = power
         self._patience = _PATIENCE
         self._slow_until = 0.0
+        self._places: dict[int, dict[int, int]] = {}
+        """Of each run that was written to, where the rows of calls that are over lie, by `seq`."""
         self._unmoved = 0
         """Bytes in the write-ahead log since it was brought into the file, about."""
         shared = network_mount(path.resolve())
@@ -155,7 +169,7 @@ class SQLiteStore:
     def _make_tables(self) -> None:
         database = self._database
         (version,) = database.execute("PRAGMA user_version").fetchone()
-        missing = {0: _SCHEMA, 1: _TO_VERSION_2}.get(version, "")
+        missing = _CHANGES.get(version, "")
         for statement in filter(str.strip, missing.split(";")):
             database.execute(statement)
         if missing:
@@ -188,7 +202,9 @@ class SQLiteStore:
             "ended = 'running' WHERE name = ?",
             (token, msgspec.json.encode(owner).decode(), now, now, name),
         )
-        return Opened(_info(found[3:]), token)
+        info = _info(found[3:])
+        self._places.pop(info.number, None)  # another owner may have written since
+        return Opened(info, token)
 
     def begin_life(
         self, run: int, token: str, pipeline: str, plan: bytes, given: bytes, generation: int
@@ -248,13 +264,26 @@ class SQLiteStore:
             found = self._database.execute("SELECT token FROM run WHERE number = ?", (run,)).fetchone()
             if found is None or found[0] != token:
                 raise RunBusyError("another process has taken the run over", metadata={"owner": "unknown"})
-        for (_, _, row), fields in zip(rows, columns, strict=True):
+        for (run, _, row), fields in zip(rows, columns, strict=True):
             if row.state == "sent":
-                self._database.execute(_INSERT["flight"], fields)
+                self._database.execute(_INSERT_FLIGHT, fields)
             else:
                 self._database.execute("DELETE FROM flight WHERE number = ?", fields[:1])
-                self._database.execute(_INSERT["call"], fields)
+                self._database.execute(_INSERT_CALL, (self._lies_at(run, row.seq), row.seq, *fields[1:]))
             self._unmoved += _ROW_BYTES + _length(fields)
+
+    def _lies_at(self, run: int, seq: int) -> int:
+        """Return where the row of a call that is over lies, or is put: behind all others of its run."""
+        places = self._places.get(run)
+        if places is None:
+            known = self._database.execute(_SELECT_PLACES, (_number(run, 0), _number(run + 1, -1)))
+            places = self._places[run] = dict(known.fetchall())
+            places[_END] = max(places.values(), default=_number(run, 0) - 1) + 1
+        place = places.get(seq)
+        if place is None:
+            place = places[seq] = places[_END]
+            places[_END] += 1
+        return place
 
     def _check_is_there(self) -> None:
         """Check that the file is the one that was opened: in one that was deleted nobody finds a note again.
@@ -282,6 +311,7 @@ class SQLiteStore:
 
     def close_run(self, run: int, token: str, ended: Ended, error: str, asks_again: bool) -> None:
         """Give a run up; see `Store`."""
+        self._places.pop(run, None)
         with self._telling("written"):
             self._database.execute(
                 "UPDATE run SET token = NULL, owner = NULL, ended = ?, error = ?, asks_again = ?, "
@@ -401,7 +431,7 @@ def _salt(head: _Head) -> bytes:
     b'[1, 2, 0, "call", "[0]", 0, "done", "6b"]'
     """
     number, generation, kind, path, ordinal, state, fingerprint = head
-    run, seq = number >> _SEQ_BITS, number & (1 << _SEQ_BITS) - 1
+    run, seq = number >> _SEQ_BITS, number & _SEQ
     names = f'"{kind}", {json.dumps(path)}, {ordinal}, "{state}", "{fingerprint.hex()}"'
     return f"[{run}, {seq}, {generation}, {names}]".encode()
 
@@ -426,7 +456,7 @@ def _row(fields: Sequence[Any]) -> Row:
     number, generation, kind, path, ordinal, state, fingerprint = head
     body, prompt = fields[7:]
     return Row(
-        number & (1 << _SEQ_BITS) - 1,
+        number & _SEQ,
         generation,
         cast("Kind", kind),
         tuple(json.loads(path)),

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import anyio
@@ -117,7 +118,7 @@ async def test_a_newer_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "runs.db"
     await ask(path)
     with sqlite3.connect(path) as database:
-        database.execute("PRAGMA user_version=3")
+        database.execute("PRAGMA user_version=4")
     database.close()
     assert "newer executionkit" in str(opening(path))
 
@@ -138,33 +139,55 @@ CREATE TABLE call (
 );
 INSERT INTO flight SELECT number / 4294967296, number % 4294967296,
     generation, kind, path, ordinal, state, fingerprint, body, prompt FROM new_flight;
-INSERT INTO call SELECT NULL, number / 4294967296, number % 4294967296,
+INSERT INTO call SELECT NULL, number / 4294967296, seq,
     generation, kind, path, ordinal, state, fingerprint, body, prompt FROM new_call;
 DROP TABLE new_flight;
 DROP TABLE new_call;
 PRAGMA user_version=1;
 """
+VERSION_2 = """
+ALTER TABLE call RENAME TO new_call;
+CREATE TABLE call (
+    number INTEGER PRIMARY KEY, generation INTEGER NOT NULL, kind TEXT NOT NULL, path TEXT NOT NULL,
+    ordinal INTEGER NOT NULL, state TEXT NOT NULL, fingerprint BLOB NOT NULL, body BLOB NOT NULL, prompt TEXT
+);
+INSERT INTO call SELECT number / 4294967296 * 4294967296 + seq,
+    generation, kind, path, ordinal, state, fingerprint, body, prompt FROM new_call;
+DROP TABLE new_call;
+PRAGMA user_version=2;
+"""
 
 
-def test_a_file_of_version_1_is_brought_up_to_this_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("older", [VERSION_1, VERSION_2])
+def test_a_file_of_an_older_version_is_brought_up_to_this_one(older: str, tmp_path: Path) -> None:
     path = tmp_path / "runs.db"
     sent = Row(1, 0, "call", (1,), 0, "sent", b"g" * 16, Body(held=Charge()), "a prompt")
     store = SQLiteStore(path)
     for name in ("a", "b"):
         opened = store.open_run(name, Owner("elsewhere", 1, "1"))
-        store.write([(opened.info.number, opened.token, row) for row in (ROW, sent)])
+        later = replace(ROW, seq=7, path=(7,))
+        store.write([(opened.info.number, opened.token, row) for row in (later, ROW, sent)])
+        store.close_run(opened.info.number, opened.token, "stopped", "", asks_again=False)
     before = [[*store.rows(number)] for number in (1, 2)]
+    assert [row.seq for row in before[0]] == [0, 1, 7]
     store.close()
     with sqlite3.connect(path) as database:
-        database.executescript(VERSION_1)
+        database.executescript(older)
     database.close()
     for _ in range(2):
         store = SQLiteStore(path)
         assert [[*map(structs.astuple, store.rows(number))] for number in (1, 2)] == [
             [*map(structs.astuple, rows)] for rows in before
         ]
-        assert [row.prompt for row in store.rows(2)] == [None, "a prompt"]
+        assert [row.prompt for row in store.rows(2)] == [None, "a prompt", None]
         store.close()
+    store = SQLiteStore(path)
+    opened = store.open_run("a", Owner("elsewhere", 1, "1"))
+    changed, new = replace(ROW, ordinal=5), replace(ROW, seq=3, path=(3,))
+    store.write([(opened.info.number, opened.token, row) for row in (new, changed, changed)])
+    assert [(row.seq, row.ordinal) for row in store.rows(1)] == [(0, 5), (1, 0), (3, 0), (7, 0)]
+    assert [row.seq for row in store.rows(2)] == [0, 1, 7]
+    store.close()
 
 
 async def test_a_damaged_file_is_told_and_never_believed(
@@ -529,7 +552,11 @@ async def test_several_runs_share_a_file(tmp_path: Path) -> None:
 
 async def test_the_file_is_hardly_larger_than_the_answers(tmp_path: Path) -> None:
     path, rows, size = tmp_path / "runs.db", 400, 900
-    model = Model(lambda asked: reply(f"{asked.number} " + "word " * (size // 5)))
+    chance = Random(7)  # answers come in any order
+    model = Model(
+        lambda asked: reply(f"{asked.number} " + "word " * (size // 5)),
+        ticks=lambda asked: chance.randrange(50),
+    )
     with Journal(path) as journal:
         stage = complete().each(max_concurrency=50)
         await stage.run(model, ["question"] * rows, journal=journal.run("a"))
