@@ -36,9 +36,6 @@ another: the one that waits for the group.
 INTERRUPTS: Final = (KeyboardInterrupt, SystemExit)
 """What ends the process: it passes, whatever stands beside it."""
 
-_OF_A_SCOPE: Final = ("Cancelled via cancel scope", "Cancelled by cancel scope")
-"""How a cancel scope of anyio's signs a cancellation; before 4.11 in the words that stand last."""
-
 
 def is_cancelled() -> bool:
     """Tell whether somebody outside has asked the running task to stop."""
@@ -135,7 +132,7 @@ class Waiter(asyncio.Future[None]):
         """
         is_pending = not self.done()
         is_cancelled = super().cancel(msg)
-        self.was_struck |= is_pending and not str(msg).startswith(_OF_A_SCOPE)
+        self.was_struck |= is_pending and not str(msg).startswith("Cancelled via cancel scope")
         if is_pending:
             with suppress(RuntimeError):  # its event loop is over, and cancels all tasks that there are
                 self._on_cancel()

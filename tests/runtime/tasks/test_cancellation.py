@@ -31,7 +31,6 @@ from executionkit.provider import LLMProvider, LLMResponse, ToolCall, user
 from executionkit.retry import RetryConfig
 from executionkit.runtime.frame import Settings
 from executionkit.runtime.ledger.accounts import Account
-from executionkit.runtime.tasks.cancellation import Waiter
 from executionkit.runtime.tracing import Tracer
 from executionkit.stage import Stage
 from executionkit.tools import Tool
@@ -277,22 +276,3 @@ async def test_a_result_survives_a_cancellation_that_comes_too_late() -> None:
         values.append(result_of(await complete().run(Model(ticks=lambda asked: 0), "x")).value)
         scope.cancel()
     assert values == ["ok"]
-
-
-@pytest.mark.parametrize(
-    ("message", "was_struck"),
-    [
-        ("Cancelled via cancel scope 7f; reason: deadline exceeded", False),
-        ("Cancelled by cancel scope 7f", False),
-        (None, True),
-        ("the caller had enough", True),
-    ],
-)
-@pytest.mark.parametrize("anyio_backend", ["asyncio"])
-async def test_what_a_cancel_scope_signs_is_its_own_in_old_versions_of_anyio_too(
-    message: str | None, was_struck: bool
-) -> None:
-    ended: list[bool] = []
-    waiter = Waiter(lambda: ended.append(True))
-    assert waiter.cancel(message)
-    assert (waiter.was_struck, ended) == (was_struck, [True])
