@@ -27,12 +27,13 @@ Each carries `cost`, the `TokenUsage` up to the failure, and `metadata`, a read-
 achieved. Errors are values: they compare by value, hash, copy and pickle.
 """
 
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager, suppress
 from types import MappingProxyType
 from typing import Any, ClassVar, Final, Self, TypeVar, cast
 
 from executionkit.core.frozen import EMPTY, Metadata, freeze_mapping, thaw
+from executionkit.core.groups import leaves
 from executionkit.core.portable import from_plain, know, plain_usage, to_plain, usage_from
 from executionkit.core.usage import NO_USAGE, TokenUsage
 
@@ -495,7 +496,7 @@ def unwrapped(error: Exception) -> Exception:
 
 def _first_of(group: ExceptionGroup[Exception]) -> Exception:
     """Return the first failure of ours in a group; the group itself where there is none."""
-    found = [unwrapped(leaf) for leaf in _leaves(group)]
+    found = [unwrapped(leaf) for leaf in leaves(cast("Exception", group))]
     first = next((error for error in found if isinstance(error, ExecutionKitError)), None)
     if first is None:
         return group
@@ -503,13 +504,3 @@ def _first_of(group: ExceptionGroup[Exception]) -> Exception:
     known: tuple[str, ...] = first.metadata.get("other_failures", ())
     noted = (*known, *others)
     return first.stamped(first.cost, totals={"other_failures": noted} if noted else EMPTY)
-
-
-def _leaves(group: ExceptionGroup[Exception]) -> Iterator[Exception]:
-    waiting = [*reversed(group.exceptions)]  # no recursion: they may be nested in any depth
-    while waiting:
-        inner = waiting.pop()
-        if isinstance(inner, ExceptionGroup):
-            waiting += reversed(cast("ExceptionGroup[Exception]", inner).exceptions)
-        else:
-            yield inner

@@ -22,26 +22,11 @@ from executionkit.provider import (
     ToolSpec,
     checked_provider,
 )
-from executionkit.runtime.frame import attribute
+from executionkit.runtime.frame import PASSED_ON, attribute
 
 __all__ = ["Cooldown", "Member", "Pool"]
 
 _OF_THE_ACCOUNT: Final = frozenset({401, 402, 403})
-_PASSED_ON: Final = frozenset(
-    {
-        "base_url",
-        "caches_prompts",
-        "count_tokens",
-        "known_dialect",
-        "model",
-        "port",
-        "price",
-        "response_formats",
-        "retry",
-        "retry_quota",
-        "server",
-    }
-)
 
 
 class Member:
@@ -131,7 +116,7 @@ class Member:
         return max(0.0, asked) if isinstance(asked, int | float) and isfinite(asked) else None
 
     def __getattr__(self, name: str) -> Any:
-        if name not in _PASSED_ON:
+        if name not in PASSED_ON:
             raise AttributeError(name)
         return getattr(self.provider, name)
 

@@ -25,7 +25,7 @@ from executionkit.provider import LLMProvider, LLMResponse, Message, ToolSpec, s
 from executionkit.runtime.calls.completion import Completed, completion
 from executionkit.runtime.calls.delivery import OnText
 from executionkit.runtime.calls.errors import out_of_budget
-from executionkit.runtime.frame import Frame, attribute
+from executionkit.runtime.frame import PASSED_ON, Frame, attribute
 from executionkit.runtime.journal.entries import ToolEntry, key_for
 from executionkit.runtime.tasks.cancellation import cancellations, name_of_end, stop_if_cancelled, taken_as
 from executionkit.runtime.tasks.gather import gather
@@ -325,7 +325,7 @@ class MeteredProvider:
 
     def __getattr__(self, name: str) -> Any:
         """Pass on what the provider behind it says of itself: its model, its dialect, its retry quota."""
-        if name in _PASSED_ON:
+        if name in PASSED_ON:
             return attribute(self._context.frame.provider, name)
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
@@ -350,23 +350,6 @@ class MeteredProvider:
             )
         except ExecutionKitError as error:
             raise error.stamped(self._context.cost) from error.__cause__
-
-
-_PASSED_ON = frozenset(
-    {
-        "base_url",
-        "caches_prompts",
-        "count_tokens",
-        "known_dialect",
-        "model",
-        "port",
-        "price",
-        "response_formats",
-        "retry",
-        "retry_quota",
-        "server",
-    }
-)
 
 
 def check_loop(frame: Frame) -> None:

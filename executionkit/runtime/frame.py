@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import msgspec
 
@@ -17,10 +17,27 @@ from executionkit.runtime.journal.recorder import Recorder
 from executionkit.runtime.ledger.accounts import Account
 from executionkit.runtime.tracing import Span, Tracer
 
-__all__ = ["Frame", "Report", "Settings", "attribute", "method"]
+__all__ = ["PASSED_ON", "Frame", "Report", "Settings", "attribute", "method"]
 
 Report: TypeAlias = Callable[[], Mapping[str, object]]
 """Says what a stage has achieved so far."""
+
+PASSED_ON: Final = frozenset(
+    {
+        "base_url",
+        "caches_prompts",
+        "count_tokens",
+        "known_dialect",
+        "model",
+        "port",
+        "price",
+        "response_formats",
+        "retry",
+        "retry_quota",
+        "server",
+    }
+)
+"""What a provider that stands before another says of itself as that one does."""
 
 
 def _new_nonce() -> str:

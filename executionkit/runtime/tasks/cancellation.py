@@ -11,6 +11,8 @@ import anyio
 import sniffio
 from anyio.lowlevel import checkpoint_if_cancelled
 
+from executionkit.core.groups import leaves
+
 __all__ = [
     "INTERRUPTS",
     "STRUCK",
@@ -177,27 +179,17 @@ def taken_as(raised: BaseException) -> BaseException:
     """
     if isinstance(raised, Exception):
         return raised
-    leaves = list(_leaves(raised))
-    for leaf in leaves:
+    found = list(leaves(raised))
+    for leaf in found:
         if isinstance(leaf, INTERRUPTS):
             return leaf
-    for leaf in leaves:
+    for leaf in found:
         if not isinstance(leaf, Exception) and not is_cancellation(leaf):
             return leaf
     own = anyio.get_cancelled_exc_class()
-    for leaf in leaves:
+    for leaf in found:
         if isinstance(leaf, own) and (is_cancelled() or STRUCK in leaf.args):
             return leaf
     failure = RuntimeError("it was cancelled by itself: nobody had asked it to stop")
     failure.__cause__ = raised
     return failure
-
-
-def _leaves(raised: BaseException) -> Iterator[BaseException]:
-    waiting = [raised]  # no recursion: they may be nested in any depth
-    while waiting:
-        inner = waiting.pop()
-        if isinstance(inner, BaseExceptionGroup):
-            waiting += reversed(cast("BaseExceptionGroup[BaseException]", inner).exceptions)
-        else:
-            yield inner
