@@ -264,7 +264,7 @@ def test_the_package_never_imports_it() -> None:
 
 def test_without_the_package_the_message_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("executionkit.prices.find_spec", {"genai_prices": None}.get)
-    with pytest.raises(ModuleNotFoundError, match=r"executionkit\[prices\]"):
+    with pytest.raises(ModuleNotFoundError, match=r'pip install "\.\[prices\]"'):
         genai_prices()
 
 

@@ -432,5 +432,5 @@ async def test_socks_without_its_extra_is_said(
 ) -> None:
     monkeypatch.setitem(sys.modules, "socksio", None)
     environment.set(ALL_PROXY="socks5://127.0.0.1:9")
-    with pytest.raises(PermanentError, match=r"executionkit\[socks\]"):
+    with pytest.raises(PermanentError, match=r'pip install "\.\[socks\]"'):
         await ask(server.url("good-plain"), trust_env=True)
