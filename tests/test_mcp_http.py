@@ -192,8 +192,10 @@ def _waits(handler: _Handler) -> None:
 @pytest.mark.parametrize("kind", BROKEN)
 async def test_a_broken_exchange_fails_its_own_call_and_no_other(serve: Serve, kind: str) -> None:
     def breaks(handler: _Handler) -> None:
-        BROKEN[kind](handler)
-        handler.server.hanging.release()  # only now the other call, sent beside this one, is answered
+        try:
+            BROKEN[kind](handler)  # the client may have hung up before the end of it
+        finally:
+            handler.server.hanging.release()  # only now the other call, sent beside this one, is answered
 
     server = serve(breaks=breaks, waits=_waits)
     provider = Talking(calls(("odd", {"do": "breaks"}), ("odd", {"do": "waits"})), calls(("odd", {})), "done")
