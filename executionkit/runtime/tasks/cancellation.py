@@ -8,7 +8,6 @@ from contextlib import suppress
 from typing import Final, cast
 
 import anyio
-import sniffio
 from anyio.lowlevel import checkpoint_if_cancelled
 
 from executionkit.core.groups import leaves
@@ -41,11 +40,7 @@ INTERRUPTS: Final = (KeyboardInterrupt, SystemExit)
 
 def is_cancelled() -> bool:
     """Tell whether somebody outside has asked the running task to stop."""
-    if sniffio.current_async_library() == "asyncio":
-        task = asyncio.current_task()
-        if task is not None and task.cancelling() > 0:
-            return True
-    return anyio.current_effective_deadline() == -math.inf
+    return cancellations() > 0 or anyio.current_effective_deadline() == -math.inf
 
 
 def is_interrupt_near() -> bool:
