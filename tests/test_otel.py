@@ -447,9 +447,8 @@ async def test_a_replayed_call_is_told_and_counts_no_tokens(tmp_path: Path, text
 HALF = "half \ud83d"
 
 
-@tool
+@tool(description=f"Say something odd: {HALF}.")  # Python 3.13 takes no docstring of this kind
 async def odd(what: str) -> str:
-    """Say something odd: half \ud83d."""
     return f"{HALF} {what}"
 
 
