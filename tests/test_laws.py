@@ -5,7 +5,7 @@ from functools import partial
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from returns.result import Success
 
@@ -28,7 +28,7 @@ from executionkit.patterns.react import react
 from executionkit.patterns.refine import refine
 from executionkit.patterns.step import step
 from executionkit.provider import LLMProvider, LLMResponse, ToolCall
-from executionkit.stage import Stage, identity
+from executionkit.stage import Pipeline, Stage, identity
 from executionkit.tools import Tool
 from tests.doubles import (
     AT_ONCE,
@@ -207,12 +207,14 @@ async def test_room_enough_changes_nothing(a: Text) -> None:
 
 @few
 @given(stages=st.lists(STAGES, min_size=2, max_size=5))
+@example(stages=[identity(str), Buy("y", 2, "no") | identity(str)])
 async def test_the_steps_of_a_pipeline_add_up(stages: list[Text]) -> None:
     chain = stages[0]
     for stage in stages[1:]:
         chain = chain >> stage
     outcome = await ran(chain)
-    if isinstance(outcome, Success):
+    # Behind `identity` alone a stage is that stage: `step_costs` may be those of a pipeline within it.
+    if isinstance(outcome, Success) and isinstance(chain, Pipeline):
         costs = result_of(outcome).metadata.get("step_costs")
         assert costs is None or total(costs) == cost_of(outcome)
 
