@@ -9,11 +9,14 @@ from pathlib import Path
 import pytest
 
 from benchmarks import server
-from benchmarks.soak import TRANSPORTS, WAYS, Bounds, Transport, many_runs
+from benchmarks.soak import TRANSPORTS, WAYS, Bounds, Transport
 
 ROOT = Path(__file__).parents[1]
-VOTE = "import json, sys; from benchmarks.soak import long_vote; print(json.dumps(long_vote(*json.loads(sys.argv[1]))))"
-"""In a process of its own: what other tests have left in this one would be counted as the vote's."""
+MEASURE = """
+import json, sys
+from benchmarks import soak
+print(json.dumps(getattr(soak, sys.argv[1])(*json.loads(sys.argv[2]))))
+"""
 
 
 @pytest.fixture(scope="module")
@@ -26,16 +29,22 @@ def broken(bounds: Bounds) -> dict[str, tuple[float, float]]:
     return {name: (figure, most) for name, (figure, most) in bounds.items() if figure > most}
 
 
+def measured(name: str, *settings: object) -> Bounds:
+    """Measure in a process of its own: what other tests have left in this one would be counted as well."""
+    command = [sys.executable, "-c", MEASURE, name, json.dumps(settings)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=True)
+    bounds: Bounds = json.loads(done.stdout)
+    assert bounds
+    return bounds
+
+
+@pytest.mark.timeout(330)
 @pytest.mark.parametrize(("transport", "backend"), WAYS)
 def test_nothing_is_left_of_many_runs(port: int, transport: Transport, backend: str) -> None:
-    assert broken(many_runs(port, 800, transport, backend)) == {}
+    assert broken(measured("many_runs", port, 800, transport, backend)) == {}
 
 
 @pytest.mark.timeout(330)
 @pytest.mark.parametrize("transport", TRANSPORTS)
 def test_nothing_is_left_of_a_long_vote(port: int, transport: Transport) -> None:
-    command = [sys.executable, "-c", VOTE, json.dumps([port, 400, transport])]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=True)
-    bounds: Bounds = json.loads(done.stdout)
-    assert bounds
-    assert broken(bounds) == {}
+    assert broken(measured("long_vote", port, 400, transport)) == {}
