@@ -429,7 +429,7 @@ def with_last_failure(
 ) -> BudgetExhaustedError:
     """Return a spent budget's error that tells of the first of these failures that came from a model.
 
-    Failed attempts spend a budget, too: who hears of the budget only is led to raise it.
+    Failed attempts spend a budget, too. Somebody who is told of the budget alone would raise it in vain.
     """
     if "last_failure" in error.metadata:
         return error

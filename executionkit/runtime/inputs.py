@@ -89,9 +89,8 @@ class Inputs(Generic[A, B]):
         self._frame.account.halts -= self.shared is not None
 
     def _failure(self, error: ExecutionKitError, *, is_late: bool = False) -> Outcome[B]:
-        if isinstance(
-            self.shared, BudgetExhaustedError
-        ):  # an attempt that was under way then has failed, too
+        if isinstance(self.shared, BudgetExhaustedError):
+            # An attempt that was under way when the budget was spent has failed, too.
             self.shared = with_last_failure(self.shared, [error])
         if self.shared is not None and _is_halted(error):
             return Failure(self.shared.stamped(error.cost))

@@ -116,7 +116,7 @@ class Background:
         return True
 
     def raise_interrupt(self) -> None:
-        """Raise what ended it, where that is no failure: an interrupt, or what ends a test."""
+        """Raise what ended it if that is an interrupt or the end of a test, and so not a failure."""
         failure, self._failure = self._failure, None
         if failure is not None and passes(failure):
             raise failure
