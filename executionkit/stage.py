@@ -1108,7 +1108,8 @@ class Each(Stage[Sequence[A], tuple[T, ...]], Generic[A, T], frozen=True):
     entry is an `Outcome` with a cost of its own, and a failure is one like any other, unless all inputs would
     share it: a status 401, 402, 403 or 404, a used up quota, a provider that was closed, or the budget or the
     deadline of the run. That ends it: no further call is bought, and the rest are that failure at no cost. So
-    that what is done can be handed on, inputs end a tenth of the time, at most 0.25 s, before the deadline.
+    that what is done can be handed on, inputs end a tenth of the time, at most 0.25 s, before the deadline. A
+    `JournalError` of an input is the run's: it fails.
 
     With `on_error="fail"` an entry is a value, and the first failure ends all.
 
@@ -1127,6 +1128,7 @@ class Each(Stage[Sequence[A], tuple[T, ...]], Generic[A, T], frozen=True):
 
     Returns (on `run`):
         InvalidPromptError: The input is not a sequence of inputs.
+        JournalError: The run cannot go on with its journal.
     """
 
     stage: Stage[A, Any]

@@ -7,7 +7,7 @@ from typing import Generic, TypeVar
 from returns.result import Failure
 
 from executionkit.core.usage import NO_USAGE
-from executionkit.errors import ExecutionKitError
+from executionkit.errors import ExecutionKitError, JournalError
 from executionkit.events import ItemFinished, ItemStarted
 from executionkit.outcome import Outcome, PatternResult, is_success
 from executionkit.runtime.context import Context, Performer, run_input
@@ -60,11 +60,17 @@ class Items(Generic[A, B]):
         """Return an outcome for each input, in order.
 
         A failure that all of them share ends it: nothing more is bought, and the rest are that failure.
+
+        Raises:
+            JournalError: Of an input: the run has a journal that it cannot go on with, and fails with it.
         """
         try:
-            return await self._context.gather(self._outcome, len(self._values), limit)
+            outcomes = await self._context.gather(self._outcome, len(self._values), limit)
         finally:
             self._inputs.resume()
+        if isinstance(self._inputs.shared, JournalError):
+            raise self._inputs.shared
+        return outcomes
 
     async def all(self, limit: int) -> list[PatternResult[B]]:
         """Return a result for each input, in order; the first failure ends all.

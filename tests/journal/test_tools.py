@@ -16,6 +16,7 @@ from executionkit.errors import JournalError, JournalMismatchError, UnsettledToo
 from executionkit.journal import Journal
 from executionkit.journal.store import Write
 from executionkit.outcome import Outcome
+from executionkit.stage import Stage
 from executionkit.tools import Effects, IdempotencyKey, Tool, tool
 from tests.doubles import Asked, Model, error_of, reply, result_of
 from tests.journaling import InMemory, MemoryStore, Unseen, numbered
@@ -68,12 +69,19 @@ class Bank(Unseen):
 
 
 async def killed_in_the_tool(bank: Bank, store: MemoryStore, paying: Tool, **settings: Any) -> None:
+    await killed(bank, store, react([paying], **settings), "question")
+
+
+async def killed(
+    bank: Bank, store: MemoryStore, stage: Stage[Any, Any], value: object, model: Model | None = None
+) -> None:
+    """Run a stage, and end its life within the first call of a tool of the bank."""
     bank.dies = True
     bank.was_called = anyio.Event()
     with InMemory(store) as journal, anyio.move_on_after(30) as life:
         async with anyio.create_task_group() as group:
             run = journal.run("a")
-            group.start_soon(lambda: react([paying], **settings).run(calling(), "question", journal=run))
+            group.start_soon(lambda: stage.run(model or calling(), value, journal=run))
             await bank.was_called.wait()
             store.is_dead = True
             life.cancel()
@@ -251,6 +259,20 @@ async def test_nothing_goes_around_a_tool_that_may_have_had_its_effect() -> None
     assert sum(bank.paid.values()) == 1
 
 
+async def test_inputs_of_a_run_fail_with_it_until_a_person_has_found_out() -> None:
+    bank, store = Bank(), MemoryStore()
+    each = react([bank.tool("once")]).each(max_concurrency=1)
+    await killed(bank, store, each, ["a", "b"])
+    with InMemory(store) as journal:
+        error = error_of(await each.run(calling(), ["a", "b"], journal=journal.run("a")))
+        assert isinstance(error, UnsettledToolError)
+        assert (error.metadata["failed"], error.metadata["results"]) == (2, (None, None))
+        journal.resolve("a", error.metadata["key"], "it was paid")
+        outcomes = result_of(await each.run(calling(), ["a", "b"], journal=journal.run("a"))).value
+    assert [result_of(outcome).value for outcome in outcomes]
+    assert sum(bank.paid.values()) == 2
+
+
 @pytest.mark.parametrize("how", ["raises", "unwraps"])
 async def test_a_tool_around_it_does_not_hide_one_that_may_have_had_its_effect(how: str) -> None:
     bank, store = Bank(), MemoryStore()
@@ -273,15 +295,7 @@ async def test_a_tool_around_it_does_not_hide_one_that_may_have_had_its_effect(h
         return LLMResponse("", (call,), "tool_calls", {"prompt_tokens": 1, "completion_tokens": 1})
 
     around = react([settle])
-    bank.dies, bank.was_called = True, anyio.Event()
-    with InMemory(store) as journal, anyio.move_on_after(30) as life:
-        async with anyio.create_task_group() as group:
-            group.start_soon(lambda: around.run(Model(answer), "question", journal=journal.run("a")))
-            await bank.was_called.wait()
-            store.is_dead = True
-            life.cancel()
-    store.revive()
-    bank.dies = False
+    await killed(bank, store, around, "question", Model(answer))
     with InMemory(store) as journal:
         error = error_of(await around.run(Model(answer), "question", journal=journal.run("a")))
         assert isinstance(error, UnsettledToolError)
