@@ -1,14 +1,20 @@
-"""What a journal costs a call: `python benchmarks/journal.py [--peers PYTHON]`.
+"""What a journal costs a call: `python benchmarks/journal.py [--peers PYTHON] [--flush MILLISECONDS]`.
 
 Each figure is the least of some rounds, and the difference to the same work without it. Beside ours stand
 LangGraph's SQLite checkpointer, a node a call, and DBOS on SQLite, a step a call, where they are installed:
 in this environment or in that of another Python. The answers come at once, so that only the work counts.
+
+The others flush the disk for each step; ours does with `power=True` alone. How long this disk takes
+for a flush is printed, and `--flush` has it take so much longer, as `strace` (which is to be installed) can.
 """
 
 import argparse
 import asyncio
 import json
+import os
+import statistics
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
@@ -37,16 +43,24 @@ async def ours() -> dict[str, float]:
     provider = ScriptedProvider(lambda _: ANSWER)
     found: dict[str, float] = {}
     rows = ["Capital of France?"] * CALLS
-    with tempfile.TemporaryDirectory() as folder, Journal(Path(folder) / "runs.db") as journal:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Journal(Path(folder) / "runs.db") as journal,
+        Journal(Path(folder) / "power.db", power=True) as flushed,
+    ):
         numbers = iter(range(10**9))
-        for name, at_once in (("sequential", 1), ("100 in flight", 100)):
+        for name, at_once, used in (
+            ("sequential", 1, journal),
+            ("100 in flight", 100, journal),
+            ("sequential, power=True", 1, flushed),
+        ):
             stage = complete().each(max_concurrency=at_once)
 
             async def plain(stage: Any = stage) -> None:
                 (await stage.run(provider, rows)).unwrap()
 
-            async def kept(stage: Any = stage) -> None:
-                (await stage.run(provider, rows, journal=journal.run(str(next(numbers))))).unwrap()
+            async def kept(stage: Any = stage, used: Journal = used) -> None:
+                (await stage.run(provider, rows, journal=used.run(str(next(numbers))))).unwrap()
 
             without, with_it = await least(plain), await least(kept)
             found[f"{name}, without"] = without
@@ -133,6 +147,26 @@ async def dbos() -> dict[str, float]:
 PEERS = {"LangGraph": langgraph, "DBOS": dbos}
 
 
+def flush() -> float:
+    """Return the milliseconds that the disk takes to store a page for good."""
+    took: list[float] = []
+    with tempfile.NamedTemporaryFile() as file:
+        for _ in range(100):
+            file.write(bytes(4096))
+            file.flush()
+            began = time.perf_counter()
+            os.fsync(file.fileno())
+            took.append((time.perf_counter() - began) * 1000)
+    return statistics.median(took)
+
+
+def slowed(milliseconds: float) -> list[str]:
+    """Return what runs a command on a disk whose flush takes so much longer."""
+    calls = "fsync,fdatasync"
+    delay = f"inject={calls}:delay_exit={round(1000 * milliseconds)}"
+    return ["strace", "-f", "--seccomp-bpf", "-qq", "-o", os.devnull, "-e", f"trace={calls}", "-e", delay]
+
+
 def peers() -> dict[str, Any]:
     """Measure who is installed here; of the others, say why not."""
     found: dict[str, Any] = {}
@@ -148,10 +182,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--peers", metavar="PYTHON", help="the Python that the peers are installed for")
     parser.add_argument("--only-peers", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--flush", type=float, metavar="MILLISECONDS", help="have the disk take so much longer"
+    )
     options = parser.parse_args()
+    if options.flush:
+        again = [sys.executable, __file__, *(["--peers", options.peers] if options.peers else [])]
+        raise SystemExit(subprocess.run([*slowed(options.flush), *again], check=False).returncode)
     if options.only_peers:
         print(json.dumps(peers()))
         return
+    print(f"the disk: {flush():.2f} ms a flush")
     own = asyncio.run(ours())
     for name, value in own.items():
         print(f"executionkit, {name}: {value:.3f}{'' if 'seconds' in name else ' ms a call'}")

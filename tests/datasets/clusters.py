@@ -8,6 +8,7 @@ import json
 import os
 import random
 import signal
+import subprocess
 import sys
 import tempfile
 import threading
@@ -279,6 +280,28 @@ def ray_engine(workers: int) -> Generator[Callable[[int], Engine]]:
 
 
 ENGINES = {"dask": dask_engine, "ray": ray_engine}
+
+
+def campaign(engine: str, schedules: str) -> dict[str, Any]:
+    """Run this program and check what it found: nothing broken, workers killed, the budget used.
+
+    Args:
+        engine: `"dask"` or `"ray"`.
+        schedules: How many, on how many workers, and the first seed.
+    """
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, __file__, engine, *schedules.split()]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+    # Ray prints there what befell its workers, whenever it hears of it.
+    (found,) = [line for line in done.stdout.splitlines() if line.startswith("{")]
+    counts: dict[str, Any] = json.loads(found)
+    print(counts)
+    assert counts["broken"] == 0, counts["first"]
+    assert counts["kills"] > 0
+    if counts.get("short of budget"):
+        assert counts["calls counted then"] >= 0.97 * counts["calls allowed then"]
+    return counts
 
 
 def main() -> None:

@@ -1,8 +1,6 @@
 """The engine on Ray: shards whose workers died go out again; what needs a cluster is `just long ray`."""
 
-import json
 import os
-import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -19,6 +17,7 @@ from executionkit.core.usage import TokenUsage
 from executionkit.datasets import Ray, map_dataset, read_rows
 from executionkit.patterns.complete import complete
 from tests.conftest import needs
+from tests.datasets.clusters import campaign
 from tests.doubles import Model
 
 SCHEDULES = os.environ.get("EXECUTIONKIT_RAY")  # how many, workers, seed
@@ -144,15 +143,7 @@ def installed(monkeypatch: pytest.MonkeyPatch, ray: FakeRay) -> FakeRay:
 @pytest.mark.skipif(not SCHEDULES, reason="a campaign: `just long ray`")
 def test_random_schedules_with_killed_workers() -> None:
     assert find_spec("ray") is not None, 'Ray is not installed; in the clone, run: pip install ".[ray]"'
-    program = Path(__file__).parent / "clusters.py"
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, str(program), "ray", *(SCHEDULES or "").split()]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-4000:]
-    counts: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    print(counts)
-    assert counts["broken"] == 0, counts["first"]
-    assert counts["kills"] > 0
+    assert campaign("ray", SCHEDULES or "")["schedules"] > 0
 
 
 @needs("cloudpickle")
