@@ -2,7 +2,7 @@
 
 import sys
 import threading
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator
 from decimal import Decimal
 from types import TracebackType
@@ -42,6 +42,8 @@ _MANY: Final = 100
 """Inputs above which, or where nobody knows how many there are, they are counted and not told one by one."""
 _EVERY: Final = 10.0
 """Seconds between two lines about them, where there is no tree."""
+_ENDED: Final = 10
+"""Runs that are over and stay in the tree: of many runs it would show the oldest, and hold all."""
 
 
 class _Inputs(msgspec.Struct):
@@ -123,7 +125,8 @@ class Progress:
     rest will take; where there is no tree every ten seconds. At the end it says how long one took, and which
     failures there were.
 
-    Give it to `trace=` of any number of runs, one after the other or at once.
+    Give it to `trace=` of any number of runs, one after the other or at once. Of those that are over, the tree
+    shows the last ten.
 
     Args:
         file: Where to; standard error if None.
@@ -158,6 +161,8 @@ class Progress:
             self._beforehand.append(f"before: {past}")
         self._live: Live | None = None
         self._runs: dict[str, _Run] = {}
+        self._ended: deque[str] = deque()
+        self._forgotten = 0
         self._lock = threading.RLock()
 
     def __enter__(self) -> Self:
@@ -176,13 +181,26 @@ class Progress:
     def __call__(self, event: Event) -> None:
         """Take note of an event."""
         with self._lock:
-            run = self._runs.setdefault(event.run, _Run())
+            if isinstance(event, RunStarted):
+                self._runs.setdefault(event.run, _Run())
+            run = self._runs.get(event.run)
+            if run is None:
+                return  # over and forgotten; what it left behind goes on telling
             if isinstance(event, ItemStarted | ItemFinished):
                 line = self._tell_of_item(run, event)
             else:
                 line = self._apply(run, event)
+            if isinstance(event, RunFinished):
+                self._end(event.run)
         if line is not None and not self._wants_tree:
             print(line, file=self._file, flush=True)
+
+    def _end(self, run: str) -> None:
+        """Forget the oldest of the runs that are over, where they are many."""
+        self._ended.append(run)
+        if len(self._ended) > _ENDED:
+            self._runs.pop(self._ended.popleft(), None)
+            self._forgotten += 1
 
     def _tell_of_item(self, run: _Run, event: ItemStarted | ItemFinished) -> str | None:
         """Bring a run up to date about an input; return the line to write where there is no tree."""
@@ -286,7 +304,9 @@ class Progress:
         from rich.console import Group
 
         with self._lock:
-            return Group(*(tree for run in self._runs.values() if (tree := self._tree(run)) is not None))
+            trees = [tree for run in self._runs.values() if (tree := self._tree(run)) is not None]
+            before = _plural(self._forgotten, "earlier run")
+            return Group(*([_styled(before, "dim")] if self._forgotten else []), *trees)
 
     def _tree(self, run: _Run) -> "Tree | None":
         from rich.tree import Tree

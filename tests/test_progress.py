@@ -1,11 +1,13 @@
 """The progress view: what it draws in a terminal and what it writes elsewhere."""
 
+import gc
 import io
 import re
 import sys
 from decimal import Decimal
 from pathlib import Path
 
+import anyio
 import pytest
 
 from executionkit import PermanentError, TokenUsage, complete, consensus, refine
@@ -16,12 +18,14 @@ from executionkit.events import (
     ItemFinished,
     ItemStarted,
     RunStarted,
+    StageFinished,
     StageStarted,
     ToolStarted,
 )
 from executionkit.journal import Journal
 from executionkit.prices import Price
-from executionkit.progress import Progress
+from executionkit.progress import Progress, _Run  # pyright: ignore[reportPrivateUsage]
+from executionkit.provider import LLMProvider
 from executionkit.providers.scripted import Answer, ScriptedProvider, ScriptedRequest
 from executionkit.retry import RetryConfig
 from tests.conftest import needs
@@ -253,3 +257,53 @@ def test_many_rows_are_one_line_of_the_tree() -> None:
     drawn = plain(terminal.getvalue())
     assert "Complete over rows: done, 30 inputs" in drawn
     assert "row 3" not in drawn
+
+
+@pytest.mark.anyio
+async def test_runs_that_are_over_are_forgotten_however_they_ended() -> None:
+    gc.collect()
+    before = sum(type(each) is _Run for each in gc.get_objects())
+    progress = Progress(file=io.StringIO(), live=True)
+    slow = ScriptedProvider("yes", delay=60)
+
+    async def cancelled() -> None:
+        with anyio.move_on_after(0.001):
+            await complete().run(slow, "hello", trace=progress)
+
+    async def nested(text: str, provider: LLMProvider) -> float:
+        return (await complete().run(provider, text, trace=progress)).map(lambda _: 0.9).unwrap().value
+
+    async def left() -> None:
+        async with complete().stream(ScriptedProvider("a b"), "hello", trace=progress) as stream:
+            async for _ in stream:
+                break
+
+    for _ in range(5):
+        await complete().run(ScriptedProvider("yes"), "hello", trace=progress)
+        await complete().run(ScriptedProvider([PermanentError("no")]), "hello", trace=progress)
+        await refine(nested, target_score=0.5).run(ScriptedProvider("yes"), "hello", trace=progress)
+        await cancelled()
+        await left()
+        async with complete().over(["a"], ScriptedProvider("yes"), key=str, trace=progress) as rows:
+            assert [row async for row in rows]
+    assert sum(type(each) is _Run for each in gc.get_objects()) == before + 10
+
+
+@needs("rich")
+def test_the_tree_shows_the_last_of_many_runs() -> None:
+    from rich.console import Console
+
+    progress = Progress(file=io.StringIO(), live=True)
+    for number in range(13):
+        complete().named(f"run {number}").run_sync(ScriptedProvider("yes"), "hello", trace=progress)
+    Console(file=(drawn := io.StringIO()), width=100).print(progress)
+    first, *rest = drawn.getvalue().splitlines()
+    assert first == "3 earlier runs"
+    assert [line.partition(":")[0] for line in rest] == [f"run {number}" for number in range(3, 13)]
+
+
+def test_what_a_run_left_behind_tells_nothing_once_that_is_forgotten() -> None:
+    progress = Progress(file=(file := io.StringIO()))
+    progress(StageStarted(run="r", id=2, parent=1, stage="S"))
+    progress(StageFinished(run="r", id=2, parent=1, stage="S", duration=1.0, cost=TokenUsage()))
+    assert file.getvalue() == ""
