@@ -64,7 +64,8 @@ class Tool(msgspec.Struct, frozen=True, dict=True):
         parameters: A JSON Schema of the arguments (draft 2020-12, or 7 where `$schema` says so; `$ref` within
             it only). Copied.
         execute: Called with the arguments as keywords, once they are valid. Returns text, or anything that
-            encodes as JSON.
+            encodes as JSON. One that is not async is taken too, and blocks the event loop while it computes;
+            `tool` gives such a function a thread.
         timeout: Seconds a call may take.
         max_calls: Calls that one loop may make; None for any number.
         effects: What a call does to the world, for a run with a journal. A call that was under way when the
@@ -146,7 +147,8 @@ class Tool(msgspec.Struct, frozen=True, dict=True):
         """
         if self._typed is not None:
             return as_text(await self._typed.call(arguments, context))
-        return as_text(await self.execute(**arguments))
+        result: object = self.execute(**arguments)
+        return as_text(await result if isawaitable(result) else result)
 
     @cached_property
     def _typed(self) -> TypedExecute | None:

@@ -222,6 +222,20 @@ class _Mute(Exception):
         raise ValueError("sk-secret")
 
 
+async def test_what_a_tool_made_by_hand_returns_at_once_is_its_result() -> None:
+    made: list[int] = []
+
+    def double(number: int) -> Any:
+        made.append(number)
+        return {"double": 2 * number}
+
+    parameters = {"properties": {"number": {"type": "integer"}}, "required": ["number"]}
+    provider = Talking(calls(("double", {"number": 4})), "8")
+    by_hand = Tool("double", "Double a number.", parameters, double)
+    assert (await react([by_hand]).run(provider, "go")).unwrap().value == "8"
+    assert (made, results(provider.asked[1])) == ([4], ['{"double":8}'])
+
+
 async def test_a_tool_error_without_a_text_is_an_observation() -> None:
     provider = Talking(calls(("fail", {})), "done")
     await react([failing(ToolError(_Mute()))]).run(provider, "go")
