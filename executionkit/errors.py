@@ -474,12 +474,12 @@ def unwrapped(error: Exception) -> Exception:
     ...     unwrapped(raised)
     PermanentError('the server answered 401', cost=TokenUsage(...))
     """
-    try:
-        is_group = isinstance(error, ExceptionGroup)
-        halted: object = getattr(error, "halted_container", None)
-    except Exception:
-        return error
-    if is_group:
+    if not _is_honest(error):
+        return RuntimeError(f"{type(error).__name__} was raised, which does not say what it is")
+    halted: object = None
+    with suppress(Exception):
+        halted = getattr(error, "halted_container", None)
+    if isinstance(error, ExceptionGroup):
         return _first_of(cast("ExceptionGroup[Exception]", error))
     if halted is None:
         return error
@@ -492,6 +492,14 @@ def unwrapped(error: Exception) -> Exception:
     if isinstance(failure, ExecutionKitError):
         return failure.stamped(failure.cost)
     return unwrapped(failure) if isinstance(failure, Exception) else error
+
+
+def _is_honest(error: Exception) -> bool:
+    """Tell whether an exception is of the class that it says, as every `isinstance` asks it."""
+    try:
+        return error.__class__ is type(error)
+    except Exception:
+        return False
 
 
 def _first_of(group: ExceptionGroup[Exception]) -> Exception:

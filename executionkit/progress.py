@@ -125,8 +125,8 @@ class Progress:
     rest will take; where there is no tree every ten seconds. At the end it says how long one took, and which
     failures there were.
 
-    Give it to `trace=` of any number of runs, one after the other or at once. Of those that are over, the tree
-    shows the last ten.
+    Give it to `trace=` of any number of runs, one after the other or at once. Of those that are over, the
+    tree shows the last ten.
 
     Args:
         file: Where to; standard error if None.

@@ -6,6 +6,7 @@ from typing import Final, cast
 
 import msgspec
 
+from executionkit.core.groups import is_a
 from executionkit.errors import ExecutionKitError, LLMError, ProviderError, RateLimitError
 
 __all__ = ["DEFAULT_RETRY", "RetryConfig", "checked_retry", "retry_delay"]
@@ -107,7 +108,7 @@ def _is_worth_it(config: RetryConfig, error: ExecutionKitError) -> bool:
         return True
     cause = error.__cause__
     is_foreign = isinstance(error, ProviderError) and not isinstance(cause, ExecutionKitError)
-    return is_foreign and isinstance(cause, config.retryable)
+    return is_foreign and is_a(cause, config.retryable)
 
 
 def _are_exception_classes(given: object) -> bool:

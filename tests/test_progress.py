@@ -271,7 +271,8 @@ async def test_runs_that_are_over_are_forgotten_however_they_ended() -> None:
             await complete().run(slow, "hello", trace=progress)
 
     async def nested(text: str, provider: LLMProvider) -> float:
-        return (await complete().run(provider, text, trace=progress)).map(lambda _: 0.9).unwrap().value
+        (await complete().run(provider, text, trace=progress)).unwrap()
+        return 0.9
 
     async def left() -> None:
         async with complete().stream(ScriptedProvider("a b"), "hello", trace=progress) as stream:

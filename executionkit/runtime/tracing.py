@@ -5,12 +5,15 @@ import os
 import time
 from collections.abc import Callable
 from functools import partial
+from types import BuiltinMethodType, MethodType
 from typing import Any, TypeAlias, cast
 
 from typing_extensions import TypeIs
 
+from executionkit.errors import unwrapped
 from executionkit.events import Event, Path, TextVoided, Trace, VoidReason, WithContent, without_content
 from executionkit.runtime.backlog import Backlog
+from executionkit.runtime.tasks.cancellation import taken_as
 
 __all__ = ["Leave", "Span", "Tracer", "Traces", "install", "installed", "traces_in", "uninstall"]
 
@@ -30,7 +33,7 @@ def install(trace: Trace) -> None:
 
 def uninstall(trace: Trace) -> None:
     """Tell a trace of no further run."""
-    _installed[:] = [each for each in _installed if each is not trace]
+    _installed[:] = [each for each in _installed if _identity(each) != _identity(trace)]
 
 
 def installed() -> tuple[Trace, ...]:
@@ -50,7 +53,18 @@ def traces_in(given: Traces | None, *, with_installed: bool = False) -> tuple[Tr
     several: tuple[Trace, ...] = () if given is None else given if _are_several(given) else (given,)
     if with_installed:
         several = (*_installed, *several)
-    return tuple({id(trace): trace for trace in several if not _is_idle(trace)}.values())
+    return tuple({_identity(trace): trace for trace in several if not _is_idle(trace)}.values())
+
+
+def _identity(trace: Trace) -> tuple[object, ...]:
+    """Return what tells one trace from others; a method is another object each time that it is looked up."""
+    if isinstance(trace, WithContent):
+        return WithContent, *_identity(trace.trace)
+    if isinstance(trace, MethodType):
+        return id(trace.__self__), id(trace.__func__)
+    if isinstance(trace, BuiltinMethodType):
+        return id(trace.__self__), trace.__name__
+    return (id(trace),)
 
 
 def _is_idle(trace: Trace) -> bool:
@@ -108,8 +122,8 @@ class Tracer:
 
     def __init__(self, traces: Traces, outer: "Tracer | None" = None, backlog: Backlog | None = None) -> None:
         above = [] if outer is None else outer._listeners
-        known = [listener.trace for listener in above]
-        new = [trace for trace in traces_in(traces) if not any(trace is each for each in known)]
+        known = {_identity(listener.trace) for listener in above}
+        new = [trace for trace in traces_in(traces) if _identity(trace) not in known]
         self._listeners: list[_Listener] = [*above, *map(_Listener, new)]
         self._entering = [each for each in self._listeners if each.enter is not None]
         self._timing = [each for each in self._listeners if each.waited is not None]
@@ -150,8 +164,8 @@ class Tracer:
                 continue
             try:
                 listener.trace(told)
-            except Exception as error:
-                self._drop(listener, error)
+            except BaseException as raised:
+                self._drop(listener, raised)
 
     def enter(self, span: "Span") -> Leave | None:
         """Set the context variables that traces want set while this goes on."""
@@ -160,8 +174,8 @@ class Tracer:
             if listener.enter is not None and not listener.is_dropped:
                 try:
                     leave = listener.enter(self.run, span.id)
-                except Exception as error:
-                    self._drop(listener, error)
+                except BaseException as raised:
+                    self._drop(listener, raised)
                 else:
                     leaves += [] if leave is None else [(listener, leave)]
 
@@ -169,8 +183,8 @@ class Tracer:
             for listener, leave in reversed(leaves):
                 try:
                     leave()
-                except Exception as error:
-                    self._drop(listener, error)
+                except BaseException as raised:
+                    self._drop(listener, raised)
 
         return leave_all if leaves else None
 
@@ -180,12 +194,16 @@ class Tracer:
             if listener.waited is not None and not listener.is_dropped:
                 try:
                     listener.waited(self.run, span.id, seconds)
-                except Exception as error:
-                    self._drop(listener, error)
+                except BaseException as raised:
+                    self._drop(listener, raised)
 
-    def _drop(self, listener: _Listener, error: Exception) -> None:
+    def _drop(self, listener: _Listener, raised: BaseException) -> None:
+        """Go on without a trace that has raised; only call it while that is handled."""
+        error = taken_as(raised)
+        if not isinstance(error, Exception):
+            raise error
         listener.is_dropped = True
-        _log_dropped(self.run, error)
+        _log_dropped(self.run, unwrapped(error))
 
     def note_said(self, call: "Span") -> None:
         """Note that a call has handed out text of the run's answer."""
@@ -260,4 +278,8 @@ def _log_dropped(run: str, error: Exception) -> None:
     import logging  # costs more to import than all of tracing, and is needed once if ever
 
     logger = logging.getLogger("executionkit")
-    logger.error("the trace raised and is not called again in run %s", run, exc_info=error)
+    try:
+        logger.error("the trace raised and is not called again in run %s", run, exc_info=error)
+    except Exception:  # it cannot be shown, which is found out too late to show nothing of it
+        kind = type(error).__name__
+        logger.error("the trace raised %s and is not called again in run %s", kind, run)

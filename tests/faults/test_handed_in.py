@@ -102,6 +102,19 @@ async def test_a_proxy_that_a_client_cannot_pass_has_answered() -> None:
     assert "key" not in outcome.message
 
 
+async def test_errors_that_lead_to_each_other_end_nowhere() -> None:
+    def handle(request: httpx.Request) -> httpx.Response:
+        error, first = httpx.ConnectError("no"), OSError("first")
+        error.__cause__, first.__cause__ = ExceptionGroup("addresses", [first, OSError("second")]), error
+        raise error
+
+    async with httpx.AsyncClient(transport=httpx.MockTransport(handle)) as client:
+        with anyio.fail_after(10):
+            outcome = await _outcome(Provider("http://localhost/v1", "m", KEY, client=client))
+    assert isinstance(outcome, ProviderError)
+    assert "no connection" in outcome.message
+
+
 async def test_a_handler_is_enough() -> None:
     def handle(request: httpx.Request) -> httpx.Response:
         assert request.headers["authorization"] == f"Bearer {KEY}"

@@ -33,6 +33,7 @@ from executionkit.events import (
     RunStarted,
     StageFinished,
     StageStarted,
+    Trace,
     WaitFinished,
     WaitStarted,
     with_content,
@@ -336,6 +337,10 @@ class TestNestedRuns:
         assert told == [TokenUsage(0, 90, 3), TokenUsage(0, 90, 4), None]
 
 
+def one(trace: Trace) -> Trace:
+    return trace
+
+
 @pytest.mark.anyio
 class TestTrace:
     async def test_ids_parents_costs_and_durations(self) -> None:
@@ -437,6 +442,29 @@ class TestTrace:
         outer, inner = (event for event in events if isinstance(event, StageStarted))
         assert (outer.stage, inner.stage, inner.parent) == ("function", "Consensus", outer.id)
         assert sum(isinstance(event, RunStarted) for event in events) == 1
+
+    @pytest.mark.parametrize("asks", [one, with_content])
+    async def test_a_method_is_one_trace_however_often_it_is_looked_up(
+        self, asks: Callable[[Trace], Trace]
+    ) -> None:
+        class Teller:
+            def __init__(self) -> None:
+                self.events: list[Event] = []
+
+            def tell(self, event: Event) -> None:
+                self.events.append(event)
+
+        teller, events = Teller(), list[Event]()
+
+        async def function(provider: LLMProvider, prompt: str) -> PatternResult[str]:
+            within = (asks(teller.tell), asks(events.append))
+            return (await complete().run(provider, prompt, trace=within)).unwrap()
+
+        traces = (asks(teller.tell), asks(teller.tell), asks(events.append), asks(events.append))
+        await step(function).run(Model(), "q", trace=traces)
+        assert teller.events == events
+        told = [(event.run, event.id, type(event)) for event in events]
+        assert len(told) == len(set(told))
 
     @pytest.mark.parametrize("trace", [5, "print"])
     async def test_must_be_callable(self, trace: Any) -> None:

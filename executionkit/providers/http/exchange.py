@@ -7,6 +7,8 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
+from executionkit.core.groups import is_a, reasons
+
 __all__ = [
     "CONNECT_TIMEOUT",
     "KEEPALIVE",
@@ -155,9 +157,7 @@ class HTTPClient(Protocol):
 
 def is_tls_failure(error: BaseException) -> bool:
     """Whether TLS itself failed, down the chain of causes; a hang-up in the middle is not that."""
-    link: BaseException | None = error
-    for _ in range(10):
-        if isinstance(link, ssl.SSLError):
-            return not isinstance(link, ssl.SSLEOFError)
-        link = None if link is None else link.__cause__ or link.__context__
+    for link in reasons(error):
+        if is_a(link, ssl.SSLError):
+            return not is_a(link, ssl.SSLEOFError)
     return False

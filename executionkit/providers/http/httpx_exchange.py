@@ -1,7 +1,7 @@
 """An exchange whose response is of httpx's shape, whichever package it comes from."""
 
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from contextvars import ContextVar
 from functools import cache
@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import anyio
 
+from executionkit.core.groups import leaves, reason
 from executionkit.providers.http.exchange import (
     CONNECT_TIMEOUT,
     Exchange,
@@ -166,11 +167,12 @@ def broken(error: Exception, authority: str = "the server") -> ExchangeError:
 
 def _cause(error: BaseException) -> BaseException:
     """Return what the system said, at the end of the chain."""
+    seen: set[int] = set()
     found: BaseException | None = error
-    while found is not None:
-        error, found = found, found.__cause__ or found.__context__
-        each: Sequence[BaseException] = getattr(found, "exceptions", ())  # of a host with several addresses
-        found = each[0] if each else found
+    while found is not None and id(found) not in seen:
+        seen.add(id(found))
+        error, found = found, reason(found)
+        found = None if found is None else next(leaves(found))  # of a host with several addresses the first
     return error
 
 

@@ -1,7 +1,7 @@
 """The errors of a call: what a provider raised, what a server refused, what a budget did not allow."""
 
 from collections.abc import Mapping
-from typing import Final, cast
+from typing import Final
 
 from executionkit.core.budget import Refused
 from executionkit.core.learning import Refusal
@@ -16,6 +16,7 @@ from executionkit.errors import (
 )
 from executionkit.retry import RetryConfig
 from executionkit.runtime.calls.endpoints import Endpoint
+from executionkit.runtime.frame import attribute
 
 __all__ = ["as_failure", "out_of_budget", "placed", "refusal_in"]
 
@@ -36,7 +37,7 @@ def as_failure(raised: Exception, retry: RetryConfig, *, has_delivered: bool) ->
         failure = ProviderError(f"the provider raised {described(error)}", retryable=_may_pass(error, retry))
         failure.__cause__ = error
         error = failure
-    if not isinstance(cast("object", error.metadata), Mapping):
+    if not isinstance(attribute(error, "metadata"), Mapping):
         error = error.stamped(error.cost)  # a copy that can be read
     if has_delivered and isinstance(error, LLMError) and error.retry_hint is not False:
         error = error.stamped(error.cost)  # a copy, for the original is the provider's

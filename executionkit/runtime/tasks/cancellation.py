@@ -3,14 +3,15 @@
 import asyncio
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
+from opcode import opmap
 from typing import Final, cast
 
 import anyio
 from anyio.lowlevel import checkpoint_if_cancelled
 
-from executionkit.core.groups import leaves
+from executionkit.core.groups import is_a, leaves, reasons
 
 __all__ = [
     "INTERRUPTS",
@@ -33,6 +34,8 @@ STRUCK: Final = "the task was cancelled"
 Where a scope of anyio's (4.16) ends in a task of a group, it takes back what it asked of that task from
 another: the one that waits for the group.
 """
+
+_RAISE: Final = opmap["RAISE_VARARGS"]
 
 INTERRUPTS: Final = (KeyboardInterrupt, SystemExit)
 """What ends the process: it passes, whatever stands beside it."""
@@ -75,21 +78,12 @@ async def stop_if_cancelled(before: int, failure: BaseException) -> None:
         failure: What it made of it. There are time-outs that cancel the task and never take it back; so the
             count alone says nothing.
     """
-    reasons = list(_reasons(failure))
-    if not any(map(is_cancellation, reasons)):
+    all_reasons = list(reasons(failure))
+    if not any(map(is_cancellation, all_reasons)):
         return
     await checkpoint_if_cancelled()
-    if cancellations() > before and not any(isinstance(reason, TimeoutError) for reason in reasons):
+    if cancellations() > before and not any(is_a(reason, TimeoutError) for reason in all_reasons):
         raise asyncio.CancelledError
-
-
-def _reasons(failure: BaseException | None) -> Iterator[BaseException]:
-    """Return an exception, and all that led to it."""
-    seen: set[int] = set()
-    while failure is not None and id(failure) not in seen:
-        yield failure
-        seen.add(id(failure))
-        failure = failure.__cause__ or failure.__context__
 
 
 def let_interrupts_wait(function: Callable[..., object]) -> None:
@@ -139,8 +133,8 @@ class Waiter(asyncio.Future[None]):
 def is_cancellation(raised: object) -> bool:
     """Tell whether this is how an event loop cancels a task, of whichever library."""
     trio = sys.modules.get("trio")
-    return isinstance(raised, asyncio.CancelledError) or (
-        trio is not None and isinstance(raised, cast("type[BaseException]", trio.Cancelled))
+    return is_a(raised, asyncio.CancelledError) or (
+        trio is not None and is_a(raised, cast("type[BaseException]", trio.Cancelled))
     )
 
 
@@ -160,7 +154,7 @@ def taken_as(raised: BaseException) -> BaseException:
     What leaves in place of a group is the one thing in it that matters most: an interrupt, else another
     exception that is no `Exception`, else the cancellation of the running task. A cancellation that nobody
     asked the running task for (of another task, awaited, or made up) is a `RuntimeError`, and so may be
-    wrapped as any exception is.
+    wrapped as any exception is. So is a `GeneratorExit`, but where a coroutine is being closed.
 
     >>> async def answer() -> None:
     ...     raise asyncio.CancelledError  # as `await` does where another task was cancelled
@@ -174,17 +168,37 @@ def taken_as(raised: BaseException) -> BaseException:
     """
     if isinstance(raised, Exception):
         return raised
+    if isinstance(raised, GeneratorExit) and _is_closing(raised):
+        return raised
     found = list(leaves(raised))
     for leaf in found:
-        if isinstance(leaf, INTERRUPTS):
+        if is_a(leaf, INTERRUPTS):
             return leaf
     for leaf in found:
-        if not isinstance(leaf, Exception) and not is_cancellation(leaf):
+        if not is_a(leaf, (Exception, GeneratorExit)) and not is_cancellation(leaf):
             return leaf
     own = anyio.get_cancelled_exc_class()
     for leaf in found:
-        if isinstance(leaf, own) and (is_cancelled() or STRUCK in leaf.args):
+        if is_a(leaf, own) and (is_cancelled() or STRUCK in leaf.args):
             return leaf
-    failure = RuntimeError("it was cancelled by itself: nobody had asked it to stop")
+    failure = RuntimeError(
+        "it raised GeneratorExit, and nobody had closed it"
+        if any(is_a(leaf, GeneratorExit) for leaf in found)
+        else "it was cancelled by itself: nobody had asked it to stop"
+    )
     failure.__cause__ = raised
     return failure
+
+
+def _is_closing(raised: GeneratorExit) -> bool:
+    """Tell whether a coroutine is being closed; else somebody has raised this.
+
+    A coroutine is closed where it waits, and no frame waits in a `raise`.
+    """
+    deepest = raised.__traceback__
+    while deepest is not None and deepest.tb_next is not None:
+        deepest = deepest.tb_next
+    if deepest is None:
+        return True
+    code = deepest.tb_frame.f_code.co_code
+    return not 0 <= deepest.tb_lasti < len(code) or code[deepest.tb_lasti] != _RAISE

@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from contextvars import copy_context
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import anyio
 import anyio.to_thread
@@ -27,37 +27,51 @@ async def in_thread(function: Callable[[], T]) -> T:
     """
     if sniffio.current_async_library() != "asyncio":
         # A limiter of its own: a call that never returns must not keep others from their thread.
-        return await anyio.to_thread.run_sync(
-            function, abandon_on_cancel=True, limiter=anyio.CapacityLimiter(1)
+        result, failure = await anyio.to_thread.run_sync(
+            _called, function, abandon_on_cancel=True, limiter=anyio.CapacityLimiter(1)
         )
+        try:
+            if failure is None:
+                return cast("T", result)
+            raise failure
+        finally:
+            del failure
     loop = asyncio.get_running_loop()
     ended: asyncio.Future[T] = loop.create_future()
     context = copy_context()
     context.run(sniffio.current_async_library_cvar.set, None)  # no event loop runs in the thread
 
-    def set_result(result: T) -> None:
-        if not ended.done():
-            ended.set_result(result)
-
-    def set_failure(failure: BaseException) -> None:
-        if not ended.done():
+    def end(result: T | None, failure: BaseException | None) -> None:
+        if ended.done():
+            return
+        if failure is None:
+            ended.set_result(cast("T", result))
+        else:
             ended.set_exception(failure)
 
     def work() -> None:
         with _known_to_anyio(loop), suppress(RuntimeError):  # the loop is closed: nobody wants to know
-            try:
-                result = context.run(function)
-            except StopIteration as stop:  # no future takes one
-                failure = RuntimeError("the function raised StopIteration")
-                failure.__cause__ = stop
-                loop.call_soon_threadsafe(set_failure, failure)
-            except BaseException as failure:  # noqa: BLE001
-                loop.call_soon_threadsafe(set_failure, failure)
-            else:
-                loop.call_soon_threadsafe(set_result, result)
+            loop.call_soon_threadsafe(end, *context.run(_called, function))
 
     threading.Thread(target=work, name="executionkit tool", daemon=True).start()
     return await ended
+
+
+def _called(function: Callable[[], T]) -> tuple[T | None, BaseException | None]:
+    """Return what a function returned or raised; trio would look at an exception, which may raise another."""
+    try:
+        return function(), None
+    except StopIteration as stop:
+        return None, _not_a_stop(stop)
+    except BaseException as failure:  # noqa: BLE001
+        return None, failure
+
+
+def _not_a_stop(stop: StopIteration) -> RuntimeError:
+    """Return what stands for a `StopIteration`: no future takes one, and a coroutine that raises it fails."""
+    failure = RuntimeError("the function raised StopIteration")
+    failure.__cause__ = stop
+    return failure
 
 
 @contextmanager
