@@ -112,11 +112,14 @@ class RunFinished(EventBase, frozen=True, kw_only=True):
         duration: Seconds it took.
         cost: What it spent.
         error: The class of its error, `"Cancelled"` where it was cancelled, None where it answered.
+        paid_elsewhere: Of the cost, what no call of these records was charged: what earlier lives of the run
+            paid, and what a `step` reports to have spent past its provider.
     """
 
     duration: float
     cost: TokenUsage = NO_USAGE
     error: str | None = None
+    paid_elsewhere: TokenUsage = NO_USAGE
 
 
 class StageStarted(EventBase, frozen=True, kw_only=True):

@@ -37,7 +37,15 @@ from executionkit.events import (
     WaitFinished,
 )
 from executionkit.runtime import tracing
-from executionkit.telemetry.attributes import answered, asked, path_of, sound, spent, without_halves
+from executionkit.telemetry.attributes import (
+    answered,
+    asked,
+    path_of,
+    sound,
+    spent,
+    spent_elsewhere,
+    without_halves,
+)
 from executionkit.telemetry.metrics import Endpoint, Instruments, endpoint_of
 from executionkit.telemetry.names import NAMES, SCHEMA_URLS, Names, Version
 from executionkit.telemetry.spans import INSIDE, Counts, Opened, Run
@@ -117,10 +125,9 @@ class Otel:
     def _give_up(self, name: str) -> None:
         """End the spans of a run that nothing more is told of."""
         run = self._runs.pop(name, None)
-        for left in {id(each): each for each in run.opened.values()}.values() if run is not None else ():
-            if left.ended is None:
-                with suppress(Exception):
-                    left.end(max(left.began, time.time_ns()))
+        for left in run.open if run is not None else ():
+            with suppress(Exception):
+                left.end(max(left.began, time.time_ns()))
 
     def enter(self, run: str, id: int) -> Callable[[], None] | None:  # noqa: A002 - as in `TracingContext`
         """Make the span of something the current one, and return what makes it the one before."""
@@ -150,18 +157,23 @@ class Otel:
         above = INSIDE.get()
         if event.parent is not None and (above is None or above.run is not run):
             # Begun by a task that is not part of the run: its context is another's.
-            above = run.opened.get(event.parent)
-            if above is not None:
-                around = above.context
+            parent = run.opened.get(event.parent)
+            if parent is not None:
+                above, around = parent, parent.context
         began = run.time(event.at)
-        if above is not None and above.ended is not None:
-            began = min(began, above.ended)
+        if above is not None:
+            began = above.within(began)
         span = self._tracer.start_span(
             without_halves(name), around, kind, sound(attributes), start_time=began
         )
         opened = Opened(run, span, began, around, above)
         run.opened[event.id] = opened
         return opened
+
+    def _running(self, event: Event) -> Run | None:
+        """Return the run that something begins in; None where it is over, or nothing was told of it."""
+        run = self._runs.get(event.run)
+        return None if run is None or run.is_over else run
 
     def _ended(self, event: Event) -> tuple[Run, Opened] | None:
         run = self._runs.get(event.run)
@@ -178,24 +190,30 @@ class Otel:
 
     def _run_finished(self, event: RunFinished) -> None:
         found = self._ended(event)
-        self._runs.pop(event.run, None)
         if found is None:
             return
         run, opened = found
+        run.is_over = True
         at = run.time(event.at)
-        for left in {id(each): each for each in run.opened.values()}.values():
-            if left.ended is None:  # code that did not end when it was cancelled
+        for left in run.open:
+            if left.asked is None:  # code that did not end when it was cancelled
                 left.span.set_attribute(Names.CANCELLED, True)
                 left.end(at)
         if opened.span.is_recording():
-            opened.span.set_attributes(spent(event.cost))
+            opened.span.set_attributes({**spent(event.cost), **spent_elsewhere(event.paid_elsewhere)})
         seconds = self._close(opened, event.error, at)
         self._instruments.agent(
             "invoke_workflow", opened.name, seconds, _failure(event.error), opened.context
         )
+        self._forget(event.run, run)
+
+    def _forget(self, name: str, run: Run) -> None:
+        """Forget a run that is over, once its calls are too: the run around it pays for what it has left."""
+        if run.is_over and not run.open:
+            self._runs.pop(name, None)
 
     def _stage_started(self, event: StageStarted) -> None:
-        run = self._runs.get(event.run)
+        run = self._running(event)
         if run is None:
             return
         is_agent = event.kind == "React"
@@ -235,7 +253,7 @@ class Otel:
             self._instruments.agent_calls(opened.name, agent.calls, agent.tools, opened.context)
 
     def _item_started(self, event: ItemStarted) -> None:
-        run = self._runs.get(event.run)
+        run = self._running(event)
         if run is not None:
             attributes: _Attributes = {Names.ITEM: event.index}
             if event.total is not None:
@@ -253,7 +271,7 @@ class Otel:
             self._close(opened, event.error, run.time(event.at))
 
     def _call_started(self, event: CallStarted) -> None:
-        run = self._runs.get(event.run)
+        run = self._running(event)
         if run is None:
             return
         endpoint = self._endpoint(event)
@@ -277,6 +295,7 @@ class Otel:
             answered(attributes, event, self._releases, is_sent=is_sent, content=self.wants_content)
             opened.span.set_attributes(sound(attributes))
         seconds = self._close(opened, event.error, run.time(event.at))
+        self._forget(event.run, run)
         if endpoint is None or not is_sent:
             return
         if opened.agent is not None:
@@ -317,7 +336,7 @@ class Otel:
             opened.span.add_event(Names.WAIT, attributes, run.time(event.at))
 
     def _tool_started(self, event: ToolStarted) -> None:
-        run = self._runs.get(event.run)
+        run = self._running(event)
         if run is None:
             return
         name = Names.OTHER if event.description is None else event.tool  # a model may make up any

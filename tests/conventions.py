@@ -18,10 +18,10 @@ from opentelemetry.sdk.trace.id_generator import IdGenerator
 from opentelemetry.trace import SpanKind, StatusCode
 
 from executionkit.core.usage import NO_USAGE, TokenUsage
-from executionkit.events import CallFinished, CallStarted, Event, RunFinished, StageStarted, ToolFinished
+from executionkit.events import CallFinished, CallStarted, Event, RunFinished, ToolFinished
 from executionkit.otel import Otel
 
-__all__ = ["Recording", "deviations"]
+__all__ = ["Apart", "Recording", "deviations"]
 
 Types = Mapping[str, type | tuple[type]]
 
@@ -235,25 +235,11 @@ class Recording:
                     found[metric.name] = metric, list(metric.data.data_points)
         return found
 
-    @property
-    def has_foreign_costs(self) -> bool:
-        """Whether stages ran that may report costs of their own, past the ledger: those have no calls."""
-        return any(isinstance(event, StageStarted) and event.kind == "Step" for event in self.events)
-
-    @property
-    def has_replays(self) -> bool:
-        """Whether calls were replayed out of a journal or a cache: their usage stands where they were made."""
-        return any(isinstance(event, CallFinished) and event.is_replayed for event in self.events)
-
-    def deviations(
-        self, *, secret: str = "", uncounted: TokenUsage = NO_USAGE, sums: bool = True
-    ) -> list[str]:
+    def deviations(self, *, secret: str = "") -> list[str]:
         """Return what deviates from the conventions, and from the records.
 
         Args:
             secret: A word that all prompts and answers hold, and no telemetry may, unless content is asked for.
-            uncounted: What foreign code reported to have spent past the ledger: it has no call.
-            sums: Whether to compare sums with the ledger.
         """
         spans, points = self.spans, self.points()
         found = [
@@ -261,7 +247,7 @@ class Recording:
             *_of_points(points),
             *_of_tree(spans),
             *_of_calls(spans, _within_runs(self.events)),
-            *(_of_sums(spans, points, self.events, uncounted) if sums else ()),
+            *_of_sums(spans, points, self.events),
         ]
         if secret and not self.content:
             texts = [span.to_json() for span in spans] + [
@@ -274,6 +260,18 @@ class Recording:
         """Shut the providers down."""
         self.tracers.shutdown()
         self.meters.shutdown()
+
+
+class Apart:
+    """A trace that hands all on to an `Otel`, and that `otel.install` and `otel.uninstall` do not take away."""
+
+    def __init__(self, otel: Otel) -> None:
+        self._otel = otel
+        self.enter = otel.enter
+        self.waited = otel.waited
+
+    def __call__(self, event: Event) -> None:
+        self._otel(event)
 
 
 def deviations(spans: Sequence[ReadableSpan], *, content: bool) -> list[str]:
@@ -425,20 +423,20 @@ def _of_sums(
     spans: Sequence[ReadableSpan],
     points: Mapping[str, tuple[Any, list[Any]]],
     events: Sequence[Event],
-    uncounted: TokenUsage,
 ) -> Iterator[str]:
     """The usage of the calls that a run pays for adds up to its ledger, and the counters to all ledgers.
 
     A run within a run is paid by that as well, unless it asks a provider of its own: then it has a ledger of
-    its own, and its spans tell so wherever they hang.
+    its own, and its spans tell so wherever they hang. What was paid in an earlier life, or past the ledger,
+    has no call; the record of the run's end says how much that is.
+
+    Not compared is the ledger of a run within a run that has left a call behind: it was told before the call
+    had its cost. That of the run around it has it, and is compared.
     """
-    costs = {event.run: event.cost for event in events if isinstance(event, RunFinished)}
-    payers: dict[str, str | None] = {}
-    for span in spans:
-        attributes = span.attributes or {}
-        if attributes.get("gen_ai.operation.name") == "invoke_workflow":
-            payer = attributes.get("executionkit.run.charged_to")
-            payers[str(attributes["executionkit.run"])] = None if payer is None else str(payer)
+    costs = {
+        event.run: event.cost - event.paid_elsewhere for event in events if isinstance(event, RunFinished)
+    }
+    payers = _payers_in(spans)
     sums: dict[str, defaultdict[str, float]] = defaultdict(lambda: defaultdict(float))
     for span in spans:
         attributes = span.attributes or {}
@@ -452,8 +450,10 @@ def _of_sums(
                 value = attributes.get(name)
                 sums[run][name] += value if isinstance(value, int | float) else 0
             run = payers.get(run)
+    told_early = _with_calls_left_behind(events, payers)
     for run, cost in costs.items():
-        yield from _differences(f"run {run}", sums[run], cost, uncounted)
+        if run not in told_early:
+            yield from _differences(f"run {run}", sums[run], cost)
     total: defaultdict[str, float] = defaultdict(float)
     names = {
         f"gen_ai.client.inference.{name.removeprefix('gen_ai.')}": name for name in _SUMS if "usage" in name
@@ -462,14 +462,38 @@ def _of_sums(
         total[name] = sum(point.value for point in points.get(metric, (None, []))[1])
     total["operation.cost"] = sum(point.sum for point in points.get("operation.cost", (None, []))[1])
     whole = sum((cost for run, cost in costs.items() if payers.get(run) is None), NO_USAGE)
-    total["executionkit.cost.llm_calls"] = whole.llm_calls - uncounted.llm_calls  # no metric has them
-    yield from _differences("the counters", total, whole, uncounted)
+    total["executionkit.cost.llm_calls"] = whole.llm_calls  # no metric has them
+    yield from _differences("the counters", total, whole)
 
 
-def _differences(
-    what: str, sums: Mapping[str, float], cost: TokenUsage, uncounted: TokenUsage
-) -> Iterator[str]:
+def _payers_in(spans: Sequence[ReadableSpan]) -> dict[str, str | None]:
+    """Return for each run the one that pays for it as well; None where its ledger is its own."""
+    payers: dict[str, str | None] = {}
+    for span in spans:
+        attributes = span.attributes or {}
+        if attributes.get("gen_ai.operation.name") == "invoke_workflow":
+            payer = attributes.get("executionkit.run.charged_to")
+            payers[str(attributes["executionkit.run"])] = None if payer is None else str(payer)
+    return payers
+
+
+def _with_calls_left_behind(events: Sequence[Event], payers: Mapping[str, str | None]) -> set[str]:
+    """Return the runs within runs of which a call, or of what they paid, has ended after they had."""
+    over: set[str] = set()
+    found: set[str] = set()
+    for event in _within_runs(events):
+        if isinstance(event, RunFinished):
+            over.add(event.run)
+        elif isinstance(event, CallFinished):
+            run: str | None = event.run
+            while run in over and payers.get(run) is not None:
+                found.add(run)
+                run = payers[run]
+    return found
+
+
+def _differences(what: str, sums: Mapping[str, float], cost: TokenUsage) -> Iterator[str]:
     for name, field in _SUMS.items():
-        expected = float(getattr(cost, field) or 0) - float(getattr(uncounted, field) or 0)
+        expected = float(getattr(cost, field) or 0)
         if abs(sums.get(name, 0) - expected) > 1e-9 * max(1.0, abs(expected)):
             yield f"{what}: {name} adds up to {sums.get(name, 0)}, the ledger says {expected}"

@@ -275,7 +275,9 @@ async def _traced(frame: Frame, run: Span, pending: Awaitable[Outcome[Out]]) -> 
     finally:
         if error is not None:
             run.tracer.void("failed")
-        run.send(RunFinished, duration=run.duration, cost=frame.account.cost, error=error)
+        account = frame.account
+        elsewhere = account.caveats.paid_elsewhere
+        run.send(RunFinished, duration=run.duration, cost=account.cost, paid_elsewhere=elsewhere, error=error)
     return outcome
 
 

@@ -3,12 +3,21 @@
 from contextlib import suppress
 from typing import Any, TypeAlias, cast
 
-from executionkit.core.usage import TokenUsage
+from executionkit.core.usage import NO_USAGE, TokenUsage
 from executionkit.events import CallFinished, CallStarted, Event
 from executionkit.telemetry.messages import definitions_of, input_messages, output_messages
 from executionkit.telemetry.names import Names, Release
 
-__all__ = ["Attributes", "answered", "asked", "path_of", "sound", "spent", "without_halves"]
+__all__ = [
+    "Attributes",
+    "answered",
+    "asked",
+    "path_of",
+    "sound",
+    "spent",
+    "spent_elsewhere",
+    "without_halves",
+]
 
 Attributes: TypeAlias = dict[str, Any]
 
@@ -107,6 +116,20 @@ def spent(cost: TokenUsage) -> Attributes:
     }
     if cost.usd is not None:
         attributes[Names.SPENT_USD] = float(cost.usd)
+    return attributes
+
+
+def spent_elsewhere(cost: TokenUsage) -> Attributes:
+    """Return the part of a run's cost that no call of it was charged, where there is one."""
+    if cost == NO_USAGE:
+        return {}
+    attributes: Attributes = {
+        f"{Names.ELSEWHERE}.llm_calls": cost.llm_calls,
+        f"{Names.ELSEWHERE}.input_tokens": cost.input_tokens,
+        f"{Names.ELSEWHERE}.output_tokens": cost.output_tokens,
+    }
+    if cost.usd is not None:
+        attributes[f"{Names.ELSEWHERE}.usd"] = float(cost.usd)
     return attributes
 
 

@@ -162,6 +162,7 @@ class Names:
     SPENT_INPUT: Final = "executionkit.cost.input_tokens"
     SPENT_OUTPUT: Final = "executionkit.cost.output_tokens"
     SPENT_USD: Final = "executionkit.cost.usd"
+    ELSEWHERE: Final = "executionkit.cost.elsewhere"
     ITEM: Final = "executionkit.item.index"
     ITEMS: Final = "executionkit.item.total"
     ITEM_NAME: Final = "executionkit.item.name"

@@ -29,12 +29,18 @@ class Counts:
 class Run:
     """A run under way: when it began, and what of it has a span that is open, by number."""
 
-    __slots__ = ("began", "opened")
+    __slots__ = ("began", "is_over", "opened")
 
     def __init__(self, began: int) -> None:
         self.began: int = began
         """Nanoseconds since 1970."""
         self.opened: dict[int, Opened] = {}
+        self.is_over: bool = False
+
+    @property
+    def open(self) -> "list[Opened]":
+        """What has not ended, each once: a call and its attempts share a span."""
+        return [each for each in dict.fromkeys(self.opened.values()) if each.ended is None]
 
     def time(self, at: float) -> int:
         """Return the wall clock at so many seconds after the run's beginning."""
@@ -97,14 +103,17 @@ class Opened:
 
         return leave
 
+    def within(self, at: int) -> int:
+        """Return a moment, or the end of this or of what it is part of, where that came before."""
+        above: Opened | None = self
+        while above is not None and above.ended is None:
+            above = above.above
+        return at if above is None or above.ended is None else min(at, above.ended)
+
     def end(self, at: int) -> float:
         """End it, not after what it is part of, and return how many seconds it took."""
-        above = self.above
-        while above is not None:
-            if above.ended is not None:
-                at = min(at, above.ended)
-                break
-            above = above.above
+        if self.above is not None:
+            at = self.above.within(at)
         self.ended = max(at, self.began)
         self.span.end(self.ended)
         return (self.ended - self.began) / 1e9

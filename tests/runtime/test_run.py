@@ -45,6 +45,7 @@ from executionkit.patterns.refine import refine
 from executionkit.patterns.step import step
 from executionkit.provider import LLMProvider, LLMResponse, user
 from executionkit.retry import RetryConfig
+from executionkit.runtime import tracing
 from executionkit.runtime.context import MeteredProvider
 from tests.doubles import AT_ONCE, Asked, Buy, Model, each, error_of, reply, result_of, soon
 
@@ -465,6 +466,13 @@ class TestTrace:
         assert teller.events == events
         told = [(event.run, event.id, type(event)) for event in events]
         assert len(told) == len(set(told))
+
+    async def test_that_was_installed_can_be_taken_back(self) -> None:
+        events: list[Event] = []
+        tracing.install(events.append)
+        tracing.uninstall(events.append)
+        await complete().run(Model(), "x")
+        assert events == []
 
     @pytest.mark.parametrize("trace", [5, "print"])
     async def test_must_be_callable(self, trace: Any) -> None:

@@ -144,13 +144,15 @@ class Completion(msgspec.Struct, eq=False):
     async def _traced(self, trace: CallTrace, endpoint: Endpoint) -> Completed:
         is_streamed = self.delivery is not None and method(self.frame.provider, "stream") is not None
         trace.started(endpoint, is_streamed=is_streamed)
-        leave = trace.span.enter()
+        leave, under_way = trace.span.enter(), self.frame.account.ledger.under_way
+        under_way[trace] = trace.end_with_run
         try:
             answered = await self._ask(endpoint)
         except BaseException as error:
             trace.finished(None, name_of_end(error))
             raise
         finally:
+            del under_way[trace]
             if leave is not None:
                 leave()
         trace.finished(answered.response, None)
@@ -338,7 +340,7 @@ class Completion(msgspec.Struct, eq=False):
             raise DeadlineExceededError("not sent: the run's deadline has passed") from failure
         account, under_way = self.frame.account, call_under_way.get()
         self.payers = account.payers
-        if account.ledger.is_closed:
+        if account.payers.are_closed:
             raise PermanentError(RUN_IS_OVER)
         if under_way is not None and under_way.reservation.payers.all[-1] is account.root:
             lent = under_way.take_over()
@@ -388,7 +390,7 @@ class Completion(msgspec.Struct, eq=False):
         self._lesson = {}
         trace, delivery, span, streamed = self.trace, self.delivery, None, None
         if trace is not None:
-            span = trace.attempt_started(self._attempts, member, reservation.max_tokens)
+            span = trace.attempt_started(self._attempts, member, reservation)
         if delivery is not None:
             waited = None if trace is None else trace.span.waited
             streamed = StreamedAttempt(member.provider, delivery, self.frame.backlog, waited)
@@ -444,7 +446,7 @@ class Completion(msgspec.Struct, eq=False):
             self.delivery.end(response.content)
         if self.trace is not None and span is not None:
             self.trace.first_piece = None if streamed is None else span.seconds_to(streamed.first_at)
-            self.trace.attempt_finished(span, self._attempts, reservation, response=response)
+            self.trace.attempt_finished(response=response)
 
     def _settle_failed(
         self,
@@ -478,9 +480,7 @@ class Completion(msgspec.Struct, eq=False):
             self.delivery.void()
         if self.trace is not None and span is not None:
             ended = name_of_end(error if failure is None else failure)
-            self.trace.attempt_finished(
-                span, self._attempts, reservation, error=ended, failure=failure, learned=learned
-            )
+            self.trace.attempt_finished(error=ended, failure=failure, learned=learned)
         return failure
 
     async def _note_sent(self, entry: Entry, reservation: Reservation) -> None:

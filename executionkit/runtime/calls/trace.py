@@ -1,7 +1,7 @@
 """What traces are told of one call: its beginning, its attempts and its end."""
 
 from collections.abc import Mapping, Sequence
-from typing import Final, cast
+from typing import Final, NamedTuple, cast
 
 from executionkit.core.dialect import Request
 from executionkit.core.encoding import json_text
@@ -18,6 +18,9 @@ __all__ = ["CallTrace"]
 _SETTINGS: Final = ("top_p", "top_k", "seed", "frequency_penalty", "presence_penalty", "reasoning_effort")
 """What a trace is told of a request's further fields: numbers and words of an API, never content."""
 
+_LEFT_BEHIND: Final = "Cancelled"
+"""How a call has ended that did not hear of the cancellation."""
+
 _A_WORD: Final = 40
 """Characters of such a word at most."""
 
@@ -32,9 +35,11 @@ class CallTrace:
     """
 
     __slots__ = (
+        "_attempt",
         "_attempts",
         "_cost",
         "_is_estimated",
+        "_is_over",
         "_ordinal",
         "_request",
         "first_piece",
@@ -47,6 +52,8 @@ class CallTrace:
         self._request = request
         self._ordinal = ordinal
         self._attempts = 0  # of this life of the run: what an earlier one has sent is in its own records
+        self._attempt: _Attempt | None = None
+        self._is_over = False
         self._cost: TokenUsage = NO_USAGE
         self._is_estimated = False
         self.is_replayed: bool = False
@@ -75,7 +82,10 @@ class CallTrace:
         )
 
     def finished(self, response: LLMResponse | None, error: str | None) -> None:
-        """Tell that the call has ended, with an answer or an error."""
+        """Tell that the call has ended, with an answer or an error; nothing where it was told before."""
+        if self._is_over:
+            return
+        self._is_over = True
         self.span.send(
             CallFinished,
             ordinal=self._ordinal,
@@ -87,6 +97,12 @@ class CallTrace:
             error=error,
             **({} if response is None else self._answered(response)),
         )
+
+    def end_with_run(self) -> None:
+        """Tell that the call has ended, since its run has, with what the ledger counts for it."""
+        if self._attempt is not None:
+            self.attempt_finished(error=_LEFT_BEHIND)
+        self.finished(None, _LEFT_BEHIND)
 
     def _answered(self, response: LLMResponse) -> dict[str, object]:
         """Return what the end of a call tells of its answer."""
@@ -103,46 +119,48 @@ class CallTrace:
             told["tool_calls"] = json_text(response.tool_calls) if response.tool_calls else None
         return told
 
-    def attempt_started(self, attempt: int, member: Endpoint, max_tokens: int | None) -> Span:
+    def attempt_started(self, attempt: int, member: Endpoint, reservation: Reservation) -> Span:
         """Tell that an attempt begins, and return it."""
         self._attempts += 1
         span = self.span.below()
-        span.send(
-            AttemptStarted,
-            attempt=attempt,
-            max_tokens=max_tokens,
-            model=member.model,
-            server=member.server,
-            port=member.port,
-            provider=member.kind,
-        )
+        self._attempt = _Attempt(span, attempt, reservation)
+        if not self._is_over:
+            span.send(
+                AttemptStarted,
+                attempt=attempt,
+                max_tokens=reservation.max_tokens,
+                model=member.model,
+                server=member.server,
+                port=member.port,
+                provider=member.kind,
+            )
         return span
 
     def attempt_finished(
         self,
-        span: Span,
-        attempt: int,
-        reservation: Reservation,
         *,
         response: LLMResponse | None = None,
         error: str | None = None,
         failure: ExecutionKitError | None = None,
         learned: tuple[str, ...] = (),
     ) -> None:
-        """Tell how an attempt ended, and what it was charged."""
-        cost = reservation.charged
+        """Tell how the attempt under way ended, and what it is charged; nothing where the call was over."""
+        under_way, self._attempt = self._attempt, None
+        if under_way is None or self._is_over:
+            return
+        cost = under_way.reservation.charged
         self._cost += cost
-        self._is_estimated |= reservation.is_estimated
+        self._is_estimated |= under_way.reservation.is_estimated
         status: object = None
         request_id: object = None
         if response is not None:
             status, request_id = response.status, response.request_id or None
         elif failure is not None:
             status, request_id = failure.metadata.get("status"), failure.metadata.get("request_id")
-        span.send(
+        under_way.span.send(
             AttemptFinished,
-            attempt=attempt,
-            duration=span.duration,
+            attempt=under_way.number,
+            duration=under_way.span.duration,
             cost=cost,
             finish_reason=None if response is None else response.finish_reason,
             error=error,
@@ -150,6 +168,20 @@ class CallTrace:
             request_id=request_id if isinstance(request_id, str) else None,
             learned=learned,
         )
+
+
+class _Attempt(NamedTuple):
+    """The attempt under way.
+
+    Args:
+        span: The attempt.
+        number: Counted from 1.
+        reservation: What it holds.
+    """
+
+    span: Span
+    number: int
+    reservation: Reservation
 
 
 def _settings(options: Mapping[str, object]) -> dict[str, float | int | str | tuple[str, ...]]:

@@ -6,7 +6,7 @@ priced; so those are records of their own.
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import anyio
@@ -34,7 +34,7 @@ class Ledger(msgspec.Struct, eq=False):
         endpoints: What the run knows of each provider that it asks, by the provider's id.
         proofs: For each server, the end of the call that finds out which fields it takes.
         asked: How often the run has asked a cache for what.
-        is_closed: Whether the run is over: nothing is bought any more.
+        under_way: What ends the records of each call under way with the run, where the call outlives it.
         input_scale: What servers count of a long prompt, over what was estimated.
         input_overhead: What they count of a short one beyond that.
     """
@@ -42,7 +42,7 @@ class Ledger(msgspec.Struct, eq=False):
     endpoints: dict[int, Any] = {}
     proofs: dict[object, anyio.Event] = {}
     asked: Counter[bytes] = msgspec.field(default_factory=Counter[bytes])
-    is_closed: bool = False
+    under_way: dict[object, Callable[[], None]] = {}
     input_scale: float = 1.0
     input_overhead: int = 0
 
@@ -181,6 +181,7 @@ class Caveats(msgspec.Struct, eq=False):
         reported: Calls for which the server gave the figure in money.
         matched_by: How prices were found, where that was not always by the whole name.
         counted_by: What the reservations under a budget in money rest on, the least certain of them.
+        paid_elsewhere: What no call of this life of the run was charged.
     """
 
     unreported: int = 0
@@ -190,6 +191,7 @@ class Caveats(msgspec.Struct, eq=False):
     reported: int = 0
     matched_by: Matched = "name"
     counted_by: Counted | None = None
+    paid_elsewhere: TokenUsage = NO_USAGE
 
     def note(self, priced: Priced) -> None:
         """Note of one call how it was priced."""
@@ -211,7 +213,7 @@ class Account:
         limit: The budget of this account; None where it has none of its own.
     """
 
-    __slots__ = ("_budget", "_caveats", "halts", "ledger", "payers", "spent")
+    __slots__ = ("_budget", "_caveats", "halts", "is_closed", "ledger", "payers", "spent")
 
     def __init__(self, parent: "Account | None" = None, limit: TokenUsage | None = None) -> None:
         self.spent: CostTracker = CostTracker()
@@ -219,6 +221,8 @@ class Account:
         self._caveats: Caveats | None = None
         self.halts: int = 0
         """How many groups of parallel calls below this account have failed and not ended yet."""
+        self.is_closed: bool = False
+        """Whether the run that it stands for is over: nothing is bought any more, and its cost is final."""
         if parent is None:
             self.ledger: Ledger = Ledger()
             """What all accounts of the run share."""
@@ -273,14 +277,23 @@ class Account:
         return next(filter(None, [budget.spent_out for budget in self.payers.budgets]), None)
 
     def close(self) -> None:
-        """Note that what the account stands for is over; after a run nothing is bought any more."""
+        """Note that the run that the account stands for is over: its cost is final, and nothing is bought.
+
+        Calls that outlive the ledger are told as ended, with what it counts for them. Those of a run within a
+        run go on, on the accounts above.
+        """
+        self.is_closed = True
         if self is self.root:
-            self.ledger.is_closed = True
+            for end in [*self.ledger.under_way.values()]:
+                end()
 
     def charge(self, usage: TokenUsage) -> None:
         """Count what was spent past the ledger, here and in every account above."""
+        if usage == NO_USAGE:
+            return
         for account in self.payers.all:
             account.spent.add_usage(usage)
+            account.noted.paid_elsewhere += usage
 
     def expect(self, paid: TokenUsage) -> None:
         """Let its own budget know what earlier lives of a run have paid for calls still to come."""
@@ -294,6 +307,7 @@ class Account:
             self.ledger.learn_input(charge.estimate, cost.input_tokens)
         for account in self.payers.all:
             account.spent.add_settled(cost, usd)
+            account.noted.paid_elsewhere += cost if usd is None else replace(cost, usd=dollars(usd))
             account.noted.replayed += cost.llm_calls
             account.noted.unreported += charge.is_estimated
             if charge.priced is not None:
@@ -355,6 +369,11 @@ class Payers(msgspec.Struct, frozen=True):
 
     all: tuple[Account, ...]
     budgets: tuple[Budget, ...]
+
+    @property
+    def are_closed(self) -> bool:
+        """Whether a run that is to pay is over."""
+        return any(account.is_closed for account in self.all)
 
     def joined(self, others: "Payers") -> "Payers":
         """Return these and others, each once; the run's account stays the last."""

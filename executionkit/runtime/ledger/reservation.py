@@ -95,7 +95,7 @@ async def reserve(payers: Payers, request: Request, terms: Terms = NO_TERMS) -> 
             await checkpoint()  # who asks again and again gives others a turn, and deadlines theirs
             return decision
         await decision.settlement()
-        if payers.all[-1].ledger.is_closed:
+        if payers.are_closed:
             raise PermanentError(RUN_IS_OVER)
 
 
@@ -223,7 +223,9 @@ class Reservation(msgspec.Struct, eq=False):
 
     @property
     def charged(self) -> TokenUsage:
-        """What the call was charged when it was settled, in money too where that is known."""
+        """What the call is charged: a call until it is settled, then tokens too, and money where known."""
+        if self._is_open:
+            return TokenUsage(llm_calls=1)
         return self._cost if self._usd is None else replace(self._cost, usd=dollars(self._usd))
 
     def abandon(self, billed: object = NO_USAGE, *, is_estimate: bool = False) -> TokenUsage:
@@ -246,7 +248,10 @@ class Reservation(msgspec.Struct, eq=False):
         self._close(NO_USAGE)
 
     def _close(self, cost: TokenUsage, usd: int | None = None) -> TokenUsage:
-        """Count the cost in place of the reservation; nothing where that was done before."""
+        """Count the cost in place of the reservation; nothing where that was done before.
+
+        The cost of a run that is over has been told, and stays as it is.
+        """
         if not self._is_open:
             return NO_USAGE
         self._is_open = False
@@ -254,7 +259,8 @@ class Reservation(msgspec.Struct, eq=False):
         if cost.llm_calls and (cost.usd is not None or self.held_usd or self.terms.is_notable):
             self._note_pricing(is_reported=cost.usd is not None)
         for account in self.payers.all:
-            account.spent.settle_call(cost, usd)
+            if not account.is_closed:
+                account.spent.settle_call(cost, usd)
         for budget in self.payers.budgets:
             budget.release(self.held_input, self.held_output, self.held_usd)
         return cost

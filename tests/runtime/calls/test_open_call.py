@@ -27,7 +27,15 @@ from executionkit import (
 )
 from executionkit.core.retry_quota import RetryQuota
 from executionkit.core.usage import NO_USAGE
-from executionkit.events import Event, StageFinished
+from executionkit.events import (
+    AttemptFinished,
+    AttemptStarted,
+    CallFinished,
+    CallStarted,
+    Event,
+    RunFinished,
+    StageFinished,
+)
 from executionkit.outcome import Outcome
 from executionkit.provider import LLMProvider, Message, user
 from executionkit.runtime.context import Context
@@ -402,15 +410,27 @@ async def test_a_task_left_behind_buys_nothing_while_the_run_ends() -> None:
     assert (error_of(outcomes[0]).cost.llm_calls, model.calls, bought) == (0, 0, [])
 
 
-async def test_a_call_that_waits_for_room_when_its_run_ends_is_refused() -> None:
-    class Slow(Model):
-        async def complete(self, messages: list[Message], **kwargs: Any) -> LLMResponse:
-            response = await super().complete(messages, **kwargs)
-            if messages[-1]["content"] == "slow":
-                await is_over.wait()
-            return response
+class Slow(Model):
+    """Answers what is asked as "slow" when the test lets it."""
 
-    model, is_over = Slow(), anyio.Event()
+    def __init__(self, may_answer: anyio.Event) -> None:
+        super().__init__()
+        self.may_answer = may_answer
+
+    async def complete(self, messages: list[Message], **kwargs: Any) -> LLMResponse:
+        response = await super().complete(messages, **kwargs)
+        if messages[-1]["content"] == "slow":
+            await self.may_answer.wait()
+        return response
+
+
+async def ask_slow(provider: LLMProvider) -> None:
+    await provider.complete([user("slow")])
+
+
+async def test_a_call_that_waits_for_room_when_its_run_ends_is_refused() -> None:
+    is_over = anyio.Event()
+    model = Slow(is_over)
     refused: list[ExecutionKitError] = []
     outcomes: list[Outcome[str]] = []
 
@@ -433,6 +453,91 @@ async def test_a_call_that_waits_for_room_when_its_run_ends_is_refused() -> None
         is_over.set()
     assert (result_of(outcomes[0]).cost.llm_calls, model.calls) == (1, 1)
     assert [type(error) for error in refused] == [PermanentError]
+
+
+async def test_a_call_left_behind_is_told_before_its_run_ends_and_never_again() -> None:
+    may_answer, answers, events = anyio.Event(), list[LLMResponse](), list[Event]()
+    outcomes: list[Outcome[str]] = []
+
+    async def buy(provider: LLMProvider) -> None:
+        answers.append(await provider.complete([user("slow")]))
+
+    async with anyio.create_task_group() as group:
+
+        async def function(provider: LLMProvider, prompt: str) -> PatternResult[str]:
+            await provider.complete([user("quick")])
+            group.start_soon(buy, provider)
+            await anyio.wait_all_tasks_blocked()
+            return PatternResult("done")
+
+        outcomes.append(await step(function).run(Slow(may_answer), "?", trace=events.append))
+        assert isinstance(events[-1], RunFinished)
+        may_answer.set()
+    assert len(answers) == 1
+    cost = result_of(outcomes[0]).cost
+    assert cost == TokenUsage(*reply_usage(), 2)
+    assert isinstance(events[-1], RunFinished)
+    assert events[-1].cost == cost
+    for began, ended in ((CallStarted, CallFinished), (AttemptStarted, AttemptFinished)):
+        assert sum(isinstance(event, began) for event in events) == 2
+        costs = [event.cost for event in events if isinstance(event, ended)]
+        assert sum(costs, NO_USAGE) == cost
+        assert costs[1] == TokenUsage(llm_calls=1)
+
+
+async def test_the_cost_of_a_run_stays_as_it_was_told() -> None:
+    """A call left behind may settle while a failure is on its way to whoever waits for it."""
+    may_answer, events, outcomes = anyio.Event(), list[Event](), list[Outcome[str]]()
+
+    async with anyio.create_task_group() as group:
+
+        async def function(provider: LLMProvider, prompt: str) -> PatternResult[str]:
+            group.start_soon(ask_slow, provider)
+            await anyio.wait_all_tasks_blocked()
+            raise ValueError("fails")
+
+        def told(event: Event) -> None:
+            events.append(event)
+            if isinstance(event, StageFinished):
+                may_answer.set()
+
+        outcomes.append(await step(function).run(Slow(may_answer), "?", trace=told))
+    assert error_of(outcomes[0]).cost == TokenUsage(llm_calls=1)
+    assert [event.cost for event in events if isinstance(event, RunFinished)] == [TokenUsage(llm_calls=1)]
+
+
+async def test_what_a_run_within_a_run_leaves_behind_buys_nothing_and_is_paid_by_the_outer() -> None:
+    may_answer, kept, told = anyio.Event(), list[LLMProvider](), list[Event]()
+    model = Slow(may_answer)
+    costs: list[TokenUsage] = []
+
+    async with anyio.create_task_group() as group:
+
+        async def leaves(provider: LLMProvider, prompt: str) -> PatternResult[str]:
+            kept.append(provider)
+            group.start_soon(ask_slow, provider)
+            await anyio.wait_all_tasks_blocked()
+            return PatternResult("done")
+
+        async def outer(provider: LLMProvider, prompt: str) -> PatternResult[str]:
+            inner = await step(leaves).run(provider, prompt, trace=told.append)
+            costs.append(result_of(inner).cost)
+            with pytest.raises(PermanentError, match="is over"):
+                await kept[0].complete([user("late")])
+            may_answer.set()
+            await anyio.wait_all_tasks_blocked()
+            return PatternResult("done")
+
+        costs.append(result_of(await step(outer).run(model, "?", trace=told.append)).cost)
+    assert costs == [TokenUsage(llm_calls=1), TokenUsage(*reply_usage(), 1)]
+    assert model.calls == 1
+    assert [event.cost for event in told if isinstance(event, RunFinished)] == costs
+    assert [event.cost for event in told if isinstance(event, CallFinished) and event.attempts] == costs[1:]
+
+
+def reply_usage() -> tuple[int, int]:
+    usage = reply().usage
+    return usage["prompt_tokens"], usage["completion_tokens"]
 
 
 async def test_a_metered_provider_is_refused_in_another_event_loop() -> None:
