@@ -20,12 +20,6 @@ if TYPE_CHECKING:
 
 collect_ignore_glob = ["typing/*"]  # read by the checkers, never run
 
-if "EXECUTIONKIT_WATCH_ALL" in os.environ:
-    from hypothesis import settings
-
-    settings.register_profile("watched", deadline=None)  # who is watched takes longer
-    settings.load_profile("watched")
-
 BARE = os.environ.get("EXECUTIONKIT_BARE") == "1"
 """Set by `just matrix` where extras are left out on purpose: only then may a test skip for want of one."""
 
@@ -82,19 +76,19 @@ def _no_leaks() -> Iterator[None]:
 
 
 @pytest.fixture(autouse="EXECUTIONKIT_WATCH_ALL" in os.environ)
-def _telemetry(request: pytest.FixtureRequest) -> Iterator[None]:
+def _telemetry() -> Iterator[None]:
     """Have every run of every test make spans and metrics, and check them; `just long watched` asks for it."""
     from executionkit.runtime import tracing
-    from tests.conventions import Recording
+    from tests.conventions import Apart, Recording
 
     recording = Recording()
-    for trace in recording.traces:
+    traces = Apart(recording.otel), recording.events.append
+    for trace in traces:
         tracing.install(trace)
     yield
-    for trace in recording.traces:
+    for trace in traces:
         tracing.uninstall(trace)
-    is_resumed = recording.has_replays or "journal" in request.path.parts  # earlier lives have paid
-    found = recording.deviations(sums=not (is_resumed or recording.has_foreign_costs))
+    found = recording.deviations()
     recording.close()
     assert found == []
 

@@ -28,7 +28,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ignored = shutil.ignore_patterns("__pycache__")
     shutil.copytree(Path(executionkit.__file__).parent, root / "executionkit", ignore=ignored)
     (root / "tests" / "patterns").mkdir(parents=True)
-    for name in ("pyproject.toml", "mypy.ini", "tests/conftest.py", "tests/leaks.py"):
+    for name in ("pyproject.toml", "mypy.ini", "tests/conftest.py", "tests/conventions.py", "tests/leaks.py"):
         shutil.copy(ROOT / name, root / name)
     for name, text in FILES.items():
         if name != EXPORTS:
