@@ -369,8 +369,12 @@ class Remote(_Endpoint, frozen=True, kw_only=True, dict=True, weakref=True):
         await self._client.leave()
 
     def __hash__(self) -> int:
-        fields = [getattr(self, name) for name in self.__struct_fields__]
-        return hash((type(self), hash_frozen(freeze(fields))))
+        owned = vars(self)  # each call asks for it
+        if "hash" not in owned:
+            fields = [getattr(self, name) for name in self.__struct_fields__]
+            owned["hash"] = hash((type(self), hash_frozen(freeze(fields))))
+        found: int = owned["hash"]
+        return found
 
     def __repr__(self) -> str:
         key = ", api_key=***" if self.api_key else ""

@@ -12,7 +12,11 @@ from executionkit.providers.chat.redaction import Redactor
 from executionkit.providers.openai import Provider
 from executionkit.providers.secret import Secret
 
-pytestmark = pytest.mark.usefixtures("no_collection")
+pytestmark = [
+    pytest.mark.usefixtures("no_collection"),
+    # Python itself swallows an interrupt that strikes in a generator as it is dropped, and says so.
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 
 KEY = "sk-1234/ab"
 INSTANTS = 60

@@ -5,6 +5,7 @@ what is from where. The first row that matches holds; what it says wrong, a refu
 """
 
 import ipaddress
+from functools import lru_cache
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -140,6 +141,7 @@ SERVERS: Final = (
 """The table, most particular rows first."""
 
 
+@lru_cache(maxsize=256)
 def server_for(base_url: str, model: str) -> Server | None:
     """Return the row that a base URL and a model are in; None where the server is not known.
 

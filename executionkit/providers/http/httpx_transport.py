@@ -1,7 +1,7 @@
 """The transport over httpx.
 
 httpx's stock pool costs time in the square of what is in flight, and loses slots on cancellation. So a
-provider keeps one stock transport of one connection for each slot, and hands the slots out from a stack.
+provider keeps a transport of one stock connection for each slot, and hands the slots out from a stack.
 """
 
 import math
@@ -10,15 +10,18 @@ import sys
 import time
 from collections import deque
 from contextlib import suppress
-from typing import Any, Final
+from importlib import import_module
+from typing import Any, Final, TypeAlias
 
 import anyio
+import httpcore
 import httpx
 from anyio.lowlevel import cancel_shielded_checkpoint
 
 from executionkit.errors import PermanentError
 from executionkit.providers.http.address import Address
 from executionkit.providers.http.certificates import shared_tls_context
+from executionkit.providers.http.connection import Connector, WouldWaitError
 from executionkit.providers.http.exchange import CONNECT_TIMEOUT, KEEPALIVE, Exchange, Request
 from executionkit.providers.http.httpx_exchange import (
     UNLOGGED,
@@ -34,32 +37,13 @@ from executionkit.providers.secret import Secret
 __all__ = ["HttpxTransport"]
 
 _Body: Final = body_type(sys.modules["httpx"])
-_LIMITS: Final = httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=None)
-
-
-class _WouldWait(BaseException):
-    """Reading would have to wait for the server."""
-
-
-class _ReadTimeout(float):
-    """A time-out for reading whose end is moved while httpx uses it.
-
-    httpx takes it up once for a body, and asks anyio or trio for so much time whenever it has to wait.
-    """
-
-    ends: float | None = math.inf  # a time of the event loop; None where nothing may be waited for
-
-    def __radd__(self, now: float) -> float:  # the time now, and this
-        if self.ends is None:
-            raise _WouldWait
-        return self.ends
-
-    def __lt__(self, other: float) -> bool:  # trio takes none that is negative
-        return False
+_TIMEOUTS: Final = {"connect": CONNECT_TIMEOUT}
+_Sender: TypeAlias = httpcore.AsyncHTTPConnection | httpcore.AsyncConnectionPool
+"""A connection, or, through a proxy, a pool of one."""
 
 
 class HttpxTransport:
-    """Sends through a stack of slots, each a stock `httpx.AsyncHTTPTransport` of one connection.
+    """Sends through a stack of slots, each a transport of one connection.
 
     Handing a slot out takes the same short time however many there are. The connection of a cancelled or
     broken exchange is closed, never handed on; so is one that the server hung up on, or wrote to unasked.
@@ -85,7 +69,7 @@ class HttpxTransport:
     ) -> None:
         self._authority = address.authority
         self._url = httpx.URL(address.url)
-        self._tls = tls or ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # httpx would load certificates for each
+        self._tls = tls
         self._proxy = None if proxy is None else _proxy(proxy, trust_env)
         self._free = anyio.Semaphore(limit, max_value=limit, fast_acquire=True)
         self._idle: deque[_Slot] = deque()
@@ -104,7 +88,6 @@ class HttpxTransport:
         unlogged = UNLOGGED.set(True)
         try:
             slot = await self._fresh_or_idle()
-            patience = _ReadTimeout()
             # The request is made in place: a local name would show the key in a traceback.
             response = await slot.transport.handle_async_request(
                 httpx.Request(
@@ -112,13 +95,10 @@ class HttpxTransport:
                     self._url,
                     headers=request.headers,
                     stream=_Body(request.body),
-                    extensions={
-                        "timeout": {"connect": CONNECT_TIMEOUT, "read": patience},
-                        **slot.extensions,
-                    },
+                    extensions=slot.extensions,
                 )
             )
-            return _SlotExchange(self, slot, response, patience)
+            return _SlotExchange(self, slot, response)
         except Exception as error:  # noqa: BLE001 - whatever httpx and the event loop make of what happened
             await self.drop(slot)
             answer = refusal(error, {} if slot is None else slot.headers)
@@ -142,9 +122,11 @@ class HttpxTransport:
         return self._new_slot()
 
     def _new_slot(self) -> "_Slot":
-        return _Slot(
-            httpx.AsyncHTTPTransport(verify=self._tls, trust_env=False, limits=_LIMITS, proxy=self._proxy)
-        )
+        connector = Connector()
+        if self._proxy is not None:
+            return _Slot(_pool_of_one(self._proxy, self._tls, connector), connector, is_proxied=True)
+        origin = _core_url(self._url).origin
+        return _Slot(httpcore.AsyncHTTPConnection(origin, self._tls, network_backend=connector), connector)
 
     async def give_back(self, slot: "_Slot") -> None:
         """Take back a slot whose exchange is over and whose connection is sound."""
@@ -174,76 +156,68 @@ class HttpxTransport:
         await cancel_shielded_checkpoint()
 
 
-class _Slot:
-    """A transport of one connection. It follows how the connection is made, as httpx's `trace` tells it.
+class _Transport(httpx.AsyncHTTPTransport):
+    """httpx's own, so that who instruments that sees each request, on one connection in place of a pool.
 
-    httpx loses a connection whose TLS handshake is cancelled, and what a proxy said besides its status.
+    Which connection, it can be told in private only.
     """
 
-    def __init__(self, transport: httpx.AsyncHTTPTransport) -> None:
-        self.transport = transport
+    def __init__(self, sender: _Sender) -> None:
+        self._pool = sender  # type: ignore[assignment]
+
+
+class _Slot:
+    """A transport, the connection below it, and what a proxy said: httpcore keeps no more than its status."""
+
+    def __init__(self, sender: _Sender, connector: Connector, *, is_proxied: bool = False) -> None:
+        self.transport = _Transport(sender)
         self.headers: dict[str, str] = {}
         self.idle_since: float = time.monotonic()
-        self._connection: Any = None
-        self._tls: Any = None
-
-    @property
-    def extensions(self) -> dict[str, Any]:
-        """What the next request asks httpx to tell; nothing once the connection is made."""
-        return {} if self._connection is not None else {"trace": self._follow}
+        self.extensions: dict[str, Any] = {"timeout": _TIMEOUTS}
+        if is_proxied:
+            self.extensions["trace"] = self._follow
+        self._connector = connector
 
     async def _follow(self, event: str, info: dict[str, Any]) -> None:
-        if event.endswith("connect_tcp.complete"):
-            self._connection = info["return_value"]
-        elif event.endswith("start_tls.complete"):
-            self._tls = info["return_value"].get_extra_info("ssl_object")
-        elif event.endswith("receive_response_headers.complete"):
+        if event.endswith("receive_response_headers.complete"):
             self.headers = by_name(info["return_value"][3])
 
     def is_stale(self) -> bool:
         """Whether the connection was idle for too long, or the server hung up on it, or spoke unasked."""
-        if self._connection is None:
-            return False
-        if time.monotonic() - self.idle_since >= KEEPALIVE:
-            return True
-        try:
-            return bool(self._connection.get_extra_info("is_readable"))
-        except ValueError:  # httpx has closed it
-            return True
+        connection = self._connector.connection
+        is_old = time.monotonic() - self.idle_since >= KEEPALIVE
+        return connection is not None and (is_old or connection.is_stale)
 
-    def has_more(self) -> bool:
+    def end_reads_at(self, deadline: float | None) -> None:
+        """Have reads raise from this time of the event loop on; None where none may wait."""
+        if self._connector.connection is not None:
+            self._connector.connection.reads_end_at = deadline
+
+    @property
+    def has_undecrypted(self) -> bool:
         """Whether more than the answer came, or the end, and waits to be decrypted."""
-        if self._tls is None:
-            return False
-        try:
-            self._tls.read(1)
-        except ssl.SSLWantReadError:
-            return False
-        except ssl.SSLError:
-            pass
-        return True
+        connection = self._connector.connection
+        return connection is not None and connection.has_undecrypted
 
     async def close(self) -> None:
         """Close at once."""
         with anyio.CancelScope(shield=True):
             await self.transport.aclose()
-            if self._connection is not None:
-                await self._connection.aclose()
+            if self._connector.connection is not None:
+                await self._connector.connection.aclose()
 
 
 class _SlotExchange(ResponseExchange):
     """An exchange that has a slot."""
 
-    def __init__(
-        self, owner: HttpxTransport, slot: _Slot, response: httpx.Response, patience: _ReadTimeout
-    ) -> None:
+    def __init__(self, owner: HttpxTransport, slot: _Slot, response: httpx.Response) -> None:
         super().__init__(response, by_name(response.headers.raw))
         self._owner = owner
         self._slot: _Slot | None = slot
-        self._patience = patience
 
     def end_reads_at(self, deadline: float) -> bool:
-        self._patience.ends = deadline
+        if self._slot is not None:
+            self._slot.end_reads_at(deadline)
         return True
 
     async def finish(self) -> None:
@@ -255,34 +229,58 @@ class _SlotExchange(ResponseExchange):
             try:
                 # An answer that the end of the connection ends leaves none to hand on.
                 is_framed = not {"content-length", "transfer-encoding"}.isdisjoint(self.head.headers)
-                is_sound = self.is_over and is_framed and not await self._has_more() and not slot.has_more()
+                is_sound = (
+                    self.is_over and is_framed and not await self._has_more(slot) and not slot.has_undecrypted
+                )
                 if not is_sound:
                     await super().finish()
             finally:
+                slot.end_reads_at(math.inf)
                 await (self._owner.give_back(slot) if is_sound else self._owner.drop(slot))
 
-    async def _has_more(self) -> bool:
+    async def _has_more(self, slot: _Slot) -> bool:
         """Whether httpx has received more than the answer; it would take that for the next one.
 
         Its stream, asked once more, ends at once where something is left, and else would wait for the server.
         """
-        self._patience.ends = None
+        slot.end_reads_at(None)
         try:
             async for _ in self._response.stream:
                 break
-        except _WouldWait:
+        except WouldWaitError:
             return False
         except Exception:  # noqa: BLE001 - what it received is not even HTTP
             return True
         return True
 
 
+def _core_url(url: httpx.URL) -> httpcore.URL:
+    return httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path)
+
+
 def _proxy(url: Secret, trust_env: bool) -> httpx.Proxy:
     with suppress(ImportError, ValueError, httpx.InvalidURL):
         tls = shared_tls_context(trust_env) if url.reveal().lower().startswith("https:") else None
         proxy = httpx.Proxy(url.reveal(), ssl_context=tls)
-        # Whether its kind is installed shows only here.
-        httpx.AsyncHTTPTransport(verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), trust_env=False, proxy=proxy)
+        if proxy.url.scheme.startswith("socks"):
+            import_module("socksio")  # an extra
         return proxy
     # Not raised where that failed: what failed there holds a password.
     raise PermanentError(UNUSABLE_PROXY)
+
+
+def _pool_of_one(proxy: httpx.Proxy, tls: ssl.SSLContext | None, connector: Connector) -> _Sender:
+    """Return what sends through a proxy."""
+    if proxy.url.scheme.startswith("socks"):
+        return httpcore.AsyncSOCKSProxy(
+            _core_url(proxy.url), proxy.raw_auth, tls, max_connections=1, network_backend=connector
+        )
+    return httpcore.AsyncHTTPProxy(
+        _core_url(proxy.url),
+        proxy.raw_auth,
+        proxy.headers.raw,
+        tls,
+        proxy.ssl_context,
+        max_connections=1,
+        network_backend=connector,
+    )
