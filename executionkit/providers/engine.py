@@ -4,7 +4,9 @@ import atexit
 import os
 import threading
 from collections.abc import Generator
+from concurrent.futures import Future
 from contextlib import contextmanager
+from functools import partial
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -16,7 +18,7 @@ import msgspec
 from executionkit.errors import PermanentError, ProviderClosedError
 
 if TYPE_CHECKING:
-    from xllamacpp import CommonParams
+    from xllamacpp import CommonParams, Server
 
 __all__ = ["Engine", "EngineSettings"]
 
@@ -45,21 +47,30 @@ class Engine:
     """
 
     def __init__(self, settings: EngineSettings) -> None:
-        from xllamacpp import Server
-
-        try:
-            self._server: Server | None = Server(_params(settings))
-        except RuntimeError as error:
-            raise PermanentError(
-                f"llama.cpp cannot load {settings.model.name}; is it a complete GGUF file?"
-            ) from error
-        self.address: Final[str] = self._server.listening_address
-        self.supports_tools: Final[bool] = _template_takes_tools(self.address)
-        _wait_for_its_queue(self.address)
         self._lock = threading.Lock()
         self._calls = 0
         self._closed = False
-        _running.add(self)
+        self._server: Server | None = None
+        self.address: str = ""
+        self.supports_tools: bool = False
+        # In a thread of its own: an interrupt would drop, and so stop, a server that has not quite begun.
+        started: Future[None] = Future()
+        start = partial(self._start, settings, started)
+        threading.Thread(target=start, name="executionkit local model", daemon=True).start()
+        started.result()
+
+    def _start(self, settings: EngineSettings, started: "Future[None]") -> None:
+        try:
+            with _starting:
+                self._server = _server(settings)
+                self.address = self._server.listening_address
+                self.supports_tools = _template_takes_tools(self.address)
+                _wait_for_its_queue(self.address)
+                _running.add(self)
+        except BaseException as failure:  # noqa: BLE001 - it is for who waits
+            started.set_exception(failure)
+        else:
+            started.set_result(None)
 
     @property
     def is_gone(self) -> bool:
@@ -111,6 +122,8 @@ class Engine:
 
 
 _running: Final[WeakSet[Engine]] = WeakSet()
+_starting: Final = threading.RLock()
+"""Held while a server starts. A fork waits for it: a child with half a server could not even end."""
 _FIRST_PROCESS: Final = os.getpid()
 
 
@@ -142,7 +155,22 @@ def _forget_busy() -> None:
 
 
 if hasattr(os, "register_at_fork"):  # there is no fork on Windows
+    os.register_at_fork(
+        before=_starting.acquire, after_in_parent=_starting.release, after_in_child=_starting.release
+    )
     os.register_at_fork(after_in_child=_forget_all)
+
+
+def _server(settings: EngineSettings) -> "Server":
+    from xllamacpp import Server
+
+    try:
+        return Server(_params(settings))
+    except RuntimeError as error:
+        hint = ", and its chat template Jinja" if settings.chat_template else ""
+        raise PermanentError(
+            f"llama.cpp cannot load {settings.model.name}; is it a complete GGUF file{hint}?"
+        ) from error
 
 
 def _params(settings: EngineSettings) -> "CommonParams":

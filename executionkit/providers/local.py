@@ -8,6 +8,7 @@ from itertools import count
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
+from weakref import WeakSet
 
 from msgspec.structs import replace
 
@@ -92,6 +93,7 @@ class LocalProvider:
         self._provider: Provider = self._description
         self._closed = False
         self._users = 0
+        _all.add(self)
 
     @property
     def price(self) -> Price | Prices | None:
@@ -193,6 +195,19 @@ class LocalProvider:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._settings.model.name!r})"
+
+
+_all: Final[WeakSet[LocalProvider]] = WeakSet()
+
+
+def _unlock_all() -> None:
+    """Give a forked child locks of its own: the thread that held one at a start did not come along."""
+    for provider in tuple(_all):
+        provider._lock = threading.Lock()  # pyright: ignore[reportPrivateUsage]  # ours, and nobody else's
+
+
+if hasattr(os, "register_at_fork"):  # there is no fork on Windows
+    os.register_at_fork(after_in_child=_unlock_all)
 
 
 def _require_server() -> None:

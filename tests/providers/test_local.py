@@ -194,9 +194,64 @@ time.sleep(0.3)
 sys.exit(3)
 """
 
+FORKING_AT_THE_START = """
+import os, signal, sys, threading
+import xllamacpp
+from executionkit import complete
+from executionkit.providers.local import LocalProvider
+signal.alarm(60)
+starts, Server = threading.Event(), xllamacpp.Server
+def start(params):
+    starts.set()
+    return Server(params)
+xllamacpp.Server = start
+provider = LocalProvider(slots=1, context_size=512)
+complete(max_tokens=4).run_sync(LocalProvider(slots=1, context_size=512), "hello").unwrap()
+starts.clear()
+starter = threading.Thread(target=provider.__enter__)
+starter.start()
+starts.wait()
+idle = os.fork() or sys.exit(0)
+child = os.fork()
+if child:
+    starter.join()
+    codes = [os.waitstatus_to_exitcode(os.waitpid(each, 0)[1]) for each in (idle, child)]
+    complete(max_tokens=4).run_sync(provider, "hello").unwrap()
+    sys.exit(max(codes, key=abs))
+signal.alarm(40)
+complete(max_tokens=4).run_sync(provider, "hello").unwrap()
+"""
+
+INTERRUPTED_AT_THE_START = """
+import os, signal, sys
+import xllamacpp
+from executionkit.providers.local import LocalProvider
+signal.alarm(60)
+interrupts, Server = 0, xllamacpp.Server
+def start(params):
+    server = Server(params)
+    os.kill(os.getpid(), signal.SIGINT)
+    return server
+provider = LocalProvider(slots=1, context_size=512)
+for _ in range(8):
+    xllamacpp.Server = start
+    try:
+        provider.__enter__()
+    except KeyboardInterrupt:
+        interrupts += 1
+    xllamacpp.Server = Server
+    with provider:
+        pass
+sys.exit(interrupts)
+"""
+
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no fork on Windows")
-@pytest.mark.parametrize(("script", "code"), [(FORKING, 0), (LEAVING, 3)], ids=["forked", "at work"])
+@pytest.mark.parametrize(
+    ("script", "code"),
+    [(FORKING, 0), (LEAVING, 3), (FORKING_AT_THE_START, 0), (INTERRUPTED_AT_THE_START, 8)],
+    ids=["forked", "at work", "forked at the start", "interrupted at the start"],
+)
 def test_a_process_ends_whatever_the_server_is_at(script: str, code: int) -> None:
     done = subprocess.run(
         [sys.executable, "-W", "ignore:This process", "-c", script],
