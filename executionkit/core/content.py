@@ -89,8 +89,8 @@ def read_reasoning(message: Mapping[str, Any]) -> str:
     '4?'
     """
     for name in _FIELDS:
-        found = _text_of(message.get(name))
-        if found:
+        given: object = message.get(name)
+        if given is not None and (found := _text_of(given)):
             return found
     return ""
 

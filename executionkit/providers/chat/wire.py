@@ -273,6 +273,8 @@ def read_arguments(given: object) -> dict[str, Any] | str:
 def unique_calls(calls: Iterable[ToolCall]) -> tuple[ToolCall, ...]:
     """Give a fresh id to each call that has none, or one that an earlier call has."""
     given = list(calls)
+    if not given:
+        return ()
     taken, seen = {call.id for call in given}, {""}
     numbers: defaultdict[str, Iterator[int]] = defaultdict(lambda: count(1))
     unique: list[ToolCall] = []
