@@ -16,6 +16,7 @@ from typing_extensions import override
 
 __all__ = [
     "UnfitError",
+    "fields_of_model",
     "is_model",
     "kept_model",
     "options_of",
@@ -23,6 +24,8 @@ __all__ = [
     "read_kept",
     "read_model",
     "schema_of",
+    "told_by_model",
+    "with_fields",
     "with_models",
 ]
 
@@ -317,3 +320,41 @@ def _is_kept(plain: Any, value: object) -> bool:
         return bool(read_kept(type(value), plain) == value)
     except Exception:  # noqa: BLE001 - a model of somebody else may raise anything
         return False
+
+
+def fields_of_model(kind: object) -> tuple[str, ...]:
+    """Return the names of the fields of a model of Pydantic's; none for any other type."""
+    named: object = getattr(kind, "model_fields", None) if is_model(kind) else None
+    return tuple(cast("Mapping[str, object]", named)) if isinstance(named, Mapping) else ()
+
+
+def told_by_model(value: Any) -> dict[str, Any]:
+    """Return what each field of a model of Pydantic's says, by its name: plain data where it is written."""
+    plain: Mapping[str, Any] = msgspec.json.decode(value.model_dump_json(by_alias=False))
+    return {
+        name: plain.get(name, getattr(value, name)) for name in fields_of_model(cast("object", type(value)))
+    }
+
+
+def with_fields(value: Any, fields: Mapping[str, object]) -> Any:
+    """Return a model of Pydantic's with other values in its fields, which its validators take together.
+
+    The values stay as they are: not all can be written and read again, nor would each be the same.
+
+    Raises:
+        UnfitError: They refuse them.
+    """
+    made = value.model_copy(update=fields)
+    refused = _refusal(made)
+    if refused is not None and _refusal(value) is None:  # else such a value cannot be read again at all
+        raise refused
+    return made
+
+
+def _refusal(value: Any) -> UnfitError | None:
+    """Return what the validators of a model say against a value that was made without them."""
+    try:
+        read_kept(type(value), kept_model(value))
+    except UnfitError as error:
+        return error
+    return None

@@ -16,7 +16,15 @@ from typing_extensions import TypeForm, override
 
 from executionkit.core.json_text import find_json, without_thoughts
 from executionkit.core.schema.answer import AnswerType, Decoded, answer_type, asking
-from executionkit.core.schema.models import plain_model, read_model, schema_of, with_models
+from executionkit.core.schema.models import (
+    fields_of_model,
+    plain_model,
+    read_model,
+    schema_of,
+    told_by_model,
+    with_fields,
+    with_models,
+)
 from executionkit.core.schema.reading import as_kind
 from executionkit.core.schema.signature import inline_root
 from executionkit.core.voting.keys import Grouping
@@ -178,7 +186,7 @@ class FieldBallot(Ballot[T], frozen=True):
     """Votes with each field of a decoded structure; the answer is assembled of the values that won.
 
     Args:
-        output_type: A type with fields: a struct, dataclass, `TypedDict`, `NamedTuple` or attrs class.
+        output_type: A type with fields: a struct, dataclass, `TypedDict`, attrs class or Pydantic model.
     """
 
     output_type: TypeForm[T]
@@ -208,8 +216,8 @@ class FieldBallot(Ballot[T], frozen=True):
 
     @override
     def keys(self, value: T) -> tuple[Hashable | None, ...]:
-        plain = _plain_fields(value)
-        return tuple([_written(plain[name]) if name in plain else "" for name in self.questions])
+        told = told_by_model(value) if fields_of_model(self.output_type) else _plain_fields(value)
+        return tuple([_written(told[name]) if name in told else "" for name in self.questions])
 
     @override
     def named(self, key: Hashable) -> str:
@@ -217,6 +225,16 @@ class FieldBallot(Ballot[T], frozen=True):
 
     @override
     def assemble(self, winners: Sequence[T]) -> T:
+        won = tuple([self.keys(winner)[place] for place, winner in enumerate(winners)])
+        whole = [winner for winner in winners if self.keys(winner) == won]
+        if whole:
+            return whole[0]
+        if fields_of_model(self.output_type):
+            values = {
+                name: getattr(winner, name) for name, winner in zip(self.questions, winners, strict=True)
+            }
+            made: T = with_fields(winners[0], values)
+            return made
         parts: dict[str, object] = {}
         for name, winner in zip(self.questions, map(_plain_fields, winners), strict=True):
             if name in winner:
@@ -278,5 +296,5 @@ def _fields_of(output_type: object) -> tuple[str, ...]:
 
 @lru_cache(maxsize=256)
 def _fields(output_type: Hashable) -> tuple[str, ...]:
-    """Return the names of a type's fields as JSON has them, if it has any."""
-    return tuple(inline_root(schema_of(output_type)).get("properties", ()))
+    """Return the names of a type's fields, of other types than models as JSON has them, if it has any."""
+    return fields_of_model(output_type) or tuple(inline_root(schema_of(output_type)).get("properties", ()))
