@@ -11,6 +11,7 @@ import msgspec
 from executionkit.core.content import split_thoughts
 from executionkit.core.endings import is_cut, is_failed
 from executionkit.core.failover import Cooldown
+from executionkit.core.foreign import attribute
 from executionkit.core.frozen import FrozenDict, frozen_json
 from executionkit.core.json import MAX_DEPTH, is_deeper_than
 from executionkit.core.prompt import prompt_problem
@@ -369,7 +370,7 @@ def _shown_beside(raw: Mapping[str, object]) -> Iterator[Shown]:
 
 def supports_tools(provider: object) -> bool:
     """Tell whether a provider says that its models can call tools."""
-    return getattr(provider, "supports_tools", False) is True
+    return attribute(provider, "supports_tools") is True
 
 
 def checked_provider(provider: LLMProvider) -> LLMProvider:

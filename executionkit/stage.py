@@ -47,7 +47,7 @@ from executionkit.core.bounds import (
 from executionkit.core.budget import tighter
 from executionkit.core.checks import check_count, check_function
 from executionkit.core.drawing import Sketch, mermaid_text, notes_of
-from executionkit.core.keywords import function_name
+from executionkit.core.foreign import attribute, function_name
 from executionkit.core.usage import NO_USAGE, TokenUsage, checked_budget
 from executionkit.core.window import Adaptive
 from executionkit.errors import (
@@ -64,7 +64,6 @@ from executionkit.provider import LLMProvider, checked_provider, opening
 from executionkit.retry import RetryConfig, checked_retry
 from executionkit.runtime.context import Context, aside, first_position, run_group, tighten, using
 from executionkit.runtime.each import Items
-from executionkit.runtime.frame import attribute
 from executionkit.runtime.given import asking, given_of
 from executionkit.runtime.journal.given import RunJournal
 from executionkit.runtime.rules import Rule, broken, check_rule

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from inspect import iscoroutinefunction
 from typing import TypeAlias, TypeVar
 
+from executionkit.core.foreign import is_kind
 from executionkit.errors import StageError, wrapping
 from executionkit.provider import Message
 
@@ -29,7 +30,7 @@ def check_system(system: object) -> None:
             raise ValueError("system is an empty text; leave it out where there is nothing to say")
     elif isinstance(system, type) or not callable(system):
         raise TypeError(f"system must be text or a function of the input, not {_kind_of(system)}")
-    elif iscoroutinefunction(system) or iscoroutinefunction(getattr(system, "__call__", None)):  # noqa: B004
+    elif is_kind(system, iscoroutinefunction):
         raise TypeError("system must be a plain function: what an async one returns cannot be awaited here")
 
 

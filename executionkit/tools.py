@@ -13,6 +13,7 @@ from typing import Any, Final, Protocol, cast, overload, runtime_checkable
 import msgspec
 
 from executionkit.core.checks import check_count, check_number
+from executionkit.core.foreign import fits, is_kind
 from executionkit.core.journal import Effects
 from executionkit.core.schema.models import plain_model
 from executionkit.core.schema.signature import IdempotencyKey, Signature, read_signature
@@ -153,7 +154,7 @@ class Tool(msgspec.Struct, frozen=True, dict=True):
     @cached_property
     def _typed(self) -> TypedExecute | None:
         execute: object = self.execute
-        return execute if isinstance(execute, TypedExecute) else None
+        return execute if fits(execute, TypedExecute) else None
 
     @cached_property
     def _text(self) -> SchemaText:
@@ -255,7 +256,7 @@ class ToolFunction(msgspec.Struct, frozen=True, dict=True):
 
     @cached_property
     def _blocks(self) -> bool:
-        return self.in_thread and not _is(iscoroutinefunction, self.function)
+        return self.in_thread and not is_kind(self.function, iscoroutinefunction)
 
     def __reduce__(self) -> tuple[object, ...]:
         module, name = getattr(self.function, "__module__", ""), getattr(self.function, "__qualname__", "")
@@ -277,13 +278,6 @@ def _lookup(module: str, name: str) -> object:
     for part in name.split("."):
         found = getattr(found, part, None)
     return found
-
-
-def _is(kind: Callable[[object], bool], function: Callable[..., object]) -> bool:
-    """Tell whether what is called in the end is of a kind, such as a coroutine function."""
-    while isinstance(function, partial):
-        function = cast("partial[object]", function).func
-    return kind(function) or kind(getattr(function, "__call__", None))  # noqa: B004
 
 
 @overload
@@ -372,7 +366,7 @@ def tool(
         raise TypeError(f"a tool must be made from a function, not {type(function).__name__}")
     execute = ToolFunction(function, in_thread)
     signature = execute.signature
-    if _is(isgeneratorfunction, function) or _is(isasyncgenfunction, function):
+    if is_kind(function, isgeneratorfunction, isasyncgenfunction):
         raise TypeError(f"{signature.name}() is a generator; a tool returns its result at once")
     return Tool(
         signature.name if name is None else name,

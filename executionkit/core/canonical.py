@@ -21,7 +21,7 @@ from typing import Annotated, Any, Final, Literal, Union, cast, get_args, get_or
 
 import msgspec
 
-from executionkit.core.keywords import function_name
+from executionkit.core.foreign import function_name
 from executionkit.core.schema.models import schema_of
 from executionkit.core.transcript import Transcript
 

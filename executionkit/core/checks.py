@@ -2,12 +2,32 @@
 
 import math
 from decimal import Decimal
-from functools import partial
 from inspect import isasyncgenfunction, iscoroutinefunction
 from numbers import Real
-from typing import cast
 
-__all__ = ["as_float", "check_completion", "check_count", "check_flag", "check_function", "check_number"]
+from executionkit.core.foreign import function_name, is_kind
+
+__all__ = [
+    "as_float",
+    "check_completion",
+    "check_count",
+    "check_flag",
+    "check_function",
+    "check_number",
+    "is_finite",
+]
+
+
+def is_finite(number: float) -> bool:
+    """Tell whether a number is finite, as a float too: a whole number may be too large for one.
+
+    >>> is_finite(1e308), is_finite(10**309), is_finite(math.nan)
+    (True, False, False)
+    """
+    try:
+        return math.isfinite(number)
+    except OverflowError:
+        return False
 
 
 def check_count(name: str, count: object, least: int = 1) -> None:
@@ -40,7 +60,7 @@ def check_number(name: str, number: object, least: float, most: float = math.inf
     """
     if type(number) not in {int, float} or not isinstance(number, (int, float)):
         raise TypeError(f"{name} must be a number, not {type(number).__name__}")
-    if not (least <= number <= most and number < math.inf):
+    if not (is_finite(number) and least <= number <= most):
         bounds = f"finite and at least {least}" if most == math.inf else f"from {least} to {most}"
         raise ValueError(f"{name} must be {bounds}, not {number}")
 
@@ -50,13 +70,17 @@ def as_float(name: str, number: object) -> float:
 
     Raises:
         TypeError: It is not a number.
+        ValueError: It is too large.
 
     >>> as_float("risk", Decimal("0.01"))
     0.01
     """
     if isinstance(number, bool) or not isinstance(number, (Real, Decimal)):
         raise TypeError(f"{name} must be a number, not {type(number).__name__}")
-    return float(number)
+    try:
+        return float(number)
+    except OverflowError:
+        raise ValueError(f"{name} must not be larger than a float can be") from None
 
 
 def check_flag(name: str, flag: object) -> None:
@@ -82,14 +106,8 @@ def check_function(name: str, function: object) -> None:
     """
     if not callable(function):
         raise TypeError(f"{name} takes a function, not {type(function).__name__}")
-    inner: object = function
-    while isinstance(inner, partial):
-        inner = cast("partial[object]", inner).func
-    called: object = getattr(type(inner), "__call__", None)  # noqa: B004
-    if any(
-        is_async(each) for is_async in (iscoroutinefunction, isasyncgenfunction) for each in (inner, called)
-    ):
-        who = getattr(inner, "__name__", type(inner).__name__)
+    if is_kind(function, iscoroutinefunction, isasyncgenfunction):
+        who = function_name(function)
         raise TypeError(
             f"{name} takes a plain function, and {who} is async; make it a stage with step(...), joined by >>"
         )

@@ -4,7 +4,9 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
-__all__ = ["bound_keywords", "by_name", "function_name", "names", "takes"]
+from executionkit.core.foreign import function_name, signature_of
+
+__all__ = ["bound_keywords", "by_name", "names", "takes"]
 
 
 def takes(function: Callable[..., object], keyword: str) -> bool:
@@ -58,18 +60,8 @@ def by_name(function: Callable[..., object], arguments: Sequence[object], *, aft
     return dict(zip(taken, arguments, strict=False))
 
 
-def function_name(function: Callable[..., object]) -> str:
-    """Return what to call a function; a partial goes by the name of what it wraps.
-
-    >>> function_name(partial(print, sep="-"))
-    'print'
-    """
-    inner = function.func if isinstance(function, partial) else function
-    return str(getattr(inner, "__name__", type(inner).__name__))
-
-
 def _parameters(function: Callable[..., object]) -> Mapping[str, inspect.Parameter]:
     try:
-        return inspect.signature(function).parameters
+        return signature_of(function).parameters
     except ValueError:
         return {}

@@ -14,8 +14,8 @@ from executionkit.core.convergence import Convergence, Refinement
 from executionkit.core.encoding import json_text
 from executionkit.core.endings import is_cut, is_filtered
 from executionkit.core.facade import makes_stage
+from executionkit.core.foreign import function_name, signature_of
 from executionkit.core.judging import improvement_prompt, judge_prompt, parse_rating, why_no_verdict
-from executionkit.core.keywords import function_name
 from executionkit.core.refusals import noted_refusal
 from executionkit.core.schema.answer import AnswerType, answer_type, asking
 from executionkit.errors import EvaluationError, wrapping
@@ -509,7 +509,7 @@ def _wants_provider(evaluator: Callable[..., object]) -> bool:
     if not callable(evaluator):
         raise TypeError(f"an evaluator must be callable, not {type(evaluator).__name__}")
     try:
-        signature = inspect.signature(evaluator)
+        signature = signature_of(evaluator)
     except ValueError:
         return False
     if _takes(signature, 2):

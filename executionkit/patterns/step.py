@@ -9,7 +9,8 @@ from typing_extensions import override
 from executionkit.core.bounds import Given, Reach, unbounded
 from executionkit.core.budget import tighter
 from executionkit.core.checks import check_completion
-from executionkit.core.keywords import bound_keywords, by_name, function_name, names, takes
+from executionkit.core.foreign import function_name
+from executionkit.core.keywords import bound_keywords, by_name, names, takes
 from executionkit.core.usage import NO_USAGE, TokenUsage, checked_budget
 from executionkit.errors import StageError
 from executionkit.outcome import PatternResult

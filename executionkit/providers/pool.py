@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any, Final, Literal, Self, cast
 
 from executionkit.core.failover import Cooldown, Standings
+from executionkit.core.foreign import attribute
 from executionkit.core.learning import Refusal, names_another_cause
 from executionkit.core.usage import TokenUsage
 from executionkit.errors import LLMError, PermanentError, ProviderClosedError, RateLimitError
@@ -22,7 +23,7 @@ from executionkit.provider import (
     ToolSpec,
     checked_provider,
 )
-from executionkit.runtime.frame import PASSED_ON, attribute
+from executionkit.runtime.frame import PASSED_ON
 
 __all__ = ["Cooldown", "Member", "Pool"]
 

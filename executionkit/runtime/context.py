@@ -16,6 +16,7 @@ from returns.result import Failure, Success
 from executionkit.core.budget import Owner, Refused
 from executionkit.core.checks import check_count
 from executionkit.core.dialect import JsonForm, Request, answers_billed, limited
+from executionkit.core.foreign import attribute
 from executionkit.core.journal import Effects, Kind
 from executionkit.core.usage import NO_USAGE, TokenUsage, sane_usage
 from executionkit.errors import BudgetExhaustedError, ExecutionKitError, StageError, described, unwrapped
@@ -25,7 +26,7 @@ from executionkit.provider import LLMProvider, LLMResponse, Message, ToolSpec, s
 from executionkit.runtime.calls.completion import Completed, completion
 from executionkit.runtime.calls.delivery import OnText
 from executionkit.runtime.calls.errors import out_of_budget
-from executionkit.runtime.frame import PASSED_ON, Frame, attribute
+from executionkit.runtime.frame import PASSED_ON, Frame
 from executionkit.runtime.journal.entries import ToolEntry, key_for
 from executionkit.runtime.tasks.cancellation import cancellations, name_of_end, stop_if_cancelled, taken_as
 from executionkit.runtime.tasks.gather import gather

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Any, Final, TypeAlias
+from typing import Final, TypeAlias
 
 import msgspec
 
@@ -17,7 +17,7 @@ from executionkit.runtime.journal.recorder import Recorder
 from executionkit.runtime.ledger.accounts import Account
 from executionkit.runtime.tracing import Span, Tracer
 
-__all__ = ["PASSED_ON", "Frame", "Report", "Settings", "attribute", "method"]
+__all__ = ["PASSED_ON", "Frame", "Report", "Settings"]
 
 Report: TypeAlias = Callable[[], Mapping[str, object]]
 """Says what a stage has achieved so far."""
@@ -166,17 +166,3 @@ class Frame(msgspec.Struct, eq=False):
         """Take back what `hand_up` left above: the run ended by itself, and its error says it all."""
         if self.above is not None and self._handed_up is not None:
             self.above.reports.remove(self._handed_up)
-
-
-def method(owner: object, name: str) -> Any:
-    """Return a method of a foreign object; None where it has none of that name."""
-    found = attribute(owner, name)
-    return found if callable(found) else None
-
-
-def attribute(owner: object, name: str) -> Any:
-    """Return an attribute of a foreign object; None where it has none, whatever its look-up raises."""
-    try:
-        return getattr(owner, name, None)
-    except Exception:  # noqa: BLE001 - a look-up must not cost a paid answer
-        return None

@@ -8,11 +8,11 @@ from msgspec.structs import replace
 
 from executionkit.core.bounds import Given
 from executionkit.core.encoding import json_text
+from executionkit.core.foreign import attribute
 from executionkit.core.money import Rates
 from executionkit.provider import supports_tools, user
 from executionkit.retry import DEFAULT_RETRY, RetryConfig
 from executionkit.runtime.calls.endpoints import memory_of
-from executionkit.runtime.frame import attribute
 from executionkit.runtime.ledger.terms import terms_of
 
 __all__ = ["PROMPT_FRAME", "asking", "frame_of", "given_of", "size_of", "text_size", "told"]

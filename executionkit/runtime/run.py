@@ -1,8 +1,8 @@
 """Opens a run: checks its arguments, makes its ledger and its trace, bounds its time."""
 
-import math
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
+from inspect import iscoroutinefunction
 from typing import TypeVar, cast
 
 import anyio
@@ -12,6 +12,8 @@ from msgspec.structs import replace
 from returns.result import Failure, Success
 
 from executionkit.core.budget import Owner
+from executionkit.core.checks import is_finite
+from executionkit.core.foreign import attribute, is_kind
 from executionkit.core.usage import TokenUsage, checked_budget
 from executionkit.errors import DeadlineExceededError, JournalError, LLMError, StageError, described
 from executionkit.events import RunFinished, RunStarted, WithContent
@@ -28,7 +30,7 @@ from executionkit.runtime.context import (
     expect_journaled,
     perform,
 )
-from executionkit.runtime.frame import Frame, Settings, attribute
+from executionkit.runtime.frame import Frame, Settings
 from executionkit.runtime.journal.given import RecordsRuns, RunJournal
 from executionkit.runtime.ledger.accounts import Account
 from executionkit.runtime.ledger.lending import Lender, LentBudget
@@ -307,12 +309,7 @@ def _check_trace(trace: object) -> None:
         return
     if not callable(trace):
         raise TypeError(f"a trace must be callable, or a tuple of such, not {type(trace).__name__}")
-    from inspect import iscoroutinefunction  # takes long to import, and most runs are not traced
-
-    told: object = trace.trace if isinstance(trace, WithContent) else trace
-    while isinstance(told, partial):
-        told = cast("partial[object]", told).func
-    if iscoroutinefunction(told) or iscoroutinefunction(getattr(told, "__call__", None)):  # noqa: B004
+    if is_kind(trace.trace if isinstance(trace, WithContent) else trace, iscoroutinefunction):
         raise TypeError("a trace is a plain function: an async one would never be awaited")
 
 
@@ -327,5 +324,5 @@ def check_deadline(deadline: object) -> None:
         return
     if not isinstance(deadline, (int, float)) or isinstance(deadline, bool):
         raise TypeError(f"a deadline is a number of seconds, not {type(deadline).__name__}")
-    if not 0 < deadline < math.inf:
+    if not (is_finite(deadline) and deadline > 0):
         raise ValueError(f"a deadline must be positive and finite, not {deadline}")

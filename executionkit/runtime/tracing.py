@@ -6,10 +6,11 @@ import time
 from collections.abc import Callable
 from functools import partial
 from types import BuiltinMethodType, MethodType
-from typing import Any, TypeAlias, cast
+from typing import TypeAlias
 
 from typing_extensions import TypeIs
 
+from executionkit.core.foreign import attribute, method
 from executionkit.errors import unwrapped
 from executionkit.events import Event, Path, TextVoided, Trace, VoidReason, WithContent, without_content
 from executionkit.runtime.backlog import Backlog
@@ -68,7 +69,7 @@ def _identity(trace: Trace) -> tuple[object, ...]:
 
 
 def _is_idle(trace: Trace) -> bool:
-    return getattr(trace.trace if isinstance(trace, WithContent) else trace, "is_idle", False) is True
+    return attribute(trace.trace if isinstance(trace, WithContent) else trace, "is_idle") is True
 
 
 def _are_several(given: object) -> TypeIs[tuple[Trace, ...]]:
@@ -82,16 +83,10 @@ class _Listener:
 
     def __init__(self, trace: Trace) -> None:
         inner: object = trace.trace if isinstance(trace, WithContent) else trace
-        enter: Any = getattr(inner, "enter", None)
-        waited: Any = getattr(inner, "waited", None)
         self.trace: Trace = trace
-        self.wants_content: bool = inner is not trace or getattr(trace, "wants_content", False) is True
-        self.enter: Callable[[str, int], Leave | None] | None = (
-            cast("Callable[[str, int], Leave | None]", enter) if callable(enter) else None
-        )
-        self.waited: Callable[[str, int, float], None] | None = (
-            cast("Callable[[str, int, float], None]", waited) if callable(waited) else None
-        )
+        self.wants_content: bool = inner is not trace or attribute(trace, "wants_content") is True
+        self.enter: Callable[[str, int], Leave | None] | None = method(inner, "enter")
+        self.waited: Callable[[str, int, float], None] | None = method(inner, "waited")
         self.is_dropped: bool = False
 
 

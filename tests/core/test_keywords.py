@@ -3,7 +3,8 @@
 from functools import partial
 from typing import Any
 
-from executionkit.core.keywords import bound_keywords, function_name, names, takes
+from executionkit.core.foreign import function_name
+from executionkit.core.keywords import bound_keywords, names, takes
 
 
 def plain(provider: object, prompt: str, *, n: int = 1) -> int:

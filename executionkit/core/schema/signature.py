@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from functools import partial
 from types import UnionType
 from typing import Annotated, Any, Final, Union, cast, get_args, get_origin, get_type_hints
@@ -9,6 +10,7 @@ from typing import Annotated, Any, Final, Union, cast, get_args, get_origin, get
 import msgspec
 from msgspec import UNSET
 
+from executionkit.core.foreign import function_name, signature_of
 from executionkit.core.schema.docstring import parse_docstring
 from executionkit.core.schema.models import plain_model, schema_of, with_models
 from executionkit.core.schema.reading import as_kind, why_refused_argument
@@ -80,24 +82,34 @@ def read_signature(function: Callable[..., object], injected: type | None = None
     Rejected(reasons=('Expected `int`, got `str` - at `$.left`',))
     """
     target = _unwrapped(function)
-    docstring = parse_docstring(inspect.getdoc(target))
+    docstring = parse_docstring(_docstring(target))
     parameters = _typed_parameters(function, target)
     hidden = [name for name, (_, hint) in parameters.items() if injected and _takes(hint, injected)]
     if len(hidden) > 1:
-        raise TypeError(f"{_name(target)}() has {len(hidden)} arguments for the context: {', '.join(hidden)}")
+        raise TypeError(
+            f"{function_name(target)}() has {len(hidden)} arguments for the context: {', '.join(hidden)}"
+        )
     keyed = [name for name, (_, hint) in parameters.items() if _is_keyed(hint)]
     if len(keyed) > 1:
-        raise TypeError(f"{_name(target)}() has {len(keyed)} arguments for the key: {', '.join(keyed)}")
+        raise TypeError(
+            f"{function_name(target)}() has {len(keyed)} arguments for the key: {', '.join(keyed)}"
+        )
     shown = {name: pair for name, pair in parameters.items() if name not in (*hidden, *keyed)}
     struct = _as_struct(target, shown, docstring.arguments)
     return Signature(
-        name=_name(target),
+        name=function_name(target),
         description=docstring.description,
         schema=_schema_of(target, struct, shown),
         arguments=struct,
         injected=hidden[0] if hidden else None,
         keyed=keyed[0] if keyed else None,
     )
+
+
+def _docstring(target: Callable[..., object]) -> str | None:
+    with suppress(Exception):  # a foreign object, which may raise where it is looked at
+        return inspect.getdoc(target)
+    return None
 
 
 _Parameters = dict[str, tuple[inspect.Parameter, Any]]
@@ -109,10 +121,6 @@ def _unwrapped(function: Callable[..., object]) -> Callable[..., object]:
     return function
 
 
-def _name(function: Callable[..., object]) -> str:
-    return getattr(function, "__name__", type(function).__name__)
-
-
 def _typed_parameters(function: Callable[..., object], target: Callable[..., object]) -> _Parameters:
     hints, bound = _hints(target), _bound(function)
     found: _Parameters = {}
@@ -121,10 +129,10 @@ def _typed_parameters(function: Callable[..., object], target: Callable[..., obj
             continue
         if parameter.kind not in _BY_NAME:
             raise TypeError(
-                f"argument {name!r} of {_name(target)}() cannot be given by name, as a tool's must"
+                f"argument {name!r} of {function_name(target)}() cannot be given by name, as a tool's must"
             )
         if name not in hints:
-            raise TypeError(f"argument {name!r} of {_name(target)}() has no annotation")
+            raise TypeError(f"argument {name!r} of {function_name(target)}() has no annotation")
         found[name] = parameter, Any if hints[name] is object else hints[name]
     return found
 
@@ -133,10 +141,10 @@ def _parameters(
     function: Callable[..., object], target: Callable[..., object]
 ) -> Mapping[str, inspect.Parameter]:
     try:
-        return inspect.signature(function).parameters
+        return signature_of(function).parameters
     except ValueError as error:
         raise TypeError(
-            f"{_name(target)} does not say what arguments it takes; wrap it in a function"
+            f"{function_name(target)} does not say what arguments it takes; wrap it in a function"
         ) from error
 
 
@@ -151,7 +159,7 @@ def _hints(target: Callable[..., object]) -> dict[str, Any]:
         return get_type_hints(target if is_plain else type(target).__call__, include_extras=True)
     except NameError as error:
         raise TypeError(
-            f"an annotation of {_name(target)}() names {error.name!r}, which is not known where the "
+            f"an annotation of {function_name(target)}() names {error.name!r}, which is not known where the "
             "function is defined; import it there at run time"
         ) from error
 
@@ -174,7 +182,9 @@ def _as_struct(
         (name, _described(with_models(hint), described.get(name)), _default(parameter))
         for name, (parameter, hint) in parameters.items()
     ]
-    return msgspec.defstruct(f"{_name(target)}_arguments", fields, forbid_unknown_fields=True, kw_only=True)
+    return msgspec.defstruct(
+        f"{function_name(target)}_arguments", fields, forbid_unknown_fields=True, kw_only=True
+    )
 
 
 def _default(parameter: inspect.Parameter) -> Any:
@@ -196,7 +206,9 @@ def _schema_of(
         schema = inline_root(schema_of(struct))
     except TypeError as error:
         reason = str(error).splitlines()[-1]
-        raise TypeError(f"{_name(target)}() has an argument that JSON cannot give: {reason}") from error
+        raise TypeError(
+            f"{function_name(target)}() has an argument that JSON cannot give: {reason}"
+        ) from error
     schema.pop("title", None)
     for name, (parameter, _) in parameters.items():
         if parameter.default is not parameter.empty:

@@ -14,6 +14,7 @@ from unicodedata import category
 import msgspec
 from typing_extensions import TypeForm, override
 
+from executionkit.core.foreign import fits
 from executionkit.core.json_text import find_json, without_thoughts
 from executionkit.core.schema.answer import AnswerType, Decoded, answer_type, asking
 from executionkit.core.schema.models import (
@@ -124,7 +125,7 @@ class TextBallot(Ballot[str], frozen=True):
     @override
     def grouping(self) -> Grouping | None:
         key: object = self.key
-        return key if isinstance(key, Grouping) else None
+        return key if fits(key, Grouping) else None
 
     @override
     def read(self, text: str, *, was_cut: bool = False) -> str:
@@ -167,7 +168,7 @@ class ValueBallot(Ballot[T], frozen=True):
     @override
     def grouping(self) -> Grouping | None:
         key: object = self.key
-        return key if isinstance(key, Grouping) else None
+        return key if fits(key, Grouping) else None
 
     @override
     def read(self, text: str, *, was_cut: bool = False) -> T:

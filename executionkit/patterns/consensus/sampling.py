@@ -11,6 +11,7 @@ from returns.result import Failure, Success
 from executionkit.core.bounds import Given, Reach, at_once, in_turn, of_calls, one_of
 from executionkit.core.checks import check_completion, check_count, check_flag
 from executionkit.core.dialect import JsonForm, Request
+from executionkit.core.foreign import attribute
 from executionkit.core.usage import TokenUsage
 from executionkit.core.voting.samples import Choice, read_choices
 from executionkit.errors import (
@@ -23,7 +24,6 @@ from executionkit.errors import (
 )
 from executionkit.provider import DEFAULT_MAX_TOKENS, LLMProvider, LLMResponse, Message, checked_provider
 from executionkit.runtime.context import Context
-from executionkit.runtime.frame import attribute
 from executionkit.runtime.given import asking
 
 __all__ = ["Sampler", "Sampling"]

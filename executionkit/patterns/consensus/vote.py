@@ -11,6 +11,7 @@ from typing_extensions import TypeForm, override
 from executionkit.core.bounds import Given, Reach
 from executionkit.core.checks import check_flag
 from executionkit.core.facade import makes_stage
+from executionkit.core.foreign import is_kind
 from executionkit.core.voting.ballots import Ballot, Cast, FieldBallot, TextBallot, ValueBallot
 from executionkit.core.voting.polls import Poll
 from executionkit.core.voting.samples import ByProbability, Choice, Sample, checked_weight
@@ -410,7 +411,7 @@ def _check_function(name: str, function: object) -> None:
         return
     if not callable(function):
         raise TypeError(f"{name} must be a function, not {type(function).__name__}")
-    if iscoroutinefunction(function) or iscoroutinefunction(getattr(function, "__call__", None)):  # noqa: B004
+    if is_kind(function, iscoroutinefunction):
         raise TypeError(f"{name} must be a plain function: what an async one returns cannot be awaited here")
 
 

@@ -6,12 +6,12 @@ from typing import Any, Final
 
 from executionkit.core.content import ThoughtFilter
 from executionkit.core.dialect import Spelled
+from executionkit.core.foreign import attribute, method
 from executionkit.core.frozen import json_copy
 from executionkit.core.usage import NO_USAGE, TokenUsage
 from executionkit.provider import LLMProvider, LLMResponse, Message, Piece, Pieces, checked_response
 from executionkit.runtime.backlog import Backlog
 from executionkit.runtime.calls.delivery import Delivery
-from executionkit.runtime.frame import attribute, method
 
 __all__ = ["StreamedAttempt", "ask"]
 

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from executionkit.core.budget import Refused
 from executionkit.core.dialect import PLAIN, Dialect, Request, ResponseFormat, asked_as, spell
+from executionkit.core.foreign import attribute, method
 from executionkit.core.journal import digest_of, plain_request
 from executionkit.core.learning import learn, names_another_cause, without_last_option
 from executionkit.core.usage import NO_USAGE
@@ -34,7 +35,7 @@ from executionkit.runtime.calls.errors import as_failure, out_of_budget, placed,
 from executionkit.runtime.calls.logs import log_failover, log_lesson, log_retry, log_wait
 from executionkit.runtime.calls.open_call import OpenCall, call_under_way
 from executionkit.runtime.calls.trace import CallTrace
-from executionkit.runtime.frame import Frame, attribute, method
+from executionkit.runtime.frame import Frame
 from executionkit.runtime.journal.entries import Entry
 from executionkit.runtime.journal.given import CallCache
 from executionkit.runtime.journal.recorder import Recorder

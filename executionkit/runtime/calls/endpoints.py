@@ -8,13 +8,14 @@ import msgspec
 from msgspec.structs import asdict, replace
 
 from executionkit.core.dialect import PLAIN, Dialect, Request, ResponseFormat
+from executionkit.core.foreign import attribute, method
 from executionkit.core.journal import Taught
 from executionkit.core.learning import optional_fields
 from executionkit.core.retry_quota import RetryQuota
 from executionkit.errors import ExecutionKitError
 from executionkit.provider import LLMProvider
 from executionkit.retry import DEFAULT_RETRY, RetryConfig
-from executionkit.runtime.frame import Frame, attribute, method
+from executionkit.runtime.frame import Frame
 from executionkit.runtime.journal.given import CallCache
 from executionkit.runtime.ledger.accounts import Account
 from executionkit.runtime.ledger.terms import Terms, terms_of

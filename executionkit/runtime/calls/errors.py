@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from executionkit.core.budget import Refused
+from executionkit.core.foreign import attribute
 from executionkit.core.learning import Refusal
 from executionkit.errors import (
     BudgetExhaustedError,
@@ -16,7 +17,6 @@ from executionkit.errors import (
 )
 from executionkit.retry import RetryConfig
 from executionkit.runtime.calls.endpoints import Endpoint
-from executionkit.runtime.frame import attribute
 
 __all__ = ["as_failure", "out_of_budget", "placed", "refusal_in"]
 

@@ -1,0 +1,83 @@
+"""What objects that are handed in are like. They are foreign, and may raise where they are looked at."""
+
+import inspect
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from types import MethodType
+from typing import Any, TypeVar, cast
+
+from typing_extensions import TypeForm, TypeIs
+
+__all__ = ["attribute", "fits", "function_name", "is_kind", "method", "signature_of"]
+
+T = TypeVar("T")
+
+
+def attribute(owner: object, name: str) -> Any:
+    """Return an attribute of a foreign object; None where it has none, whatever its look-up raises."""
+    try:
+        return getattr(owner, name, None)
+    except Exception:  # noqa: BLE001 - a look-up must not cost a paid answer
+        return None
+
+
+def method(owner: object, name: str) -> Any:
+    """Return a method of a foreign object; None where it has none of that name."""
+    found = attribute(owner, name)
+    return found if callable(found) else None
+
+
+def fits(owner: object, protocol: TypeForm[T]) -> TypeIs[T]:
+    """Tell whether an object has what a protocol asks for."""
+    try:
+        return isinstance(owner, cast("type", protocol))
+    except Exception:  # noqa: BLE001 - so it has not
+        return False
+
+
+def is_kind(function: object, *kinds: Callable[[object], bool]) -> bool:
+    """Tell whether what is called in the end is of one of these kinds, such as a coroutine function.
+
+    >>> async def load(text): ...
+    >>> is_kind(partial(load, "x"), inspect.iscoroutinefunction), is_kind(print, inspect.iscoroutinefunction)
+    (True, False)
+    """
+    function = _inner(function)
+    for called in (function, getattr(type(function), "__call__", None)):  # noqa: B004
+        with suppress(Exception):
+            if any(kind(called) for kind in kinds):
+                return True
+    return False
+
+
+def signature_of(function: Callable[..., object]) -> inspect.Signature:
+    """Return how a function is called.
+
+    Raises:
+        ValueError: It does not say.
+    """
+    try:
+        return inspect.signature(function)
+    except ValueError:
+        raise
+    except Exception:  # noqa: BLE001 - an object that raises where it is looked at; its class says the same
+        return inspect.signature(MethodType(type(function).__call__, function))
+
+
+def function_name(function: Callable[..., object]) -> str:
+    """Return what to call a function; a partial goes by the name of what it wraps.
+
+    >>> function_name(partial(print, sep="-"))
+    'print'
+    """
+    inner = _inner(function)
+    with suppress(Exception):
+        return str(cast("Callable[..., object]", inner).__name__)
+    return type(inner).__name__
+
+
+def _inner(function: object) -> object:
+    while isinstance(function, partial):
+        function = cast("partial[object]", function).func
+    return function
