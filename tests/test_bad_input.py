@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Awaitable, Callable
+from decimal import Decimal
 from functools import partial
 from typing import Any
 
@@ -24,7 +25,12 @@ from executionkit.patterns.react import react
 from executionkit.patterns.refine import Evaluation, refine
 from executionkit.patterns.step import step
 from executionkit.provider import LLMProvider, LLMResponse
+from executionkit.providers.openai import Provider
+from executionkit.providers.pool import Cooldown
+from executionkit.retry import RetryConfig
 from executionkit.stage import Stage, identity
+from executionkit.tools import Tool
+from executionkit.voting import beta
 from tests.doubles import AT_ONCE, NEVER, Model, each, error_of, reply, result_of, soon
 
 pytestmark = pytest.mark.anyio
@@ -427,3 +433,24 @@ class TestStages:
         assert isinstance(error, StageError)
         assert "Wrong returned str instead of a PatternResult" in str(error)
         assert error.cost.llm_calls == 1
+
+
+HUGE = 10**400
+NOT_A_NUMBER: Any = Decimal("NaN")
+SETTINGS: list[Callable[[], Any]] = [
+    lambda: RetryConfig(base_delay=HUGE),
+    lambda: Provider("http://localhost/v1", "m", timeout=HUGE),
+    lambda: Provider("http://localhost/v1", "m", default_temperature=HUGE),
+    lambda: Cooldown(seconds=HUGE),
+    lambda: Tool("t", "", {}, Model().complete, HUGE),
+    lambda: complete(temperature=HUGE),
+    lambda: consensus(stop=beta(HUGE)),
+    lambda: complete().run_sync(Model(), "q", deadline=HUGE),
+    lambda: RetryConfig(base_delay=NOT_A_NUMBER),
+]
+
+
+@pytest.mark.parametrize("build", SETTINGS)
+def test_a_number_that_no_float_can_hold_is_out_of_range(build: Callable[[], object]) -> None:
+    with pytest.raises(ValueError, match=r"finite|from 0 to 2|larger"):
+        build()

@@ -5,7 +5,7 @@ from typing import Final
 
 import msgspec
 
-from executionkit.core.checks import check_count
+from executionkit.core.checks import check_count, is_finite
 
 __all__ = ["Cooldown", "Standing", "Standings"]
 
@@ -34,7 +34,7 @@ class Cooldown(msgspec.Struct, frozen=True):
             value: object = getattr(self, name)
             if not isinstance(value, int | float) or isinstance(value, bool):
                 raise TypeError(f"{name} must be a number of seconds, not {type(value).__name__}")
-            if not 0 < value < float("inf"):
+            if not (is_finite(value) and value > 0):
                 raise ValueError(f"{name} must be a finite number of seconds above 0, not {value}")
 
 

@@ -12,6 +12,7 @@ from weakref import WeakSet
 
 from msgspec.structs import replace
 
+from executionkit.core.checks import check_count
 from executionkit.errors import ProviderClosedError
 from executionkit.prices import Price, Prices
 from executionkit.provider import LLMResponse, Message, ToolSpec
@@ -50,6 +51,7 @@ class LocalProvider:
     Raises:
         ModuleNotFoundError: llama.cpp or the embedded model is not installed; the message says how to.
         FileNotFoundError: There is no such file.
+        TypeError: A number of something is not whole.
         ValueError: A setting is out of range.
     """
 
@@ -70,14 +72,16 @@ class LocalProvider:
         _require_server()
         self._settings: Final = EngineSettings(
             model=_embedded_model() if model is None else _existing(Path(model)),
-            context_size=_positive("context_size", context_size),
-            slots=_positive("slots", slots),
-            threads=_positive("threads", _half_the_cores() if threads is None else threads),
+            context_size=context_size,
+            slots=slots,
+            threads=_half_the_cores() if threads is None else threads,
             chat_template=(_smollm2_template() if model is None else "")
             if chat_template is None
             else chat_template,
             deterministic=seed is not None,
         )
+        for name in ("context_size", "slots", "threads"):
+            check_count(name, getattr(self._settings, name))
         self._seeds = None if seed is None else count(seed)
         self._description: Final = Provider(
             base_url="http://127.0.0.1/v1",  # the port comes with the server
@@ -240,9 +244,3 @@ def _smollm2_template() -> str:
 
 def _half_the_cores() -> int:
     return max(1, (os.cpu_count() or 2) // 2)
-
-
-def _positive(name: str, number: int) -> int:
-    if number < 1:
-        raise ValueError(f"{name} must be at least 1, not {number}")
-    return number

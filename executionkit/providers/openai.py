@@ -1,6 +1,5 @@
 """`Provider`: any server that speaks OpenAI's chat completions over HTTP."""
 
-import math
 import re
 import ssl
 import warnings
@@ -16,7 +15,7 @@ import msgspec
 import sniffio
 
 from executionkit.core.budget import estimate_input
-from executionkit.core.checks import check_count
+from executionkit.core.checks import check_count, is_finite
 from executionkit.core.dialect import OUTPUT_LIMITS, Dialect, Spelled, answers_billed, limited, spelled_again
 from executionkit.core.frozen import freeze, hash_frozen
 from executionkit.core.rate_limit import Pace, RateLimit
@@ -556,7 +555,7 @@ def _check_name(name: str, value: object) -> None:
 def _check_number(name: str, value: object, above: int) -> None:
     if not isinstance(value, int | float) or isinstance(value, bool):
         raise TypeError(f"{name} must be a number, not {type(value).__name__}")
-    if not (math.isfinite(value) and value > above):
+    if not (is_finite(value) and value > above):
         raise ValueError(f"{name} must be a finite number above {above}, not {value}")
 
 

@@ -1,6 +1,5 @@
 """Settings out of range are refused with a ValueError, of the wrong type with a TypeError; nothing else."""
 
-import math
 from collections.abc import AsyncIterator
 from functools import partial
 from typing import Any
@@ -36,7 +35,7 @@ def test_numbers(number: float) -> None:
 
 @given(NUMBERS)
 def test_open_ended_numbers_are_finite(number: float) -> None:
-    if 0 <= number < math.inf:
+    if 0 <= number < 2**1024 - 2**970:  # from here on a float would be infinite
         check_number("t", number, 0)
     else:
         with pytest.raises(ValueError, match="must be finite and at least 0"):
