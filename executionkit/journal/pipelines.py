@@ -36,10 +36,11 @@ def described(stage: object, *, prompts: bool) -> Pipelined:
 
     Args:
         stage: The pipeline.
-        prompts: Whether texts in it are kept; else what stands for them, where they are long. Of texts that
-            objects and functions of the caller's hold, which may be keys, only that is ever kept.
+        prompts: Whether prompts in it are kept; else what stands for them. Of texts that objects and
+            functions of the caller's hold, which may be keys, only that is ever kept.
     """
-    plan = canonical_text(_without_texts(canonical(stage), _LONGEST if not prompts else math.inf))
+    longest = _LONGEST if not prompts else math.inf
+    plan = canonical_text(_without_texts(canonical(stage), longest, longest))
     return Pipelined(fingerprint_of(stage), plan.encode("utf-8", "surrogatepass"))
 
 
@@ -56,24 +57,52 @@ def changes_between(before: bytes, now: Pipelined) -> Sequence[str]:
     return found or ["the pipeline is another one"]
 
 
-_HELD: Final = frozenset({"state", "holds", "defaults", "keyword_defaults", "arguments", "keywords"})
+_HELD: Final = frozenset(
+    {"state", "holds", "defaults", "keyword_defaults", "arguments", "keywords", "constants"}
+)
 """What an object or a function of the caller's has in it, in its description."""
+_SAID: Final = frozenset(
+    {"system", "template", "messages", "description", "default", "examples", "extra_body"}
+)
+"""What the model is told, in the description of a stage, a tool, a type or a provider."""
+_VALUES: Final = frozenset({"bytes", "path", "decimal", "float", "map", "set"})
+"""Kinds of values that belong to what they are found in."""
+_NOTHING: Final = -1
+"""No text is kept, here and below."""
+_EMPTY: Final = 0
+"""None is kept but the empty one, here and below, up to a stage of ours."""
 
 
-def _without_texts(data: Any, longest: float) -> Any:
-    """Return what stands for the texts in a description that are longer, or have a space in them."""
+def _without_texts(data: Any, longest: float, of_ours: float) -> Any:
+    """Return what stands for the texts in a description that are longer, or have a space in them.
+
+    Args:
+        data: The description.
+        longest: Characters of a text that is kept.
+        of_ours: The same, in the settings of stages.
+    """
     if isinstance(data, Mapping):
         given = cast("Mapping[str, Any]", data)
-        is_described = "$" in given
+        kind: str | None = given.get("$")
         return {
             name: part
             if name == "$"
-            else _without_texts(part, -1 if is_described and name in _HELD else longest)
+            else _without_texts(part, _longest_in(kind, name, longest, of_ours), of_ours)
             for name, part in given.items()
         }
     if isinstance(data, list):
         parts: list[Any] = data  # pyright: ignore[reportUnknownVariableType]
-        return [_without_texts(part, longest) for part in parts]
+        return [_without_texts(part, longest, of_ours) for part in parts]
     if isinstance(data, str) and (len(data) > longest or (" " in data and longest < math.inf)):
         return f"text of {len(data)} characters, {digest_of(data).hex()[:8]}"
     return data
+
+
+def _longest_in(kind: str | None, name: str, longest: float, of_ours: float) -> float:
+    """Return how long a text is that is kept, in a part of what is of a kind; None for plain data."""
+    if longest == _NOTHING or (kind is not None and name in _HELD):
+        return _NOTHING
+    is_the_callers = kind is not None and ":" in kind and not kind.startswith("executionkit:")
+    if is_the_callers or (name in _SAID and of_ours < math.inf):
+        return _EMPTY
+    return longest if kind is None or kind in _VALUES else of_ours

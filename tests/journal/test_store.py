@@ -9,20 +9,34 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from random import Random
-from typing import Any
+from types import MappingProxyType
+from typing import Annotated, Any
 
 import anyio
+import msgspec
 import pytest
 from msgspec import structs
 from msgspec.structs import replace
 
-from executionkit import Secret, complete, consensus, refine
+from executionkit import (
+    PatternResult,
+    Secret,
+    Stage,
+    complete,
+    consensus,
+    prompt,
+    react,
+    refine,
+    structured,
+    tool,
+)
 from executionkit.core.journal import Body, Charge, Row
 from executionkit.errors import ExecutionKitError, JournalError, RunBusyError
 from executionkit.journal import Journal
 from executionkit.journal.ownership import LEASE, Owner, is_gone, network_mount, this_process
 from executionkit.journal.sqlite import SQLiteStore
 from executionkit.outcome import Outcome
+from executionkit.runtime.context import Context
 from tests.doubles import Asked, Model, error_of, reply, result_of
 
 pytestmark = pytest.mark.anyio
@@ -64,6 +78,55 @@ async def test_prompts_are_kept_only_where_that_is_asked_for(tmp_path: Path) -> 
         assert ("a secret plan" in str(row.prompt)) is prompts
 
 
+class Authorised(Stage[str, str], frozen=True):
+    """A stage as users write them."""
+
+    token: str
+    then: Stage[str, str]
+
+    async def perform(self, value: str, context: Context) -> PatternResult[str]:
+        return await context.run(self.then, value)
+
+
+class Judging(msgspec.Struct, frozen=True):
+    token: str
+    salt: bytes = b""
+
+    def __call__(self, text: str) -> float:
+        return 1.0
+
+
+class Bodied(Model):
+    extra_body = MappingProxyType({"user": "geheim"})
+
+
+@tool
+def looked_up(word: str, language: str = "geheim") -> str:
+    """geheim"""
+    return word
+
+
+@pytest.mark.parametrize("prompts", [False, True])
+@pytest.mark.parametrize(
+    "stage",
+    [
+        complete(system="geheim"),
+        prompt("geheim{}") >> complete(),
+        react([looked_up]),
+        structured(Annotated[int, msgspec.Meta(description="geheim")]),
+        complete().using(Bodied()),
+    ],
+    ids=["system", "template", "tool", "type", "body"],
+)
+async def test_a_prompt_of_one_word_is_a_prompt(
+    stage: Stage[str, Any], prompts: bool, tmp_path: Path
+) -> None:
+    path = tmp_path / "runs.db"
+    with Journal(path, prompts=prompts) as journal:
+        await stage.run(Model(), "q", journal=journal.run("a"))
+    assert (b"geheim" in path.read_bytes()) is prompts
+
+
 async def test_the_key_is_not_kept(tmp_path: Path) -> None:
     class Keyed(Model):
         api_key = Secret("sk-very-secret")
@@ -95,11 +158,17 @@ async def test_no_text_that_the_callers_code_holds_is_kept(prompts: bool, tmp_pa
         refine(judged),
         refine(lambda text: judged(text, key + "3")),
         complete().map(partial(joined, key)),
+        refine(lambda text: judged(text, "sk-of-another-service")),
+        refine(Judging(key, key.encode())),
+        Authorised(key, complete()),
     ]
     with Journal(tmp_path / "runs.db", prompts=prompts) as journal:
         for number, stage in enumerate(stages):
             await stage.run(Model(), "q", journal=journal.run(str(number)))
-    assert key.encode() not in (tmp_path / "runs.db").read_bytes()
+    kept = (tmp_path / "runs.db").read_bytes()
+    assert key.encode() not in kept
+    assert key.encode().hex().encode() not in kept
+    assert b'"executionkit:Complete"' in kept
 
 
 def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
