@@ -23,6 +23,7 @@ Mode: TypeAlias = Literal["none", "once", "new", "all"]
 """What to record: nothing; all, where there is no recording yet; what is not recorded yet; all, again."""
 
 _VERSION: Final = 1
+_AGAIN: Final = "; to record it again: pytest --record=all"
 
 
 class Recording:
@@ -180,7 +181,7 @@ def _read(path: Path) -> list[list[Row]]:
         text = path.read_text(encoding="utf-8", errors="surrogatepass")
         data: dict[str, Any] = json.loads(text)
         if data["executionkit"] != _VERSION:
-            raise JournalError(f"{path} was recorded by another version of executionkit; record it again")
+            raise JournalError(f"{path} was recorded by another version of executionkit{_AGAIN}")
         return [[_row(number, each) for number, each in enumerate(run)] for run in data["runs"]]
 
 
@@ -189,7 +190,7 @@ def _telling(path: Path) -> Generator[None]:
     try:
         yield
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise JournalError(f"{path} is no recording: {type(error).__name__}: {error}") from error
+        raise JournalError(f"{path} is no recording: {type(error).__name__}: {error}{_AGAIN}") from error
 
 
 def _row(number: int, given: Mapping[str, Any]) -> Row:

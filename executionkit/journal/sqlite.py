@@ -37,6 +37,7 @@ _ROW_BYTES: Final = 2**12
 """What a row takes of the log beside its body: the page that it changes."""
 _SEQ_BITS: Final = 32
 _SEQ: Final = (1 << _SEQ_BITS) - 1
+_DAMAGED: Final = "the file is damaged, or none of ours; take another, or a copy"
 _END: Final = -1
 """In place of a row's number: where the next row is put."""
 # A row is found by its run's number, and one of its own in the last 32 bits: an index would be one more page
@@ -231,7 +232,7 @@ class SQLiteStore:
             try:
                 yield _row(each)
             except (BadRowError, ValueError, TypeError, AttributeError) as error:
-                raise JournalError(f"{self._path} is damaged: {error}") from error
+                raise JournalError(f"the journal {self._path}: {error} ({_DAMAGED})") from error
 
     def write(self, rows: Sequence[Write]) -> None:
         """Store rows; see `Store`."""
@@ -400,14 +401,20 @@ def _identity(path: str) -> tuple[int, int] | None:
 
 def _why(error: Exception) -> str:
     text = str(error)
-    if isinstance(error, PermissionError) or "readonly" in text:
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        return f"{text} (make its folder first)"
+    if isinstance(error, IsADirectoryError):
+        return f"{text} (name a file, which is made where there is none)"
+    if isinstance(error, PermissionError) or "readonly" in text or "Read-only" in text:
         return f"{text} (may this user write the file and its folder?)"
     if "full" in text or "disk I/O" in text:
         return f"{text} (is there room on the disk?)"
-    if "malformed" in text or "not a database" in text:
-        return f"{text} (the file is damaged, or none of ours; take another, or a copy)"
     if "locked" in text:
         return f"{text} (another process keeps it from being written)"
+    if isinstance(error, msgspec.MsgspecError | UnicodeDecodeError) or any(
+        told in text for told in ("malformed", "not a database", "no such", "decode to UTF-8")
+    ):
+        return f"{text} ({_DAMAGED})"
     return text
 
 

@@ -215,6 +215,7 @@ def test_a_changed_prompt_fails_with_the_difference(pytester: pytest.Pytester) -
     result.stdout.fnmatch_lines(
         ["*asks something else than what is recorded*", "*-*PROMPT*", "*+*Another prompt*"]
     )
+    result.stdout.no_fnmatch_line("*paid again*")
     run(pytester, "--record=once").assert_outcomes(passed=1, errors=1)
     run(pytester, "--record=new").assert_outcomes(passed=1)
     run(pytester).assert_outcomes(passed=1)
@@ -243,9 +244,10 @@ def test_a_recording_that_is_none_is_told(pytester: pytest.Pytester) -> None:
     text.write_text('{"executionkit": 7}')
     result = run(pytester)
     result.assert_outcomes(errors=1)
-    result.stdout.fnmatch_lines(["*another version*"])
+    result.stdout.fnmatch_lines(["*another version*pytest --record=all*"])
     text.write_text("no JSON")
-    run(pytester).stdout.fnmatch_lines(["*is no recording*"])
+    run(pytester).stdout.fnmatch_lines(["*is no recording*pytest --record=all*"])
+    run(pytester, "--record=all").assert_outcomes(passed=1)
 
 
 def test_a_call_outside_a_run_is_recorded_too(pytester: pytest.Pytester) -> None:

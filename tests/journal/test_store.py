@@ -1,5 +1,6 @@
 """The file: who may have it, and what happens where it cannot be used. Typed errors, never a wrong answer."""
 
+import errno
 import os
 import sqlite3
 import stat
@@ -273,15 +274,21 @@ async def test_a_damaged_file_is_told_and_never_believed(
             (tmp_path / f"runs.db{beside}").unlink(missing_ok=True)
         try:
             outcome = await ask(path, model=Model(lambda asked: reply("asked again")))
-        except JournalError:
+        except JournalError as error:
+            assert says_what_to_do(error)
             told += 1
             continue
         if type(outcome).__name__ == "Failure":
-            assert isinstance(error_of(outcome), JournalError)
+            assert says_what_to_do(journal_error_of(outcome))
             told += 1
         else:  # a byte that nobody reads, or the rows were lost: then they are asked again
             assert result_of(outcome).value in {whole.value, "asked again"}
     assert told
+
+
+def says_what_to_do(error: JournalError) -> bool:
+    advice = ("take another", "a file of its own", "is there room on the disk?")
+    return any(told in str(error) for told in advice)
 
 
 async def test_a_full_disk_is_told_and_nothing_is_sent_that_cannot_be_noted(
@@ -381,7 +388,19 @@ def test_a_read_only_file_is_told(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_not_there_is_told(tmp_path: Path) -> None:
-    assert "No such file" in str(opening(tmp_path / "nowhere" / "runs.db"))
+    assert "make its folder first" in str(opening(tmp_path / "nowhere" / "runs.db"))
+
+
+def test_a_folder_in_place_of_a_file_is_told(tmp_path: Path) -> None:
+    assert "name a file" in str(opening(tmp_path))
+
+
+def test_a_disk_that_may_only_be_read_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(path: Path) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    monkeypatch.setattr("executionkit.journal.sqlite._make_private", refused)
+    assert "may this user write" in str(opening(tmp_path / "runs.db"))
 
 
 def test_a_store_that_turns_read_only_is_told(tmp_path: Path) -> None:
