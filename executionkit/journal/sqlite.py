@@ -400,22 +400,21 @@ def _identity(path: str) -> tuple[int, int] | None:
 
 
 def _why(error: Exception) -> str:
+    """Return what happened, and what to do about it where that is known."""
     text = str(error)
-    if isinstance(error, FileNotFoundError | NotADirectoryError):
-        return f"{text} (make its folder first)"
-    if isinstance(error, IsADirectoryError):
-        return f"{text} (name a file, which is made where there is none)"
-    if isinstance(error, PermissionError) or "readonly" in text or "Read-only" in text:
-        return f"{text} (may this user write the file and its folder?)"
-    if "full" in text or "disk I/O" in text:
-        return f"{text} (is there room on the disk?)"
-    if "locked" in text:
-        return f"{text} (another process keeps it from being written)"
-    if isinstance(error, msgspec.MsgspecError | UnicodeDecodeError) or any(
-        told in text for told in ("malformed", "not a database", "no such", "decode to UTF-8")
-    ):
-        return f"{text} ({_DAMAGED})"
-    return text
+    advice = {
+        "make its folder first": isinstance(error, FileNotFoundError | NotADirectoryError),
+        "name a file, which is made where there is none": isinstance(error, IsADirectoryError),
+        "may this user write the file and its folder?": isinstance(error, PermissionError)
+        or "readonly" in text
+        or "Read-only" in text,
+        "is there room on the disk?": "full" in text or "disk I/O" in text,
+        "another process keeps it from being written": "locked" in text,
+        _DAMAGED: isinstance(error, msgspec.MsgspecError | UnicodeDecodeError)
+        or any(told in text for told in ("malformed", "not a database", "no such", "decode to UTF-8")),
+    }
+    fitting = next((each for each, fits in advice.items() if fits), None)
+    return text if fitting is None else f"{text} ({fitting})"
 
 
 def _info(fields: Sequence[Any]) -> RunInfo:
