@@ -384,7 +384,8 @@ def _sync_twin(
     def decorate(stub: Callable[[], None]) -> Callable[P, T]:
         @wraps(function)
         def twin(*args: P.args, **kwargs: P.kwargs) -> T:
-            return in_new_loop(partial(function, *args, **kwargs), stub.__name__)
+            remedy = f"use `await {function.__name__}(...)` there"
+            return in_new_loop(partial(function, *args, **kwargs), stub.__name__, remedy)
 
         twin.__name__, twin.__qualname__ = stub.__name__, stub.__qualname__
         twin.__doc__ = f"{stub.__doc__}\n\n{getdoc(function)}"

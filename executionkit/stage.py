@@ -347,6 +347,7 @@ class Stage(
                 journal=journal,
             ),
             "run_sync",
+            "use `await stage.run(...)` there",
         )
 
     @final

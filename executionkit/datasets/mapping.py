@@ -24,7 +24,7 @@ from executionkit.journal.runs import OnChange
 from executionkit.provider import LLMProvider
 from executionkit.retry import RetryConfig
 from executionkit.runtime.run import check_deadline
-from executionkit.runtime.tasks.event_loops import in_new_loop
+from executionkit.runtime.tasks.event_loops import IN_A_THREAD, check_no_loop, in_new_loop
 from executionkit.stage import Stage
 
 __all__ = ["map_dataset"]
@@ -85,12 +85,15 @@ def map_dataset(
 
     Raises:
         TypeError: An argument is of the wrong type.
-        ValueError: An argument is out of range, or the state holds files that are not those of a state.
+        ValueError: An argument is out of range, or a file of somebody else's in the state's folder has the
+            name of one of the state.
         ModuleNotFoundError: The target is Parquet, and `pyarrow` is not installed.
-        RuntimeError: An event loop runs in this thread, or another process uses the state.
+        RuntimeError: An event loop runs in this thread (call it in another one), or another process uses
+            the state.
         OSError: The state or the target cannot be written.
     """
     began = time.perf_counter()
+    check_no_loop("map_dataset", IN_A_THREAD)  # before anything is written
     check_source(source)
     if not isinstance(cast("object", stage), Stage):
         raise TypeError(f"a stage is wanted, as complete() makes one, not {type(stage).__name__}")

@@ -175,7 +175,10 @@ def test_a_twin_returns_what_the_function_returns_call_after_call(name: str) -> 
 async def test_a_function_returns_what_its_twin_returns(name: str) -> None:
     function, twin = getattr(compat, name), getattr(compat, f"{name}_sync")
     result = await function(agreeable(), "a task", *ARGUMENTS[name])
-    with pytest.raises(RuntimeError, match=rf"{name}_sync cannot be called inside a running \w+ event loop"):
+    told = (
+        rf"{name}_sync cannot be called inside a running \w+ event loop; use `await {name}\(\.\.\.\)` there"
+    )
+    with pytest.raises(RuntimeError, match=told):
         twin(agreeable(), "a task", *ARGUMENTS[name])
     await lowlevel.checkpoint()
     assert isinstance(result, PatternResult)

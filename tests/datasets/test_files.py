@@ -2,6 +2,7 @@
 
 import csv
 import datetime as dt
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum, StrEnum
@@ -153,6 +154,26 @@ def test_what_was_there_stays_where_writing_fails(tmp_path: Path, kind: str) -> 
         write_rows(path, broken())
     assert list(read_rows(path, Ticket)) == TICKETS
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+class Measured(msgspec.Struct):
+    """Values that not every format can tell apart."""
+
+    weight: float | None
+    note: str | None
+    text: str
+    count: int = 5
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_what_a_format_cannot_tell_apart(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / f"rows.{kind}"
+    write_rows(path, [Measured(math.nan, "", ""), Measured(-math.inf, None, "x")])
+    one, other = read_rows(path, Measured)
+    assert (one.text, other.note) == ("", None)
+    assert one.note == (None if kind == "csv" else "")
+    is_json = kind == "jsonl"
+    assert (one.weight is None, other.weight) == (is_json, None if is_json else -math.inf)
 
 
 @dataclass

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypedDict
 
@@ -223,6 +225,26 @@ def test_a_target_that_cannot_be_written_is_told_before_anything_is_sent(
         map_dataset(["a"], tmp_path / "out.parquet", complete(), refused, key=str)
 
 
+@pytest.mark.anyio
+async def test_in_an_event_loop_it_is_called_in_a_thread(tmp_path: Path) -> None:
+    target = tmp_path / "out.jsonl"
+    run = partial(map_dataset, ["a"], target, complete(), lambda: Model(upper), key=str)
+    with pytest.raises(RuntimeError, match="event loop; call it in a thread of its own"):
+        run()
+    assert not os.listdir(tmp_path)  # noqa: PTH208 - in an async function
+    done = await anyio.to_thread.run_sync(run)
+    assert (done.failure, written(target)["a"]["value"]) == (None, "A")
+
+
+def test_files_of_others_in_the_folder_of_a_state_are_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "notes.jsonl").write_text("mine")
+    for resumed in (0, 1):
+        target = tmp_path / "out.jsonl"
+        done = map_dataset(["a"], target, complete(), lambda: Model(upper), key=str, state=tmp_path)
+        assert (done.failure, done.resumed) == (None, resumed)
+    assert (tmp_path / "notes.jsonl").read_text() == "mine"
+
+
 @pytest.mark.parametrize("name", ["rows.jsonl", "part-00000.jsonl"])
 @pytest.mark.parametrize("text", ['{"id": 1}\n{"id": 2}\n', "", "no JSON\n"])
 def test_files_of_others_are_not_taken_for_a_state(tmp_path: Path, name: str, text: str) -> None:
@@ -276,8 +298,11 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
     target = tmp_path / "out.jsonl"
 
     def inner() -> Model:
-        with pytest.raises(RuntimeError, match="another process uses the state"):
-            map_dataset([], target, complete(), Model, key=str)
+        with (
+            ThreadPoolExecutor(1) as threads,
+            pytest.raises(RuntimeError, match="another process uses the state"),
+        ):
+            threads.submit(map_dataset, [], target, complete(), Model, key=str).result()
         return Model(upper)
 
     assert map_dataset(["a"], target, complete(), inner, key=str).rows == 1

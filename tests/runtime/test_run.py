@@ -117,7 +117,8 @@ class TestSync:
                     raised.set_result(error)
 
             loop.call_soon(callback)
-            assert "inside a running asyncio event loop" in str(await raised)
+            told = "inside a running asyncio event loop; use `await stage.run(...)` there"
+            assert told in str(await raised)
 
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")

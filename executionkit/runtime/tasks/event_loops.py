@@ -10,7 +10,10 @@ import anyio
 import sniffio
 from anyio.lowlevel import current_token
 
-__all__ = ["check_no_loop", "closer", "closing_at_exit", "in_new_loop", "on_loop_exit"]
+__all__ = ["IN_A_THREAD", "check_no_loop", "closer", "closing_at_exit", "in_new_loop", "on_loop_exit"]
+
+IN_A_THREAD: Final = "call it in a thread of its own"
+"""What to do in a running event loop with what has no async form."""
 
 T = TypeVar("T")
 
@@ -22,13 +25,18 @@ _scope: Final[ContextVar[tuple[object, AsyncExitStack] | None]] = ContextVar(
 )
 
 
-def in_new_loop(run: Callable[[], Awaitable[T]], what: str) -> T:
+def in_new_loop(run: Callable[[], Awaitable[T]], what: str, remedy: str = IN_A_THREAD) -> T:
     """Run to the end on a new asyncio loop and close what was opened in it.
+
+    Args:
+        run: What to run.
+        what: What the caller called.
+        remedy: What to do in its place where an event loop runs.
 
     Raises:
         RuntimeError: An event loop runs in this thread already.
     """
-    check_no_loop(what, "await it instead")
+    check_no_loop(what, remedy)
     context = copy_context()
     # `anyio.run` notes its library in a context variable, which follows `asyncio.to_thread` into threads
     # where no event loop runs.
