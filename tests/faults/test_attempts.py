@@ -10,7 +10,7 @@ from tests.faults.kinds import BY_NAME, FAULTS, NOT_KEPT
 from tests.faults.playing import KEY, PROMPT, is_shown, play, play_twice
 from tests.faults.script import Fault
 from tests.faults.server import FaultServer
-from tests.faults.ways import OURS, WAYS, Way, on_each_loop
+from tests.faults.ways import HTTPX, OURS, WAYS, Way, on_each_loop
 
 IN_QUERY = f"hidden{1:04}"  # made, for a traceback shows the lines of this file, too
 
@@ -73,6 +73,16 @@ async def test_what_breaks_behind_its_head_keeps_its_name(
             else:
                 await provider.complete(PROMPT)
     assert (caught.value.metadata["status"], caught.value.metadata["request_id"]) == (200, "req-1")
+
+
+@pytest.mark.parametrize("name", ["reset-at-once", "reset-in-body"])
+@on_each_loop(HTTPX)
+async def test_a_connection_that_broke_says_what_the_system_said(
+    name: str, way: Way, server: FaultServer
+) -> None:
+    async with way.settings() as settings, Provider(server.url(name), "m", KEY, **settings) as provider:
+        with pytest.raises(ProviderError, match=r"ReadError: .*\[Errno \d+\] \w+"):
+            await provider.complete(PROMPT)
 
 
 @on_each_loop(*WAYS)

@@ -215,6 +215,16 @@ async def test_its_task_is_cancelled_at_every_step(name: str) -> None:
     await check_every_step(STAGES[name], cancel=task_cancelled_at)
 
 
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_an_interrupt_while_it_begins_to_connect_is_not_lost() -> None:
+    """`asyncio.run` cancels its task in a signal's handler: while the task runs, not while it waits."""
+    async with serving() as server:
+        for step in range(1, 6):
+            scene = Scene(server, complete(), "httpx")
+            async with scene.provider:
+                assert await task_cancelled_at(step, scene.run), step
+
+
 @pytest.mark.parametrize("name", ["complete in pieces", "consensus"])
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_cancelled_at_every_step_through_aiohttp(name: str) -> None:

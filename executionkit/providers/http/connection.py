@@ -1,8 +1,9 @@
 """A connection below httpcore: how it is opened, how a request goes out on it, and until when it is read."""
 
+import asyncio
 import math
 import ssl
-from collections.abc import Iterable
+from collections.abc import Iterable, Sized
 from contextlib import suppress
 from typing import Any, Final
 
@@ -43,9 +44,15 @@ class Connector(httpcore.AsyncNetworkBackend):
         is_trio = sniffio.current_async_library() == "trio"
         # To the checkers each may be a class that only says what is not installed.
         stock: Any = httpcore.TrioBackend() if is_trio else httpcore.AnyIOBackend()
-        stream: httpcore.AsyncNetworkStream = await stock.connect_tcp(
-            host, port, timeout, local_address, socket_options
-        )
+        stream: httpcore.AsyncNetworkStream
+        try:
+            stream = await stock.connect_tcp(host, port, timeout, local_address, socket_options)
+        except ValueError:
+            task = None if is_trio else asyncio.current_task()
+            if task is not None and task.cancelling():
+                # anyio swallows one that strikes as its attempts start, and then misses their errors.
+                raise asyncio.CancelledError from None
+            raise
         self.connection = Connection(stream)
         return self.connection
 
@@ -63,7 +70,8 @@ class Connection(httpcore.AsyncNetworkStream):
     def __init__(self, stream: httpcore.AsyncNetworkStream) -> None:
         self.reads_end_at: float | None = math.inf
         self._stream = stream
-        self._tls: Any = None
+        self._received = _received(stream)
+        self._tls: list[Any] = []  # in a tunnel through a proxy that speaks TLS itself there are two
         self._unsent = b""
 
     @override
@@ -71,7 +79,7 @@ class Connection(httpcore.AsyncNetworkStream):
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore.AsyncNetworkStream:
         self._stream = await self._stream.start_tls(ssl_context, server_hostname, timeout)
-        self._tls = self._stream.get_extra_info("ssl_object")
+        self._tls.append(self._stream.get_extra_info("ssl_object"))
         return self
 
     @override
@@ -114,14 +122,24 @@ class Connection(httpcore.AsyncNetworkStream):
             return True
 
     @property
-    def has_undecrypted(self) -> bool:
-        """Whether more came over TLS than was read, or its end."""
-        if self._tls is None:
-            return False
-        try:
-            self._tls.read(1)
-        except ssl.SSLWantReadError:
-            return False
-        except ssl.SSLError:
-            pass
-        return True
+    def has_unread(self) -> bool:
+        """Whether more came than was read, or the end of TLS: what the system has already handed over."""
+        return bool(self._received) or any(_has_undecrypted(tls) for tls in self._tls)
+
+
+def _received(stream: Any) -> Sized:
+    """Return what asyncio received in one piece and nobody has read yet: anyio tells in private only."""
+    with suppress(AttributeError):
+        received: Sized = stream._stream._protocol.read_queue
+        return received
+    return ()
+
+
+def _has_undecrypted(tls: Any) -> bool:
+    try:
+        tls.read(1)
+    except ssl.SSLWantReadError:
+        return False
+    except ssl.SSLError:
+        pass
+    return True

@@ -159,7 +159,8 @@ def broken(error: Exception, authority: str = "the server") -> ExchangeError:
         return ExchangeError(f"no connection to {authority} within {CONNECT_TIMEOUT:g} s")
     is_tls = is_tls_failure(error)
     if type(error).__name__ != "ConnectError":
-        return ExchangeError(f"{type(error).__name__}: {error}", is_tls=is_tls)
+        said = str(error) or str(_cause(error))
+        return ExchangeError(f"{type(error).__name__}{said and ': '}{said}", is_tls=is_tls)
     if is_tls:
         return ExchangeError(f"{type(error).__name__}: {_cause(error)}", is_tls=True)
     return no_connection(authority, _cause(error))

@@ -194,10 +194,10 @@ class _Slot:
             self._connector.connection.reads_end_at = deadline
 
     @property
-    def has_undecrypted(self) -> bool:
-        """Whether more than the answer came, or the end, and waits to be decrypted."""
+    def has_unread(self) -> bool:
+        """Whether more came than was read, or the end of TLS."""
         connection = self._connector.connection
-        return connection is not None and connection.has_undecrypted
+        return connection is not None and connection.has_unread
 
     async def close(self) -> None:
         """Close at once."""
@@ -230,7 +230,7 @@ class _SlotExchange(ResponseExchange):
                 # An answer that the end of the connection ends leaves none to hand on.
                 is_framed = not {"content-length", "transfer-encoding"}.isdisjoint(self.head.headers)
                 is_sound = (
-                    self.is_over and is_framed and not await self._has_more(slot) and not slot.has_undecrypted
+                    self.is_over and is_framed and not await self._has_more(slot) and not slot.has_unread
                 )
                 if not is_sound:
                     await super().finish()

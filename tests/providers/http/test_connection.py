@@ -1,6 +1,7 @@
 """The connection below httpcore: one piece a request, reads that end when they are told to."""
 
 import math
+import socket
 import ssl
 from typing import Any
 
@@ -33,14 +34,6 @@ class Stream(httpcore.AsyncNetworkStream):
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         self.timeouts.append(timeout)
         return b"answer"
-
-    @override
-    async def start_tls(
-        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
-    ) -> httpcore.AsyncNetworkStream:
-        above = Stream()
-        above.tls = Received(b"")
-        return above
 
     @override
     def get_extra_info(self, info: str) -> Any:
@@ -107,22 +100,42 @@ async def test_reads_end_when_they_are_told_to() -> None:
     await connection.read(100)
 
 
-async def test_what_came_over_tls_and_was_not_read_is_noticed() -> None:
-    connection = Connection(Stream())
-    assert not connection.has_undecrypted
-    await connection.start_tls(ssl.create_default_context())
-    assert not connection.has_undecrypted
-    above = Stream()
-    above.tls = Received(b"more")
+class Plain(Stream):
+    """A stream whose TLS streams, one above the other, have received so much that nobody read."""
 
-    class Below(Stream):
-        @override
-        async def start_tls(self, *_: object, **__: object) -> httpcore.AsyncNetworkStream:
-            return above
+    def __init__(self, *left: bytes) -> None:
+        super().__init__()
+        self.left = left
 
-    connection = Connection(Below())
-    await connection.start_tls(ssl.create_default_context())
-    assert connection.has_undecrypted
+    @override
+    async def start_tls(
+        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
+    ) -> httpcore.AsyncNetworkStream:
+        above = Plain(*self.left[1:])
+        above.tls = Received(self.left[0])
+        return above
+
+
+@pytest.mark.parametrize("left", [[b""], [b"more"], [b"", b""], [b"", b"more"], [b"more", b""]])
+async def test_what_came_over_tls_and_was_not_read_is_noticed(left: list[bytes]) -> None:
+    connection = Connection(Plain(*left))
+    assert not connection.has_unread
+    for _ in left:
+        await connection.start_tls(ssl.create_default_context())
+    assert connection.has_unread is (b"more" in left)
+
+
+@pytest.mark.parametrize("spare", [b"", b"more"])
+async def test_what_came_in_one_piece_with_what_was_read_is_noticed(spare: bytes) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        connection = await Connector().connect_tcp("127.0.0.1", listening.getsockname()[1])
+        assert isinstance(connection, Connection)
+        with listening.accept()[0] as server:
+            server.sendall(bytes(2**16) + spare)
+            assert len(await connection.read(2**16)) == 2**16
+            # asyncio takes all from the system at once, trio what is asked for.
+            assert (connection.has_unread or connection.is_stale) is bool(spare)
+        await connection.aclose()
 
 
 async def test_a_connection_that_failed_to_be_made_is_none() -> None:
