@@ -31,21 +31,10 @@ from returns.result import Failure, Success
 from typing_extensions import TypeForm, TypeIs, override
 
 from executionkit.batch import Batch, Key, Source, SyncBatch
-from executionkit.core.bounds import (
-    Bounds,
-    Given,
-    Reach,
-    at_once,
-    budget_text,
-    chained,
-    either,
-    in_turn,
-    paired,
-    so_many_at_once,
-    unbounded,
-)
+from executionkit.core.bounds import Bounds, Given, Reach, budget_text, unbounded
 from executionkit.core.budget import tighter
 from executionkit.core.checks import check_count, check_function
+from executionkit.core.combined_bounds import at_once, chained, either, in_turn, paired, so_many_at_once
 from executionkit.core.drawing import Sketch, mermaid_text, notes_of
 from executionkit.core.foreign import attribute, function_name
 from executionkit.core.usage import NO_USAGE, TokenUsage, checked_budget

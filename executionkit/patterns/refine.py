@@ -8,8 +8,9 @@ from typing import Any, Generic, TypeAlias, TypedDict, cast, overload
 import msgspec
 from typing_extensions import TypeForm, TypeVar, Unpack, override
 
-from executionkit.core.bounds import Given, Reach, in_turn, of_calls, unbounded
+from executionkit.core.bounds import Given, Reach, of_calls, unbounded
 from executionkit.core.checks import check_completion, check_count, check_number
+from executionkit.core.combined_bounds import in_turn
 from executionkit.core.convergence import Convergence, Refinement
 from executionkit.core.encoding import json_text
 from executionkit.core.endings import is_cut, is_filtered

@@ -6,7 +6,8 @@ from typing import Any, Final, Generic, TypeVar, cast
 
 from msgspec.structs import replace
 
-from executionkit.core.bounds import Given, Reach, in_turn, of_calls
+from executionkit.core.bounds import Given, Reach, of_calls
+from executionkit.core.combined_bounds import in_turn
 from executionkit.core.dialect import Request, ResponseFormat
 from executionkit.core.refusals import noted_refusal
 from executionkit.core.schema.answer import AnswerType, Decoded, asking, complaint

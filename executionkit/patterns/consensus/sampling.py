@@ -8,8 +8,9 @@ from math import ceil
 import msgspec
 from returns.result import Failure, Success
 
-from executionkit.core.bounds import Given, Reach, at_once, in_turn, of_calls, one_of
+from executionkit.core.bounds import Given, Reach, of_calls
 from executionkit.core.checks import check_completion, check_count, check_flag
+from executionkit.core.combined_bounds import at_once, in_turn, one_of
 from executionkit.core.dialect import JsonForm, Request
 from executionkit.core.foreign import attribute
 from executionkit.core.usage import TokenUsage

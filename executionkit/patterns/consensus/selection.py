@@ -10,7 +10,8 @@ from typing import Final
 from returns.result import Failure, Success
 from typing_extensions import override
 
-from executionkit.core.bounds import Given, Reach, in_turn, of_calls
+from executionkit.core.bounds import Given, Reach, of_calls
+from executionkit.core.combined_bounds import in_turn
 from executionkit.core.dialect import Request
 from executionkit.core.facade import makes_stage
 from executionkit.core.json_text import without_thoughts

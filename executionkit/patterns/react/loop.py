@@ -12,8 +12,9 @@ from returns.result import Failure, Success
 from typing_extensions import TypeForm, Unpack, override
 
 from executionkit.approval import Approval
-from executionkit.core.bounds import Given, Reach, in_turn, of_calls, unbounded
+from executionkit.core.bounds import Given, Reach, of_calls, unbounded
 from executionkit.core.checks import check_completion, check_count
+from executionkit.core.combined_bounds import in_turn
 from executionkit.core.dialect import REASONING_FIELDS
 from executionkit.core.encoding import json_text
 from executionkit.core.facade import makes_stage
