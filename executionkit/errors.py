@@ -406,7 +406,8 @@ class UnsettledToolError(JournalError):
     """A tool that must not be called twice was under way when a process ended.
 
     `metadata["tool"]` and `metadata["key"]` (str) name the call. Find out whether it had its effect, then
-    call `journal.resolve(run_id, key, observation)` and run again.
+    call `journal.resolve(run_id, key, observation)`, after `map_dataset`
+    `executionkit.datasets.resolve(state, key, observation)`, and run again.
     """
 
 

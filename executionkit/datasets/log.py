@@ -5,6 +5,7 @@ cannot contradict each other; it has one writer, and may be on a network file sy
 """
 
 import json
+import os
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
@@ -133,6 +134,7 @@ class Log:
         takes_anywhere: bool = False,
     ) -> None:
         self._begun = begun
+        self._folder = path.parent
         self._takes_anywhere = takes_anywhere
         self._recorder: Recorder | None = None
         self.counted: TokenUsage = NO_USAGE
@@ -160,7 +162,12 @@ class Log:
     async def open(self, stage: object, value: object) -> Recorder:  # noqa: ARG002
         """Return what finds and notes the calls of a batch."""
         self._recorder = Recorder(
-            self, self.known, nonce=self._begun.nonce, takes_anywhere=self._takes_anywhere, tells=False
+            self,
+            self.known,
+            nonce=self._begun.nonce,
+            takes_anywhere=self._takes_anywhere,
+            tells=False,
+            resolve=f"executionkit.datasets.resolve({os.fspath(self._folder)!r}",
         )
         self.known = []
         return self._recorder

@@ -20,7 +20,7 @@ from executionkit.datasets.lines import FilePath, Record
 from executionkit.datasets.log import Begun, Line, Log, lines_of, lock
 from executionkit.errors import JournalMismatchError
 from executionkit.journal.pipelines import Pipelined, changes_between
-from executionkit.journal.runs import OnChange
+from executionkit.journal.runs import OnChange, check_resolution, resolved
 from executionkit.runtime.rows import used_key
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "State",
     "locked",
     "opened",
+    "resolve",
     "spent_in",
     "total_of",
 ]
@@ -261,6 +262,32 @@ def opened(folder: Path, pipeline: Pipelined, on_change: OnChange) -> Generator[
             yield state
         finally:
             state.log.end()
+
+
+def resolve(state: FilePath, key: str, observation: str) -> None:
+    """Say what came of a tool's call that nobody knows the end of; `map_dataset` then goes on with that.
+
+    Args:
+        state: The folder of what was done: the target with `.state` behind it, unless another was named.
+        key: `metadata["key"]` of the `UnsettledToolError`.
+        observation: What the model is to see as the call's result.
+
+    Raises:
+        TypeError: The key or the observation is not text.
+        ValueError: The folder is none of a state.
+        JournalError: There is no such call, or it has ended.
+        RuntimeError: Another process uses the state.
+        OSError: The state cannot be written.
+    """
+    check_resolution(key, observation)
+    folder = Path(state)
+    if not (folder / _MAIN).exists():
+        raise ValueError(f"there is no state of map_dataset in {folder}")
+    before = _begun_in(folder / _MAIN)
+    with opened(folder, Pipelined(before.pipeline, before.plan), "fail") as found:
+        found.log.put(resolved(found.log.known, key, observation, f"the state in {folder}"))
+        if found.log.trouble is not None:
+            raise found.log.trouble
 
 
 @contextmanager

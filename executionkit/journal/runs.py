@@ -1,7 +1,7 @@
 """`Journal`: the runs of one file, and `JournalRun`, what `journal=` takes."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Literal, Self, TypeAlias, cast
@@ -20,7 +20,7 @@ from executionkit.journal.worker import Worker
 from executionkit.runtime.journal.recorder import Recorder
 from executionkit.stage import Stage
 
-__all__ = ["Journal", "JournalRun", "OnChange"]
+__all__ = ["Journal", "JournalRun", "OnChange", "check_resolution", "resolved"]
 
 OnChange: TypeAlias = Literal["fail", "reuse"]
 """What to do where the pipeline or the input is not the one that a run began with."""
@@ -151,9 +151,7 @@ class Journal:
             RunBusyError: The run is under way.
         """
         _check_name(run_id)
-        for what, given in (("a call's key", key), ("an observation", observation)):
-            if not isinstance(cast("object", given), str):
-                raise TypeError(f"{what} is text, not {type(given).__name__}")
+        check_resolution(key, observation)
         self.worker.call_now(lambda store: _resolve(store, run_id, key, observation))
 
     def runs(self) -> Sequence[RunInfo]:
@@ -370,13 +368,40 @@ def _resolve(store: Store, run_id: str, key: str, observation: str) -> None:
     opened = store.open_run(run_id, this_process())
     info = opened.info
     try:
-        tools = [row for row in store.rows(number) if row.kind == "tool" and row.body.key == key]
-        if not tools:
-            raise JournalError(f"the run {run_id!r} has no tool call with the key {key!r}")
-        row = tools[-1]
-        if row.state == "done":
-            raise JournalError(f"that call of {row.body.tool} has ended: {row.body.text!r:.200}")
-        row.body.text, row.body.fault, row.state = observation, None, "done"
+        row = resolved(store.rows(number), key, observation, f"the run {run_id!r}")
         store.write([(number, opened.token, row)])
     finally:
         store.close_run(number, opened.token, info.ended, info.error, info.asks_again)
+
+
+def check_resolution(key: object, observation: object) -> None:
+    """Check what a person says of a tool's call.
+
+    Raises:
+        TypeError: It is not text.
+    """
+    for what, given in (("a call's key", key), ("an observation", observation)):
+        if not isinstance(given, str):
+            raise TypeError(f"{what} is text, not {type(given).__name__}")
+
+
+def resolved(rows: Iterable[Row], key: str, observation: str, where: str) -> Row:
+    """Return the row of a tool's call as one that has ended.
+
+    Args:
+        rows: Those of its run.
+        key: What it is known by.
+        observation: What came of it.
+        where: What the rows are of, for an error.
+
+    Raises:
+        JournalError: There is no such call, or it has ended.
+    """
+    tools = [row for row in rows if row.kind == "tool" and row.body.key == key]
+    if not tools:
+        raise JournalError(f"{where} has no tool call with the key {key!r}")
+    row = tools[-1]
+    if row.state == "done":
+        raise JournalError(f"that call of {row.body.tool} has ended: {row.body.text!r:.200}")
+    row.body.text, row.body.fault, row.state = observation, None, "done"
+    return row

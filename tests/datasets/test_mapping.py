@@ -15,10 +15,11 @@ import anyio
 import pytest
 
 from executionkit.core.usage import TokenUsage
-from executionkit.datasets import map_dataset, read_rows, write_rows
+from executionkit.datasets import map_dataset, read_rows, resolve, write_rows
 from executionkit.datasets.log import lines_of
 from executionkit.errors import (
     BudgetExhaustedError,
+    JournalError,
     JournalMismatchError,
     PermanentError,
     ProviderError,
@@ -507,7 +508,7 @@ def test_a_tool_that_may_have_had_its_effect_ends_the_map(tmp_path: Path) -> Non
 
     def answer(asked: Asked) -> object:
         if asked.messages[-1]["role"] == "tool":
-            return reply("done")
+            return reply(f"done after {asked.messages[-1]['content']}")
         call = ToolCall("c1", "pay", {"to": asked.prompt})
         return LLMResponse("", (call,), "tool_calls", {"prompt_tokens": 1, "completion_tokens": 1})
 
@@ -516,5 +517,24 @@ def test_a_tool_that_may_have_had_its_effect_ends_the_map(tmp_path: Path) -> Non
 
     with pytest.raises(KeyboardInterrupt):
         life()
-    assert isinstance(life().failure, UnsettledToolError)
+    error = life().failure
+    assert isinstance(error, UnsettledToolError)
     assert world.paid == ["row 0", "row 1"]
+    state, key = f"{target}.state", error.metadata["key"]
+    assert f"executionkit.datasets.resolve({state!r}, {key!r}, observation)" in str(error)
+    with pytest.raises(JournalError, match="has no tool call with the key 'another'"):
+        resolve(state, "another", "paid after all")
+    resolve(state, key, "paid after all")
+    with pytest.raises(JournalError, match="has ended: 'paid after all'"):
+        resolve(state, key, "paid again")
+    done = life()
+    assert (done.failure, done.failed, world.paid) == (None, 0, ["row 0", "row 1", "row 2"])
+    assert written(target)["row 1"]["value"] == "done after paid after all"
+
+
+def test_what_can_be_resolved(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="there is no state of map_dataset in"):
+        resolve(tmp_path, "key", "paid")
+    with pytest.raises(TypeError, match="a call's key is text, not int"):
+        resolve(tmp_path, 1, "paid")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    assert not [*tmp_path.iterdir()]

@@ -23,6 +23,11 @@ class Keeper(Protocol):
         """How long an answer that is kept may be."""
         ...
 
+    @property
+    def resolve(self) -> str:
+        """How a person says what came of a tool's call, up to the call's key."""
+        ...
+
     def put(self, row: Row) -> None:
         """Store a row soon."""
         ...
@@ -206,7 +211,7 @@ class ToolEntry:
             raise UnsettledToolError(
                 f"the tool {body.tool} was under way when the process ended, and nobody knows whether it had "
                 "its effect; find out, then tell the journal: "
-                f"journal.resolve(run_id, {body.key!r}, observation)",
+                f"{self._keeper.resolve}, {body.key!r}, observation)",
                 metadata={"tool": body.tool, "key": body.key, "path": self._row.path},
             )
         body.attempts += 1

@@ -92,6 +92,7 @@ class Recorder:
         keeps_tools: Whether calls of tools are kept; they are made again where not.
         tells: Whether a result says what was replayed.
         ignores: What of whom a request goes to does not count.
+        resolve: How a person says what came of a tool's call, up to the call's key.
     """
 
     def __init__(
@@ -109,6 +110,7 @@ class Recorder:
         keeps_tools: bool = True,
         tells: bool = True,
         ignores: Collection[str] = (),
+        resolve: str = "journal.resolve(run_id",
     ) -> None:
         self._sink = sink
         self._generation = generation
@@ -116,6 +118,7 @@ class Recorder:
         self.keeps_prompts: bool = keeps_prompts
         self.most_bytes: int = most_bytes
         self.nonce: str = nonce
+        self.resolve: str = resolve
         self._unknown = unknown
         self.keeps_tools: bool = keeps_tools
         self.tells: bool = tells
