@@ -112,7 +112,8 @@ class Waiter(asyncio.Future[None]):
     def end(self, _: object = None) -> None:
         """End the wait, whatever for."""
         if not self.done():
-            with suppress(asyncio.InvalidStateError):  # a signal may cancel it between the two lines
+            # A signal may cancel it between the two lines; or its event loop is closed, and nobody waits.
+            with suppress(asyncio.InvalidStateError, RuntimeError):
                 self.set_result(None)
 
     def cancel(self, msg: object = None) -> bool:

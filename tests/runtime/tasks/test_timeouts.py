@@ -379,3 +379,25 @@ def test_a_run_with_a_deadline_lets_its_event_loop_end() -> None:
         pending: list[asyncio.Task[None]] = []
         runner.run(begin())
     assert pending[0].cancelled()
+
+
+def test_a_task_whose_event_loop_was_closed_over_it_is_collected_in_silence(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told: list[object] = []
+
+    def tell(unraisable: Any) -> None:
+        told.append(unraisable.exc_value)
+
+    def be_silent(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Asyncio says of each task that it was pending."""
+
+    monkeypatch.setattr(sys, "unraisablehook", tell)
+    loop = asyncio.new_event_loop()
+    loop.set_exception_handler(be_silent)
+    waiting = loop.create_task(finish_within(anyio.sleep_forever, name="slow"))
+    loop.run_until_complete(asyncio.sleep(0.01))
+    loop.close()
+    del waiting
+    gc.collect()
+    assert told == []
