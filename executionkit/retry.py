@@ -1,11 +1,11 @@
 """When to try again, and after how long. Decisions only: nothing here sleeps."""
 
+import math
 from collections.abc import Callable
 from typing import Final, cast
 
 import msgspec
 
-from executionkit.core.checks import is_finite
 from executionkit.core.groups import is_a
 from executionkit.errors import ExecutionKitError, LLMError, ProviderError, RateLimitError
 
@@ -45,7 +45,7 @@ class RetryConfig(msgspec.Struct, frozen=True):
             raise ValueError(f"max_retries must be a whole number from 0 up, not {retries!r}")
         for name, least in (("base_delay", 0.0), ("max_delay", 0.0), ("exponential_base", 1.0)):
             number: float = getattr(self, name)
-            if not (is_finite(number) and number >= least):
+            if not least <= number < math.inf:
                 raise ValueError(f"{name} must be finite and at least {least}, not {number!r}")
         if not _are_exception_classes(self.retryable):
             raise TypeError("retryable must be a tuple of exception classes")
