@@ -196,7 +196,8 @@ class ExecutionKitError(Exception):
             metadata = cast("dict[str, object]", from_plain(data["metadata"]))
             error.metadata = freeze_mapping(metadata)
             if isinstance(error, LLMError):
-                error.requested_delay, error.retry_hint = data.get("retry_after"), data.get("retryable")
+                error.requested_delay = _seconds(data.get("retry_after"))
+                error.retry_hint = data.get("retryable")
         except (KeyError, TypeError, AttributeError, StopIteration) as broken:
             raise ValueError(f"not the form of an error: {data!s:.80}") from broken
         return error
@@ -269,6 +270,23 @@ def _rebuild(
     return error
 
 
+def _seconds(asked: object) -> float | None:
+    """Return how long to wait as a number; None where it is none, such as a date that somebody passed on.
+
+    >>> [_seconds(asked) for asked in (5, "5", "Tue, 01 Dec 2026 12:00:00 GMT", 10**400)]
+    [5, 5.0, None, inf]
+    """
+    if asked is None or type(asked) is float:
+        return asked
+    try:
+        seconds = float(cast("Any", asked))
+    except OverflowError:
+        return float("inf")
+    except Exception:
+        return None
+    return asked if type(asked) is int else seconds
+
+
 class LLMError(ExecutionKitError):
     """A model could not be asked, or did not answer.
 
@@ -296,7 +314,7 @@ class LLMError(ExecutionKitError):
         retryable: bool | None = None,
     ) -> None:
         super().__init__(message, cost=cost, metadata=metadata)
-        self.requested_delay = retry_after
+        self.requested_delay = _seconds(retry_after)
         self.retry_hint = retryable
 
     def to_dict(self) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from typing import Final
 
 import msgspec
 
-from executionkit.core.checks import check_count
+from executionkit.core.checks import check_count, is_finite
 
 __all__ = ["Adaptive", "Window"]
 
@@ -128,7 +128,7 @@ class Window:
             retry_after: Seconds the server asked to wait; None where it did not say.
         """
         self.in_flight -= 1
-        if retry_after is not None:
+        if retry_after is not None and is_finite(retry_after):  # else no call would ever go again
             self._closed_until = max(self._closed_until, now + retry_after)
         if call <= self._cut_at:
             return

@@ -3,11 +3,11 @@
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
-from math import isfinite
 from time import monotonic
 from types import TracebackType
 from typing import Any, Final, Literal, Self, cast
 
+from executionkit.core.checks import is_finite
 from executionkit.core.failover import Cooldown, Standings
 from executionkit.core.foreign import attribute
 from executionkit.core.learning import Refusal, names_another_cause
@@ -114,7 +114,7 @@ class Member:
         if _is_of_account(error):
             return self._standings.cooldown.seconds
         asked: object = attribute(error, "retry_after") if isinstance(error, LLMError) else None
-        return max(0.0, asked) if isinstance(asked, int | float) and isfinite(asked) else None
+        return max(0.0, asked) if isinstance(asked, int | float) and is_finite(asked) else None
 
     def __getattr__(self, name: str) -> Any:
         if name not in PASSED_ON:

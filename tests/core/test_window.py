@@ -1,6 +1,7 @@
 """How many calls a server is given at once, against servers with a hidden limit, in time that is made up."""
 
 import heapq
+import math
 import random
 from collections.abc import Callable
 
@@ -128,3 +129,12 @@ def test_keys_are_known_again() -> None:
     assert all(map(seen.add, keys))
     assert not any(map(seen.add, keys))
     assert len(seen) == len(keys)
+
+
+def test_a_wait_without_an_end_closes_nothing() -> None:
+    window = Window(Adaptive())
+    for asked in (math.inf, math.nan):
+        window.enter()
+        window.refused(window.send(), 5.0, retry_after=asked)
+    assert window.closed_for(5.0) == 0.0
+    assert window.has_room

@@ -44,6 +44,7 @@ from executionkit.patterns.consensus import consensus
 from executionkit.patterns.refine import refine
 from executionkit.patterns.step import step
 from executionkit.provider import LLMProvider, LLMResponse, user
+from executionkit.providers.pool import Pool
 from executionkit.retry import RetryConfig
 from executionkit.runtime import tracing
 from executionkit.runtime.context import MeteredProvider
@@ -227,6 +228,10 @@ class TestDeadline:
             await complete().run(Model(), "x", deadline=deadline)
 
 
+def pool_of_one() -> Pool:
+    return Pool([Model(each(RateLimitError("busy", retry_after=10**400)))])
+
+
 @pytest.mark.anyio
 class TestRetries:
     async def test_wait_as_long_as_the_server_asks_and_no_longer_than_they_may(
@@ -258,6 +263,22 @@ class TestRetries:
         assert all(0 <= seconds <= 1 for seconds in clock.slept)
         assert model.calls == (2 if asked < 0 else 1)
         assert str(outcome)
+
+    @pytest.mark.parametrize(("asked", "least"), [("3", 3.0), ("soon", 0.0), (object(), 0.0), ([], 0.0)])
+    async def test_read_a_retry_after_that_is_no_number(
+        self, asked: Any, least: float, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        model = Model(each(RateLimitError("busy", retry_after=asked), reply()))
+        with faked_time(monkeypatch) as clock:
+            result = result_of(await complete().run(model, "x"))
+        assert (result.value, model.calls) == ("ok", 2)
+        assert least <= sum(clock.slept) <= max(1.0, least)
+
+    async def test_are_not_made_where_the_server_asks_for_longer_than_there_are_numbers(self) -> None:
+        for provider in (Model(each(RateLimitError("busy", retry_after=10**400))), pool_of_one()):
+            error = error_of(await complete().run(provider, "x"))
+            assert isinstance(error, RateLimitError)
+            assert error.retry_after == float("inf")
 
     async def test_are_not_made_of_permanent_errors(self) -> None:
         model = Model(each(PermanentError("no")))
