@@ -6,6 +6,7 @@ import sys
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from functools import cached_property, partial
+from importlib import import_module
 from inspect import isasyncgenfunction, isawaitable, iscoroutinefunction, isgeneratorfunction
 from types import MappingProxyType
 from typing import Any, Final, Protocol, cast, overload, runtime_checkable
@@ -267,6 +268,7 @@ class ToolFunction(msgspec.Struct, frozen=True, dict=True):
 
 
 def _execute_of(module: str, name: str) -> object:
+    import_module(module)  # another process may not have it yet
     found = _lookup(module, name)
     if not isinstance(found, Tool):
         raise TypeError(f"{module}.{name} is not a tool any more")

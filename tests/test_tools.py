@@ -5,6 +5,7 @@ import dataclasses
 import datetime as dt
 import enum
 import functools
+import importlib
 import pickle
 import subprocess
 import sys
@@ -279,6 +280,19 @@ def test_a_decorated_tool_pickles_by_name() -> None:
     assert again == double
     assert again.prepare({"number": 2}) == {"number": 2}
     assert pickle.loads(pickle.dumps(tool(weather))) == tool(weather)
+
+
+def test_a_decorated_tool_is_read_where_its_module_was_not_imported_yet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "halving.py").write_text(
+        "from executionkit import tool\n\n@tool\ndef halve(n: int) -> int:\n    return n // 2\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)  # pyright: ignore[reportUnknownMemberType]
+    pickled = pickle.dumps(importlib.import_module("halving").halve)
+    monkeypatch.delitem(sys.modules, "halving")
+    assert pickle.loads(pickled).name == "halve"
+    monkeypatch.delitem(sys.modules, "halving")
 
 
 async def call(made: Tool, **arguments: Any) -> str:

@@ -6,6 +6,8 @@ from typing import Any
 
 import msgspec
 
+from executionkit.tools import ToolFunction
+
 __all__ = ["pickled"]
 
 
@@ -29,6 +31,8 @@ def pickled(value: object, what: str) -> bytes:
             )
         if isinstance(part, type) and "__msgspec_cache__" in vars(part) and _is_of_program(part):
             delattr(part, "__msgspec_cache__")  # of a dataclass that was read; made again where it is missed
+        if isinstance(part, ToolFunction) and part.function.__module__ == "__main__":
+            return ToolFunction, (part.function, part.in_thread)  # by value: no worker finds the name
         return cloudpickle.CloudPickler.reducer_override(pickler, part)
 
     pickler = type("Pickler", (cloudpickle.CloudPickler,), {"reducer_override": checked})

@@ -1,6 +1,7 @@
 """What a worker of an engine sends back, whatever its shard ended by."""
 
 import pickle
+import subprocess
 import sys
 from pathlib import Path
 from threading import Lock
@@ -17,6 +18,7 @@ from executionkit.datasets.workers import Task
 from executionkit.errors import PermanentError
 from executionkit.patterns.complete import complete
 from executionkit.provider import LLMProvider, LLMResponse
+from tests.conftest import needs
 from tests.doubles import Asked, Model
 
 
@@ -117,3 +119,27 @@ def test_a_failure_arrives_whatever_caused_it(tmp_path: Path, make_provider: Any
 def test_what_is_to_end_a_process_is_told_and_ends_no_worker(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="the work on a shard was ended: SystemExit: no key is set"):
         run(tmp_path, ends_the_process)
+
+
+PROGRAM = """
+import sys
+from executionkit import react, tool
+from executionkit.datasets.travel import pickled
+
+RATE = 3
+
+
+@tool
+def tripled(number: int) -> int:
+    return RATE * number
+
+
+sys.stdout.buffer.write(pickled(react([tripled]), "the stage"))
+"""
+
+
+@needs("cloudpickle")
+def test_a_tool_of_the_program_itself_travels_to_workers() -> None:
+    done = subprocess.run([sys.executable, "-c", PROGRAM], check=True, capture_output=True)
+    (made,) = pickle.loads(done.stdout).tools
+    assert made.execute.function(2) == 6
