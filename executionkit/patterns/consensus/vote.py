@@ -1,6 +1,7 @@
 """Consensus: ask several times and take the answer given most often."""
 
 import math
+import operator
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from inspect import iscoroutinefunction
 from typing import Any, Generic, Literal, TypeAlias, TypeVar, cast, overload
@@ -130,7 +131,8 @@ class Consensus(Stage[str, T], Generic[T], frozen=True, kw_only=True):
         }
         if self.stop is not None:
             standings = poll.standings(sampler.drawable)
-            metadata["stop_bound"] = min([self.stop.bound(standing) for standing in standings])
+            with wrapping(EvaluationError, "the stopping rule"):
+                metadata["stop_bound"] = min([self.stop.bound(standing) for standing in standings])
         if isinstance(self.ballot, FieldBallot):
             metadata["field_agreement"] = poll.by_question([verdict.agreement for verdict in verdicts])
         if self.weigh is not None:
@@ -183,7 +185,8 @@ class Consensus(Stage[str, T], Generic[T], frozen=True, kw_only=True):
         if self.strategy is VotingStrategy.UNANIMOUS:  # may end at the first difference
             needed = 0 if len(poll.answers) > 1 else 2 - len(poll.answers)
         else:
-            needed = max([self.stop.more(standing) for standing in poll.standings(sampler.drawable)])
+            with wrapping(EvaluationError, "the stopping rule"):
+                needed = max([operator.index(self.stop.more(at)) for at in poll.standings(sampler.drawable)])
         return min(max(needed, sampler.missing, not poll.casts), sampler.left, self.sampling.max_concurrency)
 
     async def _broken(
@@ -372,7 +375,7 @@ def consensus(
         ConsensusFailedError: No sample voted, a unanimous vote has a difference, or the fields that won do
             not make a valid value.
         EvaluationError: `weigh` raised or returned no weight; `check` raised, or returned neither None nor
-            text.
+            text; a `stop` of your own raised, or returned no whole number.
 
     Raises:
         TypeError: A setting is of the wrong type, or `output_type` is a type that msgspec does not decode.

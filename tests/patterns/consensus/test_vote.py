@@ -2,7 +2,7 @@
 
 import pickle
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import anyio
 import msgspec
@@ -237,6 +237,35 @@ class Foolish(msgspec.Struct, frozen=True):
 async def test_a_rule_s_nonsense_is_bounded(answer: int, samples: int) -> None:
     result = won(await consensus(5, stop=Foolish(answer)).run(ScriptedProvider("a"), "?"))
     assert result.metadata["samples"] == samples
+
+
+class Broken(msgspec.Struct, frozen=True):
+    """A rule whose methods raise, or give what is no number of samples."""
+
+    wanted: Callable[[int], Any]
+    figure: Any = 0.0
+
+    def more(self, standing: Standing) -> int:
+        return cast("int", self.wanted(standing.samples))
+
+    def bound(self, standing: Standing) -> float:
+        return float(self.figure)
+
+
+@pytest.mark.parametrize(
+    ("rule", "said", "calls"),
+    [
+        (Broken({0: 1}.__getitem__), "the stopping rule raised KeyError: 1", 1),
+        (Broken(lambda _: 1.5), "the stopping rule raised TypeError", 0),
+        (Broken(lambda _: 0, "x"), "the stopping rule raised ValueError", 1),
+    ],
+)
+async def test_an_error_of_a_rule_says_whose_it_is(rule: StoppingRule, said: str, calls: int) -> None:
+    error = lost(await consensus(5, stop=rule).run(ScriptedProvider("a"), "?"))
+    assert isinstance(error, EvaluationError)
+    assert said in error.message
+    assert error.cost.llm_calls == calls
+    assert error.metadata["samples"] == calls
 
 
 # --- keys and values ---
