@@ -3,12 +3,13 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from typing import Any, Final, cast
 
 import msgspec
 
 from executionkit.core.canonical import canonical, canonical_text, fingerprint_of
-from executionkit.core.differences import changes
+from executionkit.core.differences import Change, changes
 from executionkit.core.journal import digest_of
 
 __all__ = ["Pipelined", "changes_between", "described"]
@@ -17,6 +18,8 @@ _LONGEST: Final = 40
 """Characters of a text that is kept as it is: names and settings are short, prompts are not."""
 _MOST: Final = 8
 """Changes that are told one by one."""
+_TOLD: Final = 400
+"""Characters that are told of each side of a change."""
 
 
 class Pipelined(msgspec.Struct, frozen=True):
@@ -50,11 +53,26 @@ def changes_between(before: bytes, now: Pipelined) -> Sequence[str]:
         was, is_now = (json.loads(each.decode("utf-8", "surrogatepass")) for each in (before, now.plan))
     except ValueError:
         return ["the pipeline is another one"]
-    found = [str(change) for change in changes(was, is_now)]
+    found = [str(_shortened(change)) for change in changes(was, is_now)]
     if len(found) > _MOST:
         found[_MOST:] = [f"and {len(found) - _MOST} more"]
     # The same data, another fingerprint: another scheme, or texts of which only the lengths are kept.
     return found or ["the pipeline is another one"]
+
+
+def _shortened(change: Change) -> Change:
+    """Return a change as it can be read in a message: of long texts the part where they differ."""
+    pairs = zip(change.before or "", change.after or "", strict=False)
+    same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+    return Change(change.place, _around(change.before, same), _around(change.after, same))
+
+
+def _around(text: str | None, place: int) -> str | None:
+    if text is None or len(text) <= _TOLD:
+        return text
+    start = max(0, min(place - _TOLD // 4, len(text) - _TOLD))
+    end = start + _TOLD
+    return f"{'...' if start else ''}{text[start:end]}{'...' if end < len(text) else ''}"
 
 
 _HELD: Final = frozenset(

@@ -44,6 +44,19 @@ async def test_a_change_is_told(prompts: bool, tmp_path: Path) -> None:
     assert model.calls == 4
 
 
+@pytest.mark.parametrize("at", [0, 5_000, 9_999])
+async def test_of_long_texts_the_part_where_they_differ_is_told(at: int, tmp_path: Path) -> None:
+    text = "".join(f"{number:4} " for number in range(2_000))
+    other = f"{text[:at]}HERE{text[at + 4 :]}"
+    with Journal(tmp_path / "runs.db", prompts=True) as journal:
+        await ask(journal, complete(system=text), Model(answer))
+        error = error_of(await ask(journal, complete(system=other), Model(answer)))
+    assert len(str(error)) < 1_200
+    before, after = error.metadata["changes"][0].split(" -> ")
+    assert text[at : at + 4] in before
+    assert "HERE" in after
+
+
 async def test_a_name_is_no_change(tmp_path: Path) -> None:
     model = Model(answer)
     with Journal(tmp_path / "runs.db") as journal:
