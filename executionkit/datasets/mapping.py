@@ -138,12 +138,30 @@ def map_dataset(
 async def _run(job: Job[A, B], source: Source[A], done: State, limit: TokenUsage, engine: Engine) -> Report:
     if done.failure is not None:
         return Report(failure=done.failure)
-    left = left_of(limit, done.log.spent)
+    spent = done.log.spent
+    left = left_of(limit, spent)
     if left is not None:
-        return await engine.run(job, _rest(source, job.key, done), done, left)
+        report = await engine.run(job, _rest(source, job.key, done), done, left)
+        if isinstance(report.failure, BudgetExhaustedError) and spent != NO_USAGE:
+            report.failure = _beside(report.failure, spent)
+        return report
     if await _has_more(source, job.key, done):
-        return Report(failure=BudgetExhaustedError("not begun: earlier lives have spent the budget"))
+        return Report(
+            failure=BudgetExhaustedError("not begun: earlier lives have spent the budget; raise max_cost")
+        )
     return Report()
+
+
+def _beside(failure: BudgetExhaustedError, spent: TokenUsage) -> BudgetExhaustedError:
+    """Return why nothing more was run; the figures in that are of what earlier lives had left."""
+    tokens = f"{spent.input_tokens:,} + {spent.output_tokens:,} tokens"
+    told = BudgetExhaustedError(
+        f"{failure.message}; beside that, earlier lives have spent {spent.llm_calls:,} calls, {tokens}",
+        cost=failure.cost,
+        metadata=failure.metadata,
+    )
+    told.__cause__ = failure.__cause__
+    return told
 
 
 def _rest(source: Source[A], key: Callable[[A], Key], done: State) -> Source[A]:

@@ -106,13 +106,16 @@ def test_the_budget_holds_over_all_lives(tmp_path: Path) -> None:
     def life(limit: TokenUsage) -> Any:
         return map_dataset(texts(20), target, complete(), lambda: model, key=str, max_cost=limit)
 
-    for told in ("the run's budget", "earlier lives have spent the budget"):
+    for told in ("the run's budget", "earlier lives have spent the budget; raise max_cost"):
         summary = life(budget)
         assert isinstance(summary.failure, BudgetExhaustedError)
         assert told in str(summary.failure)
         assert model.calls == summary.cost.llm_calls == 7
+    told = str(life(TokenUsage(llm_calls=9)).failure)
+    assert "2 of 2 calls are spent" in told
+    assert "; beside that, earlier lives have spent 7 calls, 21 + 14 tokens" in told
     summary = life(TokenUsage(llm_calls=20))
-    assert (summary.failure, summary.rows, summary.resumed, model.calls) == (None, 20, 7, 20)
+    assert (summary.failure, summary.rows, summary.resumed, model.calls) == (None, 20, 9, 20)
     assert life(budget).failure is None  # nothing is left to do
     assert sum(row["value"] is not None for row in written(target).values()) == 20
 
