@@ -1,6 +1,7 @@
 """The command line: `executionkit COMMAND`, or `python -m executionkit COMMAND`."""
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -28,7 +29,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if command is None:
         _parser().print_help()
         return 0
-    return command(options)
+    try:
+        code = command(options)
+        sys.stdout.flush()
+    except BrokenPipeError:  # who reads has read enough, as `head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return code
 
 
 def _parser() -> argparse.ArgumentParser:

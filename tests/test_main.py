@@ -164,6 +164,31 @@ def test_the_journal_is_listed_and_shown(tmp_path: Path, capsys: pytest.CaptureF
     assert not (tmp_path / "none.db").exists()
 
 
+def test_what_a_person_has_to_resolve_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted() -> str:
+        raise KeyboardInterrupt
+
+    file = tmp_path / "runs.db"
+    pay = tool(interrupted, name="pay", description="Pay.")
+    provider = ScriptedProvider([ToolCall("1", "pay", {})])
+    with Journal(file) as journal, pytest.raises(KeyboardInterrupt):
+        react([pay]).run_sync(provider, "Pay it.", journal=journal.run("invoice 7"))
+    assert main(["journal", "show", str(file), "invoice 7"]) == 0
+    key = capsys.readouterr().out.partition("its key is ")[2].split()[0]
+    with Journal(file) as journal:
+        journal.resolve("invoice 7", key, "paid")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a pipe that was closed is told in another way")
+def test_who_has_read_enough_is_left_in_peace() -> None:
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "executionkit", "servers"]
+    done = subprocess.run(command, check=False, stdout=write, stderr=subprocess.PIPE)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
 def test_a_journal_does_nothing_to_the_terminal_it_is_shown_in(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -52,6 +52,8 @@ def _what(row: Row) -> str:
     body = row.body
     if row.state == "sent":
         return "under way, or its process ended"
+    if row.kind == "tool" and row.state == "open" and body.attempts:
+        return f"under way, or its process ended; its key is {body.key}"
     if body.error is not None:
         return _line(f"{body.error.get('error')}: {body.error.get('message')}")
     if body.reply is not None:
