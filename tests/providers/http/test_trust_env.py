@@ -8,6 +8,7 @@ import traceback
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import Literal
 from urllib.parse import urlsplit
 
 import anyio
@@ -20,7 +21,10 @@ from executionkit.errors import LLMError, PermanentError, ProviderError, RateLim
 from executionkit.provider import user
 from executionkit.providers.openai import Provider
 from tests.conftest import needs
+from tests.faults.certificates import CERTIFICATE, serving
 from tests.faults.server import FaultServer, fault_server
+from tests.leaks import open_sockets
+from tests.stepping import cancelled_at, steps_of
 
 TLS = Path(__file__).parents[2] / "faults" / "tls"
 KEY = "sk-Secret/1+2=3"
@@ -66,10 +70,19 @@ class Proxy:
                 await client.send(b"HTTP/1.1 200 Connected\r\n\r\n")
             else:
                 await server.send(b" ".join((method, address.path, version)) + b"\r\n" + rest)
-            async with anyio.create_task_group() as group:
-                group.start_soon(_pump, client, server)
-                await _pump(server, client)
-                group.cancel_scope.cancel()
+            await _pass_both_ways(client, server)
+
+
+async def _pass_both_ways(client: ByteStream, server: ByteStream) -> None:
+    """Pass on what each side says, until one of them hangs up."""
+    async with anyio.create_task_group() as group:
+
+        async def pass_on(source: ByteStream, sink: ByteStream) -> None:
+            await _pump(source, sink)
+            group.cancel_scope.cancel()
+
+        group.start_soon(pass_on, client, server)
+        group.start_soon(pass_on, server, client)
 
 
 async def _pump(source: ByteStream, sink: ByteStream) -> None:
@@ -85,9 +98,9 @@ async def proxying(
     proxy = kind(refuses)
     listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
     proxy.port = listener.extra(SocketAttribute.local_port)
-    serving = listener if tls is None else TLSListener(listener, tls, standard_compatible=False)
+    accepting = listener if tls is None else TLSListener(listener, tls, standard_compatible=False)
     async with listener, anyio.create_task_group() as group:
-        group.start_soon(serving.serve, proxy.serve)
+        group.start_soon(accepting.serve, proxy.serve)
         yield proxy
         group.cancel_scope.cancel()
 
@@ -124,8 +137,8 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> Environment:
     return Environment(monkeypatch)
 
 
-async def ask(url: str, trust_env: bool) -> str:
-    async with Provider(url, "m", KEY, trust_env=trust_env) as provider:
+async def ask(url: str, trust_env: bool, transport: Literal["auto", "httpx"] = "auto") -> str:
+    async with Provider(url, "m", KEY, trust_env=trust_env, transport=transport) as provider:
         return (await provider.complete(PROMPT)).content
 
 
@@ -398,10 +411,7 @@ class SocksProxy(Proxy):
                 self.seen.append(f"SOCKS {port}")
                 async with await anyio.connect_tcp("127.0.0.1", port) as server:
                     await client.send(b"\x05\x00\x00\x01\x7f\x00\x00\x01\x00\x00")
-                    async with anyio.create_task_group() as group:
-                        group.start_soon(_pump, client, server)
-                        await _pump(server, client)
-                        group.cancel_scope.cancel()
+                    await _pass_both_ways(client, server)
 
 
 async def _exactly(stream: ByteStream, count: int) -> bytes:
@@ -434,3 +444,33 @@ async def test_socks_without_its_extra_is_said(
     environment.set(ALL_PROXY="socks5://127.0.0.1:9")
     with pytest.raises(PermanentError, match=r'pip install "\.\[socks\]"'):
         await ask(server.url("good-plain"), trust_env=True)
+
+
+@needs("socksio")
+@pytest.mark.usefixtures("no_collection")
+@pytest.mark.parametrize("way", ["direct", "tunnel", "tunnel in TLS", "SOCKS"])
+async def test_a_call_that_is_cancelled_at_any_step_leaves_no_socket(
+    way: str, tls_server: FaultServer, environment: Environment
+) -> None:
+    """In the handshake of TLS, of the one within the other, in CONNECT, in that of SOCKS."""
+    async with proxying(
+        tls=serving() if "TLS" in way else None, kind=SocksProxy if way == "SOCKS" else Proxy
+    ) as proxy:
+        scheme = {"tunnel in TLS": "https://", "SOCKS": "socks5://"}.get(way, "http://")
+        if way != "direct":
+            environment.set(ALL_PROXY=proxy.url.replace("http://", scheme))
+        environment.set(SSL_CERT_FILE=CERTIFICATE)
+
+        async def call() -> None:
+            assert await ask(secure(tls_server), trust_env=True, transport="httpx") == "Paris"
+
+        steps = await steps_of(call)
+        before = open_sockets()
+        for step in range(1, steps + 1):
+            await cancelled_at(step, call)
+        with anyio.move_on_after(5):
+            # The servers have to notice, too, and no event of theirs says so.
+            while open_sockets() - before:  # noqa: ASYNC110
+                await anyio.sleep(0.01)
+        assert open_sockets() <= before
+        await call()
