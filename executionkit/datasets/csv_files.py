@@ -11,7 +11,7 @@ import msgspec
 from executionkit.core.encoding import json_text
 from executionkit.core.schema.completion import complete, is_left_incomplete
 from executionkit.core.schema.models import read_kept, schema_of, with_models
-from executionkit.datasets.lines import Record, lines_of, refused, with_same_columns
+from executionkit.datasets.lines import Record, check_names, lines_of, refused, with_same_columns
 
 __all__ = ["csv_rows", "write_csv"]
 
@@ -67,7 +67,8 @@ def csv_rows(path: Path, row_type: Any) -> Iterator[Any]:
             if not is_whole:
                 raise ValueError("the file ends within a cell whose quotes were not closed")
             if not names:
-                names = _checked_names(cells)
+                check_names(cells)
+                names = cells
             elif cells:
                 row = _by_name(names, cells, columns)
                 found = msgspec.convert(row, kind, strict=False, str_keys=True, dec_hook=read_kept)
@@ -110,18 +111,6 @@ def _next_cells(reader: Iterator[list[str]]) -> list[str] | None:
             return next(reader, None)
         finally:
             csv.field_size_limit(before)
-
-
-def _checked_names(names: list[str]) -> list[str]:
-    """Return the names of columns; some programs write columns without one.
-
-    Raises:
-        ValueError: Two have the same.
-    """
-    for name in names:
-        if name and names.count(name) > 1:
-            raise ValueError(f"two columns are called {name!r:.80}")
-    return names
 
 
 def _columns(row_type: Any) -> dict[str, _Column]:

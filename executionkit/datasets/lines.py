@@ -1,11 +1,11 @@
 """What files of rows have in common, whatever their format."""
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-__all__ = ["FilePath", "Record", "lines_of", "refused", "with_same_columns"]
+__all__ = ["FilePath", "Record", "check_names", "lines_of", "refused", "with_same_columns"]
 
 FilePath: TypeAlias = str | os.PathLike[str]
 
@@ -35,6 +35,17 @@ def lines_of(path: Path, newline: str | None = None) -> Iterator[str]:
                         f"{path}, line {number}: it is not UTF-8: there is a byte 0x{byte:02x}"
                     ) from None
             yield line
+
+
+def check_names(names: Sequence[str]) -> None:
+    """Check the names of columns; some programs write columns without one.
+
+    Raises:
+        ValueError: Two have the same.
+    """
+    for name in names:
+        if name and names.count(name) > 1:
+            raise ValueError(f"two columns are called {name!r:.80}")
 
 
 def with_same_columns(records: Iterable[Record]) -> Iterator[Record]:

@@ -10,7 +10,7 @@ import msgspec
 
 from executionkit.core.schema.models import read_kept
 from executionkit.core.schema.reading import as_kind
-from executionkit.datasets.lines import Record, refused, with_same_columns
+from executionkit.datasets.lines import Record, check_names, refused, with_same_columns
 
 __all__ = ["check_arrow", "parquet_rows", "write_parquet"]
 
@@ -53,6 +53,7 @@ def parquet_rows(path: Path, row_type: Any) -> Iterator[Any]:
     number = 0
     try:
         with parquet.ParquetFile(path) as file:
+            _check_schema(file.schema_arrow, path)
             for chunk in file.iter_batches(batch_size=_CHUNK):
                 for row in _plain_rows(chunk, path, number):
                     try:
@@ -61,8 +62,22 @@ def parquet_rows(path: Path, row_type: Any) -> Iterator[Any]:
                         raise refused(path, f"row {number} (from 0)", error) from error
                     yield value
                     number += 1
-    except arrow.ArrowException as error:
+    except (arrow.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the disk's; one of pyarrow's own, of data that is damaged, has no number
         raise ValueError(f"{path} cannot be read as Parquet: {error}") from error
+
+
+def _check_schema(schema: Any, path: Path) -> None:
+    """Check that no column hides another.
+
+    Raises:
+        ValueError: Two have the same name.
+    """
+    try:
+        check_names(schema.names)
+    except ValueError as error:
+        raise refused(path, "its schema", error) from error
 
 
 def _plain_rows(chunk: Any, path: Path, first: int) -> list[Record]:
@@ -144,7 +159,9 @@ class _Sheet:
         except self._arrow.ArrowNotImplementedError as error:
             raise TypeError(f"{self._place(chunk, first)} has no form in Parquet: {error}") from error
         except (self._arrow.ArrowInvalid, self._arrow.ArrowTypeError, OverflowError) as error:
-            raise ValueError(f"{self._place(chunk, first)} does not fit into one type: {error}") from error
+            raise ValueError(
+                f"{self._place(chunk, first)} does not fit into one type; write it as text: {error}"
+            ) from error
 
     def _place(self, chunk: list[Record], first: int) -> str:
         """Say which rows, and which of their columns by itself."""

@@ -380,7 +380,7 @@ def test_a_row_of_another_type_is_named_in_parquet(tmp_path: Path) -> None:
         write_rows(path, [{"x": 1}, {"x": "a"}])
     with pytest.raises(ValueError, match=r"rows 1000 to 1000 \(from 0\) does not fit into one type"):
         write_rows(path, [*({"x": n} for n in range(1000)), {"x": "a"}])
-    with pytest.raises(ValueError, match=r"column 'x' .* does not fit into one type"):
+    with pytest.raises(ValueError, match=r"column 'x' .* does not fit into one type; write it as text"):
         write_rows(path, [{"x": 2**70}])
     with pytest.raises(TypeError, match=r"has no form in Parquet"):
         write_rows(path, [{"x": {}}])
@@ -426,6 +426,31 @@ def test_keys_that_are_not_all_whole_numbers_are_texts_in_parquet(
     keys = [*range(size), late, 3_000]
     write_rows(path, [Row(key, None, Success(PatternResult("x"))) for key in keys])
     assert [row["key"] for row in read_rows(path, dict[str, Any])] == [*map(str, keys)]
+
+
+@needs("pyarrow")
+def test_a_column_of_parquet_hides_no_other(tmp_path: Path) -> None:
+    arrow: Any = import_module("pyarrow")
+    parquet: Any = import_module("pyarrow.parquet")
+    path = tmp_path / "rows.parquet"
+    parquet.write_table(arrow.table([[1], [2]], names=["x", "x"]), path)
+    with pytest.raises(ValueError, match=r"rows\.parquet, its schema: two columns are called 'x'"):
+        list(read_rows(path, dict[str, int]))
+
+
+@needs("pyarrow")
+def test_parquet_that_is_damaged_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "rows.parquet"
+    write_rows(path, [{"x": "text" * 20} for _ in range(100)])
+    whole, told = path.read_bytes(), list[str]()
+    for at in range(4, 60):  # in the first column
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 0xFF]) + whole[at + 1 :])
+        try:
+            list(read_rows(path, dict[str, Any]))
+        except ValueError as error:
+            told.append(str(error))
+    assert any("snappy" in each for each in told)
+    assert [each for each in told if str(path) not in each] == []
 
 
 @needs("pyarrow")
