@@ -102,6 +102,17 @@ async def test_no_log_shows_what_a_server_echoes(
     assert KEY not in caplog.text
 
 
+@on_each_loop(HTTPX)
+async def test_the_log_of_an_answer_tells_of_no_failure(
+    way: Way, server: FaultServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG")
+    async with way.settings() as settings:
+        await play(BY_NAME["good-plain"], server, **settings)
+    assert "connect_tcp.complete" in caplog.text
+    assert "failed" not in caplog.text
+
+
 @on_each_loop(*OURS)
 async def test_what_is_refused_names_no_query(way: Way, server: FaultServer) -> None:
     async with way.settings() as settings:

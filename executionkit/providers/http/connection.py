@@ -124,7 +124,7 @@ class Connection(httpcore.AsyncNetworkStream):
     @property
     def has_unread(self) -> bool:
         """Whether more came than was read, or the end of TLS: what the system has already handed over."""
-        return bool(self._received) or any(_has_undecrypted(tls) for tls in self._tls)
+        return bool(self._received) or any(map(_has_undecrypted, self._tls))
 
 
 def _received(stream: Any) -> Sized:

@@ -244,6 +244,7 @@ class _SlotExchange(ResponseExchange):
         Its stream, asked once more, ends at once where something is left, and else would wait for the server.
         """
         slot.end_reads_at(None)
+        unlogged = UNLOGGED.set(True)
         try:
             async for _ in self._response.stream:
                 break
@@ -251,6 +252,8 @@ class _SlotExchange(ResponseExchange):
             return False
         except Exception:  # noqa: BLE001 - what it received is not even HTTP
             return True
+        finally:
+            UNLOGGED.reset(unlogged)
         return True
 
 
