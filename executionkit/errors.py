@@ -366,7 +366,7 @@ class BudgetExhaustedError(PatternError):
 
     Where failed attempts have spent it, the message ends with the last failure, and
     `metadata["last_failure"]` (str) is its class and text. Where the call was to be a retry, that failure is
-    `__cause__`.
+    `__cause__`. `metadata["is_unpriced"]` is True where the budget is in money and no price is known.
     """
 
 

@@ -5,6 +5,7 @@ import gc
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
+from decimal import Decimal
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -261,6 +262,15 @@ async def test_a_failure_that_all_rows_share_ends_the_batch(status: int) -> None
     assert batch.failure.metadata["status"] == status
     assert batch.failure.metadata["rows"] == 3
     assert batch.failure.cost == batch.cost == costs(rows)
+
+
+async def test_a_price_that_nobody_knows_ends_the_batch_where_the_budget_is_in_money() -> None:
+    model = Model(upper)
+    batch = complete().over(texts(50), model, key=str, max_concurrency=1, max_cost=TokenUsage(usd=Decimal(1)))
+    assert [row.key for row in await soon(read(batch))] == texts(1)
+    assert isinstance(batch.failure, BudgetExhaustedError)
+    assert "the provider has no price" in str(batch.failure)
+    assert model.calls == 0
 
 
 @pytest.mark.parametrize("limit", [2, Adaptive(2, 8)], ids=str)

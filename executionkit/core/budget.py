@@ -98,6 +98,7 @@ class Refused(msgspec.Struct, frozen=True, repr_omit_defaults=True):
     Args:
         reason: A clause, fit to stand after a colon.
         is_halted: Whether the budget has no part in it: nothing more is bought after a failure.
+        is_unpriced: Whether the budget is in money, and nobody knows what the call costs.
         remedy: What to do about it.
         owner: Whose budget it is, where that is known.
         limit: The part of that budget that there is no room in.
@@ -107,6 +108,7 @@ class Refused(msgspec.Struct, frozen=True, repr_omit_defaults=True):
 
     reason: str
     is_halted: bool = False
+    is_unpriced: bool = False
     remedy: str = "raise max_cost or ask for less"
     owner: Owner | None = None
     limit: TokenUsage = NO_USAGE

@@ -37,6 +37,8 @@ def is_shared(error: ExecutionKitError, context: Context) -> bool:
     """Tell whether a failure below a stage would meet whatever else is run there as well."""
     if isinstance(error, JournalError):
         return True
+    if isinstance(error, BudgetExhaustedError) and error.metadata.get("is_unpriced"):
+        return True
     if isinstance(error, LLMError):
         is_quota = isinstance(error, RateLimitError) and not error.retryable
         is_known = error.metadata.get("status") in _SHARED

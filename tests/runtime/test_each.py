@@ -1,6 +1,7 @@
 """One stage over many inputs: order, costs, shared failures, budgets, deadlines, and what a trace sees."""
 
 from collections.abc import Sequence
+from decimal import Decimal
 from typing import Any
 
 import anyio
@@ -91,6 +92,17 @@ async def test_a_failure_that_all_share_ends_it(status: int) -> None:
         assert error == third.stamped(NO_USAGE)
         assert error.__traceback__ is None
     assert result.metadata["failed"] == 7
+
+
+async def test_a_price_that_nobody_knows_is_shared_where_the_budget_is_in_money() -> None:
+    model = Model()
+    result = result_of(
+        await complete().each(max_concurrency=1).run(model, letters(3), max_cost=TokenUsage(usd=Decimal(1)))
+    )
+    first, *others = [outcome.failure() for outcome in result.value]
+    assert first.metadata["is_unpriced"] is True
+    assert others == [first, first]
+    assert model.calls == 0
 
 
 @pytest.mark.parametrize(

@@ -84,7 +84,8 @@ def out_of_budget(refused: Refused) -> BudgetExhaustedError:
     owner = refused.owner
     if owner is None:
         return BudgetExhaustedError(
-            f"the budget does not allow another call: {refused.reason}; {refused.remedy}"
+            f"the budget does not allow another call: {refused.reason}; {refused.remedy}",
+            metadata={"is_unpriced": True} if refused.is_unpriced else None,
         )
     noted = {
         "budget": "run" if owner.is_run else "stage",

@@ -50,7 +50,7 @@ class Terms(msgspec.Struct, frozen=True):
     @property
     def refusal(self) -> Refused:
         """Why a budget in money cannot be held where no price is known."""
-        return Refused(f"it is in money, and {self.unknown}", remedy=_REMEDY)
+        return Refused(f"it is in money, and {self.unknown}", is_unpriced=True, remedy=_REMEDY)
 
     def input_of(self, request: Request) -> int:
         """Count the input tokens of a request.
