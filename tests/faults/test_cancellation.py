@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any, Literal, TypeAlias
 
 import anyio
+import httpx
 import pytest
 from anyio.abc import SocketAttribute, SocketStream
 from returns.result import Success
@@ -215,14 +216,19 @@ async def test_its_task_is_cancelled_at_every_step(name: str) -> None:
     await check_every_step(STAGES[name], cancel=task_cancelled_at)
 
 
+@pytest.mark.parametrize("is_handed_in", [False, True])
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
-async def test_an_interrupt_while_it_begins_to_connect_is_not_lost() -> None:
+async def test_an_interrupt_while_it_begins_to_connect_is_not_lost(is_handed_in: bool) -> None:
     """`asyncio.run` cancels its task in a signal's handler: while the task runs, not while it waits."""
     async with serving() as server:
         for step in range(1, 6):
-            scene = Scene(server, complete(), "httpx")
-            async with scene.provider:
-                assert await task_cancelled_at(step, scene.run), step
+            async with httpx.AsyncClient() as client:
+                scene = Scene(server, complete(), "httpx")
+                if is_handed_in:
+                    url = f"http://127.0.0.1:{server.port}/v1"
+                    scene.provider = Provider(url, "m", "sk-12345678", client=client)
+                async with scene.provider:
+                    assert await task_cancelled_at(step, scene.run), step
 
 
 @pytest.mark.parametrize("name", ["complete in pieces", "consensus"])

@@ -1,6 +1,5 @@
 """A connection below httpcore: how it is opened, how a request goes out on it, and until when it is read."""
 
-import asyncio
 import math
 import ssl
 from collections.abc import Iterable, Sized
@@ -44,15 +43,9 @@ class Connector(httpcore.AsyncNetworkBackend):
         is_trio = sniffio.current_async_library() == "trio"
         # To the checkers each may be a class that only says what is not installed.
         stock: Any = httpcore.TrioBackend() if is_trio else httpcore.AnyIOBackend()
-        stream: httpcore.AsyncNetworkStream
-        try:
-            stream = await stock.connect_tcp(host, port, timeout, local_address, socket_options)
-        except ValueError:
-            task = None if is_trio else asyncio.current_task()
-            if task is not None and task.cancelling():
-                # anyio swallows one that strikes as its attempts start, and then misses their errors.
-                raise asyncio.CancelledError from None
-            raise
+        stream: httpcore.AsyncNetworkStream = await stock.connect_tcp(
+            host, port, timeout, local_address, socket_options
+        )
         self.connection = Connection(stream)
         return self.connection
 

@@ -13,7 +13,14 @@ from executionkit.providers.http.exchange import (
     HTTPTransport,
     Request,
 )
-from executionkit.providers.http.httpx_exchange import UNLOGGED, ResponseExchange, body_type, broken, refusal
+from executionkit.providers.http.httpx_exchange import (
+    UNLOGGED,
+    ResponseExchange,
+    body_type,
+    broken,
+    check_cancelled,
+    refusal,
+)
 
 __all__ = ["ForeignClient", "ForeignTransport"]
 
@@ -110,6 +117,7 @@ async def _foreign_exchange(send: Callable[[], Awaitable[Any]]) -> Exchange:
             response, {str(name).lower(): str(value) for name, value in response.headers.items()}
         )
     except Exception as error:  # noqa: BLE001 - a foreign transport may raise anything
+        check_cancelled(error)
         answer = refusal(error, {})
         if answer is None:
             raise broken(error) from None

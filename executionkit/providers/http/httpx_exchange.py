@@ -1,5 +1,6 @@
 """An exchange whose response is of httpx's shape, whichever package it comes from."""
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
@@ -19,7 +20,7 @@ from executionkit.providers.http.exchange import (
     no_connection,
 )
 
-__all__ = ["UNLOGGED", "ResponseExchange", "body_type", "broken", "by_name", "refusal"]
+__all__ = ["UNLOGGED", "ResponseExchange", "body_type", "broken", "by_name", "check_cancelled", "refusal"]
 
 _LEFT_AT_MOST: Final = 10_000
 """Pieces of an answer that may have come in one read."""
@@ -149,6 +150,19 @@ def refusal(error: Exception, headers: dict[str, str]) -> Exchange | None:
         return None
     said = {name: value for name, value in headers.items() if not name.startswith("content-")}
     return _Refusal(Head(int(status), said, "the proxy"), words.encode())
+
+
+def check_cancelled(error: Exception) -> None:
+    """Raise the cancellation that anyio made this error of, where it is that.
+
+    On asyncio anyio swallows one that strikes as its attempts to connect start, an interrupt say, and then
+    has no error of theirs to tell.
+    """
+    if isinstance(error, ValueError) and "must be a non-empty sequence" in str(error):
+        with suppress(RuntimeError):  # no event loop of asyncio runs
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise asyncio.CancelledError from None
 
 
 def broken(error: Exception, authority: str = "the server") -> ExchangeError:

@@ -29,6 +29,7 @@ from executionkit.providers.http.httpx_exchange import (
     body_type,
     broken,
     by_name,
+    check_cancelled,
     refusal,
 )
 from executionkit.providers.http.proxies import UNUSABLE_PROXY
@@ -101,6 +102,7 @@ class HttpxTransport:
             return _SlotExchange(self, slot, response)
         except Exception as error:  # noqa: BLE001 - whatever httpx and the event loop make of what happened
             await self.drop(slot)
+            check_cancelled(error)
             answer = refusal(error, {} if slot is None else slot.headers)
             if answer is None:
                 # Not chained: what httpx raises holds the request, key and all.
