@@ -15,6 +15,7 @@ __all__ = ["Connection", "Connector", "WouldWaitError"]
 
 _JOINED: Final = 2**16
 """Bytes at most that are joined before they are sent."""
+_HEAD_END: Final = b"\r\n\r\n"
 
 
 class WouldWaitError(BaseException):
@@ -66,6 +67,8 @@ class Connection(httpcore.AsyncNetworkStream):
         self._received = _received(stream)
         self._tls: list[Any] = []  # in a tunnel through a proxy that speaks TLS itself there are two
         self._unsent = b""
+        self._received_since = 0  # bytes, since a request was sent
+        self._head = 0  # bytes of them up to the end of a head that came in one piece
 
     @override
     async def start_tls(
@@ -91,11 +94,20 @@ class Connection(httpcore.AsyncNetworkStream):
             await self._send_rest()
         if self.reads_end_at < math.inf:
             timeout = max(0.0, self.reads_end_at - anyio.current_time())
-        return await self._stream.read(max_bytes, timeout)
+        received = await self._stream.read(max_bytes, timeout)
+        if not self._received_since:
+            self._head = received.find(_HEAD_END) + len(_HEAD_END)
+        self._received_since += len(received)
+        return received
+
+    def has_received_just(self, body: int) -> bool:
+        """Whether a head and so many bytes came since the request was sent; False where that is not clear."""
+        return self._head >= len(_HEAD_END) and self._received_since == self._head + body
 
     async def _send_rest(self, timeout: float | None = None) -> None:
         unsent, self._unsent = self._unsent, b""
         if unsent:
+            self._received_since = 0
             await self._stream.write(unsent, timeout)
 
     @override

@@ -195,6 +195,11 @@ class _Slot:
         if self._connector.connection is not None:
             self._connector.connection.reads_end_at = deadline
 
+    def has_received_just(self, body: int) -> bool:
+        """Whether a head and so many bytes is all that was received; False where that is not clear."""
+        connection = self._connector.connection
+        return connection is not None and connection.has_received_just(body)
+
     @property
     def has_unread(self) -> bool:
         """Whether more came than was read, or the end of TLS."""
@@ -245,6 +250,11 @@ class _SlotExchange(ResponseExchange):
 
         Its stream, asked once more, ends at once where something is left, and else would wait for the server.
         """
+        length = self.head.headers.get("content-length", "")
+        is_plain = length.isdecimal() and "transfer-encoding" not in self.head.headers
+        if is_plain and slot.has_received_just(int(length)):
+            await super().finish()
+            return False
         slot.end_reads_at(None)
         unlogged = UNLOGGED.set(True)
         try:
