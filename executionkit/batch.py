@@ -192,9 +192,10 @@ class Batch(Generic[A, B]):
     def failure(self) -> ExecutionKitError | None:
         """What ended the batch before its last row, with the cost of all; None where nothing did so far.
 
-        A failure that all rows share: a status 401, 402, 403 or 404, a used up quota, a closed provider, the
-        budget or the deadline. With `on_error="fail"` the first failure. A `StageError` where rows could not
-        be read, a `StoppedError` where the block was left.
+        A failure that all rows share: a status 401, 402, 403 or 404, a used up quota, a wait for
+        longer than the retries' `max_delay`, a closed provider, the budget or the deadline. With
+        `on_error="fail"` the first failure. A `StageError` where rows could not be read, a
+        `StoppedError` where the block was left.
         """
         return self._run.failure
 

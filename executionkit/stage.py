@@ -1095,10 +1095,11 @@ class Each(Stage[Sequence[A], tuple[T, ...]], Generic[A, T], frozen=True):
 
     The value has an entry for each input, in order. All draw on one budget. With `on_error="collect"` an
     entry is an `Outcome` with a cost of its own, and a failure is one like any other, unless all inputs would
-    share it: a status 401, 402, 403 or 404, a used up quota, a provider that was closed, or the budget or the
-    deadline of the run. That ends it: no further call is bought, and the rest are that failure at no cost. So
-    that what is done can be handed on, inputs end a tenth of the time, at most 0.25 s, before the deadline. A
-    `JournalError` of an input is the run's: it fails.
+    share it: a status 401, 402, 403 or 404, a used up quota, a server that wants no calls for longer than the
+    retries' `max_delay`, a provider that was closed, or the budget or the deadline of the run. That ends it:
+    no further call is bought, and the rest are that failure at no cost. So that what is done can be handed
+    on, inputs end a tenth of the time, at most 0.25 s, before the deadline. A `JournalError` of an input is
+    the run's: it fails.
 
     With `on_error="fail"` an entry is a value, and the first failure ends all.
 

@@ -37,7 +37,7 @@ from executionkit.patterns.consensus import consensus
 from executionkit.provider import LLMResponse
 from executionkit.runtime.context import Context
 from executionkit.stage import Stage
-from tests.doubles import AT_ONCE, NEVER, Answer, Asked, Buy, Model, reply, soon, total
+from tests.doubles import AT_ONCE, NEVER, Answer, Asked, Buy, Model, error_of, reply, soon, total
 
 ROOT = Path(__file__).parents[1]
 
@@ -166,6 +166,31 @@ async def test_a_source_that_waits_does_not_keep_a_shared_failure_waiting() -> N
     (row,) = await soon(read(batch))
     assert isinstance(row.outcome, Failure)
     assert isinstance(batch.failure, PermanentError)
+
+
+@pytest.mark.parametrize("limit", [4, Adaptive()], ids=str)
+async def test_nobody_waits_an_hour_for_a_server(limit: int | Adaptive) -> None:
+    def answer(asked: Asked) -> object:
+        return RateLimitError("slowly", retry_after=3600.0) if asked.number == 20 else upper(asked)
+
+    model = Model(answer, ticks=lambda asked: asked.number % 3)
+    batch = consensus(n=3).over(texts(100), model, key=str, max_concurrency=limit)
+    rows = await soon(read(batch))
+    assert isinstance(batch.failure, RateLimitError)
+    assert batch.failure.retry_after == 3600.0
+    assert 20 <= model.calls < 100
+    assert batch.failure.cost.llm_calls == batch.cost.llm_calls == model.calls
+    assert any(isinstance(row.outcome, Success) for row in rows)
+
+
+async def test_a_call_that_is_not_sent_says_why_and_costs_nothing() -> None:
+    model = Model(no_at("row 0", RateLimitError("slowly", retry_after=90.0)))
+    (row,) = await soon(read((complete() | complete()).over(texts(1), model, key=str)))
+    error = error_of(row.outcome)
+    assert isinstance(error, RateLimitError)
+    assert "not sent: the server wants no calls for 90 s" in str(error)
+    assert 89 < error.retry_after <= 90
+    assert (model.calls, error.cost.llm_calls) == (1, 1)
 
 
 async def test_a_source_that_raises_ends_the_batch_after_the_rows_under_way() -> None:

@@ -23,7 +23,7 @@ class Adaptive(msgspec.Struct, frozen=True):
     Each server has a window of its own, of `least` calls at first. It doubles from round to round until the
     server refuses a call for want of room. Then it is cut to nine tenths, and grows back along the curve of
     TCP CUBIC (Ha, Rhee and Xu 2008): fast at first, slowly near the size that was too large, faster again
-    beyond it. A `Retry-After` keeps all calls to that server waiting.
+    beyond it. A `Retry-After` keeps all calls to that server waiting, up to the `max_delay` of the retries.
 
     Args:
         least: Calls that are always allowed, and the window to begin with.

@@ -12,7 +12,9 @@ from executionkit.errors import (
     RateLimitError,
 )
 from executionkit.events import Path
+from executionkit.runtime.calls.endpoints import endpoint_of
 from executionkit.runtime.context import Context
+from executionkit.runtime.frame import Frame
 
 __all__ = ["is_shared", "run_is_over"]
 
@@ -42,8 +44,15 @@ def is_shared(error: ExecutionKitError, context: Context) -> bool:
     if isinstance(error, LLMError):
         is_quota = isinstance(error, RateLimitError) and not error.retryable
         is_known = error.metadata.get("status") in _SHARED
-        return is_quota or is_known or isinstance(error, ProviderClosedError)
+        is_closed = isinstance(error, ProviderClosedError)
+        return is_quota or is_known or is_closed or _asks_too_long(error, context.frame)
     return _is_spent(error, context)
+
+
+def _asks_too_long(error: LLMError, frame: Frame) -> bool:
+    """Tell whether the server wants no calls for longer than the retries would wait."""
+    retry = frame.settings.retry or endpoint_of(frame.provider, frame.account).retry
+    return error.requested_delay is not None and not error.requested_delay <= retry.max_delay
 
 
 def _is_spent(error: ExecutionKitError, context: Context) -> bool:

@@ -272,7 +272,9 @@ class Completion(msgspec.Struct, eq=False):
             else:  # in its turn, where the run adapts how many are under way
                 span = None if self.trace is None else self.trace.span
                 attempt = partial(self._attempt, member, failure)
-                outcome = await windows.gate(member.provider).through(attempt, span)
+                self._lesson = {}  # it may not come to an attempt
+                patience = self._retry(member).max_delay
+                outcome = await windows.gate(member.provider).through(attempt, span, patience)
             if isinstance(outcome, LLMResponse):
                 taken = memory.note_taken(self.request, self._dialect) if left_out is None else ()
                 if self._entry is not None:

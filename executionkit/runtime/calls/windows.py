@@ -59,19 +59,31 @@ class Gate:
         self._waiting: deque[anyio.Event] = deque()
 
     async def through(
-        self, attempt: Callable[[], Awaitable[LLMResponse | ExecutionKitError]], call: Span | None
+        self,
+        attempt: Callable[[], Awaitable[LLMResponse | ExecutionKitError]],
+        call: Span | None,
+        patience: float,
     ) -> LLMResponse | ExecutionKitError:
         """Make an attempt as soon as there is room, and note how it went.
 
         Args:
             attempt: Sends it.
             call: The call in the trace, which is told of a wait; None where nobody traces.
+            patience: Seconds for which the server may want no calls; for longer, the attempt is not made.
         """
         window = self.window
-        if self._waiting or not window.has_room or window.closed_for(anyio.current_time()):
-            await self._wait(call)
+        closed = window.closed_for(anyio.current_time())
+        if self._waiting or not window.has_room or closed:
+            closed = await self._wait(call, patience)
         else:
             window.enter()
+        if closed > patience:
+            self._leave()
+            return RateLimitError(
+                f"not sent: the server wants no calls for {closed:.0f} s, which is longer than max_delay "
+                f"({patience:g} s) of the retries; run again then, or have them wait longer",
+                retry_after=closed,
+            )
         number = window.send()
         outcome: LLMResponse | ExecutionKitError | None = None
         try:
@@ -81,14 +93,18 @@ class Gate:
             self._note(number, outcome)
             self._let_in()
 
-    async def _wait(self, call: Span | None) -> None:
-        """Take a place in the window, and wait until the server wants calls."""
+    async def _wait(self, call: Span | None, patience: float) -> float:
+        """Take a place in the window, and wait until the server wants calls.
+
+        Returns:
+            0; or for how long it wants none, which was too long to wait.
+        """
         span = None if call is None else call.below()
         if span is not None:
             span.send(WaitStarted, reason="rate_limit")
         try:
             await self._place()
-            await self._opening()
+            return await self._opening(patience)
         finally:
             if span is not None:
                 span.send(WaitFinished, reason="rate_limit", duration=span.duration)
@@ -107,12 +123,13 @@ class Gate:
                 self._waiting.remove(turn)
             raise
 
-    async def _opening(self) -> None:
+    async def _opening(self, patience: float) -> float:
         try:
             delay = self.window.closed_for(anyio.current_time())
-            while delay:
+            while 0 < delay <= patience:
                 await anyio.sleep(delay)
                 delay = self.window.closed_for(anyio.current_time())  # another call was told to wait
+            return delay
         except BaseException:
             self._leave()
             raise
