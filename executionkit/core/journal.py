@@ -80,6 +80,10 @@ class Priced(msgspec.Struct, frozen=True, omit_defaults=True):
     counted_by: Literal["estimate", "bytes", "count_tokens"] | None = None
 
 
+class _Lean(TokenUsage, frozen=True, kw_only=True, gc=False, omit_defaults=True):
+    """A cost as it is stored: most of its fields are 0."""
+
+
 class Charge(msgspec.Struct, frozen=True, omit_defaults=True):
     """What one attempt is charged.
 
@@ -237,11 +241,26 @@ def as_bytes(body: Body, salt: bytes) -> bytes:
         body: What it holds.
         salt: What it belongs to, so that no row can be put in place of another.
     """
+    lean = [_lean(each) for each in body.charges]
+    body = msgspec.structs.replace(body, charges=lean, held=body.held and _lean(body.held))
     try:
         text = _BODIES.encode(body)
     except (UnicodeEncodeError, OverflowError, TypeError, ValueError):
         text = json.dumps(msgspec.to_builtins(body), default=str).encode()  # lone surrogates, large numbers
     return _checksum(text, salt) + text
+
+
+def _lean(charge: Charge) -> Charge:
+    cost = charge.cost
+    lean = _Lean(
+        cost.input_tokens,
+        cost.output_tokens,
+        cost.llm_calls,
+        cache_read_tokens=cost.cache_read_tokens,
+        cache_write_tokens=cost.cache_write_tokens,
+        reasoning_tokens=cost.reasoning_tokens,
+    )
+    return Charge(lean, charge.usd, charge.is_estimated, charge.estimate, charge.priced)
 
 
 def from_bytes(data: bytes, salt: bytes) -> Body:

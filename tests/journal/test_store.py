@@ -637,18 +637,26 @@ async def test_several_runs_share_a_file(tmp_path: Path) -> None:
             journal.rows("c")
 
 
-async def test_the_file_is_hardly_larger_than_the_answers(tmp_path: Path) -> None:
-    path, rows, size = tmp_path / "runs.db", 400, 900
+@pytest.mark.parametrize("size", [1, 20, 100, 900])
+@pytest.mark.parametrize("how", ["each", "over"])
+async def test_the_file_is_hardly_larger_than_the_answers(tmp_path: Path, how: str, size: int) -> None:
+    path, rows = tmp_path / "runs.db", 400
     chance = Random(7)  # answers come in any order
     model = Model(
-        lambda asked: reply(f"{asked.number} " + "word " * (size // 5)),
+        lambda asked: reply("x" * size, 250, 40),
         ticks=lambda asked: chance.randrange(50),
     )
+    questions = [f"question {number}" for number in range(rows)]
     with Journal(path) as journal:
-        stage = complete().each(max_concurrency=50)
-        await stage.run(model, ["question"] * rows, journal=journal.run("a"))
-    answers = sum(len(f"{at} " + "word " * (size // 5)) for at in range(1, rows + 1))
-    assert path.stat().st_size <= 1.3 * answers + 300 * rows + 50_000
+        if how == "each":
+            await complete().each(max_concurrency=50).run(model, questions, journal=journal.run("a"))
+        else:
+            given = journal.run("a")
+            async with complete().over(questions, model, key=str, max_concurrency=50, journal=given) as batch:
+                assert len([row async for row in batch]) == rows
+    assert (
+        path.stat().st_size <= 1.3 * size * rows + 300 * rows + 20_000
+    )  # a file with nothing in it has 20 kB
 
 
 MISUSES: dict[str, Callable[[Path], object]] = {
