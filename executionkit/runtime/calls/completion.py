@@ -425,7 +425,7 @@ class Completion(msgspec.Struct, eq=False):
 
     async def _reserved(self, member: Endpoint, before_it: ExecutionKitError | None) -> Reservation:
         """Reserve the next attempt; with a journal, note there that it is sent."""
-        if is_ending():
+        if self._entry is None and is_ending():  # with a journal, once the attempt is noted
             await let_end()
         reservation = self._try_to_reserve(member, before_it)
         if not isinstance(reservation, Reservation):
