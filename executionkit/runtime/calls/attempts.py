@@ -12,6 +12,8 @@ from executionkit.core.usage import NO_USAGE, TokenUsage
 from executionkit.provider import LLMProvider, LLMResponse, Message, Piece, Pieces, checked_response
 from executionkit.runtime.backlog import Backlog
 from executionkit.runtime.calls.delivery import Delivery
+from executionkit.runtime.tasks.cancellation import is_interrupt_near
+from executionkit.runtime.tasks.timeouts import let_end
 
 __all__ = ["StreamedAttempt", "ask"]
 
@@ -19,6 +21,8 @@ __all__ = ["StreamedAttempt", "ask"]
 async def ask(provider: LLMProvider, asked: Spelled) -> LLMResponse:
     """Send a request and return the whole answer, in one piece."""
     messages, options = _handed(asked)
+    if is_interrupt_near():  # it struck since the call was admitted
+        await let_end()
     return checked_response(
         await provider.complete(
             messages, temperature=asked.temperature, max_tokens=asked.max_tokens, **options
@@ -86,6 +90,8 @@ class StreamedAttempt:
                 deliver(response.content, whole=True)
             return response
         messages, options = _handed(asked)
+        if is_interrupt_near():
+            await let_end()
         started: Pieces = stream(
             messages, temperature=asked.temperature, max_tokens=asked.max_tokens, **options
         )

@@ -399,7 +399,7 @@ class Completion(msgspec.Struct, eq=False):
             streamed = StreamedAttempt(member.provider, delivery, self.frame.backlog, waited)
         place = (self.path, self.ordinal)
         under_way = OpenCall(reservation, place, self.frame.settings.ends_at, span)
-        token = call_under_way.set(under_way)
+        call_under_way.set(under_way)
         before = cancellations()
         try:
             asked = spell(self.request, self._dialect, reservation.max_tokens)
@@ -417,7 +417,8 @@ class Completion(msgspec.Struct, eq=False):
             raise error from None
         finally:
             under_way.end()
-            call_under_way.reset(token)
+            if call_under_way.get() is under_way:  # not where a coroutine is closed in another context
+                call_under_way.set(within)
         self._settle(reservation, response, span, streamed)
         if within is not None:
             within.note_charged(reservation.charged)
