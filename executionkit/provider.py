@@ -11,7 +11,7 @@ import msgspec
 from executionkit.core.content import split_thoughts
 from executionkit.core.endings import is_cut, is_failed
 from executionkit.core.failover import Cooldown
-from executionkit.core.foreign import attribute
+from executionkit.core.foreign import attribute, method
 from executionkit.core.frozen import FrozenDict, frozen_json
 from executionkit.core.json import MAX_DEPTH, is_deeper_than
 from executionkit.core.prompt import prompt_problem
@@ -381,7 +381,7 @@ def checked_provider(provider: LLMProvider) -> LLMProvider:
     """
     if isinstance(provider, type):
         raise TypeError(f"a provider is wanted, not its class; call {provider.__name__}(...)")
-    if not callable(getattr(provider, "complete", None)):
+    if method(provider, "complete") is None:
         raise TypeError(
             f"a provider needs `async complete(messages, ...) -> LLMResponse`; "
             f"{type(provider).__name__} has no such method"

@@ -7,6 +7,8 @@ from typing import Final, Literal, Protocol, TypeAlias, cast
 
 import msgspec
 
+from executionkit.core.foreign import attribute
+
 __all__ = ["Drawable", "Sketch", "mermaid_text", "notes_of", "on_one_line"]
 
 How: TypeAlias = Literal["one", "chain", "either", "beside", "around"]
@@ -222,9 +224,9 @@ def _notes(settings: msgspec.Struct, without: Collection[str] = ()) -> Iterator[
         if isinstance(held, str | int | float):
             yield f"{field}={held!r}"
         elif isinstance(held, tuple):
-            named = [getattr(item, "name", None) for item in cast("tuple[object, ...]", held)]
+            named = [attribute(item, "name") for item in cast("tuple[object, ...]", held)]
             yield f"{field}: {', '.join([name for name in named if isinstance(name, str)])}"
-        elif isinstance(name := getattr(held, "__name__", getattr(held, "name", None)), str):
+        elif isinstance(name := attribute(held, "__name__") or attribute(held, "name"), str):
             yield f"{field}={name}"
         elif isinstance(held, msgspec.Struct):
             yield from _notes(held)

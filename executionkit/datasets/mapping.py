@@ -11,6 +11,7 @@ from typing import TypeVar, cast
 from executionkit.batch import Key, Source, Summary, check_source
 from executionkit.core.budget import left_of
 from executionkit.core.checks import check_function
+from executionkit.core.foreign import method
 from executionkit.core.usage import NO_USAGE, TokenUsage, checked_budget
 from executionkit.core.window import Adaptive
 from executionkit.datasets.engines import Engine, Local
@@ -103,7 +104,7 @@ def map_dataset(
     if on_change not in {"fail", "reuse"}:
         raise ValueError(f'on_change must be "fail" or "reuse", not {on_change!r:.80}')
     check_deadline(deadline)
-    if not callable(getattr(engine, "run", None)):
+    if method(engine, "run") is None:
         raise TypeError(f"an engine is Local(), Dask(client) or Ray(), not {type(engine).__name__}")
     limit = checked_budget(max_cost) or NO_USAGE
     job = Job(

@@ -18,6 +18,7 @@ from typing_extensions import is_protocol
 import executionkit
 from executionkit import errors, patterns, voting
 from executionkit.core.canonical import path_of
+from executionkit.core.foreign import attribute
 from executionkit.core.transcript import Transcript
 from executionkit.core.usage import TokenUsage
 from executionkit.core.voting.ballots import FieldBallot, TextBallot, ValueBallot
@@ -126,7 +127,7 @@ def resolved(name: object, allow: Collection[str]) -> Any:
 def has_a_name(value: object) -> bool:
     """Tell whether a value is a function, a class or an alias of a type."""
     is_alias = type(value).__name__ == "TypeAliasType"
-    return is_alias or (callable(value) and isinstance(getattr(value, "__qualname__", None), str))
+    return is_alias or (callable(value) and isinstance(attribute(value, "__qualname__"), str))
 
 
 def _within(owner: object, path: str) -> Any:

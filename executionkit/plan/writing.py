@@ -13,6 +13,7 @@ from typing import Annotated, Any, Final, Literal, Union, cast, get_args, get_or
 import msgspec
 
 from executionkit.core.canonical import canonical_text, path_of
+from executionkit.core.foreign import method
 from executionkit.core.transcript import Transcript
 from executionkit.patterns.step import Step
 from executionkit.plan.references import ATOMS, TYPING, has_a_name, reference_to
@@ -96,7 +97,7 @@ class Writer:
             raise self._refused("a key is never written down: read it from the environment where it is used")
         if has_a_name(value):
             return {"$": "ref", "name": self._reference(value)}
-        if callable(getattr(value, "complete", None)):
+        if method(value, "complete") is not None:
             raise self._refused(
                 "a provider is written by its name: give dumps and loads providers={name: provider}"
             )
@@ -112,7 +113,7 @@ class Writer:
 
     def _name_of(self, value: object) -> str | None:
         """Return the name of a provider."""
-        if not callable(getattr(value, "complete", None)):
+        if method(value, "complete") is None:
             return None
         exact = [name for name, each in self._providers.items() if each is value]
         return next(iter([*exact, *[name for name, each in self._providers.items() if each == value]]), None)

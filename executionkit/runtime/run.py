@@ -13,7 +13,7 @@ from returns.result import Failure, Success
 
 from executionkit.core.budget import Owner
 from executionkit.core.checks import is_finite
-from executionkit.core.foreign import attribute, is_kind
+from executionkit.core.foreign import attribute, is_kind, method
 from executionkit.core.usage import TokenUsage, checked_budget
 from executionkit.errors import DeadlineExceededError, JournalError, LLMError, StageError, described
 from executionkit.events import RunFinished, RunStarted, WithContent
@@ -292,7 +292,7 @@ def check_journal(journal: object, provider: object) -> None:
     """
     if journal is None:
         return
-    if not callable(getattr(journal, "open", None)):
+    if method(journal, "open") is None:
         raise TypeError(
             f"journal takes the journal of one run, journal.run(run_id), not {type(journal).__name__}"
         )

@@ -3,7 +3,7 @@
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -16,6 +16,7 @@ from executionkit import (
     Tool,
     complete,
     consensus,
+    plan,
     react,
     refine,
     step,
@@ -24,6 +25,7 @@ from executionkit import (
 from executionkit.approval import Approve
 from executionkit.core.foreign import attribute, fits, function_name, is_kind, method, signature_of
 from executionkit.core.voting.keys import Grouping
+from executionkit.datasets import map_dataset
 from executionkit.provider import ToolCall
 from executionkit.providers.pool import Pool
 from executionkit.stage import Stage
@@ -105,6 +107,33 @@ STAGES: dict[str, Callable[[], Stage[str, Any]]] = {
 async def test_as_a_part_of_a_stage(stage: str) -> None:
     assert result_of(await STAGES[stage]().run(Answering(), "q")).value == "a"
     assert STAGES[stage]().bounds("q", provider=Answering()).most.llm_calls >= 1
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_in_a_drawing_and_a_document(stage: str) -> None:
+    made = STAGES[stage]()
+    assert plan.tree(made)
+    assert plan.mermaid(made)
+    with pytest.raises(TypeError, match="cannot be written"):
+        plan.dumps(made)
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (lambda: complete().run_sync(cast("Any", Shut()), "q"), "Shut has no such method"),
+        (lambda: complete().run_sync(Answering(), "q", journal=cast("Any", Shut())), "not Shut"),
+        (lambda: consensus(stop=cast("Any", Shut())), "not <.*Shut"),
+        (
+            lambda: map_dataset([], "rows.jsonl", complete(), Answering, key=str, engine=cast("Any", Shut())),
+            "not Shut",
+        ),
+    ],
+    ids=["provider", "journal", "stopping rule", "engine"],
+)
+def test_as_what_it_is_not(given: Callable[[], object], told: str) -> None:
+    with pytest.raises(TypeError, match=told):
+        given()
 
 
 def by_hand() -> Tool:

@@ -12,7 +12,7 @@ from typing_extensions import TypeForm, override
 from executionkit.core.bounds import Given, Reach
 from executionkit.core.checks import check_flag
 from executionkit.core.facade import makes_stage
-from executionkit.core.foreign import is_kind
+from executionkit.core.foreign import attribute, fits, is_kind
 from executionkit.core.voting.ballots import Ballot, Cast, FieldBallot, TextBallot, ValueBallot
 from executionkit.core.voting.polls import Poll
 from executionkit.core.voting.samples import ByProbability, Choice, Sample, checked_weight
@@ -71,8 +71,8 @@ class Consensus(Stage[str, T], Generic[T], frozen=True, kw_only=True):
         check_rule(self.check)
         check_system(self.system)
         rule = cast("object", self.stop)
-        if rule is not None and (not isinstance(rule, StoppingRule) or isinstance(rule, type)):
-            name = getattr(rule, "__name__", None)
+        if rule is not None and (not fits(rule, StoppingRule) or isinstance(rule, type)):
+            name = attribute(rule, "__name__")
             given = f"{name}, which has to be called" if name and callable(rule) else f"{rule!r:.80}"
             raise TypeError(f"stop must be a StoppingRule such as certain() or beta(), not {given}")
         if self.strategy is VotingStrategy.UNANIMOUS and not isinstance(rule, Certain | None):
