@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import TypeVar, cast
 
 from executionkit.batch import Key, Source, Summary, check_source
+from executionkit.core.bounds import budget_text
 from executionkit.core.budget import left_of
 from executionkit.core.checks import check_function
 from executionkit.core.foreign import method
@@ -155,9 +156,8 @@ async def _run(job: Job[A, B], source: Source[A], done: State, limit: TokenUsage
 
 def _beside(failure: BudgetExhaustedError, spent: TokenUsage) -> BudgetExhaustedError:
     """Return why nothing more was run; the figures in that are of what earlier lives had left."""
-    tokens = f"{spent.input_tokens:,} + {spent.output_tokens:,} tokens"
     told = BudgetExhaustedError(
-        f"{failure.message}; beside that, earlier lives have spent {spent.llm_calls:,} calls, {tokens}",
+        f"{failure.message}; beside that, earlier lives have spent {budget_text(spent)}",
         cost=failure.cost,
         metadata=failure.metadata,
     )

@@ -7,6 +7,7 @@ import sys
 from collections import Counter
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypedDict
@@ -32,6 +33,7 @@ from executionkit.patterns.complete import complete
 from executionkit.patterns.consensus import consensus
 from executionkit.patterns.react import react
 from executionkit.patterns.step import step
+from executionkit.prices import Price
 from executionkit.provider import LLMProvider, LLMResponse, ToolCall
 from executionkit.tools import tool
 from tests.conftest import needs
@@ -113,11 +115,27 @@ def test_the_budget_holds_over_all_lives(tmp_path: Path) -> None:
         assert model.calls == summary.cost.llm_calls == 7
     told = str(life(TokenUsage(llm_calls=9)).failure)
     assert "2 of 2 calls are spent" in told
-    assert "; beside that, earlier lives have spent 7 calls, 21 + 14 tokens" in told
+    assert "; beside that, earlier lives have spent 7 calls, 21 input tokens, 14 output tokens" in told
     summary = life(TokenUsage(llm_calls=20))
     assert (summary.failure, summary.rows, summary.resumed, model.calls) == (None, 20, 9, 20)
     assert life(budget).failure is None  # nothing is left to do
     assert sum(row["value"] is not None for row in written(target).values()) == 20
+
+
+def test_of_a_budget_in_money_it_is_told_what_earlier_lives_have_spent(tmp_path: Path) -> None:
+    class Priced(Model):
+        price = Price(input=Decimal(1_000_000), output=Decimal(0))  # a dollar a token
+
+    def life(dollars: int) -> str:
+        limit, target = TokenUsage(usd=Decimal(dollars)), tmp_path / "out.jsonl"
+        settings: dict[str, Any] = {"max_cost": limit, "max_concurrency": 1}
+        done = map_dataset(texts(40), target, complete(), lambda: Priced(upper), key=str, **settings)
+        return str(done.failure)
+
+    assert "$24.00 of $30.00 are spent" in life(30)
+    told = life(35)
+    assert "$6.00 of $11.00 are spent" in told
+    assert "earlier lives have spent 8 calls, 24 input tokens, 16 output tokens, $24.00" in told
 
 
 def test_keys_that_come_twice_stay_one_answer(tmp_path: Path) -> None:
