@@ -275,6 +275,6 @@ def _log_dropped(run: str, error: Exception) -> None:
     logger = logging.getLogger("executionkit")
     try:
         logger.error("the trace raised and is not called again in run %s", run, exc_info=error)
-    except Exception:  # it cannot be shown, which is found out too late to show nothing of it
+    except Exception:  # it cannot be shown; a handler may have written the line without it
         kind = type(error).__name__
         logger.error("the trace raised %s and is not called again in run %s", kind, run)

@@ -101,7 +101,7 @@ class Connection(httpcore.AsyncNetworkStream):
         return received
 
     def has_received_just(self, body: int) -> bool:
-        """Whether a head and so many bytes came since the request was sent; False where that is not clear."""
+        """Whether a head and so many bytes are all that came for a request; False where that is not clear."""
         return self._head >= len(_HEAD_END) and self._received_since == self._head + body
 
     async def _send_rest(self, timeout: float | None = None) -> None:

@@ -196,7 +196,7 @@ class _Slot:
             self._connector.connection.reads_end_at = deadline
 
     def has_received_just(self, body: int) -> bool:
-        """Whether a head and so many bytes is all that was received; False where that is not clear."""
+        """Whether a head and so many bytes are all that came for a request; False where that is not clear."""
         connection = self._connector.connection
         return connection is not None and connection.has_received_just(body)
 

@@ -155,7 +155,7 @@ def taken_as(raised: BaseException) -> BaseException:
     What leaves in place of a group is the one thing in it that matters most: an interrupt, else another
     exception that is no `Exception`, else the cancellation of the running task. A cancellation that nobody
     asked the running task for (of another task, awaited, or made up) is a `RuntimeError`, and so may be
-    wrapped as any exception is. So is a `GeneratorExit`, but where a coroutine is being closed.
+    wrapped as any exception is. So is a `GeneratorExit`, except where a coroutine is being closed.
 
     >>> async def answer() -> None:
     ...     raise asyncio.CancelledError  # as `await` does where another task was cancelled
