@@ -177,7 +177,9 @@ async def test_nobody_waits_an_hour_for_a_server(limit: int | Adaptive) -> None:
     batch = consensus(n=3).over(texts(100), model, key=str, max_concurrency=limit)
     rows = await soon(read(batch))
     assert isinstance(batch.failure, RateLimitError)
-    assert batch.failure.retry_after == 3600.0
+    assert (
+        3590 < batch.failure.retry_after <= 3600
+    )  # of the call that was told so, or of one that was not sent
     assert 20 <= model.calls < 100
     assert batch.failure.cost.llm_calls == batch.cost.llm_calls == model.calls
     assert any(isinstance(row.outcome, Success) for row in rows)

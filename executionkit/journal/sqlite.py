@@ -375,7 +375,8 @@ class SQLiteStore:
                 self._roll_back()  # where an interrupt came just as a transaction was broken off
                 self._set_patience(patience)
             yield
-        except (sqlite3.Error, OSError, ValueError) as error:  # a ValueError: names that are no text
+        # A ValueError: names that are no text. The errors of older msgspecs are none.
+        except (sqlite3.Error, OSError, ValueError, msgspec.MsgspecError) as error:
             raise JournalError(f"the journal {self._path} could not be {what}: {_why(error)}") from error
 
     def _set_patience(self, seconds: float) -> None:
