@@ -330,9 +330,11 @@ def fields_of_model(kind: object) -> tuple[str, ...]:
 
 def told_by_model(value: Any) -> dict[str, Any]:
     """Return what each field of a model of Pydantic's says, by its name: plain data where it is written."""
-    plain: Mapping[str, Any] = msgspec.json.decode(value.model_dump_json(by_alias=False))
+    plain: object = msgspec.json.decode(value.model_dump_json(by_alias=False))
+    # A serializer of the model's own may write the whole as a text.
+    written: Mapping[str, Any] = cast("Mapping[str, Any]", plain) if isinstance(plain, Mapping) else {}
     return {
-        name: plain.get(name, getattr(value, name)) for name in fields_of_model(cast("object", type(value)))
+        name: written.get(name, getattr(value, name)) for name in fields_of_model(cast("object", type(value)))
     }
 
 

@@ -38,6 +38,15 @@ class Marked(pydantic.BaseModel):
         return f"{city}!"
 
 
+class Written(pydantic.BaseModel):
+    city: str
+    people: int
+
+    @pydantic.model_serializer
+    def written(self) -> str:
+        return f"{self.city}: {self.people}"
+
+
 class Range(pydantic.BaseModel):
     low: int
     high: int
@@ -61,6 +70,7 @@ class Closed(Range):
         (Hidden, "city", int, ("Bonn", 3)),
         (Decoded, "city", str, ("Bonn", 3)),
         (Marked, "city", int, ("Bonn!", 3)),
+        (Written, "city", int, ("Bonn", 3)),
     ],
 )
 async def test_the_fields_that_won_make_the_model(
