@@ -52,7 +52,7 @@ def is_shared(error: ExecutionKitError, context: Context) -> bool:
 def _asks_too_long(error: LLMError, frame: Frame) -> bool:
     """Tell whether the server wants no calls for longer than the retries would wait."""
     retry = frame.settings.retry or endpoint_of(frame.provider, frame.account).retry
-    return error.requested_delay is not None and not error.requested_delay <= retry.max_delay
+    return error.requested_delay is not None and error.requested_delay > retry.max_delay
 
 
 def _is_spent(error: ExecutionKitError, context: Context) -> bool:
