@@ -41,6 +41,7 @@ from executionkit import (
 )
 from executionkit.core.usage import NO_USAGE, read_usage
 from executionkit.errors import DeadlineExceededError
+from executionkit.events import Event, RunFinished
 from executionkit.journal import Journal
 from executionkit.provider import ToolCall, ToolSpec, user
 from executionkit.runtime.tasks import timeouts
@@ -456,7 +457,18 @@ class Case:
             )
         )
         deadline = chance.choice((None, None, 3 * A_TICK, 10 * A_TICK))
-        self.settings: dict[str, Any] = {"max_cost": self.limit, "deadline": deadline, "retry": AT_ONCE}
+        self.counted = NO_USAGE
+        self.settings: dict[str, Any] = {
+            "max_cost": self.limit,
+            "deadline": deadline,
+            "retry": AT_ONCE,
+            "trace": self.note,
+        }
+
+    def note(self, event: Event) -> None:
+        """Note what was counted when the run ended: what is left behind may be answered later."""
+        if isinstance(event, RunFinished):
+            self.counted = self.till.cost
 
     async def run(self) -> TokenUsage | None:
         """Run it in one of the ways; return what it says that it cost, None where it was broken off."""
@@ -518,6 +530,7 @@ class Case:
         assert not limit.output_tokens or counted.output_tokens <= limit.output_tokens
         if cost is None:
             return
+        counted = self.counted
         assert cost.llm_calls == counted.llm_calls
         assert cost.output_tokens >= counted.output_tokens or self.is_late
         if not (self.till.has_been_silent or self.is_late):
