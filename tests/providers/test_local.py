@@ -227,6 +227,7 @@ import os, signal, sys
 import xllamacpp
 from executionkit.providers.local import LocalProvider
 signal.alarm(60)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell in the background has it ignored
 interrupts, Server = 0, xllamacpp.Server
 def start(params):
     server = Server(params)
