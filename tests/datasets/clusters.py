@@ -25,7 +25,7 @@ import anyio
 
 from executionkit import LLMResponse, Provider, RateLimit, TokenUsage, complete, consensus
 from executionkit.datasets import Dask, Engine, Ray, map_dataset, read_rows
-from executionkit.datasets.log import lines_of
+from executionkit.datasets.log import Line, lines_of
 from executionkit.errors import BudgetExhaustedError
 
 STAGE = consensus(n=2) >> complete()
@@ -37,6 +37,18 @@ def append(path: str, line: str) -> None:
     file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     os.write(file, f"{line}\n".encode())
     os.close(file)
+
+
+def lines_now(path: Path) -> list[Line]:
+    """Return the lines of a file that a worker may be writing: half a line is none yet."""
+    for _ in range(20):
+        try:
+            return [*lines_of(path)]
+        except FileNotFoundError:  # it was folded into another
+            return []
+        except ValueError:  # the rest of the line came just then
+            time.sleep(0.01)
+    return [*lines_of(path)]
 
 
 def workers_of(calls: Path) -> set[int]:
@@ -99,10 +111,7 @@ class Schedule:
         done: set[str] = set()
         over: set[object] = set()
         for path in [*self.state.glob("*.jsonl")]:
-            try:
-                lines = [*lines_of(path)]
-            except FileNotFoundError:
-                continue  # it was folded into another
+            lines = lines_now(path)
             calls = [line.call for line in lines if line.call is not None]
             done |= {json.dumps([*call.path, call.ordinal]) for call in calls if call.state == "done"}
             over |= {line.record["key"] for line in lines if line.record is not None and line.is_answer}
@@ -120,9 +129,11 @@ class Schedule:
             victim = random.choice(sorted(workers_of(self.calls)))
             with suppress(ProcessLookupError):
                 os.kill(victim, signal.SIGSTOP)
-                for place, count in self.settled_now():
-                    self.settled[place] = count
-                os.kill(victim, signal.SIGKILL)
+                try:
+                    for place, count in self.settled_now():
+                        self.settled[place] = count
+                finally:  # one that stayed stopped would be waited for without end
+                    os.kill(victim, signal.SIGKILL)
                 self.killed += 1
 
     def run(self, engine: Callable[[int], Engine]) -> tuple[Counter[str], list[str]]:
