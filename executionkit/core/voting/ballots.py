@@ -226,8 +226,9 @@ class FieldBallot(Ballot[T], frozen=True):
 
     @override
     def assemble(self, winners: Sequence[T]) -> T:
-        won = tuple([self.keys(winner)[place] for place, winner in enumerate(winners)])
-        whole = [winner for winner in winners if self.keys(winner) == won]
+        said = [self.keys(winner) for winner in winners]
+        won = tuple([keys[place] for place, keys in enumerate(said)])
+        whole = [winner for winner, keys in zip(winners, said, strict=True) if keys == won]
         if whole:
             return whole[0]
         if fields_of_model(self.output_type):

@@ -19,7 +19,7 @@ _SETTINGS: Final = ("top_p", "top_k", "seed", "frequency_penalty", "presence_pen
 """What a trace is told of a request's further fields: numbers and words of an API, never content."""
 
 _LEFT_BEHIND: Final = "Cancelled"
-"""How a call has ended that did not hear of the cancellation."""
+"""The error that is told of a call that outlives its run."""
 
 _A_WORD: Final = 40
 """Characters of such a word at most."""
