@@ -61,6 +61,13 @@ async def ask(provider: LLMProvider, prompt: str) -> PatternResult[str]:
     return PatternResult((await provider.complete([user(prompt)])).content)
 
 
+async def idle(provider: LLMProvider, prompt: str) -> PatternResult[str]:
+    for index in range(10):
+        str(index)
+        await checkpoint()
+    return PatternResult(prompt)
+
+
 @tool
 async def look(at: str) -> str:
     """Look."""
@@ -77,6 +84,8 @@ STAGES: dict[str, Stage[str, Any]] = {
     "consensus": consensus(n=5, max_concurrency=2),
     "refine": refine(score, max_iterations=2),
     "react": react([look], approve=approve),
+    "siblings": (complete() >> step(idle) & complete() >> complete())
+    & (step(idle) >> complete() & complete() >> step(idle) >> complete()),
     "pipeline": (complete() >> step(ask) | complete()) & refine(max_iterations=1),
 }
 

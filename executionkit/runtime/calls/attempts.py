@@ -12,8 +12,7 @@ from executionkit.core.usage import NO_USAGE, TokenUsage
 from executionkit.provider import LLMProvider, LLMResponse, Message, Piece, Pieces, checked_response
 from executionkit.runtime.backlog import Backlog
 from executionkit.runtime.calls.delivery import Delivery
-from executionkit.runtime.tasks.cancellation import is_interrupt_near
-from executionkit.runtime.tasks.timeouts import let_end
+from executionkit.runtime.tasks.ending import heeding_interrupts, is_interrupt_coming, let_end
 
 __all__ = ["StreamedAttempt", "ask"]
 
@@ -21,11 +20,11 @@ __all__ = ["StreamedAttempt", "ask"]
 async def ask(provider: LLMProvider, asked: Spelled) -> LLMResponse:
     """Send a request and return the whole answer, in one piece."""
     messages, options = _handed(asked)
-    if is_interrupt_near():  # it struck since the call was admitted
+    if is_interrupt_coming():  # it struck since the call was admitted
         await let_end()
     return checked_response(
-        await provider.complete(
-            messages, temperature=asked.temperature, max_tokens=asked.max_tokens, **options
+        await heeding_interrupts(
+            provider.complete(messages, temperature=asked.temperature, max_tokens=asked.max_tokens, **options)
         )
     )
 
@@ -90,12 +89,12 @@ class StreamedAttempt:
                 deliver(response.content, whole=True)
             return response
         messages, options = _handed(asked)
-        if is_interrupt_near():
+        if is_interrupt_coming():
             await let_end()
         started: Pieces = stream(
             messages, temperature=asked.temperature, max_tokens=asked.max_tokens, **options
         )
-        return await self._in_pieces(started, deliver)
+        return await heeding_interrupts(self._in_pieces(started, deliver))
 
     async def _in_pieces(self, started: Pieces, deliver: Delivery) -> LLMResponse:
         """Hand an answer out as it comes in, and return the whole."""

@@ -42,7 +42,7 @@ from executionkit.runtime.journal.recorder import Recorder
 from executionkit.runtime.ledger.accounts import Budget, Payers
 from executionkit.runtime.ledger.reservation import RUN_IS_OVER, Reservation, reserve, try_to_reserve
 from executionkit.runtime.tasks.cancellation import cancellations, name_of_end, stop_if_cancelled, taken_as
-from executionkit.runtime.tasks.timeouts import is_ending, let_end
+from executionkit.runtime.tasks.ending import is_ending, let_end
 from executionkit.runtime.tracing import Span
 
 __all__ = ["Completed", "Completion", "completion"]

@@ -14,6 +14,7 @@ import anyio
 import sniffio
 
 from executionkit.runtime.tasks.cancellation import let_interrupts_wait, passes, taken_as
+from executionkit.runtime.tasks.ending import Level
 from executionkit.runtime.tasks.timeouts import GRACE
 
 __all__ = ["Background", "read_in_one_piece"]
@@ -33,7 +34,7 @@ def read_in_one_piece(reader: type) -> None:
                 let_interrupts_wait(function)
 
 
-class Background:
+class Background(Level):
     """A piece of work in a task of its own.
 
     Args:
@@ -44,6 +45,7 @@ class Background:
     __slots__ = ("_ended", "_failure", "_name", "_scope", "_soon", "_task", "_work", "is_started")
 
     def __init__(self, work: Callable[[], Awaitable[None]], name: str) -> None:
+        super().__init__()
         self._work = work
         self._name = name
         self._scope = anyio.CancelScope()
@@ -68,6 +70,7 @@ class Background:
             self._task.add_done_callback(self._note_end)  # it may be cancelled before it begins
 
     async def _run(self) -> None:
+        self.enter()
         try:
             with self._scope:
                 try:

@@ -6,16 +6,20 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from opcode import opmap
-from typing import Final, cast
+from typing import TYPE_CHECKING, Final, cast
 
 import anyio
 from anyio.lowlevel import checkpoint_if_cancelled
 
 from executionkit.core.groups import is_a, leaves, reasons
 
+if TYPE_CHECKING:
+    import trio
+
 __all__ = [
     "INTERRUPTS",
     "STRUCK",
+    "TrioWaiter",
     "Waiter",
     "cancellations",
     "is_cancellation",
@@ -129,6 +133,46 @@ class Waiter(asyncio.Future[None]):
             with suppress(RuntimeError):  # its event loop is over, and cancels all tasks that there are
                 self._on_cancel()
         return is_cancelled
+
+
+class TrioWaiter:
+    """The same on trio, which asks whoever waits for leave to wake it: before any task takes a turn.
+
+    Args:
+        on_cancel: Called when the wait is cancelled or interrupted, or its time is up.
+
+    Attributes:
+        is_over: Whether what is waited for has come.
+    """
+
+    __slots__ = ("_on_cancel", "_task", "is_over")
+
+    def __init__(self, on_cancel: Callable[[], None]) -> None:
+        self._on_cancel = on_cancel
+        self._task: trio.lowlevel.Task | None = None
+        self.is_over: bool = False
+
+    def end(self) -> None:
+        """End the wait, whatever for."""
+        import trio  # an extra
+
+        self.is_over = True
+        if self._task is not None:
+            task, self._task = self._task, None
+            trio.lowlevel.reschedule(task)
+
+    async def wait(self) -> None:
+        """Wait until `end` is called."""
+        import trio  # an extra
+
+        def abort(_: object) -> trio.lowlevel.Abort:
+            self._task = None
+            self._on_cancel()
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        if not self.is_over:
+            self._task = trio.lowlevel.current_task()
+            await trio.lowlevel.wait_task_rescheduled(abort)
 
 
 def is_cancellation(raised: object) -> bool:

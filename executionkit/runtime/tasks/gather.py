@@ -17,6 +17,7 @@ from executionkit.runtime.tasks.cancellation import (
     let_interrupts_wait,
     taken_as,
 )
+from executionkit.runtime.tasks.ending import Level
 
 __all__ = ["gather"]
 
@@ -57,7 +58,7 @@ async def gather(
     return [gathering.results[index] for index in range(count)]
 
 
-class _Gathering(Generic[T]):
+class _Gathering(Level, Generic[T]):
     """Workers on one iterator of indices, and what has become of these."""
 
     __slots__ = (
@@ -79,6 +80,7 @@ class _Gathering(Generic[T]):
         finish_on: tuple[type[Exception], ...],
         on_failure: Callable[[], None] | None,
     ) -> None:
+        super().__init__()
         self._work = work
         self._indices = iter(range(count))
         self._finish_on = finish_on
@@ -118,6 +120,7 @@ class _Gathering(Generic[T]):
                 nursery.start_soon(self._worker, None)
 
     async def _worker(self, ended: Waiter | None) -> None:
+        self.enter()
         try:
             for index in self._indices:
                 if self.failures or self.interrupts:
@@ -137,6 +140,7 @@ class _Gathering(Generic[T]):
         if isinstance(failure, Exception):
             self.failures.append(failure)
         else:
+            self.interrupt()
             self.interrupts.append(failure)  # raised by a worker, asyncio would raise it past us
         if self._on_failure is not None:
             self._on_failure()

@@ -13,23 +13,23 @@ import math
 from asyncio import _unregister_task  # pyright: ignore[reportPrivateUsage]  # documented for just this
 from collections.abc import Awaitable, Callable
 from contextlib import nullcontext, suppress
-from contextvars import ContextVar, copy_context
+from contextvars import copy_context
 from typing import Any, Final, Generic, TypeVar
 
 import anyio
 import sniffio
-from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
+from anyio.lowlevel import checkpoint_if_cancelled
 
 from executionkit.runtime.tasks.cancellation import (
     INTERRUPTS,
+    TrioWaiter,
     Waiter,
-    is_cancelled,
-    is_interrupt_near,
     passes,
     taken_as,
 )
+from executionkit.runtime.tasks.ending import Level
 
-__all__ = ["A_LIFETIME", "GRACE", "finish_within", "is_ending", "let_end"]
+__all__ = ["A_LIFETIME", "GRACE", "finish_within"]
 
 T = TypeVar("T")
 
@@ -71,7 +71,7 @@ async def finish_within(
     return await _on_asyncio(child, min(seconds, A_LIFETIME))
 
 
-class _Child(Generic[T]):
+class _Child(Level, Generic[T]):
     """A piece of foreign code, and what became of it."""
 
     __slots__ = (
@@ -80,27 +80,23 @@ class _Child(Generic[T]):
         "_results",
         "_work",
         "ended",
-        "ends_at",
         "name",
-        "outer",
         "scope",
         "task",
     )
 
     def __init__(self, work: Callable[[], Awaitable[T]], name: str) -> None:
+        super().__init__()
         self._work = work
         self._results: list[T] = []
         self._failure: BaseException | None = None
         self._is_left = False
         self.name: Final = name
-        self.outer = _within.get()
         self.scope: anyio.CancelScope | None = None
         """What cancels it; None where `asyncio.Task.cancel` does."""
         self.task: asyncio.Task[None] | None = None
         self.ended: Waiter | None = None
         """Who waits for it on asyncio: told from within, which is a turn sooner than by the task."""
-        self.ends_at: float = math.inf
-        """The event loop's time at which it is left behind; infinite before it is cancelled."""
 
     def interruptible(self) -> None:
         """Let Ctrl-C into the work itself on trio, which keeps it out of tasks like these."""
@@ -116,7 +112,7 @@ class _Child(Generic[T]):
 
     async def run(self) -> None:
         """Do the work and keep what comes of it, for the task that waits for it to take. Raises nothing."""
-        _within.set(self)
+        self.enter()
         try:
             with nullcontext() if self.scope is None else self.scope:
                 try:
@@ -134,7 +130,10 @@ class _Child(Generic[T]):
         if self._is_left:
             if isinstance(failure, INTERRUPTS):
                 _interrupt(failure)
-        elif not passes(self._failure):
+            return
+        if passes(failure):
+            self.interrupt()
+        if not passes(self._failure):
             self._failure = failure
 
     def cancel(self) -> None:
@@ -146,11 +145,10 @@ class _Child(Generic[T]):
         if self.ends_at < math.inf:
             return
         try:
-            now, outer = anyio.current_time(), self.outer
+            now = anyio.current_time()
         except RuntimeError:
             return  # the event loop is over, and cancels every task that there is
-        left = math.inf if outer is None else 0.9 * (outer.ends_at - now)
-        self.ends_at = now + max(GRACE / 10, min(GRACE, left))
+        self.ends_at = now + max(GRACE / 10, min(GRACE, 0.9 * self.time_left(now)))
         if self.scope is not None:
             self.scope.cancel()
         elif self.task is not None:
@@ -187,34 +185,6 @@ class _Child(Generic[T]):
             raise RuntimeError("its task was cancelled by somebody else") from failure
         finally:
             del failure
-
-
-_within: Final[ContextVar["_Child[Any] | None"]] = ContextVar("executionkit_within", default=None)
-"""The innermost piece of foreign code that we run in."""
-
-
-_MOST_TURNS: Final = 20
-
-
-def is_ending() -> bool:
-    """Tell whether a cancellation, or an interrupt, has reached the running task or is on its way to it.
-
-    Each task between takes a turn of the event loop to pass it on, and what runs in it meanwhile could buy.
-    """
-    outer = _within.get()
-    while outer is not None:
-        if outer.ends_at < math.inf:
-            return True
-        outer = outer.outer
-    return is_cancelled() or is_interrupt_near()
-
-
-async def let_end() -> None:
-    """Wait for what `is_ending` tells of; who is shielded from it, or was left behind, goes on then."""
-    for _ in range(_MOST_TURNS):
-        await checkpoint()
-        if not is_ending():
-            return
 
 
 async def _on_asyncio(child: _Child[T], seconds: float) -> T:
@@ -295,7 +265,7 @@ def _nothing() -> None:
 async def _on_trio(child: _Child[T], seconds: float, keeps_shields: bool) -> T:
     import trio  # an extra
 
-    done = trio.Event()
+    ended = TrioWaiter(child.cancel)
     if not keeps_shields:
         child.interruptible()
 
@@ -307,20 +277,20 @@ async def _on_trio(child: _Child[T], seconds: float, keeps_shields: bool) -> T:
         except BaseException as failure:  # noqa: BLE001 - an interrupt between two lines of ours, say
             child.keep(failure)
         finally:
-            done.set()
+            ended.end()
 
     trio.lowlevel.spawn_system_task(host, name=child.name, context=copy_context())
     is_late = True
     try:
         with trio.move_on_after(seconds):
-            await done.wait()
+            await ended.wait()
             is_late = False
     finally:
-        if not done.is_set():
+        if not ended.is_over:
             child.cancel()
             with trio.CancelScope(shield=True, deadline=child.ends_at):
-                await done.wait()
-            if not done.is_set():
+                await ended.wait()
+            if not ended.is_over:
                 child.leave()
         child.raise_interrupt()
     if is_late:
