@@ -11,7 +11,7 @@ import anyio
 import msgspec
 import pytest
 from anyio.lowlevel import checkpoint
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from returns.result import Failure, Success
 
@@ -631,6 +631,7 @@ async def test_the_order_is_that_of_a_run(pipeline: Stage[str, str]) -> None:
         for records in (events, traced)
     )
     if any(isinstance(event, StageStarted) and event.stage == "Both" for event in traced):
+        assume(isinstance(outcome, Success))  # how far one is when the other fails is chance
         told, as_traced = sorted(told), sorted(as_traced)  # two go on at once
     assert told == as_traced
 
