@@ -4,7 +4,7 @@
 cost, or the error and its cost. The specification's own functions, which raise, are in `executionkit.compat`.
 """
 
-from typing import TYPE_CHECKING
+TYPE_CHECKING = False  # to the checkers it is true; `typing` would take longer to import than all else here
 
 if TYPE_CHECKING:
     from returns.result import Failure, Success
