@@ -202,3 +202,14 @@ def result_of(outcome: Outcome[T]) -> PatternResult[T]:
 
 def total(costs: "list[TokenUsage] | tuple[TokenUsage, ...]") -> TokenUsage:
     return sum(costs, NO_USAGE)
+
+
+def odd(n: int) -> str | None:
+    """A rule that refuses even numbers."""
+    return None if n % 2 else f"{n} is even"
+
+
+async def odd_soon(n: int) -> str | None:
+    """The same as a coroutine function."""
+    await checkpoint()
+    return odd(n)

@@ -16,7 +16,7 @@ import msgspec
 from typing_extensions import is_protocol
 
 import executionkit
-from executionkit import errors, patterns, voting
+from executionkit import errors, patterns, stage, voting
 from executionkit.core.canonical import path_of
 from executionkit.core.foreign import attribute
 from executionkit.core.transcript import Transcript
@@ -34,9 +34,10 @@ ATOMS: Final = frozenset({dt.date, dt.datetime, dt.time, dt.timedelta, Decimal, 
 
 
 def _stages() -> Iterator[type]:
-    """Every stage of this package, so that a pattern that is added needs no line here."""
-    for module in walk_packages(patterns.__path__, f"{patterns.__name__}."):
-        import_module(module.name)
+    """Every stage of this package, so that one that is added needs no line here."""
+    for package in (stage, patterns):
+        for module in walk_packages(package.__path__, f"{package.__name__}."):
+            import_module(module.name)
     found: list[type] = [Stage]
     for kind in found:
         found += kind.__subclasses__()

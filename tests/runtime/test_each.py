@@ -12,13 +12,11 @@ from executionkit.core.usage import NO_USAGE, TokenUsage
 from executionkit.errors import (
     BudgetExhaustedError,
     DeadlineExceededError,
-    InvalidPromptError,
     PermanentError,
     ProviderError,
     RateLimitError,
 )
 from executionkit.events import CallStarted, Event, ItemFinished, ItemStarted
-from executionkit.outcome import Outcome
 from executionkit.patterns.complete import complete
 from executionkit.patterns.consensus import consensus
 from executionkit.patterns.refine import refine
@@ -245,18 +243,6 @@ async def test_fail_gives_values_and_ends_with_the_first_failure() -> None:
     assert error.cost.llm_calls == 3
 
 
-@pytest.mark.parametrize(
-    "value",
-    ["one text", b"bytes", {"a", "b"}, 7, iter(["a"]), None, {"a": 1}],
-    ids=lambda value: type(value).__name__,
-)
-async def test_what_is_no_sequence_is_a_failure_without_a_call(value: Any) -> None:
-    model = Model()
-    error = error_of(await complete().each().run(model, value))
-    assert isinstance(error, InvalidPromptError)
-    assert model.calls == 0
-
-
 async def test_an_input_that_is_no_prompt_fails_alone() -> None:
     result = result_of(await complete().each().run(Model(upper), ["a", "", "c"]))
     assert [isinstance(outcome, Success) for outcome in result.value] == [True, False, True]
@@ -271,20 +257,6 @@ async def test_the_sequence_may_change_meanwhile() -> None:
 
     result = result_of(await complete().each(max_concurrency=1).run(Model(shrink), inputs))
     assert len(result.value) == 4
-
-
-async def test_it_can_be_part_of_a_pipeline_and_of_itself() -> None:
-    def texts(outcomes: tuple[Outcome[str], ...]) -> list[str]:
-        return [outcome.unwrap().value for outcome in outcomes]
-
-    stage = complete().each().map(texts) >> complete().each(on_error="fail")
-    assert result_of(await stage.run(Model(upper), ["a", "b"])).value == ("A", "B")
-    nested = complete().each(on_error="fail").each(on_error="fail")
-    assert result_of(await nested.run(Model(upper), [["a"], ["b", "c"], []])).value == (
-        ("A",),
-        ("B", "C"),
-        (),
-    )
 
 
 async def test_paths_tell_the_inputs_apart_whatever_the_timing() -> None:
@@ -328,18 +300,3 @@ async def test_a_name_that_cannot_be_had_is_a_number() -> None:
     events: list[Event] = []
     await complete().each(name=broken).run(Model(), ["a"], trace=events.append)
     assert [event.item for event in events if isinstance(event, ItemStarted)] == ["1"]
-
-
-@pytest.mark.parametrize(
-    ("settings", "kind"),
-    [
-        ({"max_concurrency": 0}, ValueError),
-        ({"max_concurrency": 2.5}, TypeError),
-        ({"on_error": "ignore"}, ValueError),
-        ({"on_error": None}, ValueError),
-        ({"name": "ticket"}, TypeError),
-    ],
-)
-async def test_settings_are_checked_when_set(settings: dict[str, Any], kind: type[Exception]) -> None:
-    with pytest.raises(kind):
-        complete().each(**settings)
