@@ -6,6 +6,7 @@ from contextlib import suppress
 from typing import Final, TypeAlias
 
 import msgspec
+from anyio.lowlevel import EventLoopToken
 
 from executionkit.errors import ExecutionKitError
 from executionkit.events import Path
@@ -60,7 +61,7 @@ class Settings(msgspec.Struct, frozen=True):
     retry: RetryConfig | None
     tracer: Tracer | None
     ends_at: float | None
-    loop: object = None
+    loop: EventLoopToken | None = None
     windows: Windows | None = None
     recorder: Recorder | None = None
     nonce: str = msgspec.field(default_factory=_new_nonce)

@@ -129,6 +129,7 @@ class Completion(msgspec.Struct, eq=False):
     _is_carried: bool = False
     _is_final: bool = False
     _was_lowered: bool = False
+    _cancellations: int = 0
 
     def answer(self) -> Awaitable[Completed]:
         """Have the first answer.
@@ -400,7 +401,6 @@ class Completion(msgspec.Struct, eq=False):
         place = (self.path, self.ordinal)
         under_way = OpenCall(reservation, place, self.frame.settings.ends_at, span)
         call_under_way.set(under_way)
-        before = cancellations()
         try:
             asked = spell(self.request, self._dialect, reservation.max_tokens)
             response = await (ask(member.provider, asked) if streamed is None else streamed.answer(asked))
@@ -410,7 +410,7 @@ class Completion(msgspec.Struct, eq=False):
             if within is not None:
                 within.note_charged(reservation.charged)
             if failure is not None:
-                await stop_if_cancelled(before, error)
+                await stop_if_cancelled(self._cancellations, error)
                 return failure
             if error is raised:
                 raise
@@ -426,8 +426,9 @@ class Completion(msgspec.Struct, eq=False):
 
     async def _reserved(self, member: Endpoint, before_it: ExecutionKitError | None) -> Reservation:
         """Reserve the next attempt; with a journal, note there that it is sent."""
-        if self._entry is None and is_ending():  # with a journal, once the attempt is noted
-            await let_end()
+        self._cancellations = 0
+        if self._entry is None and is_ending(self.frame.settings.loop):  # with a journal, once it is noted
+            await self._let_end()
         reservation = self._try_to_reserve(member, before_it)
         if not isinstance(reservation, Reservation):
             reservation = await self._wait_to_reserve(reservation, member, before_it)
@@ -487,14 +488,19 @@ class Completion(msgspec.Struct, eq=False):
             self.trace.attempt_finished(error=ended, failure=failure, learned=learned)
         return failure
 
+    async def _let_end(self) -> None:
+        """Wait for a cancellation, or an interrupt, that is on its way; go on where none arrives."""
+        await let_end()
+        self._cancellations = cancellations()
+
     async def _note_sent(self, entry: Entry, reservation: Reservation) -> None:
         """Have the journal note that an attempt is about to be sent; where it cannot, nothing is."""
         is_noted = False
         try:
             await entry.send(reservation.worst)
             is_noted = True
-            if is_ending():
-                await let_end()
+            if is_ending(self.frame.settings.loop):
+                await self._let_end()
         except BaseException:
             reservation.cancel()
             if is_noted:  # the next life would charge it as one that was under way

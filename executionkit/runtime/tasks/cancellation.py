@@ -9,7 +9,7 @@ from opcode import opmap
 from typing import TYPE_CHECKING, Final, cast
 
 import anyio
-from anyio.lowlevel import checkpoint_if_cancelled
+from anyio.lowlevel import EventLoopToken, checkpoint_if_cancelled
 
 from executionkit.core.groups import is_a, leaves, reasons
 
@@ -45,9 +45,17 @@ INTERRUPTS: Final = (KeyboardInterrupt, SystemExit)
 """What ends the process: it passes, whatever stands beside it."""
 
 
-def is_cancelled() -> bool:
-    """Tell whether somebody outside has asked the running task to stop."""
-    return cancellations() > 0 or anyio.current_effective_deadline() == -math.inf
+def is_cancelled(loop: EventLoopToken | None = None) -> bool:
+    """Tell whether somebody outside has asked the running task to stop.
+
+    Args:
+        loop: The event loop that runs it, where that is known: finding out takes longer than all else here.
+    """
+    if cancellations() > 0:
+        return True
+    if loop is None:
+        return anyio.current_effective_deadline() == -math.inf
+    return loop.backend_class.current_effective_deadline() == -math.inf
 
 
 def is_interrupt_near() -> bool:

@@ -7,7 +7,7 @@ from contextvars import ContextVar
 from types import coroutine
 from typing import Any, Final, TypeVar, cast
 
-from anyio.lowlevel import cancel_shielded_checkpoint, checkpoint
+from anyio.lowlevel import EventLoopToken, cancel_shielded_checkpoint, checkpoint
 
 from executionkit.runtime.tasks.cancellation import is_cancelled, is_interrupt_near
 
@@ -58,17 +58,20 @@ class Level:
 _innermost: Final[ContextVar[Level | None]] = ContextVar("executionkit_level", default=None)
 
 
-def is_ending() -> bool:
+def is_ending(loop: EventLoopToken | None = None) -> bool:
     """Tell whether a cancellation, or an interrupt, has reached the running task or is on its way to it.
 
     Each task between takes a turn of the event loop to pass it on, and what runs in it meanwhile could buy.
+
+    Args:
+        loop: As in `is_cancelled`.
     """
     level = _innermost.get()
     while level is not None:
         if level.is_interrupted or level.ends_at < math.inf:
             return True
         level = level.outer
-    return is_cancelled() or is_interrupt_near()
+    return is_cancelled(loop) or is_interrupt_near()
 
 
 async def let_end() -> None:
