@@ -8,7 +8,7 @@ from executionkit.providers.format import Format
 from executionkit.providers.messages.events import MessageAssembly
 from executionkit.providers.messages.request import messages_request
 from executionkit.providers.messages.wire import decode_message
-from executionkit.providers.openai import Remote
+from executionkit.providers.remote import Remote
 
 __all__ = ["Anthropic"]
 

@@ -1,121 +1,154 @@
-"""What a provider is told of its server: its dialect, its retries, further headers and fields."""
+"""What a provider may be told, and that what is refused is not quoted."""
 
-import pickle
+import traceback
+import warnings
+from collections.abc import Callable
 from typing import Any
 
 import httpx
-import msgspec
 import pytest
-from returns.result import Failure
 
-from executionkit import Dialect, Provider, RetryConfig, Secret, TokenUsage, complete
-from executionkit.providers.chat.servers import SERVERS, dialect_for, server_for
-from tests.servers.fake import KEY
+from executionkit.providers.http.address import parse_address
+from executionkit.providers.openai import Provider
 
+KEY = "sk-12345678-abcdef"
 URL = "https://gateway.example.com/v1"
-QUESTION = [{"role": "user", "content": "Q"}]
-GOOD = {"choices": [{"message": {"content": "Paris"}, "finish_reason": "stop"}]}
 
 
-class Wire:
-    """A transport that notes requests and answers what it is told."""
-
-    def __init__(self, *statuses: int) -> None:
-        self.statuses = list(statuses)
-        self.requests: list[httpx.Request] = []
-
-    def transport(self) -> httpx.MockTransport:
-        return httpx.MockTransport(self._answer)
-
-    def _answer(self, request: httpx.Request) -> httpx.Response:
-        self.requests.append(request)
-        status = self.statuses.pop(0) if self.statuses else 200
-        return httpx.Response(status, json=GOOD if status == 200 else {"error": {"message": "no"}})
-
-    @property
-    def body(self) -> dict[str, Any]:
-        return msgspec.json.decode(self.requests[-1].content, type=dict[str, Any])
+@pytest.mark.parametrize("key", ["sk-\n123456", "sk-12345\r\nX: y", " sk-123456", "sk-1234é", "sk-\x00123"])
+def test_a_key_that_cannot_be_a_header_is_refused_without_being_quoted(key: str) -> None:
+    given = [key]
+    with pytest.raises(ValueError, match="key must") as caught:
+        Provider("http://localhost/v1", "m", given[0])
+    frames = traceback.TracebackException.from_exception(caught.value, capture_locals=True).stack[1:]
+    assert repr(key)[1:-1] not in "".join(f"{frame.locals}" for frame in frames)
 
 
-@pytest.mark.anyio
-async def test_a_dialect_by_hand_goes_before_the_table() -> None:
-    wire = Wire()
-    by_hand = Dialect(output_limit="max_tokens", takes_temperature=False)
-    provider = Provider(
-        "https://api.openai.com/v1", "gpt-5-mini", KEY, transport=wire.transport(), dialect=by_hand
-    )
-    assert provider.known_dialect == by_hand
-    await complete(max_tokens=9).run(provider, "Q")
-    assert wire.body == {"model": "gpt-5-mini", "messages": QUESTION, "max_tokens": 9}
+def test_a_key_of_another_type_is_refused() -> None:
+    wrong: Any = b"sk-12345678"
+    with pytest.raises(TypeError, match="not bytes"):
+        Provider("http://localhost/v1", "m", wrong)
 
 
-@pytest.mark.anyio
-async def test_a_call_past_the_patterns_is_said_in_the_dialect_too() -> None:
-    wire = Wire()
-    provider = Provider("https://api.openai.com/v1", "o4-mini", KEY, transport=wire.transport())
-    await provider.complete(QUESTION, temperature=0.3, logprobs=True)
-    assert wire.body == {"model": "o4-mini", "messages": QUESTION, "max_completion_tokens": 4096}
+BAD_URLS = [
+    *(
+        "",
+        "localhost/v1",
+        "ftp://h/v1",
+        "http://",
+        "http://u:p@h/v1",
+        "http://h:0/v1",
+        "http://h:99999/v1",
+        "http://h:x/",
+    ),
+    *(
+        "http://h\n/v1",
+        "http://h /v1",
+        "http://h\\@evil/",
+        "http://h/v1#x",
+        "http://[::1/v1",
+        "http://h..x/",
+        "http://é/",
+    ),
+]
 
 
-@pytest.mark.anyio
-async def test_an_output_limit_in_the_callers_own_spelling_stays() -> None:
-    wire = Wire()
-    provider = Provider(URL, "m", KEY, transport=wire.transport())
-    await provider.complete(QUESTION, max_completion_tokens=7)
-    assert wire.body["max_completion_tokens"] == 7
-    assert "max_tokens" not in wire.body
+@pytest.mark.parametrize("url", BAD_URLS)
+def test_a_bad_address_is_refused_without_being_quoted(url: str) -> None:
+    with pytest.raises(ValueError, match="base_url") as caught:
+        Provider(url, "m")
+    assert "u:p" not in str(caught.value)
 
 
-@pytest.mark.anyio
-async def test_further_fields_and_headers_go_along() -> None:
-    wire = Wire()
-    provider = Provider(
-        URL,
-        "m",
-        KEY,
-        transport=wire.transport(),
-        headers={"X-Title": "tests"},
-        extra_body={"seed": 1, "provider": {"order": ["a", "b"]}},
-    )
-    await provider.complete(QUESTION)
-    assert wire.requests[0].headers["x-title"] == "tests"
-    assert wire.body["provider"] == {"order": ["a", "b"]}
-    await provider.complete(QUESTION, seed=2)
-    assert wire.body["seed"] == 2
+def with_no_key(url: Any) -> Provider:
+    return Provider(url, "m")
 
 
-@pytest.mark.anyio
+def with_a_bad_key(url: Any) -> Provider:
+    return Provider(url, "m", "\n")
+
+
+@pytest.mark.parametrize("make", [parse_address, with_no_key, with_a_bad_key])
 @pytest.mark.parametrize(
-    ("fixed", "named"),
+    "url",
     [
-        ({"max_completion_tokens": 50_000}, "max_completion_tokens"),
-        ({"max_output_tokens": 50_000}, "max_output_tokens"),
-        ({"max_tokens": 50_000}, "max_tokens"),
-        ({"options": {"num_predict": 50_000}}, "max_tokens"),
+        "http://u:hunter2@h/v1",
+        "ftp://u:hunter2@h",
+        "http://u:hunter2@h:x",
+        "http://u:hunter2@h/\n",
+        b"hunter2",
     ],
 )
-async def test_the_output_limit_of_a_call_goes_before_that_of_the_body(
-    fixed: dict[str, Any], named: str
-) -> None:
-    wire = Wire()
-    provider = Provider(URL, "m", KEY, transport=wire.transport(), extra_body=fixed)
-    await complete().run(provider, "?", max_cost=TokenUsage(output_tokens=100))
-    assert wire.body[named] == 100
-    assert "50000" not in str(wire.body)
-    await provider.complete(QUESTION)
-    assert wire.body[named] == 50_000
+def test_no_frame_shows_what_a_bad_address_holds(make: Callable[[Any], object], url: Any) -> None:
+    with pytest.raises((TypeError, ValueError), match="base_url") as caught:
+        make(url)
+    link: BaseException | None = caught.value
+    while link is not None:
+        stack = traceback.TracebackException.from_exception(link, capture_locals=True).stack
+        ours = [frame for frame in stack if frame.filename != __file__]
+        assert "hunter2" not in str(link) + "".join(f"{frame.locals}" for frame in ours)
+        link = link.__cause__ or link.__context__
 
 
-def test_it_stays_a_value() -> None:
-    body = {"provider": {"order": ["a", "b"]}}
-    one, other = (Provider(URL, "m", extra_body=body, headers={"X-A": "b"}) for _ in range(2))
-    assert one == other
-    assert hash(one) == hash(other)
-    assert one != Provider(URL, "m", extra_body={}, headers={"X-A": "b"})
-    named = msgspec.structs.replace(one, api_key=Secret.from_env("SOME_KEY"))
-    assert pickle.loads(pickle.dumps(named)) == named
-    body["provider"] = {}
-    assert one.extra_body == {"provider": {"order": ["a", "b"]}}
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"timeout": 0},
+        {"timeout": float("nan")},
+        {"max_connections": 0},
+        {"default_max_tokens": 0},
+        {"model": ""},
+    ],
+)
+def test_settings_out_of_range(settings: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(settings))):
+        make({"base_url": "http://localhost/v1", "model": "m", **settings})
+
+
+@pytest.mark.parametrize("name", ["max_connections", "default_max_tokens"])
+def test_counts_are_whole_numbers(name: str) -> None:
+    with pytest.raises(TypeError, match=f"{name} must be a whole number"):
+        make({"base_url": "http://localhost/v1", "model": "m", name: 2.5})
+
+
+def make(settings: dict[str, Any]) -> Provider:
+    return Provider(**settings)
+
+
+def test_a_key_over_plain_http_warns_once() -> None:
+    with pytest.warns(UserWarning, match="unencrypted"):
+        Provider("http://plain.example/v1", "m", KEY)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Provider("http://plain.example/v1", "m", KEY)
+        Provider("http://127.0.0.1/v1", "m", KEY)
+        Provider("http://[::ffff:127.0.0.1]/v1", "m", KEY)
+        Provider("http://other.example/v1", "m")
+
+
+def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("executionkit.providers.settings.has_aiohttp", lambda: False)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install \"\.\[fast\]\""):
+        Provider("http://localhost/v1", "m", transport="aiohttp")
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "says"),
+    [
+        ({"transport": "fast"}, ValueError, '"auto", "httpx", "aiohttp".*not \'fast\''),
+        ({"transport": None}, TypeError, "handle_async_request.*NoneType has none"),
+        ({"transport": httpx.Client}, TypeError, "a client is given as client"),
+        ({"client": "http://localhost"}, TypeError, "build_request and send.*str has not"),
+        (
+            {"client": object(), "transport": httpx.AsyncHTTPTransport(verify=False)},
+            ValueError,
+            "either client or transport",
+        ),
+    ],
+)
+def test_what_is_no_transport_is_refused(settings: dict[str, Any], error: type[Exception], says: str) -> None:
+    with pytest.raises(error, match=says):
+        Provider("http://localhost/v1", "m", **settings)
 
 
 @pytest.mark.parametrize(
@@ -144,64 +177,3 @@ def test_settings_that_cannot_be_are_refused(settings: Any, kind: type[Exception
     with pytest.raises(kind, match=complaint) as caught:
         Provider(URL, "m", **settings)
     assert "secret" not in str(caught.value)
-
-
-@pytest.mark.anyio
-async def test_its_own_retries_hold_where_the_run_has_none() -> None:
-    policy = RetryConfig(max_retries=1, base_delay=0.0)
-    wire = Wire(500, 500, 500, 500)
-    provider = Provider(URL, "m", transport=wire.transport(), retry=policy)
-    assert isinstance(await complete().run(provider, "Q"), Failure)
-    assert len(wire.requests) == 2
-    assert isinstance(await complete().run(provider, "Q", retry=RetryConfig(max_retries=0)), Failure)
-    assert len(wire.requests) == 3
-
-
-@pytest.mark.anyio
-@pytest.mark.parametrize(
-    ("url", "header", "value"),
-    [
-        ("https://contoso.openai.azure.com/openai/v1", "api-key", KEY),
-        ("https://CONTOSO.openai.azure.com/openai/deployments/d?api-version=2024-10-21", "api-key", KEY),
-        ("https://contoso.cognitiveservices.azure.com/openai/v1", "api-key", KEY),
-        ("https://openai.azure.com.example.com/v1", "authorization", f"Bearer {KEY}"),
-        ("https://api.openai.com/v1", "authorization", f"Bearer {KEY}"),
-    ],
-)
-async def test_the_key_goes_where_the_server_looks_for_it(url: str, header: str, value: str) -> None:
-    wire = Wire()
-    await Provider(url, "m", KEY, transport=wire.transport()).complete(QUESTION)
-    assert wire.requests[0].headers[header] == value
-    assert sum(KEY in sent for sent in wire.requests[0].headers.values()) == 1
-
-
-@pytest.mark.parametrize(
-    ("url", "model", "name"),
-    [
-        ("https://api.openai.com/v1", "gpt-5-mini", "OpenAI: o-series, gpt-5 and later"),
-        ("https://API.OPENAI.COM/v1", "O3", "OpenAI: o-series, gpt-5 and later"),
-        ("https://api.openai.com/v1", "gpt-4.1-mini", "OpenAI: other models"),
-        ("http://127.0.0.1:11434/v1", "qwen3", "Ollama"),
-        ("http://[::1]:1234/v1", "qwen3", "LM Studio"),
-        ("http://localhost:8000/v1", "m", "vLLM"),
-        ("http://10.0.0.1:8000/v1", "m", None),
-        ("https://api.openai.com.example.com/v1", "gpt-5", None),
-        ("https://notapi.openai.com/v1", "gpt-5", None),
-        ("http://localhost:99999/v1", "m", None),
-    ],
-)
-def test_servers_are_known_by_their_host(url: str, model: str, name: str | None) -> None:
-    found = server_for(url, model)
-    assert (None if found is None else found.name) == name
-    assert dialect_for(url, model) == (None if found is None else found.dialect)
-
-
-def test_the_table_has_about_twenty_rows_and_none_in_vain() -> None:
-    """Each row is reached by some model: no row before it takes all that it is about."""
-    assert 15 <= len(SERVERS) <= 25
-    assert len({row.name for row in SERVERS}) == len(SERVERS)
-    for row in SERVERS:
-        host = row.hosts[0]
-        url = f"http://localhost{host}" if host.startswith(":") else f"https://{host.removeprefix('.')}"
-        url = url.replace("https://", "https://x.") if host.startswith(".") else url
-        assert server_for(url, (row.models or ("whatever",))[0]) is row
