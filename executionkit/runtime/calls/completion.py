@@ -41,8 +41,14 @@ from executionkit.runtime.journal.given import CallCache
 from executionkit.runtime.journal.recorder import Recorder
 from executionkit.runtime.ledger.accounts import Budget, Payers
 from executionkit.runtime.ledger.reservation import RUN_IS_OVER, Reservation, reserve, try_to_reserve
-from executionkit.runtime.tasks.cancellation import cancellations, name_of_end, stop_if_cancelled, taken_as
-from executionkit.runtime.tasks.ending import is_ending, let_end
+from executionkit.runtime.tasks.cancellation import (
+    cancellations,
+    name_of_end,
+    passes,
+    stop_if_cancelled,
+    taken_as,
+)
+from executionkit.runtime.tasks.ending import announce_interrupt, is_ending, let_end
 from executionkit.runtime.tracing import Span
 
 __all__ = ["Completed", "Completion", "completion"]
@@ -465,6 +471,8 @@ class Completion(msgspec.Struct, eq=False):
         failure: ExecutionKitError | None = None
         learned: tuple[str, ...] = ()
         reservation = under_way.reservation
+        if passes(error):
+            announce_interrupt(error)
         if isinstance(error, Exception):
             self._has_delivered = streamed is not None and streamed.has_delivered
             failure = as_failure(error, self._retry(member), has_delivered=self._has_delivered)

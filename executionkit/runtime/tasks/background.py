@@ -34,7 +34,7 @@ def read_in_one_piece(reader: type) -> None:
                 let_interrupts_wait(function)
 
 
-class Background(Level):
+class Background:
     """A piece of work in a task of its own.
 
     Args:
@@ -42,10 +42,10 @@ class Background(Level):
         name: What to call its task, also in the log.
     """
 
-    __slots__ = ("_ended", "_failure", "_name", "_scope", "_soon", "_task", "_work", "is_started")
+    __slots__ = ("_ended", "_failure", "_level", "_name", "_scope", "_soon", "_task", "_work", "is_started")
 
     def __init__(self, work: Callable[[], Awaitable[None]], name: str) -> None:
-        super().__init__()
+        self._level = Level()
         self._work = work
         self._name = name
         self._scope = anyio.CancelScope()
@@ -70,13 +70,15 @@ class Background(Level):
             self._task.add_done_callback(self._note_end)  # it may be cancelled before it begins
 
     async def _run(self) -> None:
-        self.enter()
+        self._level.enter()
         try:
             with self._scope:
                 try:
                     await self._work()
                 except BaseException as raised:  # noqa: BLE001 - it is kept for who waits
                     self._failure = taken_as(raised)
+                    if passes(self._failure):
+                        self._level.announce()
         except BaseException as failure:  # noqa: BLE001 - an interrupt between two lines of ours, say
             if not passes(self._failure):  # else it follows from that
                 self._failure = failure
@@ -122,4 +124,5 @@ class Background(Level):
         """Raise what ended it if that is an interrupt or the end of a test, and so not a failure."""
         failure, self._failure = self._failure, None
         if failure is not None and passes(failure):
+            self._level.hand_over()
             raise failure

@@ -2,49 +2,101 @@
 
 import math
 import sys
+import time
 from collections.abc import Awaitable, Coroutine, Generator
 from contextvars import ContextVar
 from types import coroutine
 from typing import Any, Final, TypeVar, cast
 
+import anyio
 from anyio.lowlevel import EventLoopToken, cancel_shielded_checkpoint, checkpoint
 
 from executionkit.runtime.tasks.cancellation import is_cancelled, is_interrupt_near
 
-__all__ = ["Level", "heeding_interrupts", "is_ending", "is_interrupt_coming", "let_end"]
+__all__ = ["Level", "announce_interrupt", "heeding_interrupts", "is_ending", "is_interrupt_coming", "let_end"]
 
 T = TypeVar("T")
 
 _MOST_TURNS: Final = 20
 """Turns of the event loop in which an end arrives; who is shielded from it goes on then."""
 
+_PATIENCE: Final = 1.0
+"""Seconds for which code may hold up an interrupt, to clean up; then it is taken to be caught."""
+
+_PAUSE: Final = 0.01
+"""Seconds between two looks at an interrupt that is held up."""
+
+
+class _Interrupt:
+    """An interrupt on its way out of a run, as far as anybody can tell.
+
+    Args:
+        carrier: The task that has it; None while tasks of ours hand it on.
+    """
+
+    __slots__ = ("_carrier", "_until")
+
+    def __init__(self, carrier: int | None) -> None:
+        self._carrier = carrier
+        # By no event loop's clock: what runs in a thread, with a loop of its own, is in these levels as well.
+        self._until = time.monotonic() + _PATIENCE
+
+    def is_coming(self) -> bool:
+        """Tell whether it still is: a task that had it, and goes on without, has caught it."""
+        if self._until > -math.inf and (self._was_caught() or time.monotonic() >= self._until):
+            self._until = -math.inf
+        return self._until > -math.inf
+
+    def _was_caught(self) -> bool:
+        if self._carrier is None or self._carrier != anyio.get_current_task().id:
+            return False
+        handled = sys.exception()
+        return handled is None or isinstance(handled, Exception)
+
 
 class Level:
     """Work that somebody waits for: foreign code, a group of tasks, a run that is watched.
 
+    It holds nothing of that: what is begun within it keeps its context, and so this, for as long as it likes.
+
     Attributes:
         outer: The level around it.
         ends_at: The event loop's time at which it is left behind; infinite before it is cancelled.
-        is_interrupted: Whether an interrupt was raised within, and so will end this as well.
+        interrupt: What was raised within, and so will end this as well; None where nothing was.
     """
 
-    __slots__ = ("ends_at", "is_interrupted", "outer")
+    __slots__ = ("ends_at", "interrupt", "outer")
 
     def __init__(self) -> None:
         self.outer: Final[Level | None] = _innermost.get()
         self.ends_at: float = math.inf
-        self.is_interrupted: bool = False
+        self.interrupt: _Interrupt | None = None
+        if self.outer is not None and self.outer.interrupt is not None:
+            self.outer.interrupt.is_coming()  # the task that begins this may have caught it
 
     def enter(self) -> None:
         """Have the running task, and those that it begins, run in this level."""
         _innermost.set(self)
 
-    def interrupt(self) -> None:
-        """Say of this level, and of those around it, that an interrupt is on its way through them."""
+    def announce(self, *, is_handed_over: bool = False) -> None:
+        """Say here, and to the levels around, that an interrupt is on its way through them.
+
+        Args:
+            is_handed_over: Whether it is the running task that has it now, and may catch it.
+        """
+        try:
+            interrupt = _Interrupt(anyio.get_current_task().id if is_handed_over else None)
+        except RuntimeError:
+            return  # the event loop is over
         level: Level | None = self
         while level is not None:
-            level.is_interrupted = True
+            level.interrupt = interrupt
             level = level.outer
+
+    def hand_over(self) -> None:
+        """Say that the task that waited for this has the interrupt now: it runs at the level around."""
+        if self.outer is not None:
+            self.outer.announce(is_handed_over=True)
 
     def time_left(self, now: float) -> float:
         """Return the seconds until a level around this one is left behind."""
@@ -58,6 +110,13 @@ class Level:
 _innermost: Final[ContextVar[Level | None]] = ContextVar("executionkit_level", default=None)
 
 
+def announce_interrupt(raised: BaseException) -> None:
+    """Say that an interrupt was raised in the running task, which may catch it or let it pass."""
+    level = _innermost.get()
+    if level is not None and not isinstance(raised, GeneratorExit):  # that closes one coroutine alone
+        level.announce(is_handed_over=True)
+
+
 def is_ending(loop: EventLoopToken | None = None) -> bool:
     """Tell whether a cancellation, or an interrupt, has reached the running task or is on its way to it.
 
@@ -68,7 +127,7 @@ def is_ending(loop: EventLoopToken | None = None) -> bool:
     """
     level = _innermost.get()
     while level is not None:
-        if level.is_interrupted or level.ends_at < math.inf:
+        if level.ends_at < math.inf or (level.interrupt is not None and level.interrupt.is_coming()):
             return True
         level = level.outer
     return is_cancelled(loop) or is_interrupt_near()
@@ -80,16 +139,22 @@ async def let_end() -> None:
         await checkpoint()
         if not is_ending():
             return
+    while _is_interrupt_announced():  # noqa: ASYNC110 - its end is a matter of time: nobody tells of it
+        await anyio.sleep(_PAUSE)
 
 
 def is_interrupt_coming() -> bool:
     """Tell whether an interrupt is on its way to the running task."""
+    return _is_interrupt_announced() or is_interrupt_near()
+
+
+def _is_interrupt_announced() -> bool:
     level = _innermost.get()
     while level is not None:
-        if level.is_interrupted:
+        if level.interrupt is not None and level.interrupt.is_coming():
             return True
         level = level.outer
-    return is_interrupt_near()
+    return False
 
 
 def heeding_interrupts(pending: Awaitable[T]) -> Awaitable[T]:

@@ -49,8 +49,7 @@ async def gather(
     gathering = _Gathering(work, count, finish_on, on_failure)
     with _ungrouped():
         await gathering.run(min(limit, count))
-    if gathering.interrupts:
-        raise gathering.interrupts[0]
+    gathering.raise_interrupt()
     if gathering.failures:
         raise _first(gathering.failures)
     if len(gathering.results) < count:
@@ -58,13 +57,14 @@ async def gather(
     return [gathering.results[index] for index in range(count)]
 
 
-class _Gathering(Level, Generic[T]):
+class _Gathering(Generic[T]):
     """Workers on one iterator of indices, and what has become of these."""
 
     __slots__ = (
         "_cancel",
         "_finish_on",
         "_indices",
+        "_level",
         "_on_failure",
         "_work",
         "_working",
@@ -80,7 +80,7 @@ class _Gathering(Level, Generic[T]):
         finish_on: tuple[type[Exception], ...],
         on_failure: Callable[[], None] | None,
     ) -> None:
-        super().__init__()
+        self._level = Level()
         self._work = work
         self._indices = iter(range(count))
         self._finish_on = finish_on
@@ -120,7 +120,7 @@ class _Gathering(Level, Generic[T]):
                 nursery.start_soon(self._worker, None)
 
     async def _worker(self, ended: Waiter | None) -> None:
-        self.enter()
+        self._level.enter()
         try:
             for index in self._indices:
                 if self.failures or self.interrupts:
@@ -136,11 +136,17 @@ class _Gathering(Level, Generic[T]):
             if not self._working and ended is not None:
                 ended.end()
 
+    def raise_interrupt(self) -> None:
+        """Raise what one of them was interrupted by."""
+        if self.interrupts:
+            self._level.hand_over()
+            raise self.interrupts[0]
+
     def _failed(self, failure: BaseException) -> None:
         if isinstance(failure, Exception):
             self.failures.append(failure)
         else:
-            self.interrupt()
+            self._level.announce()
             self.interrupts.append(failure)  # raised by a worker, asyncio would raise it past us
         if self._on_failure is not None:
             self._on_failure()

@@ -71,12 +71,13 @@ async def finish_within(
     return await _on_asyncio(child, min(seconds, A_LIFETIME))
 
 
-class _Child(Level, Generic[T]):
+class _Child(Generic[T]):
     """A piece of foreign code, and what became of it."""
 
     __slots__ = (
         "_failure",
         "_is_left",
+        "_level",
         "_results",
         "_work",
         "ended",
@@ -86,7 +87,7 @@ class _Child(Level, Generic[T]):
     )
 
     def __init__(self, work: Callable[[], Awaitable[T]], name: str) -> None:
-        super().__init__()
+        self._level = Level()
         self._work = work
         self._results: list[T] = []
         self._failure: BaseException | None = None
@@ -112,7 +113,7 @@ class _Child(Level, Generic[T]):
 
     async def run(self) -> None:
         """Do the work and keep what comes of it, for the task that waits for it to take. Raises nothing."""
-        self.enter()
+        self._level.enter()
         try:
             with nullcontext() if self.scope is None else self.scope:
                 try:
@@ -132,7 +133,7 @@ class _Child(Level, Generic[T]):
                 _interrupt(failure)
             return
         if passes(failure):
-            self.interrupt()
+            self._level.announce()
         if not passes(self._failure):
             self._failure = failure
 
@@ -142,17 +143,23 @@ class _Child(Level, Generic[T]):
         That is shorter where the code around it is cancelled too: so the inner one is left behind first, and
         the outer one can still end by itself.
         """
-        if self.ends_at < math.inf:
+        level = self._level
+        if level.ends_at < math.inf:
             return
         try:
             now = anyio.current_time()
         except RuntimeError:
             return  # the event loop is over, and cancels every task that there is
-        self.ends_at = now + max(GRACE / 10, min(GRACE, 0.9 * self.time_left(now)))
+        level.ends_at = now + max(GRACE / 10, min(GRACE, 0.9 * level.time_left(now)))
         if self.scope is not None:
             self.scope.cancel()
         elif self.task is not None:
             self.task.cancel()
+
+    @property
+    def ends_at(self) -> float:
+        """The event loop's time at which it is left behind; infinite before it is cancelled."""
+        return self._level.ends_at
 
     def leave(self) -> None:
         """Go on without it."""
@@ -168,6 +175,7 @@ class _Child(Level, Generic[T]):
         failure = self._failure
         if failure is not None and passes(failure):
             self._failure = None
+            self._level.hand_over()
             try:
                 raise failure
             finally:

@@ -1,5 +1,10 @@
 """An end that is on its way: whoever has not heard of it yet buys nothing."""
 
+import gc
+import weakref
+from collections.abc import Callable
+from contextvars import Context, copy_context
+
 import anyio
 import pytest
 from anyio.lowlevel import cancel_shielded_checkpoint, checkpoint
@@ -8,14 +13,14 @@ from executionkit.core.usage import TokenUsage
 from executionkit.outcome import PatternResult
 from executionkit.patterns.complete import complete
 from executionkit.patterns.step import step
-from executionkit.provider import LLMProvider
+from executionkit.provider import LLMProvider, LLMResponse, user
 from executionkit.runtime.tasks.background import Background
 from executionkit.runtime.tasks.ending import Level, heeding_interrupts, is_ending, is_interrupt_coming
 from executionkit.runtime.tasks.gather import gather
 from executionkit.runtime.tasks.timeouts import finish_within
 from executionkit.stage import Stage
 from tests.conftest import needs
-from tests.doubles import Model, soon
+from tests.doubles import Asked, Model, reply, soon
 
 pytestmark = pytest.mark.anyio
 
@@ -64,9 +69,10 @@ async def test_an_interrupt_is_told_to_the_levels_around_and_to_no_other() -> No
             await finish_within(lambda: at("within the group"), name="other")
 
     async def beside() -> None:
-        with pytest.raises(KeyboardInterrupt):
+        try:
             await gather(work, 2, 2)
-        await at("around the group")
+        except KeyboardInterrupt:
+            await at("around the group")
 
     background = Background(beside, "beside")
     background.start()
@@ -96,7 +102,7 @@ async def test_what_is_heard_of_an_interrupt_ends_a_call_before_its_next_line(an
             is_locked.set()
             while not lock.statistics().tasks_waiting:
                 await checkpoint()
-            Level().interrupt()
+            Level().announce()
         for _ in range(5):
             await cancel_shielded_checkpoint()
         raise KeyboardInterrupt
@@ -119,7 +125,7 @@ async def test_a_call_goes_on_where_the_interrupt_never_comes() -> None:
         raise KeyError("no")
 
     async def work(index: int) -> str:
-        Level().interrupt()
+        Level().announce()
         if index == 0:
             return await heeding_interrupts(call())
         with pytest.raises(KeyError):
@@ -143,3 +149,157 @@ async def test_a_call_that_is_cancelled_is_told_so() -> None:
         await heeding_interrupts(call())
     assert scope.cancelled_caught
     assert closed == [True]
+
+
+Held = Callable[[type[BaseException]], Stage[str, str]]
+"""Makes a stage that raises an interrupt, and holds it up to clean up."""
+
+
+async def tidying(provider: LLMProvider, prompt: str) -> PatternResult[str]:
+    try:
+        await anyio.sleep_forever()
+    finally:
+        with anyio.CancelScope(shield=True):
+            await anyio.sleep(0.1)
+    return PatternResult(prompt)
+
+
+def raising(kind: type[BaseException]) -> Stage[str, str]:
+    async def raises(provider: LLMProvider, prompt: str) -> PatternResult[str]:
+        await checkpoint()
+        raise kind
+
+    return step(raises)
+
+
+def beside_a_stage_that_tidies_up(kind: type[BaseException]) -> Stage[str, str]:
+    return (raising(kind) & step(tidying)).map(str)
+
+
+def in_a_step_that_tidies_up(kind: type[BaseException]) -> Stage[str, str]:
+    async def runs(provider: LLMProvider, prompt: str) -> PatternResult[str]:
+        try:
+            await (raising(kind) & complete()).run(provider, prompt)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await anyio.sleep(0.1)
+        return PatternResult(prompt)
+
+    return step(runs)
+
+
+def in_a_call_of_a_group_that_tidies_up(kind: type[BaseException]) -> Stage[str, str]:
+    async def runs(provider: LLMProvider, prompt: str) -> PatternResult[str]:
+        async def asks() -> None:
+            with pytest.raises(kind):
+                await provider.complete([user("interrupt")])
+            await anyio.sleep(0.1)
+            raise kind
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(tidying, provider, prompt)
+            await asks()
+        return PatternResult(prompt)
+
+    return step(runs)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "held",
+    [beside_a_stage_that_tidies_up, in_a_step_that_tidies_up, in_a_call_of_a_group_that_tidies_up],
+)
+async def test_no_task_of_a_run_buys_while_an_interrupt_is_held_up(
+    held: Held, kind: type[BaseException]
+) -> None:
+    asked_before: list[int] = []
+
+    class Struck(kind):  # type: ignore[valid-type, misc]
+        def __init__(self) -> None:
+            asked_before.append(model.calls)
+
+    def answered(asked: Asked) -> LLMResponse:
+        if asked.messages[-1]["content"] == "interrupt":
+            raise Struck
+        return reply("ok")
+
+    model = Model(answered)
+    many: Stage[str, str] = complete()
+    for _ in range(50):
+        many >>= complete()
+    with pytest.raises(kind):
+        await soon((held(Struck) & many).run(model, "q"))
+    assert asked_before[0] == model.calls
+
+
+async def test_who_catches_an_interrupt_is_not_held_up_by_it() -> None:
+    async def catches(provider: LLMProvider, prompt: str) -> PatternResult[str]:
+        with pytest.raises(KeyboardInterrupt):
+            await (raising(KeyboardInterrupt) & complete()).run(provider, prompt)
+        before, others = is_ending(), list[bool]()
+
+        async def other() -> None:
+            others.append(is_ending())
+
+        await finish_within(other, name="other")
+        return PatternResult(f"{before} {others}")
+
+    outcome = await soon(step(catches).run(Model(), "q"))
+    assert outcome.unwrap().value == "False [False]"
+
+
+async def test_who_handles_an_interrupt_still_holds_it() -> None:
+    async def handles(provider: LLMProvider, prompt: str) -> PatternResult[str]:
+        try:
+            await (raising(KeyboardInterrupt) & complete()).run(provider, prompt)
+        except KeyboardInterrupt:
+            handled.append(is_ending())
+            with pytest.raises(ValueError, match="no"):
+                raise ValueError("no") from None
+            handled.append(is_ending())
+        return PatternResult(prompt)
+
+    handled = list[bool]()
+    assert (await soon(step(handles).run(Model(), "q"))).unwrap().value == "q"
+    assert handled == [True, True]
+
+
+async def test_others_go_on_where_an_interrupt_was_caught_and_nothing_is_heard_of_it() -> None:
+    model, was_caught, has_gone_on = Model(), anyio.Event(), anyio.Event()
+
+    async def catches(provider: LLMProvider, prompt: str) -> PatternResult[str]:
+        with pytest.raises(KeyboardInterrupt):
+            await (raising(KeyboardInterrupt) & complete()).run(provider, prompt)
+        was_caught.set()
+        await has_gone_on.wait()
+        return PatternResult(prompt)
+
+    async def goes_on(provider: LLMProvider, prompt: str) -> PatternResult[str]:
+        await was_caught.wait()
+        await provider.complete([user("a")])
+        has_gone_on.set()
+        return PatternResult(prompt)
+
+    outcome = await soon((step(catches) & step(goes_on)).run(model, "q"))
+    assert outcome.unwrap().value == ("q", "q")
+
+
+async def test_what_keeps_its_context_keeps_nothing_of_the_run() -> None:
+    contexts, values = list[Context](), list["weakref.ref[Value]"]()
+
+    class Value:
+        pass
+
+    def value_of(_: str) -> Value:
+        contexts.append(copy_context())
+        value = Value()
+        values.append(weakref.ref(value))
+        return value
+
+    async def steps(provider: LLMProvider, prompt: str) -> PatternResult[Value]:
+        return PatternResult(value_of(prompt))
+
+    (await (complete().map(value_of) & step(steps)).run(Model(), "q")).unwrap()
+    gc.collect()
+    assert [value() for value in values] == [None, None]
+    assert len(contexts) == 2
