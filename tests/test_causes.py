@@ -143,21 +143,6 @@ async def test_a_failure_of_somebody_else_is_the_cause() -> None:
     assert "no such table" in str(error)
 
 
-def test_a_group_is_the_failure_of_ours_in_it() -> None:
-    limited = RateLimitError("slow down", cost=TokenUsage(llm_calls=1), metadata={"other_failures": ("a",)})
-    group = ExceptionGroup("g", [ValueError("x"), ExceptionGroup("h", [limited, REFUSED])])
-    error = unwrapped(group)
-    assert isinstance(error, RateLimitError)
-    assert error.cost.llm_calls == 1
-    refused = "PermanentError: the server answered 401; check the key"
-    assert error.metadata["other_failures"] == ("a", "ValueError: x", refused)
-    assert limited.metadata["other_failures"] == ("a",)
-    assert unwrapped(ExceptionGroup("g", [REFUSED])) == REFUSED
-    for foreign in ([KeyError("no such table")], [KeyError("no such table"), ValueError("x")]):
-        theirs = ExceptionGroup("g", foreign)
-        assert unwrapped(theirs) is theirs
-
-
 async def test_a_step_whose_tasks_are_out_of_budget_says_so() -> None:
     async def asks_twice(provider: LLMProvider, prompt: str) -> PatternResult[str]:
         async with anyio.create_task_group() as group:

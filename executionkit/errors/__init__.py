@@ -27,13 +27,13 @@ Each carries `cost`, the `TokenUsage` up to the failure, and `metadata`, a read-
 achieved. Errors are values: they compare by value, hash, copy and pickle.
 """
 
-from collections.abc import Generator, Iterable, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from types import MappingProxyType
-from typing import Any, ClassVar, Final, Self, TypeVar, cast
+from typing import Any, ClassVar, Self, cast
 
+from executionkit.core.copies import bare, bare_copy
 from executionkit.core.frozen import EMPTY, Metadata, freeze_mapping, thaw
-from executionkit.core.groups import leaves
 from executionkit.core.portable import from_plain, know, plain_usage, to_plain, usage_from
 from executionkit.core.usage import NO_USAGE, TokenUsage
 
@@ -124,26 +124,13 @@ class ExecutionKitError(Exception):
     def _stamped(
         self, cost: TokenUsage, metadata: Mapping[str, object], totals: Mapping[str, object]
     ) -> Self:
-        copy = self._bare_copy()
+        copy = bare_copy(self)
         copy.cost = cost
         if metadata or totals:
             copy.metadata = freeze_mapping({**_with_inner(self.metadata, metadata), **totals})
         elif type(copy.metadata) is not MappingProxyType:  # it was put there afterwards
             copy.metadata = freeze_mapping(self.metadata)
         copy.__cause__ = self.__cause__
-        return copy
-
-    def _bare_copy(self) -> Self:
-        """Return an error of this class and state, without a call of the `__init__` that it may have."""
-        copy = _bare(type(self), self.args)
-        copy.args = self.args  # `OSError` beside us takes them in `__init__` only
-        state: object = object.__getstate__(self)
-        in_dict, in_slots = cast(
-            "tuple[object, object]", state if isinstance(state, tuple) else (state, None)
-        )
-        copy.__dict__.update(cast("dict[str, object]", in_dict or {}))
-        for name, value in cast("dict[str, object]", in_slots or {}).items():
-            object.__setattr__(copy, name, value)
         return copy
 
     def _wrapped(
@@ -223,22 +210,6 @@ class ExecutionKitError(Exception):
         return _rebuild, (type(self), self.args, {**self.__dict__, "metadata": thaw(self.metadata)})
 
 
-_HEAP_TYPE: Final = 1 << 9
-"""The flag of classes that are made by a `class` statement."""
-
-_Error = TypeVar("_Error", bound=ExecutionKitError)
-
-
-def _bare(cls: type[_Error], args: tuple[object, ...]) -> _Error:
-    """Make an error without a call of its `__init__`, nor of a `__new__` that wants something else."""
-    try:
-        return cls.__new__(cls, *args)
-    except Exception:
-        native: Any = next(base for base in cls.__mro__ if not base.__flags__ & _HEAP_TYPE)
-        made: _Error = native.__new__(cls, *args)
-        return made
-
-
 def _known_kind(names: list[str]) -> type[ExecutionKitError]:
     """Return the first of these classes that there is."""
     level: list[type[ExecutionKitError]] = [ExecutionKitError]
@@ -264,7 +235,7 @@ def _rebuild(
     cls: type[ExecutionKitError], args: tuple[object, ...], state: dict[str, object]
 ) -> ExecutionKitError:
     """Undo `__reduce__`; the cause stays behind, as with every exception that is pickled."""
-    error = _bare(cls, args)
+    error = bare(cls, args)
     error.__dict__.update(state)
     error.metadata = freeze_mapping(error.metadata)
     return error
@@ -431,103 +402,5 @@ class UnsettledToolError(JournalError):
 
 know("error", ExecutionKitError, ExecutionKitError.to_dict, ExecutionKitError.from_dict)
 
-
-def described(error: BaseException) -> str:
-    """Return an exception's class and text, whatever its `__str__` does.
-
-    >>> described(ValueError("no such city"))
-    'ValueError: no such city'
-    """
-    with suppress(Exception):  # foreign code: what matters is that it failed, not that it cannot say how
-        return f"{type(error).__name__}: {error}"
-    return type(error).__name__
-
-
-def with_last_failure(
-    error: BudgetExhaustedError, failures: Iterable[BaseException | None]
-) -> BudgetExhaustedError:
-    """Return a spent budget's error that tells of the first of these failures that came from a model.
-
-    Failed attempts spend a budget, too. Somebody who is told of the budget alone would raise it in vain.
-    """
-    if "last_failure" in error.metadata:
-        return error
-    for failure in failures:
-        last: object = None
-        if isinstance(failure, LLMError):
-            last = described(failure)
-        elif isinstance(failure, ExecutionKitError):
-            last = failure.metadata.get("last_failure")
-        if isinstance(last, str):
-            telling = error.stamped(error.cost, {"last_failure": last})
-            telling.args = (f"{error}; the last attempt failed: {last}",)
-            return telling
-    return error
-
-
-@contextmanager
-def wrapping(kind: type[PatternError], what: str) -> Generator[None, None, None]:
-    """Turn a foreign exception into `kind`, with the original as its cause; ours pass through."""
-    try:
-        yield
-    except ExecutionKitError:
-        raise
-    except Exception as raised:
-        error = unwrapped(raised)
-        if isinstance(error, ExecutionKitError):
-            raise error from error.__cause__
-        raise kind(f"{what} raised {described(error)}") from error
-
-
-def unwrapped(error: Exception) -> Exception:
-    """Return the failure that an `unwrap()` met, a copy to raise, where that is what an exception is about.
-
-    `outcome.unwrap()` raises an error of its own that says nothing of what failed, and a group of tasks one
-    that says that there was one. Of several in a group the first that is ours counts; `other_failures` in its
-    metadata names the rest.
-
-    >>> from returns.result import Failure
-    >>> try:
-    ...     Failure(PermanentError("the server answered 401")).unwrap()
-    ... except Exception as raised:
-    ...     unwrapped(raised)
-    PermanentError('the server answered 401', cost=TokenUsage(...))
-    """
-    if not _is_honest(error):
-        return RuntimeError(f"{type(error).__name__} was raised, which does not say what it is")
-    halted: object = None
-    with suppress(Exception):
-        halted = getattr(error, "halted_container", None)
-    if isinstance(error, ExceptionGroup):
-        return _first_of(cast("ExceptionGroup[Exception]", error))
-    if halted is None:
-        return error
-    from returns.primitives.exceptions import UnwrapFailedError
-    from returns.result import Failure
-
-    if not (isinstance(error, UnwrapFailedError) and isinstance(halted, Failure)):
-        return error
-    failure = cast("object", halted.failure())
-    if isinstance(failure, ExecutionKitError):
-        return failure.stamped(failure.cost)
-    return unwrapped(failure) if isinstance(failure, Exception) else error
-
-
-def _is_honest(error: Exception) -> bool:
-    """Tell whether an exception is of the class that it says, as every `isinstance` asks it."""
-    try:
-        return error.__class__ is type(error)
-    except Exception:
-        return False
-
-
-def _first_of(group: ExceptionGroup[Exception]) -> Exception:
-    """Return the first failure of ours in a group; the group itself where there is none."""
-    found = [unwrapped(leaf) for leaf in leaves(cast("Exception", group))]
-    first = next((error for error in found if isinstance(error, ExecutionKitError)), None)
-    if first is None:
-        return group
-    others = [described(error) for error in found if error is not first]
-    known: tuple[str, ...] = first.metadata.get("other_failures", ())
-    noted = (*known, *others)
-    return first.stamped(first.cost, totals={"other_failures": noted} if noted else EMPTY)
+# Last, for it is about the classes above.
+from executionkit.errors.handling import described, unwrapped, with_last_failure, wrapping  # noqa: E402

@@ -11,17 +11,14 @@ import pytest
 import executionkit.errors
 from executionkit.core.usage import TokenUsage
 from executionkit.errors import (
-    BudgetExhaustedError,
-    EvaluationError,
     ExecutionKitError,
     LLMError,
     PatternError,
     ProviderError,
     RateLimitError,
     StageError,
-    described,
-    wrapping,
 )
+from tests.errors.awkward import AwkwardError
 
 
 def tree(root: type[ExecutionKitError]) -> list[type[ExecutionKitError]]:
@@ -125,42 +122,11 @@ def test_who_is_retryable() -> None:
     assert not ProviderError("x", retryable=False).retryable
 
 
-class AwkwardError(Exception):
-    """Neither picklable nor printable, as foreign exceptions are."""
-
-    def __init__(self, one: object, other: object) -> None:
-        super().__init__("x")
-
-    def __str__(self) -> str:
-        raise RuntimeError("no text")
-
-
 def test_a_foreign_cause_keeps_no_error_from_being_pickled_or_copied() -> None:
     error = ProviderError("wrapped")
     error.__cause__ = AwkwardError(1, 2)
     assert pickle.loads(pickle.dumps(error)) == error
     assert copy.deepcopy(error) == error
-
-
-def test_an_exception_is_described_whatever_it_does() -> None:
-    assert described(AwkwardError(1, 2)) == "AwkwardError"
-    assert described(KeyError("x")) == "KeyError: 'x'"
-
-
-def test_wrapping_keeps_ours_and_wraps_the_rest() -> None:
-    ours = BudgetExhaustedError("spent")
-    with pytest.raises(BudgetExhaustedError) as raised, wrapping(EvaluationError, "the evaluator"):
-        raise ours
-    assert raised.value is ours
-    for foreign in (KeyError("x"), StopIteration(), ExceptionGroup("g", [ValueError()])):
-        with (
-            pytest.raises(EvaluationError, match="the evaluator raised") as wrapped,
-            wrapping(EvaluationError, "the evaluator"),
-        ):
-            raise foreign
-        assert wrapped.value.__cause__ is foreign
-    with pytest.raises(KeyboardInterrupt), wrapping(EvaluationError, "the evaluator"):
-        raise KeyboardInterrupt
 
 
 class WantsMore(ProviderError):
