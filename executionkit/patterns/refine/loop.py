@@ -1,9 +1,8 @@
 """Refinement: draft, score, improve the best draft, until it is good enough or stops getting better."""
 
-import inspect
 import math
 from collections.abc import Awaitable, Callable
-from typing import Any, Generic, TypeAlias, TypedDict, cast, overload
+from typing import Any, Generic, TypedDict, cast, overload
 
 import msgspec
 from typing_extensions import TypeForm, TypeVar, Unpack, override
@@ -15,39 +14,34 @@ from executionkit.core.convergence import Convergence, Refinement
 from executionkit.core.encoding import json_text
 from executionkit.core.endings import is_cut, is_filtered
 from executionkit.core.facade import makes_stage
-from executionkit.core.foreign import function_name, signature_of
-from executionkit.core.judging import improvement_prompt, judge_prompt, parse_rating, why_no_verdict
+from executionkit.core.foreign import function_name
+from executionkit.core.judging import improvement_prompt
 from executionkit.core.refusals import noted_refusal
 from executionkit.core.schema.answer import AnswerType, answer_type, asking
-from executionkit.errors import EvaluationError, wrapping
+from executionkit.errors import EvaluationError
 from executionkit.events import Evaluated
 from executionkit.outcome import PatternResult
+from executionkit.patterns.refine.evaluation import (
+    Evaluation,
+    ValueEvaluator,
+    evaluated,
+    judged,
+    reach_of_judge,
+    wants_provider,
+)
 from executionkit.provider import DEFAULT_MAX_TOKENS, LLMProvider, opening, user
 from executionkit.runtime.answers import TypedAnswers, typed_reach
 from executionkit.runtime.context import Context, aside, stage_span
 from executionkit.runtime.given import PROMPT_FRAME, frame_of, told
-from executionkit.runtime.tasks.timeouts import finish_within
 from executionkit.stage import Stage
 from executionkit.system import System, check_system, system_messages
 
-__all__ = ["Draft", "Evaluation", "Evaluator", "Refine", "ValueEvaluator", "refine"]
+__all__ = ["Draft", "Refine", "refine"]
 
 A = TypeVar("A", default=str)
 T = TypeVar("T", default=str)
 A_co = TypeVar("A_co", covariant=True)
 T_co = TypeVar("T_co", covariant=True)
-
-
-class Evaluation(msgspec.Struct, frozen=True):
-    """What an evaluator found.
-
-    Args:
-        score: From 0 to 1.
-        critique: What would make the draft better; the next draft gets to see it.
-    """
-
-    score: float
-    critique: str = ""
 
 
 class Draft(msgspec.Struct, Generic[A_co, T_co], frozen=True):
@@ -64,23 +58,6 @@ class Draft(msgspec.Struct, Generic[A_co, T_co], frozen=True):
     value: T_co
     score: float
     critique: str = ""
-
-
-_WithProvider: TypeAlias = Callable[[T, LLMProvider], Awaitable[float | Evaluation]]
-_Plain: TypeAlias = Callable[[T], float | Evaluation]
-Evaluator: TypeAlias = (
-    Callable[[str, LLMProvider], Awaitable[float | Evaluation]] | Callable[[str], float | Evaluation]
-)
-"""Scores a text from 0 to 1: `async (text, provider)`, its calls on the run's ledger, or a plain `(text)`."""
-
-ValueEvaluator: TypeAlias = (
-    Callable[[T], float | Evaluation] | Callable[[T, LLMProvider], Awaitable[float | Evaluation]]
-)
-"""The same of a value of any type."""
-
-_JUDGE_TEMPERATURE = 0.1
-_BYTES_A_CHARACTER = 6
-"""In JSON, at the most."""
 
 
 class _Drafted(msgspec.Struct, Generic[T], frozen=True):
@@ -108,7 +85,7 @@ class Refine(Stage[A, T], Generic[A, T], frozen=True):
 
     def __post_init__(self) -> None:
         if self.evaluator is not None:
-            _wants_provider(self.evaluator)
+            wants_provider(self.evaluator)
         check_number("target_score", self.target_score, 0, 1)
         check_count("max_iterations", self.max_iterations, least=0)
         check_count("patience", self.patience)
@@ -198,10 +175,8 @@ class Refine(Stage[A, T], Generic[A, T], frozen=True):
     def _reach_of_judging(self, given: Given, draft: float) -> Reach:
         if self.evaluator is not None:
             asks = f"what the evaluator of {self.name} asks the model"
-            return unbounded(asks) if _wants_provider(self.evaluator) else Reach()
-        shown = min(draft, _BYTES_A_CHARACTER * self.max_eval_chars)
-        prompt = given.value + shown + frame_of(judge_prompt("", "", 1))
-        return of_calls(given, prompt, self.max_tokens).answering()
+            return unbounded(asks) if wants_provider(self.evaluator) else Reach()
+        return reach_of_judge(given, draft, self.max_eval_chars, self.max_tokens)
 
     async def _next(self, task: A, state: Refinement[T], context: Context) -> _Drafted[T]:
         """Return the first draft, or one that is to be better than the best."""
@@ -237,14 +212,12 @@ class Refine(Stage[A, T], Generic[A, T], frozen=True):
 
     async def _evaluate(self, task: A, draft: T, context: Context) -> Evaluation:
         if self.evaluator is None:
-            return await self._judge(task, draft, context)
-        with wrapping(EvaluationError, "the evaluator"):
-            found: object
-            if _wants_provider(self.evaluator):
-                found = cast("_WithProvider[T]", self.evaluator)(draft, context.provider)
-            else:
-                found = cast("_Plain[T]", self.evaluator)(draft)
-            return _checked(await _ended(found) if inspect.isawaitable(found) else found)
+            if not isinstance(draft, str):
+                raise EvaluationError(
+                    f"the built-in judge reads text, not {type(draft).__name__}; give an evaluator"
+                )
+            return await judged(_text(task), draft, context, self.max_eval_chars, self.max_tokens)
+        return await evaluated(self.evaluator, draft, context)
 
     def _tell(self, found: Evaluation, iteration: int, context: Context) -> None:
         span = stage_span(context)
@@ -258,30 +231,6 @@ class Refine(Stage[A, T], Generic[A, T], frozen=True):
                 iteration=iteration,
                 critique=critique or None,
             )
-
-    async def _judge(self, task: A, draft: T, context: Context) -> Evaluation:
-        if not isinstance(draft, str):
-            raise EvaluationError(
-                f"the built-in judge reads text, not {type(draft).__name__}; give an evaluator"
-            )
-        response = await context.complete(
-            [user(judge_prompt(_text(task), draft, self.max_eval_chars))],
-            temperature=_JUDGE_TEMPERATURE,
-            max_tokens=self.max_tokens,
-        )
-        rating = (
-            None if response.was_refused else parse_rating(response.content, was_cut=response.was_truncated)
-        )
-        if rating is None:
-            problem = "the judge gave no single rating from 0 to 10; use a stronger judge or an evaluator"
-            raise EvaluationError(
-                why_no_verdict(response.refusal, problem),
-                metadata={
-                    "judge_answer": response.content,
-                    **noted_refusal(response.refusal, "judge_refusal"),
-                },
-            )
-        return Evaluation(rating, response.content)
 
 
 class RefineOptions(TypedDict, total=False):
@@ -472,64 +421,3 @@ def _noted(best: Refinement[T] | _Drafted[T]) -> dict[str, object]:
 
 def _progress(state: Refinement[T]) -> dict[str, object]:
     return {"iterations": max(0, state.iterations), "score_history": state.history}
-
-
-def _checked(found: object) -> Evaluation:
-    score, critique = _parts(found)
-    if isinstance(score, bool) or not isinstance(score, (int, float)) or not (0 <= score <= 1):
-        raise EvaluationError(f"the evaluator returned {score!r:.80}; a score is a number from 0 to 1")
-    if not isinstance(critique, str):
-        raise EvaluationError(f"the evaluator's critique must be text, not {type(critique).__name__}")
-    return Evaluation(float(score), critique)
-
-
-def _parts(found: object) -> tuple[object, object]:
-    """Return the score and the critique of what an evaluator gave, whatever their types."""
-    return (found.score, found.critique) if isinstance(found, Evaluation) else (found, "")
-
-
-async def _ended(found: Awaitable[object]) -> object:
-    """Await an evaluator; no deadline waits for one that does not listen."""
-
-    async def work() -> object:
-        return await found
-
-    try:
-        return await finish_within(work, name="an evaluator")
-    finally:
-        if inspect.iscoroutine(found) and inspect.getcoroutinestate(found) == inspect.CORO_CREATED:
-            found.close()  # cancelled before it began
-
-
-def _wants_provider(evaluator: Callable[..., object]) -> bool:
-    """Tell whether an evaluator takes a provider beside the draft.
-
-    Raises:
-        TypeError: It can be called neither way.
-    """
-    if not callable(evaluator):
-        raise TypeError(f"an evaluator must be callable, not {type(evaluator).__name__}")
-    try:
-        signature = signature_of(evaluator)
-    except ValueError:
-        return False
-    if _takes(signature, 2):
-        return True
-    if _takes(signature, 1):
-        return False
-    raise TypeError(f"an evaluator takes (text) or (text, provider), not {signature}")
-
-
-def _takes(signature: inspect.Signature, count: int) -> bool:
-    try:
-        signature.bind(*range(count))
-    except TypeError:
-        return False
-    return count == 1 or _second(signature) in {"provider", ""}
-
-
-def _second(signature: inspect.Signature) -> str:
-    """Name the second parameter if it is optional; an optional one is taken for a provider only by name."""
-    parameters = list(signature.parameters.values())
-    second = parameters[1] if len(parameters) > 1 else parameters[0]
-    return "" if second.default is second.empty else second.name
