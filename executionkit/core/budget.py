@@ -241,7 +241,8 @@ def estimate_input(*parts: object) -> int:
     >>> estimate_input([{"role": "user", "content": "What is the capital of France?"}])
     13
     """
-    return sum(-(-_size(part) // _BYTES_A_TOKEN) + _TOKENS_A_MESSAGE * _length(part) for part in parts)
+    given = [part for part in parts if part is not None]
+    return sum([-(-_size(part) // _BYTES_A_TOKEN) + _TOKENS_A_MESSAGE * _length(part) for part in given])
 
 
 def bound_input(*parts: object) -> int:
@@ -264,7 +265,8 @@ def _size(part: object) -> int:
     if isinstance(part, str):
         return len(part) if part.isascii() else len(part.encode("utf-8", "surrogatepass"))
     if isinstance(part, (dict, Mapping)):  # what is a dict need not ask the abstract class
-        return sum(map(_size, cast("Mapping[object, object]", part).values()))
+        values = cast("Mapping[object, object]", part).values()
+        return sum([len(each) if type(each) is str and each.isascii() else _size(each) for each in values])
     if isinstance(part, (list, tuple)):
         return sum(map(_size, cast("list[object]", part)))
     return 0 if part is None else _BYTES_A_TOKEN

@@ -8,9 +8,10 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, Literal, TypeAlias, cast
+from typing import Any, Final, Literal, TypeAlias, TypeVar, cast
 
 import msgspec
+from msgspec.structs import replace
 
 from executionkit.core.dialect import Request
 from executionkit.core.money import Matched, dollars
@@ -34,9 +35,14 @@ __all__ = [
     "cost_of",
     "digest_of",
     "from_bytes",
+    "packed",
     "plain_request",
+    "sealed",
     "total_of",
+    "unpacked",
 ]
+
+T = TypeVar("T")
 
 Place: TypeAlias = tuple[int | str, ...]
 """Where a stage or a call is in the pipeline."""
@@ -57,6 +63,8 @@ State: TypeAlias = Literal["sent", "open", "done"]
 
 _CHECK: Final = 8
 """Bytes of the checksum that a row begins with."""
+_ARRAY: Final = b"\xdc"
+"""What a list of MessagePack begins with; the number of what is in it follows, in two bytes."""
 _ADDRESS: Final = re.compile(r" at 0x[0-9a-fA-F]+")
 
 
@@ -64,7 +72,7 @@ class BadRowError(ValueError):
     """What is stored is not what was written."""
 
 
-class Priced(msgspec.Struct, frozen=True, omit_defaults=True):
+class Priced(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """How a call was priced, where there is something to say of that.
 
     Args:
@@ -80,11 +88,7 @@ class Priced(msgspec.Struct, frozen=True, omit_defaults=True):
     counted_by: Literal["estimate", "bytes", "count_tokens"] | None = None
 
 
-class _Lean(TokenUsage, frozen=True, kw_only=True, gc=False, omit_defaults=True):
-    """A cost as it is stored: most of its fields are 0."""
-
-
-class Charge(msgspec.Struct, frozen=True, omit_defaults=True):
+class Charge(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """What one attempt is charged.
 
     Args:
@@ -102,7 +106,7 @@ class Charge(msgspec.Struct, frozen=True, omit_defaults=True):
     priced: Priced | None = None
 
 
-class Reply(msgspec.Struct, frozen=True, omit_defaults=True):
+class Reply(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """An answer as it is kept: the fields of an `LLMResponse` as JSON's shapes.
 
     `raw` is kept only of a call for several answers or for log-probabilities, which are read out of it.
@@ -133,7 +137,7 @@ class Taught(msgspec.Struct, frozen=True, omit_defaults=True):
     proven: list[str] = []
 
 
-class Body(msgspec.Struct, omit_defaults=True):
+class Body(msgspec.Struct, gc=False, omit_defaults=True):
     """What a row holds.
 
     Args:
@@ -173,7 +177,7 @@ class Body(msgspec.Struct, omit_defaults=True):
     cached: bool = False
 
 
-class Row(msgspec.Struct, eq=False, omit_defaults=True):
+class Row(msgspec.Struct, eq=False, gc=False, omit_defaults=True):
     """One logical call, or one call of a tool, as a journal knows it.
 
     Args:
@@ -205,7 +209,7 @@ class Row(msgspec.Struct, eq=False, omit_defaults=True):
 
     def copy(self) -> "Row":
         """Return it as it is now, for another thread to write; no part of a body is changed in place."""
-        return msgspec.structs.replace(self, body=msgspec.structs.replace(self.body))
+        return replace(self, body=replace(self.body))
 
     def lose(self) -> None:
         """Take an attempt that was under way for lost, and charge it at its reservation."""
@@ -234,33 +238,152 @@ def cost_of(charges: Sequence[Charge]) -> TokenUsage:
     return cost if usd is None else cost + TokenUsage(usd=dollars(usd))
 
 
-def as_bytes(body: Body, salt: bytes) -> bytes:
-    """Return what a row holds as bytes that tell if they were changed.
+class _Paid(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A charge as it is packed: without names, and without the money of its cost, which has none."""
+
+    input_tokens: int
+    output_tokens: int
+    llm_calls: int
+    cache_read_tokens: int
+    cache_write_tokens: int
+    reasoning_tokens: int
+    usd: int | None
+    is_estimated: bool
+    estimate: int
+    priced: Priced | None
+
+
+class _Packed(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A row as it is packed: what most rows have is without names, and the rest in `body`."""
+
+    seq: int
+    generation: int
+    kind: Kind
+    path: Place
+    ordinal: int
+    state: State
+    fingerprint: bytes
+    charges: list[_Paid]
+    held: _Paid | None
+    body: Body
+    prompt: str | None
+
+
+def packed(row: Row) -> bytes:
+    """Return a row as bytes, for `sealed`; `unpacked` reads what any number of rows were sealed as."""
+    body = row.body
+    try:
+        return _PACKER.encode(
+            _Packed(
+                row.seq,
+                row.generation,
+                row.kind,
+                row.path,
+                row.ordinal,
+                row.state,
+                row.fingerprint,
+                [_paid(charge) for charge in body.charges],
+                None if body.held is None else _paid(body.held),
+                replace(body, charges=[], held=None),
+                row.prompt,
+            )
+        )
+    except (UnicodeEncodeError, OverflowError, TypeError, ValueError):
+        text = json.dumps(msgspec.to_builtins(row), default=str)  # lone surrogates, large numbers
+        return _PACKER.encode(text)
+
+
+def _paid(charge: Charge) -> _Paid:
+    cost = charge.cost
+    return _Paid(
+        cost.input_tokens,
+        cost.output_tokens,
+        cost.llm_calls,
+        cost.cache_read_tokens,
+        cost.cache_write_tokens,
+        cost.reasoning_tokens,
+        charge.usd,
+        charge.is_estimated,
+        charge.estimate,
+        charge.priced,
+    )
+
+
+def sealed(rows: Sequence[bytes], salt: bytes) -> bytes:
+    """Return rows, each as `packed` made it, as bytes that tell if they were changed.
 
     Args:
-        body: What it holds.
-        salt: What it belongs to, so that no row can be put in place of another.
+        rows: The rows, at most 65,535.
+        salt: What they belong to, so that nothing can be put in their place.
     """
-    lean = [_lean(each) for each in body.charges]
-    body = msgspec.structs.replace(body, charges=lean, held=body.held and _lean(body.held))
+    text = b"".join([_ARRAY, len(rows).to_bytes(2, "big"), *rows])
+    return _checksum(text, salt) + text
+
+
+def unpacked(data: bytes, salt: bytes) -> list[Row]:
+    """Return the rows that were packed and sealed.
+
+    Raises:
+        BadRowError: They were changed since.
+    """
+    try:
+        rows = _UNPACKER.decode(_unsealed(data, salt))
+    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+        raise BadRowError(f"a row is of another form: {error}") from None
+    return [_converted(each, Row) if isinstance(each, str) else _row(each) for each in rows]
+
+
+def _row(given: _Packed) -> Row:
+    body = given.body
+    body.charges = [_charge(paid) for paid in given.charges]
+    body.held = None if given.held is None else _charge(given.held)
+    return Row(
+        given.seq,
+        given.generation,
+        given.kind,
+        given.path,
+        given.ordinal,
+        given.state,
+        given.fingerprint,
+        body,
+        given.prompt,
+    )
+
+
+def _charge(paid: _Paid) -> Charge:
+    cost = TokenUsage(
+        paid.input_tokens,
+        paid.output_tokens,
+        paid.llm_calls,
+        cache_read_tokens=paid.cache_read_tokens,
+        cache_write_tokens=paid.cache_write_tokens,
+        reasoning_tokens=paid.reasoning_tokens,
+    )
+    return Charge(cost, paid.usd, paid.is_estimated, paid.estimate, paid.priced)
+
+
+def _unsealed(data: bytes, salt: bytes) -> bytes:
+    text = data[_CHECK:]
+    if data[:_CHECK] != _checksum(text, salt):
+        raise BadRowError("a row is not as it was written")
+    return text
+
+
+def _converted(text: str | bytes, kind: type[T]) -> T:
+    """Return what was written as text, since it has no other form."""
+    try:
+        return msgspec.convert(json.loads(text), kind, str_keys=True)
+    except (ValueError, msgspec.ValidationError) as error:
+        raise BadRowError(f"a row is of another form: {error}") from None
+
+
+def as_bytes(body: Body, salt: bytes) -> bytes:
+    """Return what a row holds, on its own, as bytes that tell if they were changed; see `sealed`."""
     try:
         text = _BODIES.encode(body)
     except (UnicodeEncodeError, OverflowError, TypeError, ValueError):
         text = json.dumps(msgspec.to_builtins(body), default=str).encode()  # lone surrogates, large numbers
     return _checksum(text, salt) + text
-
-
-def _lean(charge: Charge) -> Charge:
-    cost = charge.cost
-    lean = _Lean(
-        cost.input_tokens,
-        cost.output_tokens,
-        cost.llm_calls,
-        cache_read_tokens=cost.cache_read_tokens,
-        cache_write_tokens=cost.cache_write_tokens,
-        reasoning_tokens=cost.reasoning_tokens,
-    )
-    return Charge(lean, charge.usd, charge.is_estimated, charge.estimate, charge.priced)
 
 
 def from_bytes(data: bytes, salt: bytes) -> Body:
@@ -269,17 +392,11 @@ def from_bytes(data: bytes, salt: bytes) -> Body:
     Raises:
         BadRowError: It was changed since.
     """
-    text = data[_CHECK:]
-    if data[:_CHECK] != _checksum(text, salt):
-        raise BadRowError("a row is not as it was written")
+    text = _unsealed(data, salt)
     try:
         return _BODY.decode(text)
     except (msgspec.DecodeError, msgspec.ValidationError):
-        pass
-    try:
-        return msgspec.convert(json.loads(text), Body, str_keys=True)
-    except (ValueError, msgspec.ValidationError) as error:
-        raise BadRowError(f"a row is of another form: {error}") from None
+        return _converted(text, Body)
 
 
 def _checksum(text: bytes, salt: bytes) -> bytes:
@@ -291,26 +408,25 @@ def plain_request(request: Request, identity: Mapping[str, Any]) -> dict[str, An
 
     The output limit is the one asked for: what a budget grants of it depends on timing.
     """
-    form = request.form
-    asked: dict[str, Any] = {
-        "messages": request.messages,
-        "temperature": _whole(request.temperature),
-        "max_tokens": request.max_tokens,
-        "tools": request.tools,
-        "n": request.n,
-        "form": None if form is None else [form.name, form.schema, form.is_strict, form.instruction],
-        "logprobs": request.logprobs,
-        "limit_name": request.limit_name,
-        "options": {name: _whole(value) for name, value in request.options.items()},
-    }
-    # A temperature of 0 is asked for: it is equal to False, and is not the same.
-    left_out: tuple[object, ...] = ("", {})
-    given = {
-        name: value
-        for name, value in asked.items()
-        if value is not None and value is not False and value not in left_out
-    }
-    return {**given, **identity}
+    asked: dict[str, Any] = {"messages": request.messages}
+    if request.temperature is not None:
+        asked["temperature"] = _whole(request.temperature)
+    if request.max_tokens is not None:
+        asked["max_tokens"] = request.max_tokens
+    if request.tools is not None:
+        asked["tools"] = request.tools
+    asked["n"] = request.n
+    if request.form is not None:
+        form = request.form
+        asked["form"] = [form.name, form.schema, form.is_strict, form.instruction]
+    if request.logprobs:
+        asked["logprobs"] = True
+    if request.limit_name:
+        asked["limit_name"] = request.limit_name
+    if request.options:
+        asked["options"] = {name: _whole(value) for name, value in request.options.items()}
+    asked.update(identity)
+    return asked
 
 
 def _whole(value: object) -> object:
@@ -340,6 +456,8 @@ def _stable(value: object) -> object:
     return _ADDRESS.sub("", f"{type(value).__name__}:{value}")
 
 
+_PACKER: Final = msgspec.msgpack.Encoder()
+_UNPACKER: Final = msgspec.msgpack.Decoder(list[_Packed | str])
 _BODIES: Final = msgspec.json.Encoder()
 _BODY: Final = msgspec.json.Decoder(Body)
 _ENCODER: Final = msgspec.json.Encoder(order="sorted", enc_hook=_stable)

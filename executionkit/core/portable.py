@@ -59,7 +59,7 @@ def to_plain(value: object) -> Any:
             return value
         case tuple() | list():
             return [to_plain(item) for item in cast("list[object]", value)]
-        case Mapping():
+        case dict() | Mapping():  # what is a dict need not ask the abstract class
             return _mapping(cast("Mapping[object, object]", value))
         case _:
             return _other(value)

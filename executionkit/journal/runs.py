@@ -1,7 +1,7 @@
 """`Journal`: the runs of one file, and `JournalRun`, what `journal=` takes."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Literal, Self, TypeAlias, cast
@@ -323,8 +323,8 @@ class _Sink:
     def put(self, row: Row) -> None:
         self._worker.put((self._number, self._token, row))
 
-    async def commit(self, row: Row) -> None:
-        await self._worker.commit((self._number, self._token, row))
+    def commit(self, row: Row) -> Awaitable[None]:
+        return self._worker.commit((self._number, self._token, row))
 
     async def close(self, error: ExecutionKitError | None, *, asks_again: bool) -> None:
         ended: Ended = "answered" if error is None else "failed"

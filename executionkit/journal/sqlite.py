@@ -1,18 +1,19 @@
 """Runs in one SQLite file: `sqlite3` of the standard library, with a write-ahead log."""
 
-import json
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias, TypeVar, cast
 
 import msgspec
 
-from executionkit.core.journal import BadRowError, Kind, Row, State, as_bytes, from_bytes
+from executionkit.core.journal import BadRowError, Row, packed, sealed, unpacked
 from executionkit.errors import JournalError, RunBusyError
+from executionkit.journal.older import TABLES, older_rows
 from executionkit.journal.ownership import Owner, is_gone, network_mount
 from executionkit.journal.store import Ended, Opened, RunInfo, Write
 
@@ -22,7 +23,7 @@ T = TypeVar("T")
 
 _APPLICATION: Final = 0x45_4B_4A_31
 """Marks a file as a journal (`EKJ1`)."""
-_VERSION: Final = 3
+_VERSION: Final = 4
 _PATIENCE: Final = 5.0
 """Seconds to wait for another process that writes."""
 _UNKNOWN: Final = -1.0
@@ -33,21 +34,16 @@ _SLOW: Final = 0.02
 _PAUSE: Final = 10
 _LOG_BYTES: Final = 2**22
 """What is written before the write-ahead log is brought into the file."""
-_ROW_BYTES: Final = 2**12
-"""What a row takes of the log beside its body: the page that it changes."""
-_SEQ_BITS: Final = 32
-_SEQ: Final = (1 << _SEQ_BITS) - 1
+_NOTE_BYTES: Final = 2**12
+"""What a note takes of the log beside its rows: the page that it changes."""
+_SHORT: Final = 2**14
+"""Bytes from which on the rows that come after begin another note."""
+_NUMBER_BITS: Final = 32
 _DAMAGED: Final = "the file is damaged, or none of ours; take another, or a copy"
-_END: Final = -1
-"""In place of a row's number: where the next row is put."""
-# A row is found by its run's number, and one of its own in the last 32 bits: an index would be one more page
-# to write. Calls under way have a table of their own: a row that grows where it lies would leave pages half
-# empty. So would rows between others; those of calls that are over lie one behind the other, and have `seq`.
-_COLUMNS: Final = """
-    generation INTEGER NOT NULL, kind TEXT NOT NULL, path TEXT NOT NULL,
-    ordinal INTEGER NOT NULL, state TEXT NOT NULL, fingerprint BLOB NOT NULL, body BLOB NOT NULL, prompt TEXT
-"""
-_SCHEMA: Final = f"""
+# Rows that are written together are one note. Notes are only added, each behind the last one of its run:
+# that changes one page. Of a row that is in several the last one counts. A note is found by its run's number,
+# and one of its own in the last 32 bits: an index would be one more page to write.
+_SCHEMA: Final = """
 CREATE TABLE run (
     number INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, nonce TEXT NOT NULL,
     pipeline TEXT NOT NULL DEFAULT '', plan BLOB NOT NULL DEFAULT x'', input BLOB NOT NULL DEFAULT x'',
@@ -56,49 +52,22 @@ CREATE TABLE run (
     asks_again INTEGER NOT NULL DEFAULT 0, began REAL NOT NULL, changed REAL NOT NULL,
     token TEXT, owner TEXT, heard REAL NOT NULL DEFAULT 0
 );
-CREATE TABLE flight (number INTEGER PRIMARY KEY, {_COLUMNS});
-CREATE TABLE call (number INTEGER PRIMARY KEY, seq INTEGER, {_COLUMNS});
 CREATE TABLE cache (key BLOB PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 """
+_NOTES: Final = "CREATE TABLE note (number INTEGER PRIMARY KEY, rows BLOB NOT NULL)"
 _RUN: Final = ", ".join(RunInfo.__struct_fields__)
 _SELECT_OWNED: Final = f"SELECT token, owner, heard, {_RUN} FROM run WHERE name = ?"  # noqa: S608 - our own words
-_TABLES: Final = ("call", "flight")
-"""In this order: what is under way is newer than what was known before."""
-_FIELDS: Final = "generation, kind, path, ordinal, state, fingerprint, body, prompt"
-_INSERT_FLIGHT: Final = (
-    f"INSERT OR REPLACE INTO flight (number, {_FIELDS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608
-)
-_INSERT_CALL: Final = (
-    f"INSERT OR REPLACE INTO call (number, seq, {_FIELDS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608
-)
-_OWN: Final = f"coalesce(seq, number & {_SEQ})"
-"""The number of a row in its run; what came from a file of version 2 has it in its place."""
-_LOGICAL: Final = {"flight": "number", "call": f"(number >> {_SEQ_BITS} << {_SEQ_BITS}) | {_OWN}"}
-_SELECT_ROWS: Final = {
-    table: f"SELECT {number}, {_FIELDS} FROM {table} WHERE number BETWEEN ? AND ?"  # noqa: S608
-    for table, number in _LOGICAL.items()
-}
-_SELECT_PLACES: Final = f"SELECT {_OWN}, number FROM call WHERE number BETWEEN ? AND ?"  # noqa: S608
-# In version 1 rows were found by an index over run and number.
-_TO_VERSION_2: Final = "".join(
-    f"""
-ALTER TABLE {table} RENAME TO old_{table};
-CREATE TABLE {table} (number INTEGER PRIMARY KEY, {_COLUMNS});
-INSERT INTO {table} SELECT run << {_SEQ_BITS} | seq, {_FIELDS} FROM old_{table};
-DROP TABLE old_{table};
-"""  # noqa: S608
-    for table in _TABLES
-)
-# In version 2 those of calls that are over lay in the order in which they were begun, between others.
-_TO_VERSION_3: Final = "ALTER TABLE call ADD COLUMN seq INTEGER"
-_CHANGES: Final = {0: _SCHEMA, 1: _TO_VERSION_2 + _TO_VERSION_3, 2: _TO_VERSION_3}
 _SELECT_RUNS: Final = f"SELECT {_RUN} FROM run WHERE ? IS NULL OR name = ? ORDER BY number"  # noqa: S608
+_SELECT_NOTES: Final = "SELECT number, rows FROM note WHERE number BETWEEN ? AND ? ORDER BY number"
+_SELECT_LAST: Final = "SELECT max(number) FROM note WHERE number BETWEEN ? AND ?"
+_INSERT_OWNED: Final = "INSERT INTO note SELECT ?, ? FROM run WHERE number = ? AND token = ?"
+"""Adds a note where the run has that owner still; one statement, which needs no transaction around it."""
 
-
-_Head: TypeAlias = tuple[int, int, str, str, int, str, bytes]
-"""A row's columns but for its body: its number, generation, kind, path, ordinal, state and fingerprint."""
-_Columns: TypeAlias = tuple[int, int, str, str, int, str, bytes, bytes, str | None]
-"""A row's columns: its head, its body and its prompt."""
+_FAILURES: Final = (sqlite3.Error, OSError, ValueError, msgspec.MsgspecError)
+"""What a file that cannot be used fails with. A ValueError: names that are no text, by most msgspecs."""
+_What: TypeAlias = Literal["opened", "read", "written"]
+_Note: TypeAlias = tuple[int, str, Sequence[bytes]]
+"""Rows to be written together: their run's number, the token of its owner, and each of them packed."""
 
 
 class SQLiteStore:
@@ -120,8 +89,8 @@ class SQLiteStore:
         self._power = power
         self._patience = _PATIENCE
         self._slow_until = 0.0
-        self._places: dict[int, dict[int, int]] = {}
-        """Of each run that was written to, where the rows of calls that are over lie, by `seq`."""
+        self._ends: dict[int, int] = {}
+        """Of each run that was written to, the number of its next note."""
         self._unmoved = 0
         """Bytes in the write-ahead log since it was brought into the file, about."""
         shared = network_mount(path.resolve())
@@ -170,12 +139,33 @@ class SQLiteStore:
     def _make_tables(self) -> None:
         database = self._database
         (version,) = database.execute("PRAGMA user_version").fetchone()
-        missing = _CHANGES.get(version, "")
-        for statement in filter(str.strip, missing.split(";")):
-            database.execute(statement)
-        if missing:
-            database.execute(f"PRAGMA application_id={_APPLICATION}")
-            database.execute(f"PRAGMA user_version={_VERSION}")
+        if version == _VERSION:
+            return
+        if version == 0:
+            for statement in filter(str.strip, _SCHEMA.split(";")):
+                database.execute(statement)
+        database.execute(_NOTES)
+        if version > 0:
+            self._take_over(version)
+        database.execute(f"PRAGMA application_id={_APPLICATION}")
+        database.execute(f"PRAGMA user_version={_VERSION}")
+
+    def _take_over(self, version: int) -> None:
+        """Note what is in the tables of an older version."""
+        rows: defaultdict[int, list[Row]] = defaultdict(list)
+        for run, row in older_rows(self._database, version):
+            rows[run].append(row)
+        for run, each in rows.items():
+            self._note_again(run, each)
+        for table in TABLES:
+            self._database.execute(f"DROP TABLE {table}")
+
+    def _note_again(self, run: int, rows: Iterable[Row]) -> None:
+        """Note the rows of a run, which has no notes, whoever owns it."""
+        for number, each in enumerate(_in_notes(map(packed, rows)), _number(run, 0)):
+            note = sealed(each, _salt(number))
+            self._database.execute("INSERT INTO note VALUES (?, ?)", (number, note))
+            self._unmoved += _NOTE_BYTES + len(note)
 
     def open_run(self, name: str, owner: Owner) -> Opened:
         """Take up a run, or begin it; see `Store`."""
@@ -204,7 +194,7 @@ class SQLiteStore:
             (token, msgspec.json.encode(owner).decode(), now, now, name),
         )
         info = _info(found[3:])
-        self._places.pop(info.number, None)  # another owner may have written since
+        self._ends.pop(info.number, None)  # another owner may have written since
         return Opened(info, token)
 
     def begin_life(
@@ -212,79 +202,80 @@ class SQLiteStore:
     ) -> None:
         """Note which pipeline runs from now on; see `Store`."""
         with self._telling("written"):
-            self._database.execute(
-                "UPDATE run SET pipeline = ?, plan = ?, input = ?, generation = ? "
-                "WHERE number = ? AND token = ?",
-                (pipeline, plan, given, generation, run, token),
-            )
+            self._transact(lambda: self._begin_life(run, token, (pipeline, plan, given, generation)))
 
-    def rows(self, run: int) -> Iterator[Row]:
+    def _begin_life(self, run: int, token: str, begun: tuple[str, bytes, bytes, int]) -> None:
+        self._database.execute(
+            "UPDATE run SET pipeline = ?, plan = ?, input = ?, generation = ? WHERE number = ? AND token = ?",
+            (*begun, run, token),
+        )
+        # Any row may be noted anew, at another place. That the file does not grow with each change of the
+        # pipeline, what counts no more goes now.
+        rows = self._rows(run)
+        self._database.execute("DELETE FROM note WHERE number BETWEEN ? AND ?", _numbers(run))
+        self._note_again(run, rows)
+        self._ends.pop(run, None)
+
+    def rows(self, run: int) -> Iterable[Row]:
         """Return the rows of a run; see `Store`."""
         with self._telling("read"):
-            found = {
-                each[0]: each
-                for table in _TABLES
-                for each in self._database.execute(
-                    _SELECT_ROWS[table], (_number(run, 0), _number(run + 1, -1))
-                ).fetchall()
-            }
-        for _, each in sorted(found.items()):
+            return self._rows(run)
+
+    def _rows(self, run: int) -> list[Row]:
+        rows: dict[int, Row] = {}
+        for number, note in self._database.execute(_SELECT_NOTES, _numbers(run)).fetchall():
             try:
-                yield _row(each)
-            except (BadRowError, ValueError, TypeError, AttributeError) as error:
+                rows.update((row.seq, row) for row in unpacked(note, _salt(number)))
+            except (BadRowError, TypeError) as error:
                 raise JournalError(f"the journal {self._path}: {error} ({_DAMAGED})") from error
+        return [rows[seq] for seq in sorted(rows)]
 
     def write(self, rows: Sequence[Write]) -> None:
         """Store rows; see `Store`."""
         with self._telling("written"):
-            self._transact(lambda: self._write(rows, [_fields(run, row) for run, _, row in rows]))
+            self._write(_notes(rows))
 
     def write_at_once(self, rows: Sequence[Write]) -> bool:
         """Store rows if that takes no longer than some microseconds; see `Store`."""
         began = time.monotonic()
         if self._power or began < self._slow_until:
             return False
-        with self._telling("written", patience=0.0):
-            columns = [_fields(run, row) for run, _, row in rows]
-            if sum(map(_length, columns)) > _LONG:
+        try:  # `_telling` would take as long as all else but the file
+            self._begin_anew(patience=0.0)
+            notes = _notes(rows)
+            if sum([len(row) for _, _, each in notes for row in each]) > _LONG:
                 return False
-            try:
-                self._transact(lambda: self._write(rows, columns))
-            except sqlite3.OperationalError as error:
-                if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY:  # the rest says why it is busy
-                    return False
-                raise
+            self._write(notes)
+        except _FAILURES as error:
+            if isinstance(error, sqlite3.OperationalError) and _is_busy(error):
+                return False
+            raise self._told("written", error) from error
         took = time.monotonic() - began
         if took > _SLOW:
             self._slow_until = began + _PAUSE * took
         return True
 
-    def _write(self, rows: Sequence[Write], columns: Sequence[_Columns]) -> None:
+    def _write(self, notes: Sequence[_Note]) -> None:
         self._check_is_there()
-        for run, token in {(run, token) for run, token, _ in rows}:
-            found = self._database.execute("SELECT token FROM run WHERE number = ?", (run,)).fetchone()
-            if found is None or found[0] != token:
-                raise RunBusyError("another process has taken the run over", metadata={"owner": "unknown"})
-        for (run, _, row), fields in zip(rows, columns, strict=True):
-            if row.state == "sent":
-                self._database.execute(_INSERT_FLIGHT, fields)
-            else:
-                self._database.execute("DELETE FROM flight WHERE number = ?", fields[:1])
-                self._database.execute(_INSERT_CALL, (self._lies_at(run, row.seq), row.seq, *fields[1:]))
-            self._unmoved += _ROW_BYTES + _length(fields)
+        if len(notes) == 1:
+            self._add(*notes[0])
+        else:
+            self._transact(lambda: self._add_all(notes))
 
-    def _lies_at(self, run: int, seq: int) -> int:
-        """Return where the row of a call that is over lies, or is put: behind all others of its run."""
-        places = self._places.get(run)
-        if places is None:
-            known = self._database.execute(_SELECT_PLACES, (_number(run, 0), _number(run + 1, -1)))
-            places = self._places[run] = dict(known.fetchall())
-            places[_END] = max(places.values(), default=_number(run, 0) - 1) + 1
-        place = places.get(seq)
-        if place is None:
-            place = places[seq] = places[_END]
-            places[_END] += 1
-        return place
+    def _add_all(self, notes: Sequence[_Note]) -> None:
+        for each in notes:
+            self._add(*each)
+
+    def _add(self, run: int, token: str, rows: Sequence[bytes]) -> None:
+        number = self._ends.get(run)
+        if number is None:
+            (last,) = self._database.execute(_SELECT_LAST, _numbers(run)).fetchone()
+            number = _number(run, 0) if last is None else last + 1
+        self._ends[run] = number + 1  # first, for an interrupt may come once it is written
+        note = sealed(rows, _salt(number))
+        if not self._database.execute(_INSERT_OWNED, (number, note, run, token)).rowcount:
+            raise RunBusyError("another process has taken the run over", metadata={"owner": "unknown"})
+        self._unmoved += _NOTE_BYTES + len(note)
 
     def _check_is_there(self) -> None:
         """Check that the file is the one that was opened: in one that was deleted nobody finds a note again.
@@ -312,7 +303,7 @@ class SQLiteStore:
 
     def close_run(self, run: int, token: str, ended: Ended, error: str, asks_again: bool) -> None:
         """Give a run up; see `Store`."""
-        self._places.pop(run, None)
+        self._ends.pop(run, None)
         with self._telling("written"):
             self._database.execute(
                 "UPDATE run SET token = NULL, owner = NULL, ended = ?, error = ?, asks_again = ?, "
@@ -335,7 +326,7 @@ class SQLiteStore:
         """Put something into the cache; see `Store`."""
         with self._telling("written"):
             self._database.execute("INSERT OR REPLACE INTO cache VALUES (?, ?)", (key, value))
-        self._unmoved += _ROW_BYTES + len(value)
+        self._unmoved += _NOTE_BYTES + len(value)
 
     def close(self) -> None:
         """Close the file."""
@@ -361,23 +352,22 @@ class SQLiteStore:
             self._database.execute("ROLLBACK")
 
     @contextmanager
-    def _telling(
-        self, what: Literal["opened", "read", "written"], *, patience: float = _PATIENCE
-    ) -> Generator[None, None, None]:
-        """Say of a failure what it means for the user.
-
-        Args:
-            what: What the file could not be.
-            patience: Seconds to wait for another process that writes.
-        """
+    def _telling(self, what: _What) -> Generator[None, None, None]:
+        """Say of a failure what it means for the user: what the file could not be."""
         try:
             if what != "opened":
-                self._roll_back()  # where an interrupt came just as a transaction was broken off
-                self._set_patience(patience)
+                self._begin_anew(patience=_PATIENCE)
             yield
-        # A ValueError: names that are no text. The errors of older msgspecs are none.
-        except (sqlite3.Error, OSError, ValueError, msgspec.MsgspecError) as error:
-            raise JournalError(f"the journal {self._path} could not be {what}: {_why(error)}") from error
+        except _FAILURES as error:
+            raise self._told(what, error) from error
+
+    def _told(self, what: _What, error: Exception) -> JournalError:
+        return JournalError(f"the journal {self._path} could not be {what}: {_why(error)}")
+
+    def _begin_anew(self, *, patience: float) -> None:
+        """End a transaction that an interrupt has left, and set how long to wait for another process."""
+        self._roll_back()
+        self._set_patience(patience)
 
     def _set_patience(self, seconds: float) -> None:
         if seconds != self._patience:
@@ -422,54 +412,46 @@ def _info(fields: Sequence[Any]) -> RunInfo:
     return msgspec.convert(dict(zip(RunInfo.__struct_fields__, fields, strict=True)), RunInfo, strict=False)
 
 
-def _number(run: int, seq: int) -> int:
-    """Return what a row is found by.
+def _number(run: int, at: int) -> int:
+    """Return what a note is found by.
 
     >>> _number(1, 2)
     4294967298
     """
-    return (run << _SEQ_BITS) + seq
+    return (run << _NUMBER_BITS) + at
 
 
-def _salt(head: _Head) -> bytes:
-    """Return what a row is, as JSON, so that its checksum covers that too.
-
-    >>> _salt((4294967298, 0, "call", "[0]", 0, "done", b"k"))
-    b'[1, 2, 0, "call", "[0]", 0, "done", "6b"]'
-    """
-    number, generation, kind, path, ordinal, state, fingerprint = head
-    run, seq = number >> _SEQ_BITS, number & _SEQ
-    names = f'"{kind}", {json.dumps(path)}, {ordinal}, "{state}", "{fingerprint.hex()}"'
-    return f"[{run}, {seq}, {generation}, {names}]".encode()
+def _numbers(run: int) -> tuple[int, int]:
+    """Return the first and the last number that a run's notes may have."""
+    return _number(run, 0), _number(run + 1, -1)
 
 
-def _fields(run: int, row: Row) -> _Columns:
-    try:
-        path = msgspec.json.encode(row.path).decode()
-    except (UnicodeEncodeError, OverflowError):  # lone surrogates, large numbers
-        path = json.dumps(row.path)
-    number = _number(run, row.seq)
-    head = (number, row.generation, row.kind, path, row.ordinal, row.state, row.fingerprint)
-    return *head, as_bytes(row.body, _salt(head)), row.prompt
+def _salt(number: int) -> bytes:
+    return number.to_bytes(8, "big")
 
 
-def _length(fields: _Columns) -> int:
-    """Return what a row's body and prompt take, about in bytes."""
-    return len(fields[7]) + len(fields[8] or "")
+def _notes(writes: Iterable[Write]) -> list[_Note]:
+    """Pack rows; those of one run are written together."""
+    runs: dict[tuple[int, str], list[bytes]] = {}
+    for run, token, row in writes:
+        runs.setdefault((run, token), []).append(packed(row))
+    return [(run, token, each) for (run, token), rows in runs.items() for each in _in_notes(rows)]
 
 
-def _row(fields: Sequence[Any]) -> Row:
-    head = cast("_Head", tuple(fields[:7]))
-    number, generation, kind, path, ordinal, state, fingerprint = head
-    body, prompt = fields[7:]
-    return Row(
-        number & _SEQ,
-        generation,
-        cast("Kind", kind),
-        tuple(json.loads(path)),
-        ordinal,
-        cast("State", state),
-        fingerprint,
-        from_bytes(body, _salt(head)),
-        prompt,
-    )
+def _in_notes(rows: Iterable[bytes]) -> Iterator[list[bytes]]:
+    """Yield rows in lists that are not much longer than their longest row."""
+    note: list[bytes] = []
+    length = 0
+    for row in rows:
+        note.append(row)
+        length += len(row)
+        if length > _SHORT:
+            yield note
+            note, length = [], 0
+    if note:
+        yield note
+
+
+def _is_busy(error: sqlite3.OperationalError) -> bool:
+    """Tell whether another process has the file; the rest of its code says what with."""
+    return error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY

@@ -7,6 +7,7 @@ woken by it, takes several times as long.
 
 import asyncio
 import os
+import sys
 import threading
 import time
 from collections import defaultdict, deque
@@ -16,8 +17,6 @@ from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import Any, Final, Protocol, TypeVar, cast
 from weakref import WeakSet
-
-import sniffio
 
 from executionkit.errors import JournalError
 from executionkit.journal.ownership import LEASE
@@ -185,7 +184,7 @@ class Worker:
         written = self._turns.get(loop, 0)
         if written == _SINGLY:
             await self._done(_Job(write), at_once=False)
-        elif not self._write_here(write):
+        elif not self._write_here([write], loop):
             await self._done(_Job(write))
         else:
             if not written:
@@ -221,7 +220,7 @@ class Worker:
 
     async def _done(self, job: _Job, *, at_once: bool = True) -> object:
         self._check()
-        waiter = _OnTrio() if sniffio.current_async_library() == "trio" else _OnAsyncio()
+        waiter = _OnAsyncio() if _trio_here() is None else _OnTrio()
         job.waiter = waiter
         if at_once:
             self._hand_over(job)
@@ -257,11 +256,11 @@ class Worker:
         """Write what was to be written in the same turn of an event loop, or leave it to the thread."""
         written = self._turns.pop(loop, 0)
         is_waited_for = written == _SINGLY and any(job.waiter is not None for job in [*self._jobs])
-        if is_waited_for and not self._write_here():
+        if is_waited_for and not self._write_here([], loop):
             self._bell.put(None)
 
-    def _write_here(self, *writes: Write) -> bool:
-        """Write rows and those before them on this thread, if that takes no longer than some microseconds."""
+    def _write_here(self, writes: Sequence[Write], loop: object) -> bool:
+        """Write rows and those before them in a turn of `loop`, if that takes no longer than microseconds."""
         if len(self._jobs) >= _FEW or self._desk.locked():
             return False
         with self._desk:  # held by another thread for a moment, where that was quicker
@@ -274,9 +273,11 @@ class Worker:
                     return False
             except Exception as error:  # noqa: BLE001 - told to those who wait
                 self._failure = _as_journal_error(error)
-            for job in before:
-                job.failure = self._failure
-            _wake([job for job in before if job.waiter is not None])
+            waiting = [job for job in before if job.waiter is not None]
+            if waiting:
+                for job in waiting:
+                    job.failure = self._failure
+                _wake(waiting, loop)
             for _ in before:  # last: where an interrupt comes before, the thread does them again
                 self._jobs.popleft()
         return True
@@ -377,14 +378,14 @@ def _again(failure: BaseException) -> BaseException:
     return failure.stamped(failure.cost) if isinstance(failure, JournalError) else failure
 
 
-def _wake(jobs: Sequence[_Job]) -> None:
-    """Wake those who wait, each event loop once."""
+def _wake(jobs: Sequence[_Job], here: object = None) -> None:
+    """Wake those who wait, each event loop once; `here` is the one that runs on this thread."""
     by_loop: dict[Any, list[_Waiter]] = defaultdict(list)
     for job in jobs:
         waiter = cast("_Waiter", job.waiter)
         by_loop[waiter.loop].append(waiter)
     for loop, waiters in by_loop.items():
-        if loop is None:
+        if loop is None or loop is here:
             _wake_all(waiters)
             continue
         with suppress(Exception):  # the event loop is closed, and nobody waits there any more
@@ -393,11 +394,14 @@ def _wake(jobs: Sequence[_Job]) -> None:
 
 def _this_loop() -> Any:
     """Return the running event loop: what `_soon` takes."""
-    if sniffio.current_async_library() == "asyncio":
-        return asyncio.get_running_loop()
-    import trio  # an extra
+    trio = _trio_here()
+    return asyncio.get_running_loop() if trio is None else trio.lowlevel.current_trio_token()
 
-    return trio.lowlevel.current_trio_token()
+
+def _trio_here() -> Any:
+    """Return trio where it runs on this thread; where nobody has imported it, it does not."""
+    trio = sys.modules.get("trio")
+    return trio if trio is not None and trio.lowlevel.in_trio_run() else None
 
 
 def _soon(loop: Any, *, from_within: bool = False) -> Callable[..., object]:

@@ -1,12 +1,13 @@
 """The file: who may have it, and what happens where it cannot be used. Typed errors, never a wrong answer."""
 
 import errno
+import json
 import os
 import sqlite3
 import stat
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -32,7 +33,7 @@ from executionkit import (
     structured,
     tool,
 )
-from executionkit.core.journal import Body, Charge, Row
+from executionkit.core.journal import Body, Charge, Row, as_bytes
 from executionkit.errors import ExecutionKitError, JournalError, RunBusyError
 from executionkit.journal import Journal
 from executionkit.journal.ownership import LEASE, Owner, is_gone, network_mount, this_process
@@ -189,76 +190,119 @@ async def test_a_newer_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "runs.db"
     await ask(path)
     with sqlite3.connect(path) as database:
-        database.execute("PRAGMA user_version=4")
+        database.execute("PRAGMA user_version=5")
     database.close()
     assert "newer executionkit" in str(opening(path))
 
 
-# What a file of version 1 had in place of the tables of today.
-VERSION_1 = """
-ALTER TABLE flight RENAME TO new_flight;
-ALTER TABLE call RENAME TO new_call;
-CREATE TABLE flight (
-    run INTEGER, seq INTEGER, generation INTEGER NOT NULL, kind TEXT NOT NULL, path TEXT NOT NULL,
-    ordinal INTEGER NOT NULL, state TEXT NOT NULL, fingerprint BLOB NOT NULL, body BLOB NOT NULL, prompt TEXT,
-    PRIMARY KEY (run, seq)
-) WITHOUT ROWID;
-CREATE TABLE call (
-    number INTEGER PRIMARY KEY, run INTEGER NOT NULL, seq INTEGER NOT NULL, generation INTEGER NOT NULL,
-    kind TEXT NOT NULL, path TEXT NOT NULL, ordinal INTEGER NOT NULL, state TEXT NOT NULL,
-    fingerprint BLOB NOT NULL, body BLOB NOT NULL, prompt TEXT, UNIQUE (run, seq)
-);
-INSERT INTO flight SELECT number / 4294967296, number % 4294967296,
-    generation, kind, path, ordinal, state, fingerprint, body, prompt FROM new_flight;
-INSERT INTO call SELECT NULL, number / 4294967296, seq,
-    generation, kind, path, ordinal, state, fingerprint, body, prompt FROM new_call;
-DROP TABLE new_flight;
-DROP TABLE new_call;
-PRAGMA user_version=1;
+OLDER_COLUMNS = """
+    generation INTEGER NOT NULL, kind TEXT NOT NULL, path TEXT NOT NULL, ordinal INTEGER NOT NULL,
+    state TEXT NOT NULL, fingerprint BLOB NOT NULL, body BLOB NOT NULL, prompt TEXT
 """
-VERSION_2 = """
-ALTER TABLE call RENAME TO new_call;
-CREATE TABLE call (
-    number INTEGER PRIMARY KEY, generation INTEGER NOT NULL, kind TEXT NOT NULL, path TEXT NOT NULL,
-    ordinal INTEGER NOT NULL, state TEXT NOT NULL, fingerprint BLOB NOT NULL, body BLOB NOT NULL, prompt TEXT
-);
-INSERT INTO call SELECT number / 4294967296 * 4294967296 + seq,
-    generation, kind, path, ordinal, state, fingerprint, body, prompt FROM new_call;
-DROP TABLE new_call;
-PRAGMA user_version=2;
-"""
+# What files of older versions had in place of the table of today, each made of the one after it.
+OLDER = {
+    3: f"""
+    DROP TABLE note;
+    CREATE TABLE flight (number INTEGER PRIMARY KEY, {OLDER_COLUMNS});
+    CREATE TABLE call (number INTEGER PRIMARY KEY, seq INTEGER, {OLDER_COLUMNS});
+    PRAGMA user_version=3;
+    """,
+    2: f"""
+    ALTER TABLE call RENAME TO new_call;
+    CREATE TABLE call (number INTEGER PRIMARY KEY, {OLDER_COLUMNS});
+    INSERT INTO call SELECT number / 4294967296 * 4294967296 + seq,
+        generation, kind, path, ordinal, state, fingerprint, body, prompt FROM new_call;
+    DROP TABLE new_call;
+    PRAGMA user_version=2;
+    """,
+    1: f"""
+    ALTER TABLE flight RENAME TO new_flight;
+    ALTER TABLE call RENAME TO new_call;
+    CREATE TABLE flight (run INTEGER, seq INTEGER, {OLDER_COLUMNS}, PRIMARY KEY (run, seq)) WITHOUT ROWID;
+    CREATE TABLE call (
+        number INTEGER PRIMARY KEY, run INTEGER NOT NULL, seq INTEGER NOT NULL, {OLDER_COLUMNS}, UNIQUE (run, seq)
+    );
+    INSERT INTO flight SELECT number / 4294967296, number % 4294967296,
+        generation, kind, path, ordinal, state, fingerprint, body, prompt FROM new_flight;
+    INSERT INTO call SELECT NULL, number / 4294967296, number % 4294967296,
+        generation, kind, path, ordinal, state, fingerprint, body, prompt FROM new_call;
+    DROP TABLE new_flight;
+    DROP TABLE new_call;
+    PRAGMA user_version=1;
+    """,
+}
 
 
-@pytest.mark.parametrize("older", [VERSION_1, VERSION_2])
-def test_a_file_of_an_older_version_is_brought_up_to_this_one(older: str, tmp_path: Path) -> None:
+def write_older(path: Path, version: int, rows: Sequence[tuple[int, Row]]) -> None:
+    """Make a file one of an older version, with these rows in place of its own, each with its run's number."""
+    database = sqlite3.connect(path)
+    database.executescript(OLDER[3])
+    for at, (run, row) in enumerate(rows):
+        place = json.dumps(list(row.path))
+        names = f'"{row.kind}", {json.dumps(place)}, {row.ordinal}, "{row.state}", "{row.fingerprint.hex()}"'
+        body = as_bytes(row.body, f"[{run}, {row.seq}, {row.generation}, {names}]".encode())
+        told = (row.generation, row.kind, place, row.ordinal, row.state, row.fingerprint, body, row.prompt)
+        first = run << 32
+        if row.state == "sent":
+            marks = "?, ?, ?, ?, ?, ?, ?, ?, ?"
+            database.execute(f"INSERT INTO flight VALUES ({marks})", (first + row.seq, *told))
+        else:  # one behind the other, so that the row's own number is beside it
+            marks = "?, ?, ?, ?, ?, ?, ?, ?, ?, ?"
+            database.execute(f"INSERT INTO call VALUES ({marks})", (first + at, row.seq, *told))
+    database.commit()
+    for older in range(2, version - 1, -1):
+        database.executescript(OLDER[older])
+    database.close()
+
+
+@pytest.mark.parametrize("version", OLDER)
+def test_a_file_of_an_older_version_is_brought_up_to_this_one(version: int, tmp_path: Path) -> None:
     path = tmp_path / "runs.db"
-    sent = Row(1, 0, "call", (1,), 0, "sent", b"g" * 16, Body(held=Charge()), "a prompt")
     store = SQLiteStore(path)
     for name in ("a", "b"):
         opened = store.open_run(name, Owner("elsewhere", 1, "1"))
-        later = replace(ROW, seq=7, path=(7,))
-        store.write([(opened.info.number, opened.token, row) for row in (later, ROW, sent)])
         store.close_run(opened.info.number, opened.token, "stopped", "", asks_again=False)
-    before = [[*store.rows(number)] for number in (1, 2)]
-    assert [row.seq for row in before[0]] == [0, 1, 7]
     store.close()
-    with sqlite3.connect(path) as database:
-        database.executescript(older)
-    database.close()
+    later = replace(ROW, seq=7, path=(7, "x"))
+    sent = Row(1, 0, "call", (1,), 0, "sent", b"g" * 16, Body(held=Charge()), "a prompt")
+    tried = replace(ROW, seq=2, path=(2,), state="open")
+    tried_again = replace(tried, state="sent", body=Body([Charge()], held=Charge()))
+    rows = [later, ROW, tried, sent, tried_again]
+    write_older(path, version, [(run, row) for run in (1, 2) for row in rows])
+    expected = [*map(structs.astuple, (ROW, sent, tried_again, later))]
     for _ in range(2):
         store = SQLiteStore(path)
-        assert [[*map(structs.astuple, store.rows(number))] for number in (1, 2)] == [
-            [*map(structs.astuple, rows)] for rows in before
-        ]
-        assert [row.prompt for row in store.rows(2)] == [None, "a prompt", None]
+        assert [[*map(structs.astuple, store.rows(number))] for number in (1, 2)] == [expected, expected]
         store.close()
     store = SQLiteStore(path)
     opened = store.open_run("a", Owner("elsewhere", 1, "1"))
     changed, new = replace(ROW, ordinal=5), replace(ROW, seq=3, path=(3,))
     store.write([(opened.info.number, opened.token, row) for row in (new, changed, changed)])
-    assert [(row.seq, row.ordinal) for row in store.rows(1)] == [(0, 5), (1, 0), (3, 0), (7, 0)]
-    assert [row.seq for row in store.rows(2)] == [0, 1, 7]
+    assert [(row.seq, row.ordinal) for row in store.rows(1)] == [(0, 5), (1, 0), (2, 0), (3, 0), (7, 0)]
+    assert [row.seq for row in store.rows(2)] == [0, 1, 2, 7]
     store.close()
+
+
+def test_a_damaged_row_of_an_older_version_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "runs.db"
+    with Journal(path):
+        pass
+    write_older(path, 3, [(1, ROW)])
+    with sqlite3.connect(path) as database:
+        database.execute("UPDATE call SET ordinal = 1")
+    database.close()
+    assert "damaged" in str(opening(path))
+
+
+async def test_the_file_does_not_grow_each_time_that_the_pipeline_changes(tmp_path: Path) -> None:
+    path, size, lives = tmp_path / "runs.db", 1_000, 20
+    model = Model(lambda asked: reply("x" * size))
+    with Journal(path) as journal:
+        for life in range(lives):
+            run = journal.run("a", on_change="reuse")
+            result_of(await consensus(50 + life).run(model, "question", journal=run))
+    assert model.calls == 49 + lives
+    assert path.stat().st_size <= 2 * (1.3 * size + 300) * model.calls + 20_000  # noted now, and before it
 
 
 async def test_a_damaged_file_is_told_and_never_believed(

@@ -161,9 +161,9 @@ async def test_after_a_slow_write_the_event_loop_is_left_alone_for_a_while(
         write = opened.store._write  # pyright: ignore[reportPrivateUsage]
         took = [0.5]
 
-        def slow(rows: Sequence[Write], columns: Sequence[tuple[object, ...]]) -> None:
+        def slow(notes: Sequence[tuple[int, str, Sequence[bytes]]]) -> None:
             now[0] += took[0]
-            write(rows, columns)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+            write(notes)
 
         monkeypatch.setattr(opened.store, "_write", slow)
         store, rows = opened.store, [opened.write(0)]

@@ -284,13 +284,13 @@ class Completion(msgspec.Struct, eq=False):
                 outcome = await windows.gate(member.provider).through(attempt, span, patience)
             if isinstance(outcome, LLMResponse):
                 taken = memory.note_taken(self.request, self._dialect) if left_out is None else ()
+                form = asked_as(self.request, self._dialect)
                 if self._entry is not None:
-                    form = asked_as(self.request, self._dialect)
                     self._entry.learned(place_of(member, endpoint), proven=taken)
                     self._entry.answered(outcome, form, raw=self._is_read)
                 if member.retry_quota is not None and not self._is_carried:
                     member.retry_quota.refund()
-                return Completed(outcome, asked_as(self.request, self._dialect))
+                return Completed(outcome, form)
             failure = outcome
             if self._lesson:
                 left_out = None if left_out is None else replace(left_out, **self._lesson)

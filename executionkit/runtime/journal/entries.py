@@ -1,7 +1,7 @@
 """One logical call, or one call of a tool, and the row that a journal has of it."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 from executionkit.core.dialect import ResponseFormat
@@ -32,7 +32,7 @@ class Keeper(Protocol):
         """Store a row soon."""
         ...
 
-    async def commit(self, row: Row) -> None:
+    def commit(self, row: Row) -> Awaitable[None]:
         """Store a row and wait for that.
 
         Raises:
@@ -116,7 +116,7 @@ class Entry:
         self._row.state = "open"
 
     def learned(
-        self, member: int | None, lessons: Mapping[str, Any] = EMPTY, proven: Iterable[str] = ()
+        self, member: int | None, lessons: Mapping[str, Any] = EMPTY, proven: Collection[str] = ()
     ) -> None:
         """Note what an attempt taught of a server. An outcome, or `keep`, stores it.
 
@@ -125,10 +125,9 @@ class Entry:
             lessons: The fields of its dialect that a refusal changed.
             proven: Optional fields that it took.
         """
-        names = sorted(proven)
-        if member is None or not (lessons or names):
+        if member is None or not (lessons or proven):
             return
-        body = self._row.body
+        body, names = self._row.body, sorted(proven)
         known = body.taught.get(member, Taught())
         body.taught = {**body.taught, member: Taught({**known.lessons, **lessons}, names or known.proven)}
 

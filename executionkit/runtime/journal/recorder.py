@@ -6,7 +6,7 @@ beginning of what happened: nobody waits for an outcome to be stored, only for t
 """
 
 from collections import defaultdict, deque
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from functools import partial
 from typing import Any, Protocol
 
@@ -46,7 +46,7 @@ class Sink(Protocol):
         """Write a row soon; where that fails, the next `commit` says so."""
         ...
 
-    async def commit(self, row: Row) -> None:
+    def commit(self, row: Row) -> Awaitable[None]:
         """Write a row, and return once it is stored.
 
         Raises:
@@ -309,9 +309,9 @@ class Recorder:
         """Store a row soon."""
         self._sink.put(row.copy())
 
-    async def commit(self, row: Row) -> None:
+    def commit(self, row: Row) -> Awaitable[None]:
         """Store a row and wait for that."""
-        await self._sink.commit(row.copy())
+        return self._sink.commit(row.copy())
 
     async def close(self, error: ExecutionKitError | None, *, asks_again: bool) -> None:
         """Store what is on its way and give the run up."""

@@ -38,7 +38,7 @@ def as_reply(response: LLMResponse, *, raw: bool) -> Reply:
         [cast("dict[str, Any]", to_plain(_call_fields(call))) for call in response.tool_calls],
         response.finish_reason,
         to_plain(response.usage),
-        to_plain(response.extra),
+        to_plain(response.extra) if response.extra else {},
         response.reasoning,
         to_plain(response.raw) if raw else None,
         *told,
