@@ -16,9 +16,8 @@ from tests.conftest import BARE
 if BARE:
     pytest.importorskip("mcp")
 
-from executionkit import mcp
 from executionkit.errors import DeadlineExceededError, ExecutionKitError
-from executionkit.mcp import mcp_tools
+from executionkit.mcp import connection, mcp_tools
 from executionkit.patterns.react import react
 from tests.talking import Talking, calls, results
 
@@ -209,7 +208,7 @@ async def test_a_broken_exchange_fails_its_own_call_and_no_other(serve: Serve, k
 async def test_a_call_that_was_given_up_does_not_end_the_connection_later(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mcp, "_SILENCE", 0.4)
+    monkeypatch.setattr(connection, "_SILENCE", 0.4)
     server = serve(hangs=_Handler.hang)
     provider = Talking(calls(("odd", {"do": "hangs"})), calls(("odd", {})), "done")
     async with mcp_tools(server.url, timeout=0.4) as tools:
@@ -223,7 +222,7 @@ async def test_a_call_that_was_given_up_does_not_end_the_connection_later(
 async def test_a_call_may_be_silent_for_as_long_as_its_timeout(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mcp, "_SILENCE", 0.01)
+    monkeypatch.setattr(connection, "_SILENCE", 0.01)
 
     def slow(handler: _Handler) -> None:
         threading.Event().wait(0.2)

@@ -1,4 +1,4 @@
-"""Tools over MCP: published servers that are not ours, and a client that is not ours."""
+"""The tools of servers that are not ours, and of ones in this process."""
 
 import json
 import os
@@ -18,15 +18,12 @@ from tests.conftest import BARE
 if BARE:
     pytest.importorskip("mcp")
 
-from mcp import Client
 from mcp.server.mcpserver import MCPServer
 
 from executionkit.core.schema.validation import Rejected
-from executionkit.core.usage import TokenUsage
 from executionkit.errors import ExecutionKitError
 from executionkit.journal import Journal
-from executionkit.mcp import Server, StdioServerParameters, mcp_server, mcp_tools
-from executionkit.patterns.complete import complete
+from executionkit.mcp import Server, StdioServerParameters, mcp_tools
 from executionkit.patterns.react import react
 from executionkit.tools import ToolError
 from tests.foreign.processes import node, served
@@ -133,32 +130,6 @@ async def test_streamable_http(port: int) -> None:
     told = results(provider.asked[1])
     assert told[0] == "four"
     assert told[1].startswith("Error: InvalidArguments")
-
-
-async def test_a_foreign_client_calls_our_stage() -> None:
-    server = mcp_server(
-        Talking("four", RuntimeError("down")), {"ask": complete()}, descriptions={"ask": "Ask."}
-    )
-    async with Client(server) as client:
-        (tool,) = (await client.list_tools()).tools
-        assert (tool.name, tool.description) == ("ask", "Ask.")
-        assert tool.input_schema["required"] == ["prompt"]
-        answer = await client.call_tool("ask", {"prompt": "2 + 2?"})
-        assert (answer.content[0].type, answer.is_error) == ("text", False)
-        assert "four" in str(answer.content)
-        failed = await client.call_tool("ask", {"prompt": "again"})
-        assert failed.is_error
-        assert "ProviderError" in str(failed.content)
-
-
-async def test_a_budget_bounds_each_call() -> None:
-    server = mcp_server(
-        Talking("a", "b"), {"ask": complete() >> complete()}, max_cost=TokenUsage(llm_calls=1)
-    )
-    async with mcp_tools(server) as tools:
-        provider = Talking(calls(("ask", {"prompt": "x"})), "done")
-        await react(tools).run(provider, "go")
-    assert "BudgetExhaustedError" in results(provider.asked[1])[0]
 
 
 UNREACHABLE = [
@@ -432,12 +403,6 @@ async def test_a_journal_knows_the_tools_of_a_server_in_another_connection(tmp_p
                 assert outcome.unwrap().value == "three"
     assert made == [1]
     assert len(provider.asked) == 2
-
-
-async def test_stages_to_serve_have_names() -> None:
-    stages: Any = [complete()]
-    with pytest.raises(TypeError, match=r"stages are a mapping, as \{'vote': consensus\(\)\}, not list"):
-        mcp_server(Talking(), stages)
 
 
 def _stdio() -> StdioServerParameters:
