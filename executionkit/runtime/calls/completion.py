@@ -433,13 +433,22 @@ class Completion(msgspec.Struct, eq=False):
     async def _reserved(self, member: Endpoint, before_it: ExecutionKitError | None) -> Reservation:
         """Reserve the next attempt; with a journal, note there that it is sent."""
         self._cancellations = 0
-        if self._entry is None and is_ending(self.frame.settings.loop):  # with a journal, once it is noted
-            await self._let_end()
         reservation = self._try_to_reserve(member, before_it)
         if not isinstance(reservation, Reservation):
             reservation = await self._wait_to_reserve(reservation, member, before_it)
-        if self._entry is not None:
-            await self._note_sent(self._entry, reservation)
+        entry, is_noted = self._entry, False
+        try:
+            if entry is not None:
+                await entry.send(reservation.worst)
+                is_noted = True
+            if is_ending(self.frame.settings.loop):
+                await let_end()
+                self._cancellations = cancellations()
+        except BaseException:
+            reservation.cancel()
+            if entry is not None and is_noted:  # the next life would charge it as one that was under way
+                entry.take_back()
+            raise
         return reservation
 
     def _settle(
@@ -495,25 +504,6 @@ class Completion(msgspec.Struct, eq=False):
             ended = name_of_end(error if failure is None else failure)
             self.trace.attempt_finished(error=ended, failure=failure, learned=learned)
         return failure
-
-    async def _let_end(self) -> None:
-        """Wait for a cancellation, or an interrupt, that is on its way; go on where none arrives."""
-        await let_end()
-        self._cancellations = cancellations()
-
-    async def _note_sent(self, entry: Entry, reservation: Reservation) -> None:
-        """Have the journal note that an attempt is about to be sent; where it cannot, nothing is."""
-        is_noted = False
-        try:
-            await entry.send(reservation.worst)
-            is_noted = True
-            if is_ending(self.frame.settings.loop):
-                await self._let_end()
-        except BaseException:
-            reservation.cancel()
-            if is_noted:  # the next life would charge it as one that was under way
-                entry.take_back()
-            raise
 
     def _keep(self, left_out: Dialect | None) -> None:
         """Have the journal store how the call stands after a failure, and how it goes on."""

@@ -12,6 +12,7 @@ from anyio.lowlevel import cancel_shielded_checkpoint, checkpoint
 from executionkit.core.usage import TokenUsage
 from executionkit.outcome import PatternResult
 from executionkit.patterns.complete import complete
+from executionkit.patterns.consensus import consensus
 from executionkit.patterns.step import step
 from executionkit.provider import LLMProvider, LLMResponse, user
 from executionkit.runtime.tasks.background import Background
@@ -303,3 +304,23 @@ async def test_what_keeps_its_context_keeps_nothing_of_the_run() -> None:
     gc.collect()
     assert [value() for value in values] == [None, None]
     assert len(contexts) == 2
+
+
+@pytest.mark.parametrize("turns", range(12))
+async def test_a_call_that_waited_for_the_budget_is_not_sent_once_it_is_cancelled(turns: int) -> None:
+    asked_before: list[int] = []
+    model = Model()
+    outcome: object = None
+
+    async def cancel(scope: anyio.CancelScope) -> None:
+        for _ in range(turns):
+            await cancel_shielded_checkpoint()
+        scope.cancel()
+        asked_before.append(model.calls)
+
+    budget = TokenUsage(output_tokens=4200)
+    async with anyio.create_task_group() as group:
+        with anyio.CancelScope() as scope:
+            group.start_soon(cancel, scope)
+            outcome = await (consensus(n=6) & complete() >> complete()).run(model, "q", max_cost=budget)
+    assert outcome is not None or asked_before == [model.calls]
