@@ -276,7 +276,7 @@ class Batch(Generic[A, B]):
                     raise StopAsyncIteration
                 # Who is woken again and again is never found waiting, and so not cancelled by a scope.
                 await checkpoint_if_cancelled()
-                await self._rows.arrival()
+                await self._rows.arrival(task.waiter())
         finally:
             self._is_reading = False
 

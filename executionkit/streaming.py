@@ -198,7 +198,7 @@ class Streaming(Generic[Out_co]):
         try:
             # A task that is woken again and again is never found waiting, and so not cancelled by a scope.
             await checkpoint_if_cancelled()
-            if await self._run.backlog.arrival():
+            if await self._run.backlog.arrival(task.waiter):
                 return
         finally:
             self._is_reading = False

@@ -1,9 +1,12 @@
 """What a run has told the reader of its stream and is not read yet: it bounds how far the run is ahead."""
 
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 import anyio
+
+from executionkit.runtime.tasks.cancellation import TrioWaiter, Waiter
 
 __all__ = ["Backlog"]
 
@@ -25,7 +28,7 @@ class Backlog:
         self._ahead = ahead
         self._reopens = ahead / 2
         self._room: anyio.Event | None = None
-        self._arrived: anyio.Event | None = None
+        self._arrived: Waiter | TrioWaiter | None = None
         self._is_left = False
         self._is_over = False
 
@@ -47,14 +50,13 @@ class Backlog:
                 self._room = anyio.Event()
             await self._room.wait()
 
-    async def arrival(self) -> bool:
-        """Wait for a record; False where none will come."""
+    async def arrival(self, waiter: Callable[[], Waiter | TrioWaiter]) -> bool:
+        """Wait for a record, with what `waiter` returns; False where none will come."""
         while not self.records:
             if self._is_over or self._is_left:
                 return False
-            if self._arrived is None:
-                self._arrived = anyio.Event()
-            await self._arrived.wait()
+            self._arrived = waiter()
+            await self._arrived
         return True
 
     def take(self) -> Any:
@@ -84,4 +86,4 @@ class Backlog:
     def _tell(self) -> None:
         arrived, self._arrived = self._arrived, None
         if arrived is not None:
-            arrived.set()
+            arrived.end()

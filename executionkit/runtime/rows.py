@@ -21,7 +21,7 @@ from executionkit.runtime.calls.windows import Windows
 from executionkit.runtime.context import Context, Performer
 from executionkit.runtime.frame import Frame
 from executionkit.runtime.inputs import Inputs
-from executionkit.runtime.tasks.cancellation import taken_as
+from executionkit.runtime.tasks.cancellation import TrioWaiter, Waiter, taken_as
 from executionkit.runtime.tasks.gather import gather
 
 __all__ = ["Key", "Row", "Rows", "Source", "key_of", "used_key"]
@@ -128,7 +128,7 @@ class Rows(Generic[A, B]):
         self._pulled = self._running = self._places = self._handed_over = 0
         self._spare: deque[anyio.Event] = deque()
         self._held: dict[int, Row[A, B]] = {}
-        self._arrived: anyio.Event | None = None
+        self._arrived: Waiter | TrioWaiter | None = None
         self._is_over = False
         self._failure: ExecutionKitError | None = None
         self.has_failed_calls: bool = False
@@ -174,17 +174,16 @@ class Rows(Generic[A, B]):
             self._let_on()
         return row
 
-    async def arrival(self) -> None:
+    async def arrival(self, waiter: Waiter | TrioWaiter) -> None:
         """Wait until a row is ready, or `tell` is called."""
-        if self._arrived is None:
-            self._arrived = anyio.Event()
-        await self._arrived.wait()
+        self._arrived = waiter
+        await waiter
 
     def tell(self) -> None:
         """Wake who waits for a row."""
         arrived, self._arrived = self._arrived, None
         if arrived is not None:
-            arrived.set()
+            arrived.end()
 
     async def perform(self, value: None, context: Context) -> PatternResult[None]:  # noqa: ARG002
         """Run all rows; what ends them before the last is raised.

@@ -6,6 +6,7 @@ all. So a run that is streamed has a task beside the reader's, as code that is a
 """
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from contextvars import copy_context
@@ -13,7 +14,7 @@ from contextvars import copy_context
 import anyio
 import sniffio
 
-from executionkit.runtime.tasks.cancellation import let_interrupts_wait, passes, taken_as
+from executionkit.runtime.tasks.cancellation import TrioWaiter, Waiter, let_interrupts_wait, passes, taken_as
 from executionkit.runtime.tasks.ending import Level
 from executionkit.runtime.tasks.timeouts import GRACE
 
@@ -91,6 +92,20 @@ class Background:
     async def wait(self) -> None:
         """Wait until it has ended by itself."""
         await self._ended.wait()
+
+    def waiter(self) -> Waiter | TrioWaiter:
+        """Return what its reader waits with.
+
+        Where that wait is cancelled the reader may leave, in a turn of the event loop or two: meanwhile this
+        buys nothing. It goes on where the reader does.
+        """
+        self._level.ends_at = math.inf
+        if sniffio.current_async_library() == "trio":
+            return TrioWaiter(self._note_struck)
+        return Waiter(self._note_struck)
+
+    def _note_struck(self) -> None:
+        self._level.ends_at = anyio.current_time() + 2 * GRACE
 
     async def stop(self, grace: float = 2 * GRACE) -> None:
         """Cancel it and wait until it has ended; one that is stubborn is left behind, by name, in the log.

@@ -3,10 +3,10 @@
 import asyncio
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from contextlib import suppress
 from opcode import opmap
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import anyio
 from anyio.lowlevel import EventLoopToken, checkpoint_if_cancelled
@@ -169,8 +169,11 @@ class TrioWaiter:
             task, self._task = self._task, None
             trio.lowlevel.reschedule(task)
 
-    async def wait(self) -> None:
+    def __await__(self) -> Generator[Any, None, None]:
         """Wait until `end` is called."""
+        return self._wait().__await__()
+
+    async def _wait(self) -> None:
         import trio  # an extra
 
         def abort(_: object) -> trio.lowlevel.Abort:

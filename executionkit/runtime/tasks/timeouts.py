@@ -291,13 +291,13 @@ async def _on_trio(child: _Child[T], seconds: float, keeps_shields: bool) -> T:
     is_late = True
     try:
         with trio.move_on_after(seconds):
-            await ended.wait()
+            await ended
             is_late = False
     finally:
         if not ended.is_over:
             child.cancel()
             with trio.CancelScope(shield=True, deadline=child.ends_at):
-                await ended.wait()
+                await ended
             if not ended.is_over:
                 child.leave()
         child.raise_interrupt()

@@ -2,7 +2,7 @@
 
 import gc
 import weakref
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextvars import Context, copy_context
 
 import anyio
@@ -324,3 +324,50 @@ async def test_a_call_that_waited_for_the_budget_is_not_sent_once_it_is_cancelle
             group.start_soon(cancel, scope)
             outcome = await (consensus(n=6) & complete() >> complete()).run(model, "q", max_cost=budget)
     assert outcome is not None or asked_before == [model.calls]
+
+
+async def read_rows(model: Model) -> None:
+    async with (complete() >> complete()).over(["a"], model, key=str) as batch:
+        async for _ in batch:
+            pass
+
+
+async def read_records(model: Model) -> None:
+    async with (complete() >> complete()).stream(model, "q") as run:
+        async for _ in run:
+            pass
+
+
+@pytest.mark.parametrize("read", [read_rows, read_records])
+async def test_nothing_is_bought_for_a_reader_who_is_cancelled_and_does_not_know_it_yet(
+    read: Callable[[Model], Awaitable[None]],
+) -> None:
+    def answered(asked: Asked) -> LLMResponse:
+        if asked.number == 1:
+            scope.cancel()
+        return reply("ok")
+
+    model = Model(answered, ticks=lambda asked: 5)
+    with anyio.CancelScope() as scope:
+        await soon(read(model))
+    assert scope.cancelled_caught
+    assert model.calls == 1
+
+
+async def test_a_read_that_timed_out_holds_nothing_up_once_there_is_another() -> None:
+    ending = list[bool]()
+    may_begin = anyio.Event()
+
+    async def looks(provider: LLMProvider, prompt: str) -> PatternResult[str]:
+        await may_begin.wait()
+        ending.append(is_ending())
+        return PatternResult(prompt)
+
+    async with step(looks).over(["a", "b"], Model(), key=str) as batch:
+        with anyio.move_on_after(0.01) as scope:
+            await anext(batch)
+        ending.append(is_ending())
+        may_begin.set()
+        rows = [row.key async for row in batch]
+    assert scope.cancelled_caught
+    assert (sorted(rows, key=str), ending) == (["a", "b"], [False, False, False])
