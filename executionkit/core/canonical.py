@@ -25,7 +25,7 @@ from executionkit.core.foreign import function_name
 from executionkit.core.schema.models import schema_of
 from executionkit.core.transcript import Transcript
 
-__all__ = ["canonical", "canonical_text", "fingerprint_of", "path_of"]
+__all__ = ["canonical", "canonical_text", "fingerprint_of", "identified", "path_of"]
 
 _SCHEME: Final = "ek1"
 """Goes up with each release that describes the same pipeline in another way."""
@@ -71,10 +71,17 @@ def fingerprint_of(value: object) -> str:
     >>> fingerprint_of(len), fingerprint_of(lambda text: text)
     ('ek1:...', 'ek1-cpython-3...')
     """
+    _, fingerprint = identified(value)
+    return fingerprint
+
+
+def identified(value: object) -> tuple[Any, str]:
+    """Return a value as canonical data, and its fingerprint."""
     describer = _Describer(with_names=False)
-    digest = blake2b(canonical_text(describer.describe(value)).encode(), digest_size=16)
+    data = describer.describe(value)
+    digest = blake2b(canonical_text(data).encode(), digest_size=16)
     scheme = _SCHEME if describer.is_portable else f"{_SCHEME}-{sys.implementation.cache_tag}"
-    return f"{scheme}:{digest.hexdigest()}"
+    return data, f"{scheme}:{digest.hexdigest()}"
 
 
 def canonical_text(data: object) -> str:

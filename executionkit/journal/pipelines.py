@@ -8,7 +8,7 @@ from typing import Any, Final, cast
 
 import msgspec
 
-from executionkit.core.canonical import canonical, canonical_text, fingerprint_of
+from executionkit.core.canonical import canonical_text, identified
 from executionkit.core.differences import Change, changes
 from executionkit.core.journal import digest_of
 
@@ -43,8 +43,9 @@ def described(stage: object, *, prompts: bool) -> Pipelined:
             functions of the caller's hold, which may be keys, only that is ever kept.
     """
     longest = _LONGEST if not prompts else math.inf
-    plan = canonical_text(_without_texts(canonical(stage), longest, longest))
-    return Pipelined(fingerprint_of(stage), plan.encode("utf-8", "surrogatepass"))
+    data, fingerprint = identified(stage)
+    plan = canonical_text(_without_texts(data, longest, longest))
+    return Pipelined(fingerprint, plan.encode("utf-8", "surrogatepass"))
 
 
 def changes_between(before: bytes, now: Pipelined) -> Sequence[str]:

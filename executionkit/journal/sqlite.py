@@ -212,9 +212,10 @@ class SQLiteStore:
         # Any row may be noted anew, at another place. That the file does not grow with each change of the
         # pipeline, what counts no more goes now.
         rows = self._rows(run)
-        self._database.execute("DELETE FROM note WHERE number BETWEEN ? AND ?", _numbers(run))
-        self._note_again(run, rows)
-        self._ends.pop(run, None)
+        if rows:
+            self._database.execute("DELETE FROM note WHERE number BETWEEN ? AND ?", _numbers(run))
+            self._note_again(run, rows)
+            self._ends.pop(run, None)
 
     def rows(self, run: int) -> Iterable[Row]:
         """Return the rows of a run; see `Store`."""

@@ -38,8 +38,8 @@ _AWAKE: Final = 100
 """Ticks without anything to do before it sleeps until it is called."""
 _FORK_PATIENCE: Final = 5.0
 """Seconds that a fork waits for whoever uses a store."""
-_desks: Final[WeakSet[threading.Lock]] = WeakSet()
-"""What is held by whoever uses a store, of all workers."""
+_workers: Final[WeakSet["Worker"]] = WeakSet()
+"""All of this process, and in a child those that were open as it was forked."""
 _forking: Final = threading.Lock()
 _held: Final[list[threading.Lock]] = []
 """What the fork under way holds."""
@@ -139,17 +139,18 @@ class Worker:
 
     def __init__(self, open_store: Callable[[], Store]) -> None:
         self._jobs: deque[_Job] = deque()
-        """What is to be done, in order. Anybody may add to it; who holds `_desk` takes from it."""
-        self._desk = threading.Lock()
+        """What is to be done, in order. Anybody may add to it; who holds `desk` takes from it."""
+        self.desk: Final = threading.Lock()
         """Held by whoever uses the store."""
-        _desks.add(self._desk)
         self._bell: SimpleQueue[None] = SimpleQueue()
         self._is_asleep = False
         self._turns: dict[object, int] = {}
         """How many rows were written one by one in this turn of an event loop."""
         self._failure: JournalError | None = None
-        self._pid = os.getpid()
         self._is_closed = False
+        self.was_forked: bool = False
+        """Whether this is a child of the process that has the thread."""
+        _workers.add(self)
         self.tokens: dict[str, int] = {}
         """What the owners of the runs under way are known by, with their runs' numbers.
 
@@ -232,7 +233,7 @@ class Worker:
         return job.result
 
     def _check(self) -> None:
-        if os.getpid() != self._pid:
+        if self.was_forked:
             raise JournalError("the journal was opened before this process was forked; open it in this one")
         if self._is_closed:
             raise JournalError(
@@ -243,7 +244,7 @@ class Worker:
 
     def close(self) -> None:
         """Do what was handed over, close the store, and end the thread."""
-        if not self._is_closed and os.getpid() == self._pid:
+        if not self._is_closed and not self.was_forked:
             self._is_closed = True
             self._bell.put(None)
             self._thread.join()
@@ -261,9 +262,9 @@ class Worker:
 
     def _write_here(self, writes: Sequence[Write], loop: object) -> bool:
         """Write rows and those before them in a turn of `loop`, if that takes no longer than microseconds."""
-        if len(self._jobs) >= _FEW or self._desk.locked():
+        if len(self._jobs) >= _FEW or self.desk.locked():
             return False
-        with self._desk:  # held by another thread for a moment, where that was quicker
+        with self.desk:  # held by another thread for a moment, where that was quicker
             before = [*self._jobs]
             earlier = [job.write for job in before if job.write is not None]
             if self._is_closed or self._failure is not None or len(earlier) < len(before):
@@ -284,7 +285,7 @@ class Worker:
 
     def _work(self, open_store: Callable[[], Store], ready: "Future[Store]") -> None:
         try:
-            with self._desk:
+            with self.desk:
                 store = open_store()
         except BaseException as error:  # noqa: BLE001 - raised where the journal is opened
             ready.set_exception(_as_journal_error(error) if isinstance(error, Exception) else error)
@@ -293,21 +294,21 @@ class Worker:
         heard, calm = time.monotonic(), 0
         while self._jobs or not self._is_closed:
             was_called = self._wait_for_jobs(may_sleep=calm >= _AWAKE)
-            if not self._desk.acquire(blocking=was_called or self._is_closed):
+            if not self.desk.acquire(blocking=was_called or self._is_closed):
                 continue  # who writes just now takes along what is to be done
             try:
                 done = [self._jobs.popleft() for _ in range(min(_MOST, len(self._jobs)))]
                 self._do(store, done)
-                with suppress(Exception):  # nobody waits for it; the next write says what is wrong
-                    store.tidy()
-                    if self.tokens and time.monotonic() - heard > LEASE / 3:
-                        heard = time.monotonic()
-                        store.renew([*self.tokens])
             finally:
-                self._desk.release()
+                self.desk.release()
             _wake([job for job in done if job.waiter is not None])
             calm = 0 if done or was_called else calm + 1
-        with self._desk:
+            with self.desk, suppress(Exception):  # nobody waits for it; the next write says what is wrong
+                store.tidy()
+                if self.tokens and time.monotonic() - heard > LEASE / 3:
+                    heard = time.monotonic()
+                    store.renew([*self.tokens])
+        with self.desk:
             for token, run in [*self.tokens.items()]:
                 with suppress(Exception):
                     store.close_run(run, token, "stopped", "", False)
@@ -427,7 +428,8 @@ def _before_fork() -> None:
     It could not open the same file, and might wait for ever.
     """
     _forking.acquire()
-    _held.extend([desk for desk in [*_desks] if desk.acquire(timeout=_FORK_PATIENCE)])
+    desks = [worker.desk for worker in [*_workers]]
+    _held.extend([desk for desk in desks if desk.acquire(timeout=_FORK_PATIENCE)])
 
 
 def _after_fork() -> None:
@@ -436,5 +438,11 @@ def _after_fork() -> None:
     _forking.release()
 
 
+def _after_fork_in_child() -> None:
+    for worker in [*_workers]:
+        worker.was_forked = True
+    _after_fork()
+
+
 if hasattr(os, "register_at_fork"):  # not on Windows
-    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork_in_child)

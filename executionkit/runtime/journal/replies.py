@@ -53,8 +53,9 @@ def _call_fields(call: ToolCall) -> dict[str, object]:
 def size_of(reply: Reply) -> int:
     """Return what an answer takes, about in bytes."""
     size = len(reply.content) + len(reply.reasoning)
-    others = [part for part in (reply.tool_calls, reply.extra, reply.raw) if part]
-    return size + len(json_text(others)) if others else size
+    if not (reply.tool_calls or reply.extra or reply.raw):
+        return size
+    return size + len(json_text([part for part in (reply.tool_calls, reply.extra, reply.raw) if part]))
 
 
 def as_response(reply: Reply) -> LLMResponse:
