@@ -48,7 +48,7 @@ class _Interrupt:
         return self._until > -math.inf
 
     def _was_caught(self) -> bool:
-        if self._carrier is None or self._carrier != anyio.get_current_task().id:
+        if self._carrier is None or self._carrier != _running_task():
             return False
         handled = sys.exception()
         return handled is None or isinstance(handled, Exception)
@@ -78,17 +78,13 @@ class Level:
         """Have the running task, and those that it begins, run in this level."""
         _innermost.set(self)
 
-    def announce(self, *, is_handed_over: bool = False) -> None:
+    def announce(self, carrier: int | None = None) -> None:
         """Say here, and to the levels around, that an interrupt is on its way through them.
 
         Args:
-            is_handed_over: Whether it is the running task that has it now, and may catch it.
+            carrier: The task that has it now, and may catch it; None where tasks of ours hand it on.
         """
-        try:
-            interrupt = _Interrupt(anyio.get_current_task().id if is_handed_over else None)
-        except RuntimeError:
-            return  # the event loop is over
-        level: Level | None = self
+        interrupt, level = _Interrupt(carrier), cast("Level | None", self)
         while level is not None:
             level.interrupt = interrupt
             level = level.outer
@@ -96,7 +92,7 @@ class Level:
     def hand_over(self) -> None:
         """Say that the task that waited for this has the interrupt now: it runs at the level around."""
         if self.outer is not None:
-            self.outer.announce(is_handed_over=True)
+            self.outer.announce(_running_task())
 
     def time_left(self, now: float) -> float:
         """Return the seconds until a level around this one is left behind."""
@@ -111,10 +107,17 @@ _innermost: Final[ContextVar[Level | None]] = ContextVar("executionkit_level", d
 
 
 def announce_interrupt(raised: BaseException) -> None:
-    """Say that an interrupt was raised in the running task, which may catch it or let it pass."""
+    """Say that an interrupt was raised in the running task or thread, which may catch it or let it pass."""
     level = _innermost.get()
     if level is not None and not isinstance(raised, GeneratorExit):  # that closes one coroutine alone
-        level.announce(is_handed_over=True)
+        level.announce(_running_task())
+
+
+def _running_task() -> int | None:
+    try:
+        return anyio.get_current_task().id
+    except RuntimeError:  # a thread without an event loop
+        return None
 
 
 def is_ending(loop: EventLoopToken | None = None) -> bool:

@@ -11,6 +11,9 @@ import anyio
 import anyio.to_thread
 import sniffio
 
+from executionkit.runtime.tasks.cancellation import passes
+from executionkit.runtime.tasks.ending import announce_interrupt
+
 __all__ = ["in_thread"]
 
 T = TypeVar("T")
@@ -64,6 +67,8 @@ def _called(function: Callable[[], T]) -> tuple[T | None, BaseException | None]:
     except StopIteration as stop:
         return None, _not_a_stop(stop)
     except BaseException as failure:  # noqa: BLE001
+        if passes(failure):
+            announce_interrupt(failure)  # at once: the event loop takes a turn to hear of it
         return None, failure
 
 

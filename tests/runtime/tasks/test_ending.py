@@ -1,6 +1,8 @@
 """An end that is on its way: whoever has not heard of it yet buys nothing."""
 
 import gc
+import threading
+import time
 import weakref
 from collections.abc import Awaitable, Callable
 from contextvars import Context, copy_context
@@ -18,6 +20,7 @@ from executionkit.provider import LLMProvider, LLMResponse, user
 from executionkit.runtime.tasks.background import Background
 from executionkit.runtime.tasks.ending import Level, heeding_interrupts, is_ending, is_interrupt_coming
 from executionkit.runtime.tasks.gather import gather
+from executionkit.runtime.tasks.threads import in_thread
 from executionkit.runtime.tasks.timeouts import finish_within
 from executionkit.stage import Stage
 from tests.conftest import needs
@@ -371,3 +374,25 @@ async def test_a_read_that_timed_out_holds_nothing_up_once_there_is_another() ->
         rows = [row.key async for row in batch]
     assert scope.cancelled_caught
     assert (sorted(rows, key=str), ending) == (["a", "b"], [False, False, False])
+
+
+async def test_an_interrupt_in_a_thread_is_told_before_the_event_loop_hears_of_it() -> None:
+    has_begun, was_told = threading.Event(), list[bool]()
+
+    def raises() -> None:
+        has_begun.set()
+        raise KeyboardInterrupt
+
+    async def work(index: int) -> None:
+        if index == 0:
+            await finish_within(lambda: in_thread(raises), name="a tool")
+        while not has_begun.is_set():
+            await cancel_shielded_checkpoint()
+        give_up = time.monotonic() + 5
+        while not is_interrupt_coming() and time.monotonic() < give_up:
+            time.sleep(0.001)  # noqa: ASYNC251 - so that the event loop hears of nothing
+        was_told.append(is_interrupt_coming())
+
+    with pytest.raises(KeyboardInterrupt):
+        await gather(work, 2, 2)
+    assert was_told == [True]
