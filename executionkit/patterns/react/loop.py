@@ -5,10 +5,9 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from itertools import chain
-from typing import Any, Final, Generic, Literal, TypeAlias, TypedDict, TypeVar, cast, overload
+from typing import Any, Generic, Literal, TypeAlias, TypedDict, TypeVar, cast, overload
 
 import msgspec
-from returns.result import Failure, Success
 from typing_extensions import TypeForm, Unpack, override
 
 from executionkit.approval import Approval
@@ -16,24 +15,18 @@ from executionkit.core.bounds import Given, Reach, of_calls, unbounded
 from executionkit.core.checks import check_completion, check_count
 from executionkit.core.combined_bounds import in_turn
 from executionkit.core.dialect import REASONING_FIELDS
-from executionkit.core.encoding import json_text
 from executionkit.core.facade import makes_stage
 from executionkit.core.history import trim_rounds
-from executionkit.core.limits import is_last_call
-from executionkit.core.refusals import noted_refusal
-from executionkit.core.schema.answer import AnswerType, Decoded, answer_type, asking, complaint
-from executionkit.core.schema.validation import Rejected
-from executionkit.core.transcript import Rounds, Transcript, call_ids, parted, transcript_of
-from executionkit.core.usage import NO_USAGE
-from executionkit.errors import BudgetExhaustedError, InvalidOutputError, MaxIterationsError, StoppedError
+from executionkit.core.schema.answer import answer_type
+from executionkit.core.transcript import Transcript, parted, transcript_of
+from executionkit.errors import MaxIterationsError
 from executionkit.outcome import PatternResult
-from executionkit.patterns.react.protocols import Reply, ReplySettings, choose_protocol
-from executionkit.patterns.react.toolbox import CallRules, Toolbox
-from executionkit.provider import DEFAULT_MAX_TOKENS, Message, ToolCall, opening, user
+from executionkit.patterns.react.conversation import Conversation
+from executionkit.provider import DEFAULT_MAX_TOKENS, Message, opening, user
 from executionkit.runtime.context import Context
-from executionkit.runtime.rules import Rule, broken, check_rule
+from executionkit.runtime.rules import Rule, check_rule
 from executionkit.stage import Stage
-from executionkit.system import System, check_system, system_messages
+from executionkit.system import System, check_system
 from executionkit.tools import Tool, check_timeout
 
 __all__ = ["OnLimit", "React", "ReactOptions", "react"]
@@ -42,11 +35,6 @@ T = TypeVar("T")
 
 OnLimit: TypeAlias = Literal["fail", "answer"]
 """What a loop does at `max_rounds`, or when the budget has room for one more call only."""
-
-_LAST_WORDS: Final = "No tool can be called any more. Answer now, with what you know."
-_SUMMARISE: Final = "Summarise this part of a conversation: the facts found, and what is still to be done."
-_SUMMARY: Final = "Summary of the conversation so far:"
-_TEXT: Final = {"type": "string"}
 
 
 class React(Stage[str, T], Generic[T], frozen=True):
@@ -103,22 +91,22 @@ class React(Stage[str, T], Generic[T], frozen=True):
 
     @override
     async def perform(self, value: str, context: Context) -> PatternResult[T]:
-        loop = _Loop(self, opening(value)[0]["content"], context)
-        context.report(loop.metadata)
+        conversation = Conversation(self, opening(value)[0]["content"], context)
+        context.report(conversation.metadata)
         for _ in range(self.max_rounds):
-            reply = await loop.next_reply()
+            reply = await conversation.next_reply()
             if reply is None:
-                return await loop.conclude("budget")
+                return await conversation.conclude("budget")
             if reply.calls:
                 context.void("tools")
-                await loop.observe(reply)
+                await conversation.observe(reply)
             elif reply.complaint is not None:
                 context.void("repair")
-                loop.add([user(reply.complaint)])
-            elif (answer := await loop.read(reply)) is not None:
-                return PatternResult(cast("T", answer.value), metadata=loop.metadata())
+                conversation.add([user(reply.complaint)])
+            elif (answer := await conversation.read(reply)) is not None:
+                return PatternResult(cast("T", answer.value), metadata=conversation.metadata())
         if self.on_limit == "answer":
-            return await loop.conclude("rounds")
+            return await conversation.conclude("rounds")
         raise MaxIterationsError(
             f"no answer after {self.max_rounds} rounds; raise max_rounds or give the model better tools"
         )
@@ -226,206 +214,6 @@ class _Opening(msgspec.Struct, frozen=True):
     is_trimmed: bool
     may_be_trimmed: bool
     has_several_systems: bool
-
-
-class _Loop(Generic[T]):
-    """The state of one run of the loop."""
-
-    def __init__(self, settings: "React[T]", prompt: str, context: Context) -> None:
-        self.settings = settings
-        self.context = context
-        output_type = settings.output_type
-        self.kind: AnswerType[T] | None = None if output_type is None else answer_type(output_type)
-        how = ReplySettings(
-            settings.temperature,
-            settings.max_tokens,
-            settings.delimit_results,
-            self.kind.schema if self.kind else _TEXT,
-            self.kind is not None,
-            call_ids(settings.transcript),
-        )
-        self.protocol = choose_protocol(context, settings.tools, how)
-        self.toolbox = Toolbox(settings.tools, _rules(settings))
-        # A protocol with a head has said there what an answer looks like.
-        is_told = self.kind is None or bool(self.protocol.head)
-        self.prompt = user(prompt if is_told or self.kind is None else asking(prompt, self.kind))
-        system, earlier = parted(settings.transcript)
-        if settings.system is not None:
-            system = system_messages(settings.system, prompt)
-        self.earlier = list(map(self.protocol.earlier, earlier))
-        self.head = [*self.protocol.head, *system]
-        self.later: Rounds = []
-        self.talk: list[Message] = [*system, *chain(*earlier), self.prompt]
-        self.summary: list[Message] = []
-        self.reasons: list[str] = []
-        self.rounds = 0
-        self.truncated_responses = 0
-        self.messages_trimmed = 0
-        self.last_cost = NO_USAGE
-        self.calls: tuple[ToolCall, ...] = ()
-        self.limit: str | None = None
-        self.refusal: str | None = None
-
-    def metadata(self) -> dict[str, object]:
-        found: dict[str, object] = {
-            "rounds": self.rounds,
-            "tool_calls_made": self.toolbox.calls_made,
-            "truncated_responses": self.truncated_responses,
-            "truncated_observations": self.toolbox.truncated,
-            "messages_trimmed": self.messages_trimmed,
-            "transcript": Transcript([*self.talk, *self.unfinished()]),
-            **noted_refusal(self.refusal),
-        }
-        if self.reasons:
-            found["reasons"] = tuple(self.reasons)
-        if self.limit is not None:
-            found["limit"] = self.limit
-        return found
-
-    def unfinished(self) -> list[Message]:
-        """Return the results of the calls under way, so that a conversation that ends here can be sent."""
-        calls = self.calls
-        return self.protocol.results(calls, self.toolbox.texts(len(calls))) if calls else []
-
-    async def next_reply(self) -> Reply | None:
-        """Ask the model to go on; None where the budget leaves room for the last call only."""
-        if self.settings.on_limit == "fail":
-            return self.noted(await self.protocol.ask(self.context, await self.messages()))
-        if self.rounds and is_last_call(self.context.left, self.last_cost):
-            return None
-        before = self.context.cost
-        messages = await self.messages()
-        outcome = await self.context.attempt(lambda below: self.protocol.ask(below, messages))
-        match outcome:
-            case Success(reply):
-                self.last_cost = self.context.cost - before
-                return self.noted(reply)
-            case Failure(error):
-                if self.rounds and isinstance(error, BudgetExhaustedError):
-                    return None
-                raise error
-
-    def noted(self, reply: Reply) -> Reply:
-        self.rounds += 1
-        self.truncated_responses += reply.was_truncated
-        self.refusal = reply.refusal
-        self.add([reply.message])
-        return reply
-
-    def add(self, messages: list[Message]) -> None:
-        self.later.append(messages)
-        self.talk.extend(messages)
-
-    async def observe(self, reply: Reply) -> None:
-        """Make the calls of a reply; their results join its message, so that they are dropped together."""
-        self.calls = reply.calls
-        await self.toolbox.observe(reply.calls, self.context, has_open_end=reply.has_open_end)
-        results = self.unfinished()
-        self.calls = ()
-        self.later[-1].extend(results)
-        self.talk.extend(results)
-        if self.toolbox.stopped is not None:
-            raise StoppedError(self.toolbox.stopped)
-
-    async def read(self, reply: Reply) -> Decoded[Any] | None:
-        """Return the answer, or None where the model has to try again."""
-        answer: Decoded[Any] | Rejected = Decoded(reply.text)
-        if self.kind is not None:
-            answer = self.kind.read(reply.text, reply.refusal, was_cut=reply.was_truncated)
-        elif reply.has_open_end and reply.refusal is None:  # which is told as it is
-            answer = Rejected(("its end is missing",))
-        if isinstance(answer, Decoded):
-            reason = await broken(self.settings.check, answer.value)
-            if reason is None:
-                return answer
-            answer = Rejected((reason,))
-        self.reasons.append(complaint(answer, was_truncated=reply.was_truncated))
-        if len(self.reasons) > self.settings.output_retries:
-            what = "text" if self.kind is None else self.kind.name
-            raise InvalidOutputError(
-                f"no {what} in {len(self.reasons)} answers: {self.reasons[-1]}",
-                metadata={"last_text": reply.text},
-            )
-        self.context.void("repair")
-        self.add([user(f"{self.reasons[-1]}\nSend it again, corrected.")])
-        return None
-
-    async def conclude(self, limit: str) -> PatternResult[T]:
-        """Ask once more, without tools, and take that for the answer."""
-        self.limit = limit
-        self.add([user(_LAST_WORDS)])
-        reply = self.noted(await self.last_reply())
-        if reply.complaint is not None and self.kind is not None:
-            raise InvalidOutputError(reply.complaint, metadata={"last_text": reply.text})
-        if reply.complaint is not None or not (reply.text or self.kind):
-            raise MaxIterationsError(f"no answer when the {limit} ran out, nor in a last call without tools")
-        answer = await self.read(reply)
-        if answer is None:
-            raise InvalidOutputError(self.reasons[-1], metadata={"last_text": reply.text})
-        return PatternResult(cast("T", answer.value), metadata=self.metadata())
-
-    async def last_reply(self) -> Reply:
-        """Ask without tools; where the budget has no room for all the messages, without the oldest rounds."""
-        while True:
-            outcome = await self.context.attempt(self.ask_for_last_words)
-            match outcome:
-                case Success(reply):
-                    return reply
-                case Failure(BudgetExhaustedError()) if self.drop_oldest():
-                    continue
-                case Failure(error):
-                    raise error
-
-    async def ask_for_last_words(self, context: Context) -> Reply:
-        return await self.protocol.ask(context, await self.messages(), with_tools=False)
-
-    def drop_oldest(self) -> bool:
-        """Drop the oldest round that is left; the last one stays, and the request for last words."""
-        rounds, keep = (self.earlier, 0) if self.earlier else (self.later, 2)
-        if len(rounds) <= keep:
-            return False
-        self.messages_trimmed += len(rounds.pop(0))
-        return True
-
-    async def messages(self) -> list[Message]:
-        """Return what to send, the oldest rounds dropped where there are too many."""
-        most = self.settings.max_history_messages
-        if most is not None:
-            await self.trim(most)
-        later = [message for messages in self.later for message in messages]
-        if not (self.earlier or self.summary):
-            return [*self.head, self.prompt, *later]
-        earlier = [message for messages in self.earlier for message in messages]
-        return [*self.head, *self.summary, *earlier, self.prompt, *later]
-
-    async def trim(self, most: int) -> None:
-        summarise = self.settings.summarise
-        room = most - len(self.head) - 1 - (summarise is not None)
-        dropped = _drop(self.earlier, room - sum(map(len, self.later)), 0)
-        dropped += _drop(self.later, room - sum(map(len, self.earlier)), 1)
-        self.messages_trimmed += len(dropped)
-        if dropped and summarise is not None:
-            text = "\n".join(map(json_text, [*self.summary, *dropped]))
-            summary = await self.context.run(summarise, f"{_SUMMARISE}\n{text}")
-            self.summary = [user(f"{_SUMMARY}\n{summary.value}")]
-
-
-def _drop(rounds: Rounds, most: int, keep: int) -> list[Message]:
-    """Drop the oldest rounds until `most` messages are left, or `keep` rounds, and return those."""
-    count = trim_rounds(rounds, most, keep)
-    dropped = [message for messages in rounds[:count] for message in messages]
-    del rounds[:count]
-    return dropped
-
-
-def _rules(settings: React[Any]) -> CallRules:
-    return CallRules(
-        settings.tool_timeout,
-        settings.max_observation_chars,
-        settings.max_concurrency,
-        settings.max_tool_calls,
-        settings.approve,
-    )
 
 
 def _check_tools(tools: tuple[object, ...]) -> None:
