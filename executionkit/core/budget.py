@@ -264,9 +264,9 @@ def _length(part: object) -> int:
 def _size(part: object) -> int:
     if isinstance(part, str):
         return len(part) if part.isascii() else len(part.encode("utf-8", "surrogatepass"))
-    if isinstance(part, (dict, Mapping)):  # what is a dict need not ask the abstract class
-        values = cast("Mapping[object, object]", part).values()
-        return sum([len(each) if type(each) is str and each.isascii() else _size(each) for each in values])
     if isinstance(part, (list, tuple)):
         return sum(map(_size, cast("list[object]", part)))
+    if isinstance(part, (dict, Mapping)):  # what is no mapping asks the abstract class, which takes long
+        values = cast("Mapping[object, object]", part).values()
+        return sum([len(each) if type(each) is str and each.isascii() else _size(each) for each in values])
     return 0 if part is None else _BYTES_A_TOKEN

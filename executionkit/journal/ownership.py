@@ -53,9 +53,14 @@ class Owner(msgspec.Struct, frozen=True):
         return f"process {self.pid} on {self.machine.partition(' ')[0]}"
 
 
+@cache
 def this_process() -> Owner:
     """Return this process."""
     return Owner(_machine(), os.getpid(), _started(os.getpid()))
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=this_process.cache_clear)
 
 
 def is_gone(owner: Owner, heard: float, now: float) -> bool:
