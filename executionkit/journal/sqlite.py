@@ -146,11 +146,11 @@ class SQLiteStore:
                 database.execute(statement)
         database.execute(_NOTES)
         if version > 0:
-            self._take_over(version)
+            self._note_older(version)
         database.execute(f"PRAGMA application_id={_APPLICATION}")
         database.execute(f"PRAGMA user_version={_VERSION}")
 
-    def _take_over(self, version: int) -> None:
+    def _note_older(self, version: int) -> None:
         """Note what is in the tables of an older version."""
         rows: defaultdict[int, list[Row]] = defaultdict(list)
         for run, row in older_rows(self._database, version):
@@ -205,10 +205,12 @@ class SQLiteStore:
             self._transact(lambda: self._begin_life(run, token, (pipeline, plan, given, generation)))
 
     def _begin_life(self, run: int, token: str, begun: tuple[str, bytes, bytes, int]) -> None:
-        self._database.execute(
+        updated = self._database.execute(
             "UPDATE run SET pipeline = ?, plan = ?, input = ?, generation = ? WHERE number = ? AND token = ?",
             (*begun, run, token),
         )
+        if not updated.rowcount:
+            raise _taken_over()
         # Any row may be noted anew, at another place. That the file does not grow with each change of the
         # pipeline, what counts no more goes now.
         rows = self._rows(run)
@@ -275,7 +277,7 @@ class SQLiteStore:
         self._ends[run] = number + 1  # first, for an interrupt may come once it is written
         note = sealed(rows, _salt(number))
         if not self._database.execute(_INSERT_OWNED, (number, note, run, token)).rowcount:
-            raise RunBusyError("another process has taken the run over", metadata={"owner": "unknown"})
+            raise _taken_over()
         self._unmoved += _NOTE_BYTES + len(note)
 
     def _check_is_there(self) -> None:
@@ -451,6 +453,10 @@ def _in_notes(rows: Iterable[bytes]) -> Iterator[list[bytes]]:
             note, length = [], 0
     if note:
         yield note
+
+
+def _taken_over() -> RunBusyError:
+    return RunBusyError("another process has taken the run over", metadata={"owner": "unknown"})
 
 
 def _is_busy(error: sqlite3.OperationalError) -> bool:

@@ -80,7 +80,11 @@ class Store(Protocol):
     def begin_life(
         self, run: int, token: str, pipeline: str, plan: bytes, given: bytes, generation: int
     ) -> None:
-        """Note which pipeline runs from now on, and on which input."""
+        """Note which pipeline runs from now on, and on which input.
+
+        Raises:
+            RunBusyError: Another owner has taken the run over.
+        """
         ...
 
     def rows(self, run: int) -> Iterable[Row]:

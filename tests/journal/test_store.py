@@ -294,6 +294,19 @@ def test_a_damaged_row_of_an_older_version_is_told(tmp_path: Path) -> None:
     assert "damaged" in str(opening(path))
 
 
+def test_who_has_lost_a_run_changes_none_of_its_notes(tmp_path: Path) -> None:
+    store = SQLiteStore(tmp_path / "runs.db")
+    opened = store.open_run("a", Owner("elsewhere", 1, "1"))
+    number = opened.info.number
+    store.write([(number, opened.token, ROW)])
+    with pytest.raises(RunBusyError, match="taken the run over"):
+        store.begin_life(number, "another", "pipeline", b"", b"", 1)
+    store.write([(number, opened.token, replace(ROW, seq=1))])
+    assert [row.seq for row in store.rows(number)] == [0, 1]
+    assert store.runs("a")[0].generation == -1
+    store.close()
+
+
 async def test_the_file_does_not_grow_each_time_that_the_pipeline_changes(tmp_path: Path) -> None:
     path, size, lives = tmp_path / "runs.db", 1_000, 20
     model = Model(lambda asked: reply("x" * size))
