@@ -163,8 +163,11 @@ class Worker:
         self._thread.start()
         try:
             self._store = ready.result()
-        except BaseException:
-            self._thread.join()
+        except BaseException as error:
+            self._is_closed = True  # an interrupt: the thread closes what it has opened
+            self._bell.put(None)
+            if isinstance(error, Exception):
+                self._thread.join()
             raise
 
     def put(self, write: Write) -> None:

@@ -2,6 +2,7 @@
 
 import math
 import shutil
+import signal
 import sqlite3
 import sys
 import threading
@@ -428,3 +429,19 @@ async def test_an_interrupt_as_a_turn_begins_leaves_nobody_waiting(
         for seq in range(1, 40):
             await opened.worker.commit(opened.write(seq))
         assert opened.store.seqs[-1] == 39
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sends itself a SIGINT")
+def test_an_interrupt_while_a_journal_is_opened_ends_the_thread(tmp_path: Path) -> None:
+    def open_store() -> Watched:
+        threads.append(threading.current_thread())
+        store = Watched(tmp_path / "runs.db")
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        time.sleep(0.1)  # the program waits meanwhile
+        return store
+
+    threads = list[threading.Thread]()
+    with pytest.raises(KeyboardInterrupt):
+        Worker(open_store)
+    threads[0].join(5)
+    assert not threads[0].is_alive()

@@ -65,18 +65,28 @@ class Handover(Generic[T]):
             )
         context = copy_context()
         name = f"executionkit {self._what}"
-        self._thread = threading.Thread(target=context.run, args=(self._serve,), name=name)
-        self._thread.start()
-        self._answers.get()  # it is ready
+        # A daemon, since an interrupt may keep `leave` from being called: the process is to end nevertheless.
+        self._thread = threading.Thread(target=context.run, args=(self._serve,), name=name, daemon=True)
+        try:
+            self._thread.start()
+            self._answers.get()  # it is ready
+        except BaseException:
+            self._end()
+            raise
 
     def leave(self) -> None:
         """End what is read, and the thread."""
-        thread, loop, scope = self._thread, self._loop, self._scope
+        self._end()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _end(self) -> None:
+        """Have the thread end what is read; it may not have begun with that."""
         self._is_over = True
-        if thread is not None and loop is not None and scope is not None:
+        loop, scope = self._loop, self._scope
+        if loop is not None and scope is not None:
             with suppress(RuntimeError):  # its event loop is over
                 loop.call_soon_threadsafe(scope.cancel)
-            thread.join()
 
     def take(self) -> T:
         """Return the next item.
@@ -114,6 +124,8 @@ class Handover(Generic[T]):
         async with self._source:
             with anyio.CancelScope() as self._scope:
                 self._answers.put(None)
+                if self._is_over:  # before there was a scope to cancel
+                    return
                 items: list[T] | None = None
                 while items != []:
                     await self._wanted.wait()
