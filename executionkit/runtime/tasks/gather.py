@@ -47,9 +47,11 @@ async def gather(
     if count < 2 or limit == 1:
         return [await work(index) for index in range(count)]
     gathering = _Gathering(work, count, finish_on, on_failure)
-    with _ungrouped():
-        await gathering.run(min(limit, count))
-    gathering.raise_interrupt()
+    try:
+        with _ungrouped():
+            await gathering.run(min(limit, count))
+    finally:
+        gathering.raise_interrupt()
     if gathering.failures:
         raise _first(gathering.failures)
     if len(gathering.results) < count:

@@ -16,7 +16,7 @@ from executionkit.outcome import PatternResult
 from executionkit.patterns.complete import complete
 from executionkit.patterns.consensus import consensus
 from executionkit.patterns.step import step
-from executionkit.provider import LLMProvider, LLMResponse, user
+from executionkit.provider import LLMProvider, LLMResponse, Message, user
 from executionkit.runtime.tasks.background import Background
 from executionkit.runtime.tasks.ending import Level, heeding_interrupts, is_ending, is_interrupt_coming
 from executionkit.runtime.tasks.gather import gather
@@ -396,3 +396,52 @@ async def test_an_interrupt_in_a_thread_is_told_before_the_event_loop_hears_of_i
     with pytest.raises(KeyboardInterrupt):
         await gather(work, 2, 2)
     assert was_told == [True]
+
+
+class Struck:
+    """A model that is interrupted as it is cancelled; one call of two."""
+
+    def __init__(self, kind: type[BaseException]) -> None:
+        self._kind = kind
+        self._is_first = True
+
+    async def complete(self, messages: list[Message], **options: object) -> LLMResponse:
+        is_first, self._is_first = self._is_first, False
+        try:
+            await anyio.sleep_forever()
+        finally:
+            if is_first:
+                raise self._kind
+        return reply("ok")
+
+
+async def cancelled(stage: Stage[str, object], model: Struck) -> None:
+    with anyio.move_on_after(0.01):
+        await stage.run(model, "q")
+
+
+async def late(stage: Stage[str, object], model: Struck) -> None:
+    await stage.run(model, "q", deadline=0.01)
+
+
+async def left(stage: Stage[str, object], model: Struck) -> None:
+    async with stage.stream(model, "q") as run:
+        with anyio.move_on_after(0.01):
+            async for _ in run:
+                pass
+
+
+async def left_rows(stage: Stage[str, object], model: Struck) -> None:
+    async with stage.over(["a", "b"], model, key=str) as batch:
+        with anyio.move_on_after(0.01):
+            async for _ in batch:
+                pass
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("end", [cancelled, late, left, left_rows])
+async def test_an_interrupt_passes_that_comes_as_its_task_is_cancelled(
+    end: Callable[[Stage[str, object], Struck], Awaitable[None]], kind: type[BaseException]
+) -> None:
+    with pytest.raises(kind):
+        await soon(end((complete() & complete()).map(str), Struck(kind)))
