@@ -21,6 +21,7 @@ from executionkit import (
     LLMProvider,
     LLMResponse,
     PatternResult,
+    TokenUsage,
     complete,
     consensus,
     react,
@@ -29,6 +30,7 @@ from executionkit import (
     tool,
 )
 from executionkit.approval import Approve, Decision, Proposal
+from executionkit.datasets import Adaptive
 from executionkit.journal import Journal
 from executionkit.provider import Message, ToolCall, user
 from executionkit.stage import Stage
@@ -52,6 +54,18 @@ class Shop:
         return LLMResponse("Score: 5" if "Rate how" in str(messages[-1]) else "ok")
 
 
+class Connecting:
+    """Asks the shop once it has connected, in a task of its own, as clients of HTTP do."""
+
+    def __init__(self, shop: Shop) -> None:
+        self._shop = shop
+
+    async def complete(self, messages: list[Message], **options: Any) -> LLMResponse:
+        async with anyio.create_task_group() as group:
+            group.start_soon(checkpoint)
+        return await self._shop.complete(messages, **options)
+
+
 async def score(text: str, provider: LLMProvider) -> float:
     await provider.complete([user(text)])
     return 0.5
@@ -66,6 +80,20 @@ async def idle(provider: LLMProvider, prompt: str) -> PatternResult[str]:
         str(index)
         await checkpoint()
     return PatternResult(prompt)
+
+
+async def inner(provider: LLMProvider, prompt: str) -> PatternResult[str]:
+    outcome = await (consensus(n=3) & step(tidy)).run(provider, prompt)
+    return outcome.unwrap().map(str)
+
+
+async def tidy(provider: LLMProvider, prompt: str) -> PatternResult[str]:
+    try:
+        return await ask(provider, prompt)
+    finally:
+        with anyio.CancelScope(shield=True):
+            for _ in range(30):
+                await checkpoint()
 
 
 @tool
@@ -86,6 +114,8 @@ STAGES: dict[str, Stage[str, Any]] = {
     "react": react([look], approve=approve),
     "siblings": (complete() >> step(idle) & complete() >> complete())
     & (step(idle) >> complete() & complete() >> step(idle) >> complete()),
+    "nested": step(inner) & step(inner) >> complete(),
+    "budget": (consensus(n=6) & complete() >> complete()).within(TokenUsage(output_tokens=8200)),
     "pipeline": (complete() >> step(ask) | complete()) & refine(max_iterations=1),
 }
 
@@ -110,6 +140,21 @@ async def over_rows(shop: Shop, deadline: float | None) -> object:
         return [row async for row in batch]
 
 
+async def adapted(shop: Shop, deadline: float | None) -> object:
+    rows = ["a", "b", "c", "d", "e"]
+    stage, window = complete() >> complete(), Adaptive(most=4)
+    async with stage.over(rows, shop, key=str, max_concurrency=window, deadline=deadline) as batch:
+        return [row async for row in batch]
+
+
+async def left(shop: Shop, deadline: float | None) -> object:
+    async with STAGES["siblings"].stream(Connecting(shop), "q", deadline=deadline) as run:
+        async for _ in run:
+            if shop.ordered > 1:
+                break
+    return run.outcome
+
+
 async def journaled(shop: Shop, deadline: float | None) -> object:
     with TemporaryDirectory() as folder, Journal(Path(folder) / "runs.db") as journal:
         return await STAGES["pipeline"].run(shop, "q", deadline=deadline, journal=journal.run("a"))
@@ -124,6 +169,8 @@ KINDS: dict[str, Kind] = {
     **{name: run_of(stage) for name, stage in STAGES.items()},
     "stream": streamed,
     "rows": over_rows,
+    "adapted": adapted,
+    "left": left,
     "journal": journaled,
     "each": for_each,
 }
@@ -164,7 +211,7 @@ def interrupted(library: str, kind: Kind, instant: int) -> dict[str, Any]:
             sys.setprofile(None)
 
     if library == "trio":
-        keep_out(work, streamed, over_rows, journaled, for_each)
+        keep_out(work, streamed, over_rows, adapted, left, journaled, for_each)
     raised = ""
     try:
         run(library, work)
