@@ -111,7 +111,7 @@ class Fake:
     ) -> None:
         self.name, self.base_url, self.model = name, base_url, model
         self.rules, self.shape = rules, shape or Shape()
-        self._key_header, self._no_key = key_header, no_key or Refusal(401, _error("Incorrect API key"))
+        self.key_header, self._no_key = key_header, no_key or Refusal(401, _error("Incorrect API key"))
         self.asked: list[Asked] = []
         self.refused: list[Refusal] = []
         self.usage = NO_USAGE
@@ -144,8 +144,8 @@ class Fake:
         return self._written(asked)
 
     def _objection(self, asked: Asked) -> Refusal | None:
-        if self._key_header is not None:
-            given = asked.headers.get(self._key_header, "").removeprefix("Bearer ")
+        if self.key_header is not None:
+            given = asked.headers.get(self.key_header, "").removeprefix("Bearer ")
             if given != KEY:
                 return self._no_key
         objections = (rule(asked) for rule in self.rules)

@@ -32,6 +32,7 @@ __all__ = [
     "UnanimousWindow",
     "beta",
     "certain",
+    "fewest",
     "forecast",
     "standing_of",
     "unanimous_window",
@@ -262,6 +263,20 @@ def standing_of(tally: Tally[K], n: int) -> Standing:
     top, second = tally.top, tally.second
     rest = tally.samples - tally.abstentions - top - second
     return Standing(n, tally.samples, top, second, rest, tally.leads_ties, tally.streak)
+
+
+def fewest(rule: StoppingRule, n: int) -> int:
+    """Return the fewest samples after which a rule may end a vote of n: those of one where all say the same.
+
+    Of a rule of somebody else's it is 1.
+
+    >>> fewest(certain(), 9), fewest(beta(0.8), 9), fewest(unanimous_window(3), 9)
+    (5, 2, 3)
+    """
+    if not isinstance(rule, Beta | Certain | Forecast | UnanimousWindow):
+        return 1
+    alike = [Standing(n, drawn, drawn, streak=drawn) for drawn in range(1, n)]
+    return next((at.samples for at in alike if not rule.more(at)), n)
 
 
 def widest(rule: StoppingRule, n: int) -> int:

@@ -16,15 +16,7 @@ from executionkit.core.foreign import attribute, fits, is_kind
 from executionkit.core.voting.ballots import Ballot, Cast, FieldBallot, TextBallot, ValueBallot
 from executionkit.core.voting.polls import Poll
 from executionkit.core.voting.samples import ByProbability, Choice, Sample, checked_weight
-from executionkit.core.voting.stopping import (
-    Beta,
-    Certain,
-    Forecast,
-    Standing,
-    StoppingRule,
-    UnanimousWindow,
-    widest,
-)
+from executionkit.core.voting.stopping import Beta, Certain, Forecast, StoppingRule, fewest, widest
 from executionkit.core.voting.tally import VotingStrategy, fold
 from executionkit.errors import ConsensusFailedError, EvaluationError, wrapping
 from executionkit.outcome import PatternResult
@@ -163,11 +155,7 @@ class Consensus(Stage[str, T], Generic[T], frozen=True, kw_only=True):
         n = self.sampling.n if self.sampling.quorum is None else self.sampling.quorum
         if self.stop is None or self.strategy is VotingStrategy.UNANIMOUS:
             return n
-        if not isinstance(self.stop, Beta | Certain | Forecast | UnanimousWindow):
-            return 1
-        full = self.sampling.n
-        alike = [Standing(full, drawn, drawn, streak=drawn) for drawn in range(1, full)]
-        return min(n, next((at.samples for at in alike if not self.stop.more(at)), full))
+        return min(n, fewest(self.stop, self.sampling.n))
 
     def _most_at_once(self) -> int | None:
         """Return how many samples a round draws at the most; None where all are drawn in one."""

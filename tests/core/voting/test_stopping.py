@@ -22,6 +22,7 @@ from executionkit.core.voting.stopping import (
     UnanimousWindow,
     beta,
     certain,
+    fewest,
     forecast,
     standing_of,
     unanimous_window,
@@ -91,6 +92,13 @@ def test_more_is_the_length_of_the_shortest_way_to_a_stop(rule: StoppingRule, n:
         assert more(rule, votes, n) == shortest[votes], votes
 
 
+@pytest.mark.parametrize("rule", RULES, ids=repr)
+@pytest.mark.parametrize("n", [1, 2, 5, 7])
+def test_no_vote_ends_sooner_than_with_the_fewest_samples(rule: StoppingRule, n: int) -> None:
+    ends = [len(votes) for votes in every_vote(n) if len(votes) == n or not more(rule, votes, n)]
+    assert fewest(rule, n) == min(ends)
+
+
 def rounds_of(rule: StoppingRule, n: int, most: int) -> Iterator[int]:
     """How many samples are drawn at once, in each round of each vote of n."""
     pending: list[Votes] = [()]
@@ -133,6 +141,7 @@ def test_of_a_rule_of_somebody_else_s_nothing_is_known() -> None:
             return 0.0
 
     assert widest(Never(), 9) == 9
+    assert fewest(Never(), 9) == 1
 
 
 def counted(counts: tuple[int, int, int], left: int, leads_ties: bool = True, streak: int = 0) -> Standing:
