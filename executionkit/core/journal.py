@@ -239,7 +239,7 @@ def cost_of(charges: Sequence[Charge]) -> TokenUsage:
 
 
 class _Paid(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """A charge as it is packed: without names, and without the money of its cost, which has none."""
+    """A charge as it is packed: without names; its money is in `usd`, for its cost has none."""
 
     input_tokens: int
     output_tokens: int
@@ -370,7 +370,7 @@ def _unsealed(data: bytes, salt: bytes) -> bytes:
 
 
 def _converted(text: str | bytes, kind: type[T]) -> T:
-    """Return what was written as text, since it has no other form."""
+    """Return what was written by `json`, which takes what msgspec does not."""
     try:
         return msgspec.convert(json.loads(text), kind, str_keys=True)
     except (ValueError, msgspec.ValidationError) as error:

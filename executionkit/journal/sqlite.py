@@ -27,6 +27,7 @@ _VERSION: Final = 4
 _PATIENCE: Final = 5.0
 """Seconds to wait for another process that writes."""
 _UNKNOWN: Final = -1.0
+"""Stands for the patience while it is being changed."""
 _LONG: Final = 2**16
 """Bytes from which on rows are not written on an event loop."""
 _SLOW: Final = 0.02
@@ -442,7 +443,7 @@ def _notes(writes: Iterable[Write]) -> list[_Note]:
 
 
 def _in_notes(rows: Iterable[bytes]) -> Iterator[list[bytes]]:
-    """Yield rows in lists that are not much longer than their longest row."""
+    """Yield the rows of one note after the other; each ends with the row that makes it long enough."""
     note: list[bytes] = []
     length = 0
     for row in rows:

@@ -35,7 +35,7 @@ from executionkit.providers.http.exchange import (
 from executionkit.providers.http.proxies import proxy_for
 from executionkit.providers.pacing import SharedTurn, Turn
 from executionkit.providers.secret import Secret
-from executionkit.providers.settings import Settings, has_aiohttp
+from executionkit.providers.settings import RemoteSettings, has_aiohttp
 from executionkit.runtime.calls.endpoints import memory_of
 from executionkit.runtime.calls.shared_limits import shared_limits
 
@@ -47,7 +47,7 @@ _USER_AGENT: Final = "executionkit"
 _STREAMED: Final = {"stream": True, "stream_options": {"include_usage": True}}
 
 
-class Remote(Settings, frozen=True, kw_only=True, dict=True, weakref=True):
+class Remote(RemoteSettings, frozen=True, kw_only=True, dict=True, weakref=True):
     """A model behind an API over HTTP: what `Provider` and `Anthropic` share.
 
     An API says how its requests are made (`_payload`), what stands in their head (`_credentials`), and how

@@ -21,7 +21,7 @@ from executionkit.providers.secret import Secret
 from executionkit.retry import RetryConfig, checked_retry
 from executionkit.runtime.ledger.terms import checked_terms
 
-__all__ = ["Settings", "has_aiohttp"]
+__all__ = ["RemoteSettings", "has_aiohttp"]
 
 _HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _OWN_HEADERS: Final = frozenset(
@@ -30,7 +30,9 @@ _OWN_HEADERS: Final = frozenset(
 _KEY_HEADERS: Final = frozenset({"authorization", "api-key", "x-api-key", "x-goog-api-key"})
 
 
-class _Endpoint(msgspec.Struct, frozen=True):
+class _Positional(msgspec.Struct, frozen=True):
+    """The settings that may be given without their names."""
+
     base_url: str
     model: str
     api_key: Secret | str = ""
@@ -39,7 +41,7 @@ class _Endpoint(msgspec.Struct, frozen=True):
     timeout: float = 120.0
 
 
-class Settings(_Endpoint, frozen=True, kw_only=True):
+class RemoteSettings(_Positional, frozen=True, kw_only=True):
     """The settings that `Provider` and `Anthropic` share; they mean what stands at `Provider`."""
 
     max_connections: int = 1000
@@ -67,7 +69,7 @@ class Settings(_Endpoint, frozen=True, kw_only=True):
             _warn_of_plain_http(address.authority)
 
 
-def _checked_address(provider: Settings) -> Address:
+def _checked_address(provider: RemoteSettings) -> Address:
     try:
         return parse_address(provider.base_url)
     except (TypeError, ValueError):
@@ -76,7 +78,7 @@ def _checked_address(provider: Settings) -> Address:
         raise
 
 
-def _check(provider: Settings) -> None:
+def _check(provider: RemoteSettings) -> None:
     _check_name("model", provider.model)
     checked_terms(provider.price, provider.count_tokens)
     _check_number("timeout", provider.timeout, above=0)

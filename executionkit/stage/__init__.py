@@ -38,7 +38,7 @@ __all__ = [
     "identity",
 ]
 
-_ROOMS = {
+_HOMES = {
     "Both": "both",
     "Checked": "checked",
     "Each": "each",
@@ -51,7 +51,7 @@ _ROOMS = {
     "Within": "within",
     "identity": "pipeline",
 }
-"""Which module each name comes from that loads when it is asked for."""
+"""Which module each name comes from, of those that load when they are asked for."""
 
 if not TYPE_CHECKING:  # the checkers see the imports above, and refuse names that are not there
 
@@ -59,9 +59,9 @@ if not TYPE_CHECKING:  # the checkers see the imports above, and refuse names th
         """Load a combinator when it is asked for: a program pays for those that it uses."""
         from importlib import import_module
 
-        if name not in _ROOMS:
+        if name not in _HOMES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        value = getattr(import_module(f"{__name__}.{_ROOMS[name]}"), name)
+        value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
         globals()[name] = value
         return value
 
