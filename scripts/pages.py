@@ -38,7 +38,10 @@ def main() -> None:
         (Path(folder) / "pyrightconfig.json").write_text(json.dumps(rules), encoding="utf-8")
         codes = [
             subprocess.run([sys.executable, "-m", *command], cwd=ROOT, check=False).returncode
-            for command in (("mypy", *_STRICT, folder), ("pyright", "--project", folder))
+            for command in (
+                ("mypy", *_STRICT, folder),
+                ("pyright", "--pythonpath", sys.executable, "--project", folder),
+            )
         ]
     sys.exit(max(codes))
 
