@@ -3,9 +3,9 @@
 import os
 import sqlite3
 import time
-from collections import defaultdict
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias, TypeVar, cast
 
@@ -13,9 +13,9 @@ import msgspec
 
 from executionkit.core.journal import BadRowError, Row, packed, sealed, unpacked
 from executionkit.errors import JournalError, RunBusyError
-from executionkit.journal.older import TABLES, older_rows
+from executionkit.journal.older import OlderRows
 from executionkit.journal.ownership import Owner, is_gone, network_mount
-from executionkit.journal.store import Ended, Opened, RunInfo, Write
+from executionkit.journal.store import DAMAGED, Ended, Opened, RunInfo, Write, damaged
 
 __all__ = ["SQLiteStore"]
 
@@ -33,14 +33,17 @@ _LONG: Final = 2**16
 _SLOW: Final = 0.02
 """Seconds from which on a write has held an event loop up; for `_PAUSE` times as long none is made there."""
 _PAUSE: Final = 10
+_PAUSE_FOR_LOG: Final = 0.005
+"""Seconds between two attempts to begin the write-ahead log."""
 _LOG_BYTES: Final = 2**22
 """What is written before the write-ahead log is brought into the file."""
 _NOTE_BYTES: Final = 2**12
 """What a note takes of the log beside its rows: the page that it changes."""
 _SHORT: Final = 2**14
 """Bytes from which on the rows that come after begin another note."""
+_PART: Final = 2**20
+"""Bytes, about, of the notes of which others are made in one go; other processes wait so long to write."""
 _NUMBER_BITS: Final = 32
-_DAMAGED: Final = "the file is damaged, or none of ours; take another, or a copy"
 # Rows that are written together are one note. Notes are only added, each behind the last one of its run:
 # that changes one page. Of a row that is in several the last one counts. A note is found by its run's number,
 # and one of its own in the last 32 bits: an index would be one more page to write.
@@ -58,17 +61,26 @@ CREATE TABLE cache (key BLOB PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 _NOTES: Final = "CREATE TABLE note (number INTEGER PRIMARY KEY, rows BLOB NOT NULL)"
 _RUN: Final = ", ".join(RunInfo.__struct_fields__)
 _SELECT_OWNED: Final = f"SELECT token, owner, heard, {_RUN} FROM run WHERE name = ?"  # noqa: S608 - our own words
+_SELECT_OWNERS: Final = "SELECT name, owner, heard FROM run WHERE token IS NOT NULL"
 _SELECT_RUNS: Final = f"SELECT {_RUN} FROM run WHERE ? IS NULL OR name = ? ORDER BY number"  # noqa: S608
 _SELECT_NOTES: Final = "SELECT number, rows FROM note WHERE number BETWEEN ? AND ? ORDER BY number"
 _SELECT_LAST: Final = "SELECT max(number) FROM note WHERE number BETWEEN ? AND ?"
 _INSERT_OWNED: Final = "INSERT INTO note SELECT ?, ? FROM run WHERE number = ? AND token = ?"
 """Adds a note where the run has that owner still; one statement, which needs no transaction around it."""
 
-_FAILURES: Final = (sqlite3.Error, OSError, ValueError, msgspec.MsgspecError)
-"""What a file that cannot be used fails with. A ValueError: names that are no text, by most msgspecs."""
+_DELETE_NOTES: Final = "DELETE FROM note WHERE number BETWEEN ? AND ?"
+_SELECT_OWN: Final = "SELECT 1 FROM run WHERE number = ? AND token = ?"
+
+_given_up: Final[set[str]] = set()
+"""Tokens of runs of this process that it has given up, where no file tells of that: the disk was full."""
+_FAILURES: Final = (sqlite3.Error, OSError, ValueError, OverflowError, msgspec.MsgspecError)
+"""What a file that cannot be used fails with. A ValueError: names that are no text, by most msgspecs. An
+OverflowError: a number of a run that is none."""
 _What: TypeAlias = Literal["opened", "read", "written"]
 _Note: TypeAlias = tuple[int, str, Sequence[bytes]]
 """Rows to be written together: their run's number, the token of its owner, and each of them packed."""
+_Noted: TypeAlias = tuple[int, int, list[Row]]
+"""The number of a note, its bytes, and its rows."""
 
 
 class SQLiteStore:
@@ -117,10 +129,11 @@ class SQLiteStore:
 
     def _prepare(self) -> None:
         database = self._database
+        # In this order: another process may make the tables, and mark the file as a journal, in between.
+        (tables,) = database.execute("SELECT count(*) FROM sqlite_master").fetchone()
         (application,), (version,) = (
             database.execute(f"PRAGMA {name}").fetchone() for name in ("application_id", "user_version")
         )
-        (tables,) = database.execute("SELECT count(*) FROM sqlite_master").fetchone()
         if application != _APPLICATION and (tables or application):
             raise JournalError(
                 f"{self._path} is a database of something else; give the journal a file of its own"
@@ -130,10 +143,11 @@ class SQLiteStore:
                 f"{self._path} was written by a newer executionkit (version {version} of the file, this one "
                 f"knows {_VERSION}); upgrade, or take another file"
             )
-        database.execute("PRAGMA journal_mode=WAL")
+        self._begin_log()
         database.execute(f"PRAGMA synchronous={'FULL' if self._power else 'NORMAL'}")
         database.execute("PRAGMA wal_autocheckpoint=0")  # it waits for the disk; `tidy` does it
         self._transact(self._make_tables)
+        self._older = OlderRows.found(database)
         log = self._path.with_name(f"{self._path.name}-wal")
         self._unmoved = log.stat().st_size if log.exists() else 0  # what was left by who was killed
 
@@ -145,28 +159,40 @@ class SQLiteStore:
         if version == 0:
             for statement in filter(str.strip, _SCHEMA.split(";")):
                 database.execute(statement)
+        else:
+            self._check_is_left()
+            OlderRows(database, version).take_over()
         database.execute(_NOTES)
-        if version > 0:
-            self._note_older(version)
         database.execute(f"PRAGMA application_id={_APPLICATION}")
         database.execute(f"PRAGMA user_version={_VERSION}")
 
-    def _note_older(self, version: int) -> None:
-        """Note what is in the tables of an older version."""
-        rows: defaultdict[int, list[Row]] = defaultdict(list)
-        for run, row in older_rows(self._database, version):
-            rows[run].append(row)
-        for run, each in rows.items():
-            self._note_again(run, each)
-        for table in TABLES:
-            self._database.execute(f"DROP TABLE {table}")
+    def _check_is_left(self) -> None:
+        """Check that no process has a run of a file of an older version: it could write no more.
 
-    def _note_again(self, run: int, rows: Iterable[Row]) -> None:
-        """Note the rows of a run, which has no notes, whoever owns it."""
-        for number, each in enumerate(_in_notes(map(packed, rows)), _number(run, 0)):
-            note = sealed(each, _salt(number))
-            self._database.execute("INSERT INTO note VALUES (?, ?)", (number, note))
-            self._unmoved += _NOTE_BYTES + len(note)
+        Raises:
+            RunBusyError: One has.
+        """
+        for name, by, heard in self._database.execute(_SELECT_OWNERS).fetchall():
+            owner = msgspec.json.decode(by, type=Owner)
+            if not is_gone(owner, heard, self._clock()):
+                raise RunBusyError(
+                    f"an older executionkit wrote the journal {self._path}, and its run {name!r} is under "
+                    f"way in {owner}; wait for it, or take another file",
+                    metadata={"owner": str(owner)},
+                )
+
+    def _begin_log(self) -> None:
+        """Write to a write-ahead log from now on; while another process begins it, SQLite does not wait."""
+        until = time.monotonic() + _PATIENCE
+        while True:
+            try:
+                self._database.execute("PRAGMA journal_mode=WAL").fetchall()
+            except sqlite3.OperationalError as error:
+                if not _is_busy(error) or time.monotonic() > until:
+                    raise
+                time.sleep(_PAUSE_FOR_LOG)
+            else:
+                return
 
     def open_run(self, name: str, owner: Owner) -> Opened:
         """Take up a run, or begin it; see `Store`."""
@@ -182,7 +208,7 @@ class SQLiteStore:
         )
         found = self._database.execute(_SELECT_OWNED, (name,)).fetchone()
         had, by, heard = found[0], found[1], found[2]
-        if had is not None:
+        if had is not None and had not in _given_up:
             other = msgspec.json.decode(by, type=Owner)
             if not is_gone(other, heard, now):
                 raise RunBusyError(
@@ -203,22 +229,41 @@ class SQLiteStore:
     ) -> None:
         """Note which pipeline runs from now on; see `Store`."""
         with self._telling("written"):
-            self._transact(lambda: self._begin_life(run, token, (pipeline, plan, given, generation)))
+            self._note_again(run, token)
+            updated = self._database.execute(
+                "UPDATE run SET pipeline = ?, plan = ?, input = ?, generation = ? "
+                "WHERE number = ? AND token = ?",
+                (pipeline, plan, given, generation, run, token),
+            )
+            if not updated.rowcount:
+                raise _taken_over()
 
-    def _begin_life(self, run: int, token: str, begun: tuple[str, bytes, bytes, int]) -> None:
-        updated = self._database.execute(
-            "UPDATE run SET pipeline = ?, plan = ?, input = ?, generation = ? WHERE number = ? AND token = ?",
-            (*begun, run, token),
-        )
-        if not updated.rowcount:
+    def _note_again(self, run: int, token: str) -> None:
+        """Note the rows of a run anew, behind its last note, and remove the notes before.
+
+        What counts no more goes with them: any row may be noted again by this life, at another place, and the
+        file is not to grow with each change of the pipeline. It is done part by part, so that other processes
+        can write in between, and can be broken off after any part.
+        """
+        noted = self._noted(run)
+        last = {row.seq: number for number, _, rows in noted for row in rows}
+        if self._older is not None:
+            older = [row for row in self._older_of(run) if row.seq not in last]
+            self._transact(partial(self._replace, run, token, older, partial(self._older.remove, run)))
+        for part in _in_parts(noted):
+            counting = {row.seq: row for number, _, rows in part for row in rows if last[row.seq] == number}
+            remove = partial(self._database.execute, _DELETE_NOTES, (part[0][0], part[-1][0]))
+            self._transact(partial(self._replace, run, token, counting.values(), remove))
+            self.tidy()
+
+    def _replace(self, run: int, token: str, rows: Iterable[Row], remove: Callable[[], object]) -> None:
+        """Note rows behind the last note of their run, in place of what `remove` removes."""
+        if not self._database.execute(_SELECT_OWN, (run, token)).fetchall():
             raise _taken_over()
-        # Any row may be noted anew, at another place. That the file does not grow with each change of the
-        # pipeline, what counts no more goes now.
-        rows = self._rows(run)
-        if rows:
-            self._database.execute("DELETE FROM note WHERE number BETWEEN ? AND ?", _numbers(run))
-            self._note_again(run, rows)
-            self._ends.pop(run, None)
+        self._ends[run] = self._end(run)  # before: the last note may be removed
+        remove()
+        for each in _in_notes(map(packed, rows)):
+            self._add(run, token, each)
 
     def rows(self, run: int) -> Iterable[Row]:
         """Return the rows of a run; see `Store`."""
@@ -226,13 +271,25 @@ class SQLiteStore:
             return self._rows(run)
 
     def _rows(self, run: int) -> list[Row]:
-        rows: dict[int, Row] = {}
-        for number, note in self._database.execute(_SELECT_NOTES, _numbers(run)).fetchall():
-            try:
-                rows.update((row.seq, row) for row in unpacked(note, _salt(number)))
-            except (BadRowError, TypeError) as error:
-                raise JournalError(f"the journal {self._path}: {error} ({_DAMAGED})") from error
+        rows = {row.seq: row for row in self._older_of(run)}
+        for _, _, noted in self._noted(run):
+            rows.update((row.seq, row) for row in noted)
         return [rows[seq] for seq in sorted(rows)]
+
+    def _noted(self, run: int) -> list[_Noted]:
+        try:
+            return [
+                (number, len(note), unpacked(note, _salt(number)))
+                for number, note in self._database.execute(_SELECT_NOTES, _numbers(run)).fetchall()
+            ]
+        except (BadRowError, TypeError) as error:
+            raise damaged(self._path, error) from error
+
+    def _older_of(self, run: int) -> list[Row]:
+        try:
+            return [] if self._older is None else [*self._older.of(run)]
+        except BadRowError as error:
+            raise damaged(self._path, error) from error
 
     def write(self, rows: Sequence[Write]) -> None:
         """Store rows; see `Store`."""
@@ -271,15 +328,20 @@ class SQLiteStore:
             self._add(*each)
 
     def _add(self, run: int, token: str, rows: Sequence[bytes]) -> None:
-        number = self._ends.get(run)
-        if number is None:
-            (last,) = self._database.execute(_SELECT_LAST, _numbers(run)).fetchone()
-            number = _number(run, 0) if last is None else last + 1
+        number = self._end(run)
         self._ends[run] = number + 1  # first, for an interrupt may come once it is written
         note = sealed(rows, _salt(number))
         if not self._database.execute(_INSERT_OWNED, (number, note, run, token)).rowcount:
             raise _taken_over()
         self._unmoved += _NOTE_BYTES + len(note)
+
+    def _end(self, run: int) -> int:
+        """Return the number of a run's next note."""
+        number = self._ends.get(run)
+        if number is None:
+            (last,) = self._database.execute(_SELECT_LAST, _numbers(run)).fetchone()
+            number = _number(run, 0) if last is None else last + 1
+        return number
 
     def _check_is_there(self) -> None:
         """Check that the file is the one that was opened: in one that was deleted nobody finds a note again.
@@ -308,12 +370,14 @@ class SQLiteStore:
     def close_run(self, run: int, token: str, ended: Ended, error: str, asks_again: bool) -> None:
         """Give a run up; see `Store`."""
         self._ends.pop(run, None)
+        _given_up.add(token)  # until that is noted, which may fail
         with self._telling("written"):
             self._database.execute(
                 "UPDATE run SET token = NULL, owner = NULL, ended = ?, error = ?, asks_again = ?, "
                 "changed = ? WHERE number = ? AND token = ?",
                 (ended, error, asks_again, self._clock(), run, token),
             )
+        _given_up.discard(token)
 
     def runs(self, name: str | None = None) -> Sequence[RunInfo]:
         """Return all runs, or the one of a name; see `Store`."""
@@ -405,7 +469,7 @@ def _why(error: Exception) -> str:
         or "Read-only" in text,
         "is there room on the disk?": "full" in text or "disk I/O" in text,
         "another process keeps it from being written": "locked" in text,
-        _DAMAGED: isinstance(error, msgspec.MsgspecError | UnicodeDecodeError)
+        DAMAGED: isinstance(error, msgspec.MsgspecError | UnicodeDecodeError | OverflowError)
         or any(told in text for told in ("malformed", "not a database", "no such", "decode to UTF-8")),
     }
     fitting = next((each for each, fits in advice.items() if fits), None)
@@ -454,6 +518,20 @@ def _in_notes(rows: Iterable[bytes]) -> Iterator[list[bytes]]:
             note, length = [], 0
     if note:
         yield note
+
+
+def _in_parts(noted: Iterable[_Noted]) -> Iterator[list[_Noted]]:
+    """Yield notes in lists that take about as long to write."""
+    part: list[_Noted] = []
+    length = 0
+    for each in noted:
+        part.append(each)
+        length += _NOTE_BYTES + each[1]
+        if length > _PART:
+            yield part
+            part, length = [], 0
+    if part:
+        yield part
 
 
 def _taken_over() -> RunBusyError:

@@ -4,20 +4,29 @@
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Literal, Protocol, TypeAlias
+from pathlib import Path
+from typing import Final, Literal, Protocol, TypeAlias
 
 import msgspec
 
 from executionkit.core.journal import Row
+from executionkit.errors import JournalError
 from executionkit.journal.ownership import Owner
 
-__all__ = ["Ended", "Opened", "RunInfo", "Store", "Write"]
+__all__ = ["DAMAGED", "Ended", "Opened", "RunInfo", "Store", "Write", "damaged"]
+
+DAMAGED: Final = "the file is damaged, or none of ours; take another, or a copy"
 
 Ended: TypeAlias = Literal["running", "answered", "failed", "stopped"]
 """What became of a run: under way (or its process ended), or how its last life ended."""
 
 Write: TypeAlias = tuple[int, str, Row]
 """A row to be stored: the run's number, the token of its owner, and the row."""
+
+
+def damaged(path: Path, error: Exception) -> JournalError:
+    """Return what to raise where something in a file is not as it was written."""
+    return JournalError(f"the journal {path}: {error} ({DAMAGED})")
 
 
 class RunInfo(msgspec.Struct, frozen=True):

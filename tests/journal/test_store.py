@@ -7,6 +7,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -283,15 +284,176 @@ def test_a_file_of_an_older_version_is_brought_up_to_this_one(version: int, tmp_
     store.close()
 
 
-def test_a_damaged_row_of_an_older_version_is_told(tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", OLDER)
+def test_a_damaged_row_of_an_older_version_fails_its_own_run_alone(version: int, tmp_path: Path) -> None:
+    path = tmp_path / "runs.db"
+    store = SQLiteStore(path)
+    for name in ("a", "b"):
+        opened = store.open_run(name, this_process())
+        store.close_run(opened.info.number, opened.token, "stopped", "", asks_again=False)
+    store.close()
+    write_older(path, version, [(1, ROW), (2, replace(ROW, seq=5))])
+    with sqlite3.connect(path) as database:
+        database.execute("UPDATE call SET ordinal = 1 WHERE number = (SELECT min(number) FROM call)")
+    database.close()
+    with Journal(path) as journal:
+        assert [info.name for info in journal.runs()] == ["a", "b"]
+        assert [row.seq for row in journal.rows("b")] == [5]
+        with pytest.raises(JournalError, match="damaged"):
+            journal.rows("a")
+
+
+@pytest.mark.parametrize("version", OLDER)
+def test_a_file_of_an_older_version_is_left_to_who_is_at_work_on_it(version: int, tmp_path: Path) -> None:
+    path = tmp_path / "runs.db"
+    store = SQLiteStore(path)
+    opened = store.open_run("a", this_process())
+    write_older(path, version, [(1, ROW)])
+    for _ in range(2):
+        with (
+            pytest.raises(RunBusyError, match="its run 'a' is under way in process") as caught,
+            Journal(path),
+        ):
+            pass
+        assert str(os.getpid()) in caught.value.metadata["owner"]
+    store.close_run(opened.info.number, opened.token, "stopped", "", asks_again=False)
+    store.close()
+    with Journal(path) as journal:
+        assert [row.seq for row in journal.rows("a")] == [0]
+
+
+@pytest.mark.parametrize("version", OLDER)
+def test_who_knows_only_an_older_version_writes_to_its_tables_no_more(version: int, tmp_path: Path) -> None:
     path = tmp_path / "runs.db"
     with Journal(path):
         pass
-    write_older(path, 3, [(1, ROW)])
+    write_older(path, version, [(1, ROW)])
+    older = sqlite3.connect(path)
+    assert older.execute("SELECT count(*) FROM call").fetchone() == (1,)
+    with Journal(path):
+        pass
+    for table in ("call", "flight"):
+        with pytest.raises(sqlite3.OperationalError, match="no such table"):
+            older.execute(f"DELETE FROM {table}")
+    older.close()
+
+
+@pytest.mark.parametrize("statement", range(7))
+def test_two_processes_may_open_a_new_file_at_the_same_moment(
+    statement: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "runs.db"
+    before: list[str] = []
+
+    class Overtaken(sqlite3.Connection):
+        """Another process opens the file just before one of the statements."""
+
+        def execute(self, sql: str, *arguments: Any) -> sqlite3.Cursor:
+            before.append(sql)
+            if len(before) == statement + 1:
+                with monkeypatch.context() as patch:
+                    patch.setattr(sqlite3, "connect", connect)
+                    SQLiteStore(path).close()
+            return super().execute(sql, *arguments)
+
+    connect = sqlite3.connect
+    monkeypatch.setattr(sqlite3, "connect", partial(connect, factory=Overtaken))
+    store = SQLiteStore(path)
+    opened = store.open_run("a", this_process())
+    store.write([(opened.info.number, opened.token, ROW)])
+    store.close()
+    assert len(before) > 7
+
+
+def test_who_opens_a_new_file_waits_for_who_makes_its_tables(tmp_path: Path) -> None:
+    path = tmp_path / "runs.db"
+    other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")
+    later = threading.Timer(0.2, other.execute, ["COMMIT"])
+    later.start()
+    SQLiteStore(path).close()
+    later.join()
+    other.close()
+
+
+def test_a_number_of_a_run_that_is_none_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "runs.db"
+    store = SQLiteStore(path)
+    opened = store.open_run("a", this_process())
+    store.close_run(opened.info.number, opened.token, "stopped", "", asks_again=False)
+    store.close()
     with sqlite3.connect(path) as database:
-        database.execute("UPDATE call SET ordinal = 1")
+        database.execute("UPDATE run SET number = 1 << 40")
     database.close()
-    assert "damaged" in str(opening(path))
+    assert says_what_to_do(journal_error_of(anyio.run(ask, path)))
+
+
+def test_a_run_that_was_given_up_can_be_taken_up_though_the_file_does_not_say_so(tmp_path: Path) -> None:
+    path = tmp_path / "runs.db"
+    store = SQLiteStore(path)
+    opened = store.open_run("a", this_process())
+    with pytest.raises(RunBusyError):
+        store.open_run("a", this_process())
+    store._database.execute("PRAGMA query_only=1")  # pyright: ignore[reportPrivateUsage]
+    with pytest.raises(JournalError):
+        store.close_run(opened.info.number, opened.token, "failed", "", asks_again=False)
+    store.close()
+    store = SQLiteStore(path)
+    assert store.open_run("a", this_process()).token != opened.token
+    with pytest.raises(RunBusyError):
+        store.open_run("a", this_process())
+    store.close()
+
+
+@pytest.mark.parametrize("version", [*OLDER, 4])
+@pytest.mark.parametrize("breaks_off", [False, True])
+def test_while_the_rows_of_a_run_are_noted_anew_others_write(
+    version: int, breaks_off: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("executionkit.journal.sqlite._PART", 2**13)
+    path = tmp_path / "runs.db"
+    other = SQLiteStore(path)
+    rows = [replace(ROW, seq=seq, ordinal=seq, body=Body(text=f"{seq}" * 500)) for seq in range(60)]
+    changed = [replace(row, generation=7) for row in rows[::3]]
+    opened = other.open_run("a", this_process())
+    other.close_run(opened.info.number, opened.token, "stopped", "", asks_again=False)
+    if version < 4:
+        other.close()
+        write_older(path, version, [(1, row) for row in rows])
+        other = SQLiteStore(path)
+    others = other.open_run("b", this_process())
+    written: list[bool] = []
+
+    class Watched(SQLiteStore):
+        def tidy(self) -> None:
+            super().tidy()
+            note = (others.info.number, others.token, replace(ROW, seq=len(written)))
+            written.append(other.write_at_once([note]))
+            if breaks_off and len(written) == 3:
+                raise JournalError("broken off")
+
+    store = Watched(path)
+    opened = store.open_run("a", this_process())
+    if version == 4:
+        store.write([(1, opened.token, row) for row in rows])
+    for each in changed:
+        store.write([(1, opened.token, each)])
+    expected = [*map(structs.astuple, store.rows(1))]
+    if breaks_off:
+        with pytest.raises(JournalError, match="broken off"):
+            store.begin_life(1, opened.token, "pipeline", b"", b"", 1)
+    else:
+        store.begin_life(1, opened.token, "pipeline", b"", b"", 1)
+    assert len(written) >= 3
+    assert all(written)
+    assert [*map(structs.astuple, store.rows(1))] == expected
+    store.write([(1, opened.token, replace(ROW, seq=60))])
+    store.close()
+    other.close()
+    again = SQLiteStore(path)
+    assert [*map(structs.astuple, again.rows(1))] == [*expected, structs.astuple(replace(ROW, seq=60))]
+    assert [row.seq for row in again.rows(others.info.number)] == [*range(len(written))]
+    again.close()
 
 
 def test_who_has_lost_a_run_changes_none_of_its_notes(tmp_path: Path) -> None:
@@ -316,6 +478,25 @@ async def test_the_file_does_not_grow_each_time_that_the_pipeline_changes(tmp_pa
             result_of(await consensus(50 + life).run(model, "question", journal=run))
     assert model.calls == 49 + lives
     assert path.stat().st_size <= 2 * (1.3 * size + 300) * model.calls + 20_000  # noted now, and before it
+
+
+def test_to_note_the_rows_of_a_run_anew_takes_no_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("executionkit.journal.sqlite._LOG_BYTES", 0)
+    path, rows = tmp_path / "runs.db", 4_000
+    store = SQLiteStore(path)
+    opened = store.open_run("a", this_process())
+    for first in range(0, rows, 20):
+        some = [replace(ROW, seq=seq, body=Body(text="x" * 500)) for seq in range(first, first + 20)]
+        store.write([(1, opened.token, row) for row in some])
+    store.tidy()
+    size = path.stat().st_size
+    for generation in range(3):
+        store.begin_life(1, opened.token, "pipeline", b"", b"", generation)
+        store.tidy()
+    assert path.stat().st_size <= 1.1 * size
+    store.close()
 
 
 async def test_a_damaged_file_is_told_and_never_believed(
