@@ -6,8 +6,9 @@ import msgspec
 
 from executionkit.core.checks import check_number
 from executionkit.core.dialect import Request, ResponseFormat, limited
-from executionkit.core.journal import Body, as_bytes, digest_of, from_bytes, plain_request
+from executionkit.core.journal import BadRowError, Body, as_bytes, digest_of, from_bytes, plain_request
 from executionkit.journal.runs import Journal
+from executionkit.journal.store import damaged
 from executionkit.provider import LLMProvider, LLMResponse, Message, ToolSpec, checked_provider
 from executionkit.runtime.calls.endpoints import identity_of
 from executionkit.runtime.journal.replies import Kept, as_reply, as_response, size_of
@@ -74,7 +75,10 @@ class Cached:
         found = await self.journal.worker.call(lambda store: store.look_up(key))
         if found is None:
             return None
-        body = from_bytes(found, key)
+        try:
+            body = from_bytes(found, key)
+        except (BadRowError, TypeError) as error:
+            raise damaged(self.journal.path, error) from error
         if body.reply is None:
             return None
         return Kept(msgspec.structs.replace(as_response(body.reply), usage={}), body.form)

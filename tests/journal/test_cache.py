@@ -1,5 +1,6 @@
 """Answers that are kept for all runs: a hit is no call, and says so."""
 
+import sqlite3
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,16 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from executionkit import LLMResponse, ProviderError, TokenUsage, complete, consensus, react, structured
+from executionkit import (
+    LLMResponse,
+    ProviderError,
+    TokenUsage,
+    complete,
+    consensus,
+    is_failure,
+    react,
+    structured,
+)
 from executionkit.events import AttemptStarted, Event, with_content
 from executionkit.journal import Cached, Journal, JournalError
 from executionkit.prices import Price
@@ -183,6 +193,21 @@ async def test_it_says_of_itself_what_the_provider_says(tmp_path: Path) -> None:
         assert "Cached(" in repr(provider)
         with pytest.raises(AttributeError):
             provider._private  # noqa: B018
+
+
+@pytest.mark.parametrize("damage", ["x'00'", "5", "'text'"])
+async def test_a_damaged_answer_is_told(damage: str, tmp_path: Path) -> None:
+    path, stage = tmp_path / "answers.db", complete(temperature=0)
+    for is_damaged in (False, True):
+        with Journal(path) as journal:
+            outcome = await stage.run(Cached(Model(), journal), "question")
+            assert is_failure(outcome) is is_damaged
+        if is_damaged:
+            assert isinstance(error_of(outcome), JournalError)
+            assert "the file is damaged" in str(error_of(outcome))
+        with sqlite3.connect(path) as database:
+            database.execute(f"UPDATE cache SET value = {damage}")
+        database.close()
 
 
 async def test_mistakes_are_told(tmp_path: Path) -> None:
