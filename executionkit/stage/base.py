@@ -60,7 +60,7 @@ OnError: TypeAlias = Literal["collect", "fail"]
 """What `each` does about an input that fails: goes on, or ends."""
 
 Failures: TypeAlias = tuple[type[ExecutionKitError], ...]
-"""Classes of failure."""
+"""The classes of failure after which `or_else` goes on to the next stage."""
 
 
 class _StageMeta(msgspec.StructMeta, ABCMeta):

@@ -1,4 +1,7 @@
-"""A stage with a name of its own, `a.named(name)`, and what a name around several stages leaves as it was."""
+"""A stage with a name of its own: `a.named(name)`.
+
+The functions below the class have the stages of a group count the same with a name around them as without.
+"""
 
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
@@ -89,7 +92,7 @@ def nameless(stage: Stage[Any, Any]) -> Stage[Any, Any]:
 
 
 def group_of(stage: Stage[Any, Any]) -> Stage[Any, Any] | None:
-    """Return what has a name here; None where a stage has none."""
+    """Return the stage that a name was given to; None where none was."""
     return stage.stage if isinstance(stage, Named) else None
 
 

@@ -68,6 +68,9 @@ def _stages_in(stage: Stage[Any, Any]) -> Iterator[Stage[Any, Any]]:
 
 
 def extended(stage: _S, field: str, value: tuple[object, ...]) -> _S:
-    """Set a field that is made of what was checked before: to check all again takes the square of it."""
+    """Set a field in place, to what was checked before, and return the stage.
+
+    To check all again with each part that is added would take time in the square of their number.
+    """
     msgspec.structs.force_setattr(stage, field, value)
     return stage
