@@ -21,7 +21,10 @@ CAMPAIGNS: Final[dict[str, tuple[dict[str, str], list[str]]]] = {
     ),
     "foreign": ({"EXECUTIONKIT_TREES": "5000"}, ["tests/runtime/test_foreign_trees.py"]),
     "gateways": ({"EXECUTIONKIT_GATEWAYS": "1"}, ["-rs", "tests/gateways"]),
-    "interrupts": ({"EXECUTIONKIT_INTERRUPTS": "500"}, ["tests/runtime/test_interrupts.py"]),
+    "interrupts": (
+        {"EXECUTIONKIT_INTERRUPTS": "500"},
+        ["tests/runtime/test_interrupts.py", "tests/runtime/test_raised_interrupts.py"],
+    ),
     "journal": (
         {"EXECUTIONKIT_KILLS": "2000", "EXECUTIONKIT_CRASH_POINTS": "1000", "EXECUTIONKIT_EDITS": "500"},
         ["-s", "tests/journal/test_kills.py", "tests/journal/test_changes.py"],
