@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         code = command(options)
         sys.stdout.flush()
-    except BrokenPipeError:  # who reads has read enough, as `head`
+    except BrokenPipeError:  # whoever reads has read enough, as `head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     return code
@@ -128,7 +128,7 @@ def _journal(options: argparse.Namespace) -> int:
 
 
 def _agrees(question: str) -> bool:
-    """Ask at the terminal; who is not there has not agreed."""
+    """Ask at the terminal; whoever is not there has not agreed."""
     try:
         return input(f"{question} [y/N] ").strip().lower() in {"y", "yes"}
     except EOFError:

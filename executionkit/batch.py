@@ -274,7 +274,7 @@ class Batch(Generic[A, B]):
                 if run.is_over:
                     task.raise_interrupt()
                     raise StopAsyncIteration
-                # Who is woken again and again is never found waiting, and so not cancelled by a scope.
+                # A task that is woken again and again is never found waiting, so that no scope cancels it.
                 await checkpoint_if_cancelled()
                 await self._rows.arrival(task.waiter())
         finally:
@@ -360,7 +360,7 @@ class _Run:
         self._rows.halt()
 
     def leave(self) -> None:
-        """Note that nothing more comes, and tell who waits."""
+        """Note that nothing more comes, and tell whoever waits."""
         if self._is_stopped:
             error = StoppedError("the batch was left before its last row")
             self.failure = error.stamped(self._rows.cost, self._rows.counted())

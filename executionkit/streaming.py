@@ -196,7 +196,7 @@ class Streaming(Generic[Out_co]):
             task.start()
         self._is_reading = True
         try:
-            # A task that is woken again and again is never found waiting, and so not cancelled by a scope.
+            # A task that is woken again and again is never found waiting, so that no scope cancels it.
             await checkpoint_if_cancelled()
             if await self._run.backlog.arrival(task.waiter):
                 return

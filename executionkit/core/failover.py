@@ -103,7 +103,7 @@ class Standings:
             number = min(healthy, key=lambda each: self._rank(each, now)) if healthy else self._soonest()
         self._chosen += 1
         self.members[number].last_chosen = self._chosen
-        if self.members[number].is_doubtful:  # who comes next waits for what this one finds out
+        if self.members[number].is_doubtful:  # whoever comes next waits for what this one finds out
             self.members[number].cools_until = now + self.cooldown.seconds
         return number
 

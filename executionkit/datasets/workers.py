@@ -69,7 +69,7 @@ class Task(msgspec.Struct, frozen=True):
             RuntimeError: Something in it was to end the process, as `sys.exit` does: engines would let the
                 worker go, and hand the shard to the next.
         """
-        job: Job[Any, Any] = pickle.loads(self.job)  # noqa: S301 - from who runs the workers
+        job: Job[Any, Any] = pickle.loads(self.job)  # noqa: S301 - from whoever runs the workers
         shard: Shard[Any] = pickle.loads(self.shard)  # noqa: S301
         work = partial(run_shard, job, shard, Path(self.folder), self.begun, self.limit, link)
         try:

@@ -149,7 +149,7 @@ class SQLiteStore:
         self._transact(self._make_tables)
         self._older = OlderRows.found(database)
         log = self._path.with_name(f"{self._path.name}-wal")
-        self._unmoved = log.stat().st_size if log.exists() else 0  # what was left by who was killed
+        self._unmoved = log.stat().st_size if log.exists() else 0  # what a process that was killed has left
 
     def _make_tables(self) -> None:
         database = self._database

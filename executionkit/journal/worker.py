@@ -139,7 +139,7 @@ class Worker:
 
     def __init__(self, open_store: Callable[[], Store]) -> None:
         self._jobs: deque[_Job] = deque()
-        """What is to be done, in order. Anybody may add to it; who holds `desk` takes from it."""
+        """What is to be done, in order. Anybody may add to it; whoever holds `desk` takes from it."""
         self.desk: Final = threading.Lock()
         """Held by whoever uses the store."""
         self._bell: SimpleQueue[None] = SimpleQueue()
@@ -298,7 +298,7 @@ class Worker:
         while self._jobs or not self._is_closed:
             was_called = self._wait_for_jobs(may_sleep=calm >= _AWAKE)
             if not self.desk.acquire(blocking=was_called or self._is_closed):
-                continue  # who writes just now takes along what is to be done
+                continue  # whoever writes just now takes along what is to be done
             try:
                 done = [self._jobs.popleft() for _ in range(min(_MOST, len(self._jobs)))]
                 self._do(store, done)
@@ -324,7 +324,7 @@ class Worker:
             Whether somebody called.
         """
         with suppress(Empty):
-            while True:  # who has called before is served now
+            while True:  # whoever has called before is served now
                 self._bell.get_nowait()
         self._is_asleep = may_sleep
         try:

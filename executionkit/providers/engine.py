@@ -67,7 +67,7 @@ class Engine:
                 self.supports_tools = _template_takes_tools(self.address)
                 _wait_for_its_queue(self.address)
                 _running.add(self)
-        except BaseException as failure:  # noqa: BLE001 - it is for who waits
+        except BaseException as failure:  # noqa: BLE001 - it is for whoever waits
             started.set_exception(failure)
         else:
             started.set_result(None)

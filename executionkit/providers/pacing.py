@@ -30,7 +30,7 @@ class Turn:
         self.tokens: Final = tokens
 
     async def wait(self) -> None:
-        """Return when the request may be sent. Who is cancelled meanwhile gives its place back.
+        """Return when the request may be sent. Whoever is cancelled meanwhile gives its place back.
 
         Raises:
             RateLimitError: That is after the deadline of the run; nothing was sent.
@@ -79,7 +79,7 @@ class SharedTurn(Turn):
 
     @override
     async def wait(self) -> None:
-        """Return when the request may be sent. Who is cancelled meanwhile gives back the tokens only.
+        """Return when the request may be sent. Whoever is cancelled meanwhile gives back the tokens only.
 
         Raises:
             ProviderClosedError: Nobody keeps the limit any more; nothing was sent.

@@ -180,7 +180,7 @@ class Rows(Generic[A, B]):
         await waiter
 
     def tell(self) -> None:
-        """Wake who waits for a row."""
+        """Wake whoever waits for a row."""
         arrived, self._arrived = self._arrived, None
         if arrived is not None:
             arrived.end()

@@ -160,7 +160,7 @@ class Toolbox:
             decision = msgspec.json.decode(kept[0], type=_Kept).decision()
         else:
             decision = await _decision(approve, proposal)
-            if entry is not None and not isinstance(decision, StopDecision):  # who stopped it may think again
+            if entry is not None and not isinstance(decision, StopDecision):  # a stop may be thought over
                 entry.ended(_kept(decision), None)
         match decision:
             case Approve():

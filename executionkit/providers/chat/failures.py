@@ -50,7 +50,8 @@ def refused(head: Head, body: bytes, redactor: Redactor) -> LLMError:
     complaint = Complaint() if isinstance(decoded, Unreadable) else read_complaint(decoded)
     codes = (*complaint.codes, head.headers.get("x-amzn-errortype", "").partition(":")[0])
     said = complaint.words or body.decode("utf-8", "replace")
-    words = said[:_READ] if complaint.wait is None else ""  # who says when to come back has closed no account
+    # A server that says when to come back has closed no account.
+    words = said[:_READ] if complaint.wait is None else ""
     should_retry = head.headers.get("x-should-retry", "")
     verdict = judge_status(head.status, codes=codes, words=words, should_retry=should_retry)
     advice = _advice(head.status, head.sender, spent=is_spent(codes, words))

@@ -63,7 +63,7 @@ class ForeignTransport:
         )
 
     async def aclose(self) -> None:
-        """Do nothing: who made the transport closes it."""
+        """Do nothing: whoever made the transport closes it."""
 
 
 class ForeignClient:
@@ -106,7 +106,7 @@ class ForeignClient:
         )
 
     async def aclose(self) -> None:
-        """Do nothing: who opened the client closes it."""
+        """Do nothing: whoever opened the client closes it."""
 
 
 async def _foreign_exchange(send: Callable[[], Awaitable[Any]]) -> Exchange:

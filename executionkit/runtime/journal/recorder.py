@@ -300,7 +300,7 @@ class Recorder:
                     metadata={"path": row.path, "ordinal": row.ordinal},
                 )
             self.diverged += 1
-            if self.diverged == 1 and self._unknown is None:  # who looks at what is new says so himself
+            if self.diverged == 1 and self._unknown is None:  # whoever looks at what is new says so
                 _log_divergence(row)
         row.generation = -1
         self.put(row)

@@ -92,7 +92,7 @@ async def reserve(payers: Payers, request: Request, terms: Terms = NO_TERMS) -> 
         if isinstance(decision, Reservation):
             return decision
         if isinstance(decision, Refused):
-            await checkpoint()  # who asks again and again gives others a turn, and deadlines theirs
+            await checkpoint()  # whoever asks again and again gives others a turn, and deadlines theirs
             return decision
         await decision.settlement()
         if payers.are_closed:
