@@ -119,12 +119,20 @@ def _journal(options: argparse.Namespace) -> int:
                 (info,) = [each for each in runs if each.name == options.run]
                 lines = [*calls_shown(info, rows, prompts=options.prompts)]
                 if info.pipeline:
-                    lines.append(f"runs of this pipeline: {journal.past_runs(info.pipeline)}")
+                    lines.append(f"runs of this pipeline: {_told(partial(journal.past_runs, info.pipeline))}")
     except ExecutionKitError as error:
         return _failed(str(error))
     for line in lines:
         _say(line)
     return 0
+
+
+def _told(read: Callable[[], object]) -> str:
+    """Return what is read as text, or why it cannot be."""
+    try:
+        return str(read())
+    except ExecutionKitError as error:
+        return f"unknown: {error}"
 
 
 def _agrees(question: str) -> bool:

@@ -2,6 +2,7 @@
 
 import io
 import os
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Generator
@@ -162,6 +163,26 @@ def test_the_journal_is_listed_and_shown(tmp_path: Path, capsys: pytest.CaptureF
     assert "no run 'invoice 8'" in capsys.readouterr().err
     assert main(["journal", "ls", str(tmp_path / "none.db")]) == 1
     assert not (tmp_path / "none.db").exists()
+
+
+def test_a_run_is_shown_where_another_one_is_damaged(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "runs.db"
+    with Journal(file) as journal:
+        for name in ("a", "b"):
+            complete().run_sync(ScriptedProvider("Paris"), "q", journal=journal.run(name)).unwrap()
+    with sqlite3.connect(file) as database:
+        database.execute(
+            "UPDATE note SET rows = x'00' WHERE number < (SELECT number FROM run WHERE name = 'b') << 32"
+        )
+    database.close()
+    assert main(["journal", "show", str(file), "a"]) == 1
+    assert "damaged" in capsys.readouterr().err
+    assert main(["journal", "show", str(file), "b"]) == 0
+    shown = capsys.readouterr().out
+    assert "Paris" in shown
+    assert "runs of this pipeline: unknown: the journal" in shown
 
 
 def test_what_a_person_has_to_resolve_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
