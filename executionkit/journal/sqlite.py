@@ -46,7 +46,8 @@ _PART: Final = 2**20
 _NUMBER_BITS: Final = 32
 # Rows that are written together are one note. Notes are only added, each behind the last one of its run:
 # that changes one page. Of a row that is in several the last one counts. A note is found by its run's number,
-# and one of its own in the last 32 bits: an index would be one more page to write.
+# and one of its own in the last 32 bits: an index would be one more page to write. These have no gap, so that
+# notes that are lost are missed.
 _SCHEMA: Final = """
 CREATE TABLE run (
     number INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, nonce TEXT NOT NULL,
@@ -173,7 +174,10 @@ class SQLiteStore:
             RunBusyError: One has.
         """
         for name, by, heard in self._database.execute(_SELECT_OWNERS).fetchall():
-            owner = msgspec.json.decode(by, type=Owner)
+            try:
+                owner = msgspec.json.decode(by, type=Owner)
+            except (msgspec.MsgspecError, ValueError):
+                continue  # it is damaged, and that run can be taken up by nobody
             if not is_gone(owner, heard, self._clock()):
                 raise RunBusyError(
                     f"an older executionkit wrote the journal {self._path}, and its run {name!r} is under "
@@ -260,7 +264,7 @@ class SQLiteStore:
         """Note rows behind the last note of their run, in place of what `remove` removes."""
         if not self._database.execute(_SELECT_OWN, (run, token)).fetchall():
             raise _taken_over()
-        self._ends[run] = self._end(run)  # before: the last note may be removed
+        self._ends[run] = self._end(run)  # before it is removed: notes are numbered without a gap
         remove()
         for each in _in_notes(map(packed, rows)):
             self._add(run, token, each)
@@ -277,11 +281,11 @@ class SQLiteStore:
         return [rows[seq] for seq in sorted(rows)]
 
     def _noted(self, run: int) -> list[_Noted]:
+        found = self._database.execute(_SELECT_NOTES, _numbers(run)).fetchall()
         try:
-            return [
-                (number, len(note), unpacked(note, _salt(number)))
-                for number, note in self._database.execute(_SELECT_NOTES, _numbers(run)).fetchall()
-            ]
+            if found and found[-1][0] - found[0][0] != len(found) - 1:
+                raise BadRowError(f"the run {run} lacks rows")
+            return [(number, len(note), unpacked(note, _salt(number))) for number, note in found]
         except (BadRowError, TypeError) as error:
             raise damaged(self._path, error) from error
 
@@ -329,10 +333,11 @@ class SQLiteStore:
 
     def _add(self, run: int, token: str, rows: Sequence[bytes]) -> None:
         number = self._end(run)
-        self._ends[run] = number + 1  # first, for an interrupt may come once it is written
+        self._ends.pop(run, None)  # until it is known that it is written: an interrupt may come in between
         note = sealed(rows, _salt(number))
         if not self._database.execute(_INSERT_OWNED, (number, note, run, token)).rowcount:
             raise _taken_over()
+        self._ends[run] = number + 1
         self._unmoved += _NOTE_BYTES + len(note)
 
     def _end(self, run: int) -> int:
@@ -411,12 +416,14 @@ class SQLiteStore:
             result = work()
             self._database.execute("COMMIT")
         except BaseException:
+            self._ends.clear()
             self._roll_back()
             raise
         return result
 
     def _roll_back(self) -> None:
         if self._database.in_transaction:
+            self._ends.clear()
             self._database.execute("ROLLBACK")
 
     @contextmanager
@@ -470,7 +477,17 @@ def _why(error: Exception) -> str:
         "is there room on the disk?": "full" in text or "disk I/O" in text,
         "another process keeps it from being written": "locked" in text,
         DAMAGED: isinstance(error, msgspec.MsgspecError | UnicodeDecodeError | OverflowError)
-        or any(told in text for told in ("malformed", "not a database", "no such", "decode to UTF-8")),
+        or any(
+            told in text
+            for told in (
+                "malformed",
+                "not a database",
+                "no such",
+                "decode to UTF-8",
+                "constraint",
+                "error in",
+            )
+        ),
     }
     fitting = next((each for each, fits in advice.items() if fits), None)
     return text if fitting is None else f"{text} ({fitting})"

@@ -295,6 +295,7 @@ def test_a_damaged_row_of_an_older_version_fails_its_own_run_alone(version: int,
     write_older(path, version, [(1, ROW), (2, replace(ROW, seq=5))])
     with sqlite3.connect(path) as database:
         database.execute("UPDATE call SET ordinal = 1 WHERE number = (SELECT min(number) FROM call)")
+        database.execute("UPDATE run SET token = 'x', owner = '{' WHERE name = 'a'")
     database.close()
     with Journal(path) as journal:
         assert [info.name for info in journal.runs()] == ["a", "b"]
@@ -386,6 +387,62 @@ def test_a_number_of_a_run_that_is_none_is_told(tmp_path: Path) -> None:
         database.execute("UPDATE run SET number = 1 << 40")
     database.close()
     assert says_what_to_do(journal_error_of(anyio.run(ask, path)))
+
+
+@pytest.mark.parametrize("version", [*OLDER, 4])
+def test_notes_that_are_lost_are_missed(version: int, tmp_path: Path) -> None:
+    path = tmp_path / "runs.db"
+    store = SQLiteStore(path)
+    opened = store.open_run("a", this_process())
+    if version < 4:
+        store.close_run(opened.info.number, opened.token, "stopped", "", asks_again=False)
+        store.close()
+        write_older(path, version, [(1, ROW)])
+        store = SQLiteStore(path)
+        opened = store.open_run("a", this_process())
+    for seq in range(1, 5):
+        store.write([(1, opened.token, replace(ROW, seq=seq))])
+    with sqlite3.connect(path) as database:
+        database.execute("DELETE FROM note WHERE number = (SELECT min(number) + 1 FROM note)")
+    database.close()
+    with pytest.raises(JournalError, match=r"lacks rows .*damaged"):
+        store.rows(1)
+    store.close()
+
+
+def test_a_write_that_fails_is_no_gap(tmp_path: Path) -> None:
+    path = tmp_path / "runs.db"
+    store = SQLiteStore(path)
+    tokens = [store.open_run(name, this_process()).token for name in ("a", "b")]
+    other = sqlite3.connect(path, isolation_level=None)
+    for seq in range(4):
+        store.write([(1, tokens[0], replace(ROW, seq=seq))])
+        other.execute("BEGIN IMMEDIATE")
+        assert not store.write_at_once([(1, tokens[0], replace(ROW, seq=10))])
+        other.execute("COMMIT")
+        with pytest.raises(RunBusyError):
+            store.write([(1, "another", replace(ROW, seq=11))])
+        with pytest.raises(RunBusyError):
+            store.write([(1, tokens[0], replace(ROW, seq=12)), (2, "another", ROW)])
+        store.write([(2, tokens[1], replace(ROW, seq=seq)), (1, tokens[0], replace(ROW, seq=20))])
+    assert [row.seq for row in store.rows(1)] == [0, 1, 2, 3, 20]
+    assert [row.seq for row in store.rows(2)] == [0, 1, 2, 3]
+    other.close()
+    store.close()
+
+
+def test_a_note_where_there_is_one_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "runs.db"
+    store = SQLiteStore(path)
+    opened = store.open_run("a", this_process())
+    store.write([(opened.info.number, opened.token, ROW)])
+    with sqlite3.connect(path) as database:  # as where the tree of a table is damaged
+        database.execute("INSERT INTO note SELECT number + 1, rows FROM note")
+    database.close()
+    with pytest.raises(JournalError) as caught:
+        store.write([(opened.info.number, opened.token, replace(ROW, seq=1))])
+    assert says_what_to_do(caught.value)
+    store.close()
 
 
 def test_a_run_that_was_given_up_can_be_taken_up_though_the_file_does_not_say_so(tmp_path: Path) -> None:
