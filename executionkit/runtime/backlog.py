@@ -6,7 +6,7 @@ from typing import Any
 
 import anyio
 
-from executionkit.runtime.tasks.cancellation import TrioWaiter, Waiter
+from executionkit.runtime.tasks.cancellation import AnyWaiter
 
 __all__ = ["Backlog"]
 
@@ -28,7 +28,7 @@ class Backlog:
         self._ahead = ahead
         self._reopens = ahead / 2
         self._room: anyio.Event | None = None
-        self._arrived: Waiter | TrioWaiter | None = None
+        self._arrived: AnyWaiter | None = None
         self._is_left = False
         self._is_over = False
 
@@ -50,7 +50,7 @@ class Backlog:
                 self._room = anyio.Event()
             await self._room.wait()
 
-    async def arrival(self, waiter: Callable[[], Waiter | TrioWaiter]) -> bool:
+    async def arrival(self, waiter: Callable[[], AnyWaiter]) -> bool:
         """Wait for a record, with what `waiter` returns; False where none will come."""
         while not self.records:
             if self._is_over or self._is_left:

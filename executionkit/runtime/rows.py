@@ -21,7 +21,7 @@ from executionkit.runtime.calls.windows import Windows
 from executionkit.runtime.context import Context, Performer
 from executionkit.runtime.frame import Frame
 from executionkit.runtime.inputs import Inputs
-from executionkit.runtime.tasks.cancellation import TrioWaiter, Waiter, taken_as
+from executionkit.runtime.tasks.cancellation import AnyWaiter, taken_as
 from executionkit.runtime.tasks.gather import gather
 
 __all__ = ["Key", "Row", "Rows", "Source", "key_of", "used_key"]
@@ -128,7 +128,7 @@ class Rows(Generic[A, B]):
         self._pulled = self._running = self._places = self._handed_over = 0
         self._spare: deque[anyio.Event] = deque()
         self._held: dict[int, Row[A, B]] = {}
-        self._arrived: Waiter | TrioWaiter | None = None
+        self._arrived: AnyWaiter | None = None
         self._is_over = False
         self._failure: ExecutionKitError | None = None
         self.has_failed_calls: bool = False
@@ -174,7 +174,7 @@ class Rows(Generic[A, B]):
             self._let_on()
         return row
 
-    async def arrival(self, waiter: Waiter | TrioWaiter) -> None:
+    async def arrival(self, waiter: AnyWaiter) -> None:
         """Wait until a row is ready, or `tell` is called."""
         self._arrived = waiter
         await waiter

@@ -12,7 +12,7 @@ from executionkit.core.usage import NO_USAGE, TokenUsage
 from executionkit.provider import LLMProvider, LLMResponse, Message, Piece, Pieces, checked_response
 from executionkit.runtime.backlog import Backlog
 from executionkit.runtime.calls.delivery import Delivery
-from executionkit.runtime.tasks.ending import heeding_interrupts, is_interrupt_coming, let_end
+from executionkit.runtime.tasks.ending import interruptible, is_interrupt_coming, let_end
 
 __all__ = ["StreamedAttempt", "ask"]
 
@@ -23,7 +23,7 @@ async def ask(provider: LLMProvider, asked: Spelled) -> LLMResponse:
     if is_interrupt_coming():  # it struck since the call was admitted
         await let_end()
     return checked_response(
-        await heeding_interrupts(
+        await interruptible(
             provider.complete(messages, temperature=asked.temperature, max_tokens=asked.max_tokens, **options)
         )
     )
@@ -94,7 +94,7 @@ class StreamedAttempt:
         started: Pieces = stream(
             messages, temperature=asked.temperature, max_tokens=asked.max_tokens, **options
         )
-        return await heeding_interrupts(self._in_pieces(started, deliver))
+        return await interruptible(self._in_pieces(started, deliver))
 
     async def _in_pieces(self, started: Pieces, deliver: Delivery) -> LLMResponse:
         """Hand an answer out as it comes in, and return the whole."""

@@ -14,7 +14,14 @@ from contextvars import copy_context
 import anyio
 import sniffio
 
-from executionkit.runtime.tasks.cancellation import TrioWaiter, Waiter, let_interrupts_wait, passes, taken_as
+from executionkit.runtime.tasks.cancellation import (
+    AnyWaiter,
+    TrioWaiter,
+    Waiter,
+    let_interrupts_wait,
+    passes,
+    taken_as,
+)
 from executionkit.runtime.tasks.ending import Level
 from executionkit.runtime.tasks.timeouts import GRACE
 
@@ -93,7 +100,7 @@ class Background:
         """Wait until it has ended by itself."""
         await self._ended.wait()
 
-    def waiter(self) -> Waiter | TrioWaiter:
+    def waiter(self) -> AnyWaiter:
         """Return what its reader waits with.
 
         Where that wait is cancelled the reader may leave, in a turn of the event loop or two: meanwhile this
@@ -139,5 +146,5 @@ class Background:
         """Raise what ended it if that is an interrupt or the end of a test, and so not a failure."""
         failure, self._failure = self._failure, None
         if failure is not None and passes(failure):
-            self._level.hand_over()
+            self._level.pass_on()
             raise failure

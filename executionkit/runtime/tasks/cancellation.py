@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Generator
 from contextlib import suppress
 from opcode import opmap
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
 import anyio
 from anyio.lowlevel import EventLoopToken, checkpoint_if_cancelled
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = [
     "INTERRUPTS",
     "STRUCK",
+    "AnyWaiter",
     "TrioWaiter",
     "Waiter",
     "cancellations",
@@ -184,6 +185,10 @@ class TrioWaiter:
         if not self.is_over:
             self._task = trio.lowlevel.current_task()
             await trio.lowlevel.wait_task_rescheduled(abort)
+
+
+AnyWaiter: TypeAlias = Waiter | TrioWaiter
+"""What a task waits with, on whichever event loop."""
 
 
 def is_cancellation(raised: object) -> bool:

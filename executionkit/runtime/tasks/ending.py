@@ -13,7 +13,7 @@ from anyio.lowlevel import EventLoopToken, cancel_shielded_checkpoint, checkpoin
 
 from executionkit.runtime.tasks.cancellation import is_cancelled, is_interrupt_near
 
-__all__ = ["Level", "announce_interrupt", "heeding_interrupts", "is_ending", "is_interrupt_coming", "let_end"]
+__all__ = ["Level", "announce_interrupt", "interruptible", "is_ending", "is_interrupt_coming", "let_end"]
 
 T = TypeVar("T")
 
@@ -31,13 +31,13 @@ class _Interrupt:
     """An interrupt on its way out of a run, as far as anybody can tell.
 
     Args:
-        carrier: The task that has it; None while tasks of ours hand it on.
+        task: The task that has it, by its id; None while tasks of ours pass it on.
     """
 
-    __slots__ = ("_carrier", "_until")
+    __slots__ = ("_task", "_until")
 
-    def __init__(self, carrier: int | None) -> None:
-        self._carrier = carrier
+    def __init__(self, task: int | None) -> None:
+        self._task = task
         # By no event loop's clock: what runs in a thread, with a loop of its own, is in these levels as well.
         self._until = time.monotonic() + _PATIENCE
 
@@ -48,7 +48,7 @@ class _Interrupt:
         return self._until > -math.inf
 
     def _was_caught(self) -> bool:
-        if self._carrier is None or self._carrier != _running_task():
+        if self._task is None or self._task != _running_task():
             return False
         handled = sys.exception()
         return handled is None or isinstance(handled, Exception)
@@ -78,19 +78,19 @@ class Level:
         """Have the running task, and those that it begins, run in this level."""
         _innermost.set(self)
 
-    def announce(self, carrier: int | None = None) -> None:
+    def announce(self, task: int | None = None) -> None:
         """Say here, and to the levels around, that an interrupt is on its way through them.
 
         Args:
-            carrier: The task that has it now, and may catch it; None where tasks of ours hand it on.
+            task: The task that has it now, by its id, and may catch it; None where tasks of ours pass it on.
         """
-        interrupt, level = _Interrupt(carrier), cast("Level | None", self)
+        interrupt, level = _Interrupt(task), cast("Level | None", self)
         while level is not None:
             level.interrupt = interrupt
             level = level.outer
 
-    def hand_over(self) -> None:
-        """Say that the task that waited for this has the interrupt now: it runs at the level around."""
+    def pass_on(self) -> None:
+        """Say that the task that waited for this, at the level around, has the interrupt now."""
         if self.outer is not None:
             self.outer.announce(_running_task())
 
@@ -160,13 +160,13 @@ def _is_interrupt_announced() -> bool:
     return False
 
 
-def heeding_interrupts(pending: Awaitable[T]) -> Awaitable[T]:
+def interruptible(pending: Awaitable[T]) -> Awaitable[T]:
     """Return what is awaited so that on trio an interrupt meets it where it waits next, as on asyncio.
 
     Trio tells its main task, and that one ours; in the turns that this takes a request could go out.
     """
     trio = sys.modules.get("trio")
-    return _heeding(_awaited(pending)) if trio is not None and trio.lowlevel.in_trio_run() else pending
+    return _interruptible(_awaited(pending)) if trio is not None and trio.lowlevel.in_trio_run() else pending
 
 
 async def _awaited(pending: Awaitable[T]) -> T:
@@ -174,7 +174,7 @@ async def _awaited(pending: Awaitable[T]) -> T:
 
 
 @coroutine
-def _heeding(steps: Coroutine[Any, Any, T]) -> Generator[Any, Any, T]:
+def _interruptible(steps: Coroutine[Any, Any, T]) -> Generator[Any, Any, T]:
     come: Any = None
     raised: BaseException | None = None
     while True:

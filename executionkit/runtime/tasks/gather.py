@@ -141,7 +141,7 @@ class _Gathering(Generic[T]):
     def raise_interrupt(self) -> None:
         """Raise what one of them was interrupted by."""
         if self.interrupts:
-            self._level.hand_over()
+            self._level.pass_on()
             raise self.interrupts[0]
 
     def _failed(self, failure: BaseException) -> None:

@@ -99,7 +99,7 @@ class _Child(Generic[T]):
         self.ended: Waiter | None = None
         """Who waits for it on asyncio: told from within, which is a turn sooner than by the task."""
 
-    def interruptible(self) -> None:
+    def let_interrupts_in(self) -> None:
         """Let Ctrl-C into the work itself on trio, which keeps it out of tasks like these."""
         import trio  # an extra
 
@@ -175,7 +175,7 @@ class _Child(Generic[T]):
         failure = self._failure
         if failure is not None and passes(failure):
             self._failure = None
-            self._level.hand_over()
+            self._level.pass_on()
             try:
                 raise failure
             finally:
@@ -275,7 +275,7 @@ async def _on_trio(child: _Child[T], seconds: float, keeps_shields: bool) -> T:
 
     ended = TrioWaiter(child.cancel)
     if not keeps_shields:
-        child.interruptible()
+        child.let_interrupts_in()
 
     async def host() -> None:
         try:

@@ -18,7 +18,7 @@ from executionkit.patterns.consensus import consensus
 from executionkit.patterns.step import step
 from executionkit.provider import LLMProvider, LLMResponse, Message, user
 from executionkit.runtime.tasks.background import Background
-from executionkit.runtime.tasks.ending import Level, heeding_interrupts, is_ending, is_interrupt_coming
+from executionkit.runtime.tasks.ending import Level, interruptible, is_ending, is_interrupt_coming
 from executionkit.runtime.tasks.gather import gather
 from executionkit.runtime.tasks.threads import in_thread
 from executionkit.runtime.tasks.timeouts import finish_within
@@ -100,7 +100,7 @@ async def test_what_is_heard_of_an_interrupt_ends_a_call_before_its_next_line(an
     async def work(index: int) -> None:
         if index == 0:
             await is_locked.wait()
-            await heeding_interrupts(call())
+            await interruptible(call())
             return
         async with lock:
             is_locked.set()
@@ -131,9 +131,9 @@ async def test_a_call_goes_on_where_the_interrupt_never_comes() -> None:
     async def work(index: int) -> str:
         Level().announce()
         if index == 0:
-            return await heeding_interrupts(call())
+            return await interruptible(call())
         with pytest.raises(KeyError):
-            await heeding_interrupts(refused())
+            await interruptible(refused())
         return "refused"
 
     assert await soon(gather(work, 2, 2)) == ["answer", "refused"]
@@ -150,7 +150,7 @@ async def test_a_call_that_is_cancelled_is_told_so() -> None:
 
     closed = list[bool]()
     with anyio.move_on_after(0.01) as scope:
-        await heeding_interrupts(call())
+        await interruptible(call())
     assert scope.cancelled_caught
     assert closed == [True]
 
