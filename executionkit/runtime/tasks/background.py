@@ -83,7 +83,7 @@ class Background:
             with self._scope:
                 try:
                     await self._work()
-                except BaseException as raised:  # noqa: BLE001 - it is kept for who waits
+                except BaseException as raised:  # noqa: BLE001 - it is kept for whoever waits
                     self._failure = taken_as(raised)
                     if passes(self._failure):
                         self._level.announce()

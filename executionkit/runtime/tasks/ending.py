@@ -186,7 +186,7 @@ def _interruptible(steps: Coroutine[Any, Any, T]) -> Generator[Any, Any, T]:
             raised = None
         try:
             come = yield wanted
-        except BaseException as error:  # noqa: BLE001 - it is for who waits
+        except BaseException as error:  # noqa: BLE001 - it is for whoever waits
             raised = error
         else:
             for _ in range(_MOST_TURNS):
