@@ -4,7 +4,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias, TypeVar, cast
@@ -132,18 +132,12 @@ class SQLiteStore:
         database = self._database
         # In this order: another process may make the tables, and mark the file as a journal, in between.
         (tables,) = database.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        (application,), (version,) = (
-            database.execute(f"PRAGMA {name}").fetchone() for name in ("application_id", "user_version")
-        )
+        (application,) = database.execute("PRAGMA application_id").fetchone()
         if application != _APPLICATION and (tables or application):
             raise JournalError(
                 f"{self._path} is a database of something else; give the journal a file of its own"
             )
-        if version > _VERSION:
-            raise JournalError(
-                f"{self._path} was written by a newer executionkit (version {version} of the file, this one "
-                f"knows {_VERSION}); upgrade, or take another file"
-            )
+        self._check_version()
         self._begin_log()
         database.execute(f"PRAGMA synchronous={'FULL' if self._power else 'NORMAL'}")
         database.execute("PRAGMA wal_autocheckpoint=0")  # it waits for the disk; `tidy` does it
@@ -151,6 +145,19 @@ class SQLiteStore:
         self._older = OlderRows.found(database)
         log = self._path.with_name(f"{self._path.name}-wal")
         self._unmoved = log.stat().st_size if log.exists() else 0  # what a process that was killed has left
+
+    def _check_version(self) -> None:
+        """Check that the file is of no newer version.
+
+        Raises:
+            JournalError: It is.
+        """
+        (version,) = self._database.execute("PRAGMA user_version").fetchone()
+        if version > _VERSION:
+            raise JournalError(
+                f"{self._path} was written by a newer executionkit (version {version} of the file, this one "
+                f"knows {_VERSION}); upgrade, or take another file"
+            )
 
     def _make_tables(self) -> None:
         database = self._database
@@ -437,6 +444,9 @@ class SQLiteStore:
             raise self._told(what, error) from error
 
     def _told(self, what: _What, error: Exception) -> JournalError:
+        if "no such table" in str(error):  # it may be of a newer version since it was opened
+            with suppress(sqlite3.Error):
+                self._check_version()
         return JournalError(f"the journal {self._path} could not be {what}: {_why(error)}")
 
     def _begin_anew(self, *, patience: float) -> None:

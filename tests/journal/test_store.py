@@ -196,6 +196,22 @@ async def test_a_newer_file_is_refused(tmp_path: Path) -> None:
     assert "newer executionkit" in str(opening(path))
 
 
+def test_a_file_that_a_newer_version_has_taken_over_meanwhile_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "runs.db"
+    store = SQLiteStore(path)
+    opened = store.open_run("a", this_process())
+    with sqlite3.connect(path) as database:
+        database.execute("ALTER TABLE note RENAME TO note_of_version_4")
+        database.execute("PRAGMA user_version=5")
+    database.close()
+    with pytest.raises(JournalError, match=r"newer executionkit .*upgrade"):
+        store.rows(opened.info.number)
+    for write in (store.write, store.write_at_once):
+        with pytest.raises(JournalError, match=r"newer executionkit .*upgrade"):
+            write([(opened.info.number, opened.token, ROW)])
+    store.close()
+
+
 OLDER_COLUMNS = """
     generation INTEGER NOT NULL, kind TEXT NOT NULL, path TEXT NOT NULL, ordinal INTEGER NOT NULL,
     state TEXT NOT NULL, fingerprint BLOB NOT NULL, body BLOB NOT NULL, prompt TEXT
