@@ -142,6 +142,8 @@ class Worker:
         """What is to be done, in order. Anybody may add to it; whoever holds `desk` takes from it."""
         self.desk: Final = threading.Lock()
         """Held by whoever uses the store."""
+        self._is_wanted = False
+        """Whether the thread holds it, or takes it as soon as it is free."""
         self._bell: SimpleQueue[None] = SimpleQueue()
         self._is_asleep = False
         self._turns: dict[object, int] = {}
@@ -265,7 +267,8 @@ class Worker:
 
     def _write_here(self, writes: Sequence[Write], loop: object) -> bool:
         """Write rows and those before them in a turn of `loop`, if that takes no longer than microseconds."""
-        if len(self._jobs) >= _FEW or self.desk.locked():
+        # First whether it is held, then whether it is wanted: the thread may take it in between.
+        if len(self._jobs) >= _FEW or self.desk.locked() or self._is_wanted:
             return False
         with self.desk:  # held by another thread for a moment, where that was quicker
             before = [*self._jobs]
@@ -297,20 +300,25 @@ class Worker:
         heard, calm = time.monotonic(), 0
         while self._jobs or not self._is_closed:
             was_called = self._wait_for_jobs(may_sleep=calm >= _AWAKE)
+            self._is_wanted = True
             if not self.desk.acquire(blocking=was_called or self._is_closed):
+                self._is_wanted = False
                 continue  # whoever writes just now takes along what is to be done
             try:
                 done = [self._jobs.popleft() for _ in range(min(_MOST, len(self._jobs)))]
                 self._do(store, done)
             finally:
                 self.desk.release()
+                self._is_wanted = False
             _wake([job for job in done if job.waiter is not None])
             calm = 0 if done or was_called else calm + 1
+            self._is_wanted = True
             with self.desk, suppress(Exception):  # nobody waits for it; the next write says what is wrong
                 store.tidy()
                 if self.tokens and time.monotonic() - heard > LEASE / 3:
                     heard = time.monotonic()
                     store.renew([*self.tokens])
+            self._is_wanted = False
         with self.desk:
             for token, run in [*self.tokens.items()]:
                 with suppress(Exception):

@@ -412,6 +412,60 @@ async def test_while_the_thread_brings_the_log_into_the_file_the_event_loop_goes
         assert opened.store.seqs == [0]
 
 
+class Contended:
+    """A desk that the thread takes just after an event loop has seen that nobody has it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.is_taken = threading.Event()
+        self.may_take = threading.Event()
+
+    def locked(self) -> bool:
+        if self._lock.locked():
+            return True
+        self.may_take.set()
+        self.is_taken.wait(5)
+        return False
+
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        if threading.current_thread().name != "executionkit journal":
+            return self._lock.acquire(blocking, timeout)
+        if not self.may_take.wait(5 if blocking else 0):
+            return False
+        got = self._lock.acquire(blocking, timeout)
+        self.is_taken.set()
+        return got
+
+    def release(self) -> None:
+        self._lock.release()
+
+    def __enter__(self) -> bool:
+        return self.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
+async def test_an_event_loop_does_not_wait_for_a_thread_that_was_about_to_use_the_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("executionkit.journal.worker._TICK", 600)  # the thread does what it is called for
+    may_end = threading.Event()
+    with Opened(tmp_path / "runs.db") as opened:
+        worker = opened.worker
+        desk = Contended()
+        worker.desk = desk  # type: ignore[assignment, misc]  # pyright: ignore[reportAttributeAccessIssue]
+        worker.call_soon(lambda store: may_end.wait(5))
+        async with anyio.create_task_group() as group:
+            group.start_soon(worker.commit, opened.write(0))
+            for _ in range(10):
+                await anyio.lowlevel.checkpoint()
+            assert desk.is_taken.is_set()
+            assert opened.store.written == []
+            may_end.set()
+        assert opened.store.written == [(0, True)]
+
+
 async def test_an_interrupt_as_a_turn_begins_leaves_nobody_waiting(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
