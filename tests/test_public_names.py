@@ -21,6 +21,11 @@ NEEDS = {
 }
 
 
+def needed(name: str) -> list[pytest.MarkDecorator]:
+    """Return the marks of a module that an extra is needed for: it, or the package that it is in."""
+    return NEEDS.get(name) or NEEDS.get(name.rpartition(".")[0], [])
+
+
 def publishes(module: pkgutil.ModuleInfo) -> bool:
     """Tell whether a module has names to offer; of a package that needs an extra it is known."""
     is_known = not module.ispkg or module.name in NEEDS
@@ -32,7 +37,7 @@ MODULES = sorted(
     for module in pkgutil.walk_packages(executionkit.__path__, "executionkit.")
     if publishes(module)
 )
-ALL = [pytest.param(name, marks=NEEDS.get(name, [])) for name in ("executionkit", *MODULES)]
+ALL = [pytest.param(name, marks=needed(name)) for name in ("executionkit", *MODULES)]
 
 
 @pytest.mark.parametrize("name", ALL)

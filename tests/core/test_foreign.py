@@ -29,6 +29,7 @@ from executionkit.datasets import map_dataset
 from executionkit.provider import ToolCall
 from executionkit.providers.pool import Pool
 from executionkit.stage import Stage
+from tests.conftest import needs
 from tests.doubles import reply, result_of
 
 
@@ -112,10 +113,15 @@ async def test_as_a_part_of_a_stage(stage: str) -> None:
 @pytest.mark.parametrize("stage", STAGES)
 def test_in_a_drawing_and_a_document(stage: str) -> None:
     made = STAGES[stage]()
-    assert plan.tree(made)
     assert plan.mermaid(made)
     with pytest.raises(TypeError, match="cannot be written"):
         plan.dumps(made)
+
+
+@needs("rich")
+@pytest.mark.parametrize("stage", STAGES)
+def test_in_a_tree(stage: str) -> None:
+    assert plan.tree(STAGES[stage]())
 
 
 @pytest.mark.parametrize(
