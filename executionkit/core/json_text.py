@@ -33,7 +33,8 @@ _FENCE_ENDS: Final = re.compile(r"\s*```")
 _JSON_TAGS: Final = frozenset({"", "json", "jsonc", "json5", "jsonl"})
 _FLAT: Final = re.compile(
     r"\[[^\[\](){}\"`]{0,10000}+[\])]"  # a footnote, an interval, a list of numbers
-    r"|\{\{?[^\[\](){}\"':`]{0,10000}+\}\}?"  # a set, a placeholder, an argument in LaTeX, the empty object
+    r"|\{\s*+\}"  # the empty object; a bracket behind it is none of its own
+    r"|\{\{?[^\[\](){}\"':`]{0,10000}+\}\}?"  # a set, a placeholder, an argument in LaTeX
 )
 """Brackets that hold no others and no strings: prose if they are no JSON."""
 _BEGINS_VALUE: Final = re.compile(

@@ -12,8 +12,8 @@ __all__ = ["OlderRows"]
 _TABLES: Final = ("call", "flight")
 """Where rows were; those of calls under way come last, for they are newer."""
 _SEQ: Final = (1 << 32) - 1
-_OF_A_RUN: Final = f"number BETWEEN ?1 << 32 AND ?1 << 32 | {_SEQ}"
-_RUNS: Final = {1: "run = ?1", 2: _OF_A_RUN, 3: _OF_A_RUN}
+_OF_A_RUN: Final = f"number BETWEEN :run << 32 AND :run << 32 | {_SEQ}"
+_RUNS: Final = {1: "run = :run", 2: _OF_A_RUN, 3: _OF_A_RUN}
 """Which rows are a run's, of each version."""
 _OWN: Final = f"number & {_SEQ}"
 _NUMBERS: Final = {
@@ -63,7 +63,7 @@ class OlderRows:
             name, number = _named(table, version), _NUMBERS[version][table]
             found = self._database.execute(
                 f"SELECT {number}, {_FIELDS} FROM {name} WHERE {_RUNS[version]}",  # noqa: S608 - our own words
-                (run,),
+                {"run": run},
             )
             for fields in found.fetchall():
                 try:
@@ -76,7 +76,7 @@ class OlderRows:
         """Remove the rows of a run."""
         for table in _TABLES:
             name = _named(table, self._version)
-            self._database.execute(f"DELETE FROM {name} WHERE {_RUNS[self._version]}", (run,))  # noqa: S608
+            self._database.execute(f"DELETE FROM {name} WHERE {_RUNS[self._version]}", {"run": run})  # noqa: S608
 
 
 def _named(table: str, version: int) -> str:

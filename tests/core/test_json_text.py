@@ -145,6 +145,7 @@ TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[\w.+-]+|\S')
 @example([{}, {}], (1, 42))
 @example([{}], (8, 14))
 @example([{}], (25, 32))
+@example([{"b": {}}, {"a": []}], (12, 31))
 def test_a_cut_at_both_ends_leaves_no_fragment(value: Any, data: Any) -> None:
     written = json.dumps({"first": value, "then": [1, value]})
     if isinstance(data, tuple):
