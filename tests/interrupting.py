@@ -211,7 +211,8 @@ def interrupted(library: str, kind: Kind, instant: int) -> dict[str, Any]:
             sys.setprofile(None)
 
     if library == "trio":
-        keep_out(work, streamed, over_rows, adapted, left, journaled, for_each)
+        # `tidy` too: an interrupt that trio raises in code that then cleans up is known to nobody else meanwhile.
+        keep_out(work, streamed, over_rows, adapted, left, journaled, for_each, tidy)
     raised = ""
     try:
         run(library, work)
