@@ -399,14 +399,18 @@ async def test_an_interrupt_in_a_thread_is_told_before_the_event_loop_hears_of_i
 
 
 class Struck:
-    """A model that is interrupted as it is cancelled; one call of two."""
+    """A model that is interrupted as it is cancelled; one call of two. The second one ends `until`."""
 
     def __init__(self, kind: type[BaseException]) -> None:
         self._kind = kind
-        self._is_first = True
+        self._calls = 0
+        self.until: anyio.CancelScope | None = None
 
     async def complete(self, messages: list[Message], **options: object) -> LLMResponse:
-        is_first, self._is_first = self._is_first, False
+        self._calls += 1
+        is_first = self._calls == 1
+        if self._calls == 2 and self.until is not None:
+            self.until.cancel()
         try:
             await anyio.sleep_forever()
         finally:
@@ -416,24 +420,24 @@ class Struck:
 
 
 async def cancelled(stage: Stage[str, object], model: Struck) -> None:
-    with anyio.move_on_after(0.01):
+    with anyio.CancelScope() as model.until:
         await stage.run(model, "q")
 
 
 async def late(stage: Stage[str, object], model: Struck) -> None:
-    await stage.run(model, "q", deadline=0.01)
+    await stage.run(model, "q", deadline=0.3)
 
 
 async def left(stage: Stage[str, object], model: Struck) -> None:
     async with stage.stream(model, "q") as run:
-        with anyio.move_on_after(0.01):
+        with anyio.CancelScope() as model.until:
             async for _ in run:
                 pass
 
 
 async def left_rows(stage: Stage[str, object], model: Struck) -> None:
     async with stage.over(["a", "b"], model, key=str) as batch:
-        with anyio.move_on_after(0.01):
+        with anyio.CancelScope() as model.until:
             async for _ in batch:
                 pass
 
