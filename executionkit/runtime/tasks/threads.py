@@ -68,7 +68,7 @@ def _called(function: Callable[[], T]) -> tuple[T | None, BaseException | None]:
         return None, _not_a_stop(stop)
     except BaseException as failure:  # noqa: BLE001
         if passes(failure):
-            announce_interrupt(failure)  # at once: the event loop takes a turn to hear of it
+            announce_interrupt(failure)  # from here: the event loop learns of it a turn later
         return None, failure
 
 
