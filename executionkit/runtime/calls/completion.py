@@ -431,25 +431,38 @@ class Completion(msgspec.Struct, eq=False):
         return response
 
     async def _reserved(self, member: Endpoint, before_it: ExecutionKitError | None) -> Reservation:
-        """Reserve the next attempt; with a journal, note there that it is sent."""
+        """Reserve the next attempt; where the run is ending nothing is held, or counted, meanwhile."""
         self._cancellations = 0
-        reservation = self._try_to_reserve(member, before_it)
-        if not isinstance(reservation, Reservation):
-            reservation = await self._wait_to_reserve(reservation, member, before_it)
-        entry, is_noted = self._entry, False
-        try:
-            if entry is not None:
-                await entry.send(reservation.worst)
-                is_noted = True
-            if is_ending(self.frame.settings.loop):
-                await let_end()
-                self._cancellations = cancellations()
-        except BaseException:
-            reservation.cancel()
-            if entry is not None and is_noted:  # the next life would charge it as one that was under way
-                entry.take_back()
-            raise
-        return reservation
+        reservation = await self._noted(member, self._try_to_reserve(member, before_it), before_it)
+        if not is_ending(self.frame.settings.loop):
+            return reservation
+        reservation.cancel()
+        if self._entry is not None:  # the next life would charge it as one that was under way
+            self._entry.take_back()
+        await let_end()
+        self._cancellations = cancellations()
+        if self.payers.are_closed:
+            raise PermanentError(RUN_IS_OVER)
+        # With the same payers: where the call carries another one, it took that over the first time.
+        decision = try_to_reserve(self.payers, self.request, member.terms)
+        return await self._noted(member, decision, before_it)
+
+    async def _noted(
+        self,
+        member: Endpoint,
+        decision: Reservation | Refused | Budget,
+        before_it: ExecutionKitError | None,
+    ) -> Reservation:
+        """Wait for a reservation where there is none yet; with a journal, note there that it is sent."""
+        if not isinstance(decision, Reservation):
+            decision = await self._wait_to_reserve(decision, member, before_it)
+        if self._entry is not None:
+            try:
+                await self._entry.send(decision.worst)
+            except BaseException:
+                decision.cancel()
+                raise
+        return decision
 
     def _settle(
         self,

@@ -17,6 +17,8 @@ from executionkit.patterns.complete import complete
 from executionkit.patterns.consensus import consensus
 from executionkit.patterns.step import step
 from executionkit.provider import LLMProvider, LLMResponse, Message, user
+from executionkit.runtime.frame import Settings
+from executionkit.runtime.ledger.accounts import Account
 from executionkit.runtime.tasks.background import Background
 from executionkit.runtime.tasks.ending import Level, interruptible, is_ending, is_interrupt_coming
 from executionkit.runtime.tasks.gather import gather
@@ -24,7 +26,7 @@ from executionkit.runtime.tasks.threads import in_thread
 from executionkit.runtime.tasks.timeouts import finish_within
 from executionkit.stage import Stage
 from tests.conftest import needs
-from tests.doubles import Asked, Model, reply, soon
+from tests.doubles import NEVER, Asked, Model, new_context, reply, soon
 
 pytestmark = pytest.mark.anyio
 
@@ -327,6 +329,25 @@ async def test_a_call_that_waited_for_the_budget_is_not_sent_once_it_is_cancelle
             group.start_soon(cancel, scope)
             outcome = await (consensus(n=6) & complete() >> complete()).run(model, "q", max_cost=budget)
     assert outcome is not None or asked_before == [model.calls]
+
+
+async def test_a_call_that_waits_for_the_end_of_its_run_is_in_no_cost() -> None:
+    model, account = Model(), Account()
+    context, counted = new_context(model, account, Settings(NEVER, None, None)), list[int]()
+
+    async def ask() -> None:
+        level = Level()
+        level.ends_at = 0.0
+        level.enter()
+        await context.complete([user("q")])
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(ask)
+        for _ in range(5):
+            await checkpoint()
+            counted.append(account.cost.llm_calls)
+    assert counted == [0] * 5
+    assert (model.calls, account.cost.llm_calls) == (1, 1)  # it goes on where no end comes
 
 
 async def read_rows(model: Model) -> None:
