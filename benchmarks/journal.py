@@ -19,11 +19,15 @@ import tempfile
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 CALLS = 200
+AT_ONCE = 100
 ROUNDS = 5
 ANSWER = "It is Paris. " * 30
+
+
+MODES = {"sequential": 1, "100 in flight": AT_ONCE}
 
 
 async def least(work: Callable[[], Awaitable[object]]) -> float:
@@ -51,7 +55,7 @@ async def ours() -> dict[str, float]:
         numbers = iter(range(10**9))
         for name, at_once, used in (
             ("sequential", 1, journal),
-            ("100 in flight", 100, journal),
+            ("100 in flight", AT_ONCE, journal),
             ("sequential, power=True", 1, flushed),
         ):
             stage = complete().each(max_concurrency=at_once)
@@ -82,31 +86,42 @@ async def langgraph() -> dict[str, float]:
     saver_of: Any = import_module("langgraph.checkpoint.sqlite.aio").AsyncSqliteSaver
     graphs: Any = import_module("langgraph.graph")
 
+    def newer(_: str, text: str) -> str:
+        return text
+
     class State(TypedDict):
-        text: str
+        text: Annotated[str, newer]
 
     async def node(state: State) -> State:
         return {"text": ANSWER}
 
-    graph: Any = graphs.StateGraph(State)
-    for number in range(CALLS):
-        graph.add_node(f"n{number}", node)
-        graph.add_edge(graphs.START if number == 0 else f"n{number - 1}", f"n{number}")
-    graph.add_edge(f"n{CALLS - 1}", graphs.END)
+    def graph_of(at_once: int) -> Any:
+        """Return a graph of so many nodes at once, and as many such steps as make all the calls."""
+        graph: Any = graphs.StateGraph(State)
+        for number in range(CALLS):
+            graph.add_node(f"n{number}", node)
+            before = number - at_once
+            graph.add_edge(graphs.START if before < 0 else f"n{before}", f"n{number}")
+        return graph
+
+    found: dict[str, float] = {}
+    limit = {"recursion_limit": CALLS + 5}
+    numbers = iter(range(10**9))
     with tempfile.TemporaryDirectory() as folder:
         async with saver_of.from_conn_string(f"{folder}/graph.db") as saver:
-            saved, plain = graph.compile(checkpointer=saver), graph.compile()
-            limit = {"recursion_limit": CALLS + 5}
-            numbers = iter(range(10**9))
+            for name, at_once in MODES.items():
+                graph = graph_of(at_once)
+                saved, plain = graph.compile(checkpointer=saver), graph.compile()
 
-            async def with_it() -> None:
-                thread = {"configurable": {"thread_id": str(next(numbers))}}
-                await saved.ainvoke({"text": ""}, {**limit, **thread})
+                async def with_it(saved: Any = saved) -> None:
+                    thread = {"configurable": {"thread_id": str(next(numbers))}}
+                    await saved.ainvoke({"text": ""}, {**limit, **thread})
 
-            async def without() -> None:
-                await plain.ainvoke({"text": ""}, limit)
+                async def without(plain: Any = plain) -> None:
+                    await plain.ainvoke({"text": ""}, limit)
 
-            return {"sequential": await least(with_it) - await least(without)}
+                found[name] = await least(with_it) - await least(without)
+    return found
 
 
 async def dbos() -> dict[str, float]:
@@ -127,19 +142,23 @@ async def dbos() -> dict[str, float]:
 
     step: Any = kept.step()(answer)
 
-    async def steps() -> None:
+    async def in_turn() -> None:
         for _ in range(CALLS):
             await step()
 
-    workflow: Any = kept.workflow()(steps)
+    async def at_once() -> None:
+        for _ in range(CALLS // AT_ONCE):
+            await asyncio.gather(*[step() for _ in range(AT_ONCE)])
 
     async def plain() -> None:
         for _ in range(CALLS):
             await asyncio.sleep(0)
 
+    workflows: list[Any] = [kept.workflow()(each) for each in (in_turn, at_once)]
     kept.launch()
     try:
-        return {"sequential": await least(workflow) - await least(plain)}
+        without = await least(plain)
+        return {name: await least(each) - without for name, each in zip(MODES, workflows, strict=True)}
     finally:
         kept.destroy()
 
