@@ -14,13 +14,19 @@ from msgspec.structs import replace
 from typing_extensions import override
 
 from executionkit import LLMResponse, PermanentError, ProviderError, ToolCall
-from executionkit.core.journal import Row, as_bytes, from_bytes
+from executionkit.core.journal import Row, as_bytes, from_bytes, sealed, unpacked
 from executionkit.errors import RunBusyError
 from executionkit.journal import Journal, RunInfo
 from executionkit.journal.ownership import Owner
 from executionkit.journal.store import Ended, Opened, Store, Write
 from executionkit.provider import Message
 from executionkit.runtime.calls.open_call import call_under_way
+
+
+def row_of(data: bytes) -> Row:
+    """Return the row that was packed."""
+    (row,) = unpacked(sealed([data], b""), b"")
+    return row
 
 
 class MemoryStore:
@@ -76,7 +82,7 @@ class MemoryStore:
                 yield again
 
     def write(self, rows: Sequence[Write]) -> None:
-        for run, token, row in rows:
+        for run, token, data in rows:
             if self.dies_after is not None and self.writes >= self.dies_after and not self.is_dead:
                 self.is_dead = True
                 self.on_death()
@@ -85,6 +91,7 @@ class MemoryStore:
                 continue
             if self.owners.get(run) != token:
                 raise RunBusyError("it was taken over")
+            row = row_of(data)
             self.stored[run, row.seq] = (row, as_bytes(row.body, b""))
 
     def write_at_once(self, rows: Sequence[Write]) -> bool:

@@ -1,7 +1,7 @@
 """May the next call be sent? Pure arithmetic over a limit, what is spent and what is in flight."""
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final, TypeAlias, cast
 
 import msgspec
@@ -241,8 +241,13 @@ def estimate_input(*parts: object) -> int:
     >>> estimate_input([{"role": "user", "content": "What is the capital of France?"}])
     13
     """
-    given = [part for part in parts if part is not None]
-    return sum([-(-_size(part) // _BYTES_A_TOKEN) + _TOKENS_A_MESSAGE * _length(part) for part in given])
+    tokens = 0
+    for part in parts:
+        if part is not None:
+            tokens -= -_size(part) // _BYTES_A_TOKEN
+            if isinstance(part, list):
+                tokens += _TOKENS_A_MESSAGE * len(cast("list[object]", part))
+    return tokens
 
 
 def bound_input(*parts: object) -> int:
@@ -257,16 +262,14 @@ def bound_input(*parts: object) -> int:
     return TOKENS_A_REQUEST + sum(len(json_text(part).encode()) for part in parts if part is not None)
 
 
-def _length(part: object) -> int:
-    return len(cast("list[object]", part)) if isinstance(part, list) else 0
-
-
 def _size(part: object) -> int:
     if isinstance(part, str):
         return len(part) if part.isascii() else len(part.encode("utf-8", "surrogatepass"))
-    if isinstance(part, (list, tuple)):
-        return sum(map(_size, cast("list[object]", part)))
     if isinstance(part, (dict, Mapping)):  # what is no mapping asks the abstract class, which takes long
-        values = cast("Mapping[object, object]", part).values()
-        return sum([len(each) if type(each) is str and each.isascii() else _size(each) for each in values])
-    return 0 if part is None else _BYTES_A_TOKEN
+        part = cast("Mapping[object, object]", part).values()
+    elif not isinstance(part, (list, tuple)):
+        return 0 if part is None else _BYTES_A_TOKEN
+    size = 0
+    for each in cast("Iterable[object]", part):
+        size += len(each) if type(each) is str and each.isascii() else _size(each)
+    return size

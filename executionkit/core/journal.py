@@ -4,10 +4,10 @@ A row stands for one logical call, or one call of a tool. It is found by its pla
 fingerprint says that the same was asked.
 """
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
+from hashlib import blake2b
 from typing import Any, Final, Literal, TypeAlias, TypeVar, cast
 
 import msgspec
@@ -282,7 +282,7 @@ def packed(row: Row) -> bytes:
                 row.ordinal,
                 row.state,
                 row.fingerprint,
-                [_paid(charge) for charge in body.charges],
+                [*map(_paid, body.charges)],
                 None if body.held is None else _paid(body.held),
                 replace(body, charges=[], held=None),
                 row.prompt,
@@ -316,8 +316,7 @@ def sealed(rows: Sequence[bytes], salt: bytes) -> bytes:
         rows: The rows, at most 65,535.
         salt: What they belong to, so that nothing can be put in their place.
     """
-    text = b"".join([_ARRAY, len(rows).to_bytes(2, "big"), *rows])
-    return _checksum(text, salt) + text
+    return _sealed(b"".join([_ARRAY, len(rows).to_bytes(2, "big"), *rows]), salt)
 
 
 def unpacked(data: bytes, salt: bytes) -> list[Row]:
@@ -364,7 +363,7 @@ def _charge(paid: _Paid) -> Charge:
 
 def _unsealed(data: bytes, salt: bytes) -> bytes:
     text = data[_CHECK:]
-    if data[:_CHECK] != _checksum(text, salt):
+    if data != _sealed(text, salt):
         raise BadRowError("a row is not as it was written")
     return text
 
@@ -383,7 +382,7 @@ def as_bytes(body: Body, salt: bytes) -> bytes:
         text = _BODIES.encode(body)
     except (UnicodeEncodeError, OverflowError, TypeError, ValueError):
         text = json.dumps(msgspec.to_builtins(body), default=str).encode()  # lone surrogates, large numbers
-    return _checksum(text, salt) + text
+    return _sealed(text, salt)
 
 
 def from_bytes(data: bytes, salt: bytes) -> Body:
@@ -399,8 +398,8 @@ def from_bytes(data: bytes, salt: bytes) -> Body:
         return _converted(text, Body)
 
 
-def _checksum(text: bytes, salt: bytes) -> bytes:
-    return hashlib.blake2b(salt + text, digest_size=_CHECK).digest()
+def _sealed(text: bytes, salt: bytes) -> bytes:
+    return blake2b(salt + text, digest_size=_CHECK).digest() + text
 
 
 def plain_request(request: Request, identity: Mapping[str, Any]) -> dict[str, Any]:
@@ -440,7 +439,7 @@ def digest_of(value: object) -> bytes:
     >>> digest_of({"a": 1, "b": [2]}) == digest_of({"b": (2,), "a": 1})
     True
     """
-    return hashlib.blake2b(_canonical(value), digest_size=16).digest()
+    return blake2b(_canonical(value), digest_size=16).digest()
 
 
 def _canonical(value: object) -> bytes:

@@ -51,15 +51,15 @@ def to_plain(value: object) -> Any:
     {'votes': ['a', 'b'], 'cost': {'$': 'usage', 'value': {'input_tokens': 3, ...}}}
     """
     match value:
-        case None | bool() | str():
+        case dict():
+            return _mapping(cast("dict[object, object]", value))
+        case None | str() | int():
             return value
         case float():
             return value if math.isfinite(value) else _tagged("float", str(value))
-        case int():
-            return value
         case tuple() | list():
             return [to_plain(item) for item in cast("list[object]", value)]
-        case dict() | Mapping():  # what is a dict need not ask the abstract class
+        case Mapping():
             return _mapping(cast("Mapping[object, object]", value))
         case _:
             return _other(value)
@@ -70,9 +70,12 @@ def _tagged(kind: str, form: object) -> dict[str, object]:
 
 
 def _mapping(given: Mapping[object, object]) -> dict[str, object]:
-    if _TAG not in given and all(isinstance(key, str) for key in given):
-        return {str(key): item if type(item) in _PLAIN else to_plain(item) for key, item in given.items()}
-    return _tagged("map", [[to_plain(key), to_plain(item)] for key, item in given.items()])
+    plain: dict[str, object] = {}
+    for key, item in given.items():
+        if not isinstance(key, str) or key == _TAG:
+            return _tagged("map", [[to_plain(key), to_plain(item)] for key, item in given.items()])
+        plain[str(key)] = item if type(item) in _PLAIN else to_plain(item)
+    return plain
 
 
 def _other(value: object) -> Any:

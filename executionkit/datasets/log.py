@@ -179,7 +179,7 @@ class Log:
         except OSError:
             return
 
-    async def commit(self, row: CallRow) -> None:
+    def commit(self, row: CallRow) -> None:
         """Note that a call is about to be sent.
 
         Raises:

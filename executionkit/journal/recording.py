@@ -91,9 +91,9 @@ class _Run:
         return [row for _, row in sorted(self._rows.items()) if row.state == "done" and row.generation == 0]
 
     def put(self, row: Row) -> None:
-        self._rows[row.seq] = row
+        self._rows[row.seq] = row.copy()
 
-    async def commit(self, row: Row) -> None:
+    def commit(self, row: Row) -> None:
         self.put(row)
 
     async def close(self, error: ExecutionKitError | None, *, asks_again: bool) -> None: ...

@@ -9,14 +9,14 @@ from typing import Any, Final, Literal, Self, TypeAlias, cast
 from executionkit.core.canonical import fingerprint_of
 from executionkit.core.checks import check_count, check_flag
 from executionkit.core.encoding import json_text
-from executionkit.core.journal import ROWS_OF_A_BATCH, Row, cost_of, digest_of
+from executionkit.core.journal import ROWS_OF_A_BATCH, Row, cost_of, digest_of, packed
 from executionkit.core.past_runs import PastRuns, past_runs
 from executionkit.core.portable import to_plain
 from executionkit.errors import ExecutionKitError, JournalError, JournalMismatchError
 from executionkit.journal.ownership import this_process
 from executionkit.journal.pipelines import Pipelined, changes_between, described
 from executionkit.journal.store import Ended, Opened, RunInfo, Store
-from executionkit.journal.worker import Worker
+from executionkit.journal.worker import Worker, this_loop
 from executionkit.runtime.journal.recorder import Recorder
 from executionkit.stage import Stage
 
@@ -317,14 +317,15 @@ class _Sink:
 
     def __init__(self, worker: Worker, number: int, token: str) -> None:
         self._worker = worker
+        self._loop = this_loop()
         self._number = number
         self._token = token
 
     def put(self, row: Row) -> None:
-        self._worker.put((self._number, self._token, row))
+        self._worker.put((self._number, self._token, packed(row)))
 
-    def commit(self, row: Row) -> Awaitable[None]:
-        return self._worker.commit((self._number, self._token, row))
+    def commit(self, row: Row) -> Awaitable[object] | None:
+        return self._worker.commit((self._number, self._token, packed(row)), self._loop)
 
     async def close(self, error: ExecutionKitError | None, *, asks_again: bool) -> None:
         ended: Ended = "answered" if error is None else "failed"
@@ -369,7 +370,7 @@ def _resolve(store: Store, run_id: str, key: str, observation: str) -> None:
     info = opened.info
     try:
         row = resolved(store.rows(number), key, observation, f"the run {run_id!r}")
-        store.write([(number, opened.token, row)])
+        store.write([(number, opened.token, packed(row))])
     finally:
         store.close_run(number, opened.token, info.ended, info.error, info.asks_again)
 

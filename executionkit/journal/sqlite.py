@@ -33,6 +33,8 @@ _LONG: Final = 2**16
 _SLOW: Final = 0.02
 """Seconds from which on a write has held an event loop up; for `_PAUSE` times as long none is made there."""
 _PAUSE: Final = 10
+_LOOK: Final = 0.01
+"""Seconds between two looks whether the file is there still, which take as long as half a note."""
 _PAUSE_FOR_LOG: Final = 0.005
 """Seconds between two attempts to begin the write-ahead log."""
 _LOG_BYTES: Final = 2**22
@@ -79,7 +81,7 @@ _FAILURES: Final = (sqlite3.Error, OSError, ValueError, OverflowError, msgspec.M
 OverflowError: a number of a run that is none."""
 _What: TypeAlias = Literal["opened", "read", "written"]
 _Note: TypeAlias = tuple[int, str, Sequence[bytes]]
-"""Rows to be written together: their run's number, the token of its owner, and each of them packed."""
+"""Rows to be written together: their run's number, the token of its owner, and each of them."""
 _Noted: TypeAlias = tuple[int, int, list[Row]]
 """The number of a note, its bytes, and its rows."""
 
@@ -103,6 +105,8 @@ class SQLiteStore:
         self._power = power
         self._patience = _PATIENCE
         self._slow_until = 0.0
+        self._look_at = 0.0
+        """When to look next whether the file is there still."""
         self._ends: dict[int, int] = {}
         """Of each run that was written to, the number of its next note."""
         self._unmoved = 0
@@ -121,6 +125,8 @@ class SQLiteStore:
             self._database = sqlite3.connect(
                 self._place, timeout=_PATIENCE, isolation_level=None, check_same_thread=False
             )
+        self._cursor = self._database.cursor()
+        """What notes are added through: a new one each time takes as long as a row's packing."""
         try:
             with self._telling("opened"):
                 self._prepare()
@@ -305,19 +311,21 @@ class SQLiteStore:
     def write(self, rows: Sequence[Write]) -> None:
         """Store rows; see `Store`."""
         with self._telling("written"):
+            self._check_is_there()
             self._write(_notes(rows))
 
     def write_at_once(self, rows: Sequence[Write]) -> bool:
         """Store rows if that takes no longer than some microseconds; see `Store`."""
         began = time.monotonic()
-        if self._power or began < self._slow_until:
+        if self._power or began < self._slow_until or sum([len(row) for _, _, row in rows]) > _LONG:
             return False
         try:  # `_telling` would take as long as all else but the file
-            self._begin_anew(patience=0.0)
-            notes = _notes(rows)
-            if sum([len(row) for _, _, each in notes for row in each]) > _LONG:
-                return False
-            self._write(notes)
+            if self._patience or self._database.in_transaction:
+                self._begin_anew(patience=0.0)
+            if began >= self._look_at:
+                self._check_is_there()
+                self._look_at = began + _LOOK
+            self._write(_notes(rows))
         except _FAILURES as error:
             if isinstance(error, sqlite3.OperationalError) and _is_busy(error):
                 return False
@@ -328,7 +336,6 @@ class SQLiteStore:
         return True
 
     def _write(self, notes: Sequence[_Note]) -> None:
-        self._check_is_there()
         if len(notes) == 1:
             self._add(*notes[0])
         else:
@@ -342,7 +349,7 @@ class SQLiteStore:
         number = self._end(run)
         self._ends.pop(run, None)  # until it is known that it is written: an interrupt may come in between
         note = sealed(rows, _salt(number))
-        if not self._database.execute(_INSERT_OWNED, (number, note, run, token)).rowcount:
+        if not self._cursor.execute(_INSERT_OWNED, (number, note, run, token)).rowcount:
             raise _taken_over()
         self._ends[run] = number + 1
         self._unmoved += _NOTE_BYTES + len(note)
@@ -384,6 +391,7 @@ class SQLiteStore:
         self._ends.pop(run, None)
         _given_up.add(token)  # until that is noted, which may fail
         with self._telling("written"):
+            self._check_is_there()
             self._database.execute(
                 "UPDATE run SET token = NULL, owner = NULL, ended = ?, error = ?, asks_again = ?, "
                 "changed = ? WHERE number = ? AND token = ?",
@@ -526,25 +534,24 @@ def _salt(number: int) -> bytes:
 
 
 def _notes(writes: Iterable[Write]) -> list[_Note]:
-    """Pack rows; those of one run are written together."""
+    """Put the rows of one run together."""
     runs: dict[tuple[int, str], list[bytes]] = {}
     for run, token, row in writes:
-        runs.setdefault((run, token), []).append(packed(row))
+        runs.setdefault((run, token), []).append(row)
     return [(run, token, each) for (run, token), rows in runs.items() for each in _in_notes(rows)]
 
 
-def _in_notes(rows: Iterable[bytes]) -> Iterator[list[bytes]]:
-    """Yield the rows of one note after the other; each ends with the row that makes it long enough."""
-    note: list[bytes] = []
-    length = 0
+def _in_notes(rows: Iterable[bytes]) -> list[list[bytes]]:
+    """Return the rows of one note after the other; each ends with the row that makes it long enough."""
+    notes: list[list[bytes]] = []
+    left = 0
     for row in rows:
-        note.append(row)
-        length += len(row)
-        if length > _SHORT:
-            yield note
-            note, length = [], 0
-    if note:
-        yield note
+        if left <= 0:
+            notes.append([])
+            left = _SHORT
+        notes[-1].append(row)
+        left -= len(row)
+    return notes
 
 
 def _in_parts(noted: Iterable[_Noted]) -> Iterator[list[_Noted]]:

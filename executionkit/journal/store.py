@@ -20,8 +20,8 @@ DAMAGED: Final = "the file is damaged, or none of ours; take another, or a copy"
 Ended: TypeAlias = Literal["running", "answered", "failed", "stopped"]
 """What became of a run: under way (or its process ended), or how its last life ended."""
 
-Write: TypeAlias = tuple[int, str, Row]
-"""A row to be stored: the run's number, the token of its owner, and the row."""
+Write: TypeAlias = tuple[int, str, bytes]
+"""A row to be stored: the run's number, the token of its owner, and the row, packed."""
 
 
 def damaged(path: Path, error: Exception) -> JournalError:

@@ -11,18 +11,20 @@ import sys
 import threading
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import Any, Final, Protocol, TypeVar, cast
 from weakref import WeakSet
 
+import msgspec
+
 from executionkit.errors import JournalError
 from executionkit.journal.ownership import LEASE
 from executionkit.journal.store import Store, Write
 
-__all__ = ["Worker"]
+__all__ = ["Worker", "this_loop"]
 
 T = TypeVar("T")
 
@@ -53,33 +55,27 @@ class _Waiter(Protocol):
         """Where to wake him."""
         ...
 
-    def wake(self) -> None:
-        """Wake him; called where `loop` is."""
+    def wake(self, job: "_Job") -> None:
+        """Tell him what came of it; called where `loop` is."""
         ...
 
 
-class _Job:
+class _Job(msgspec.Struct, eq=False):
     """A row to write, or a function to call, and who waits for it.
 
     Args:
         write: The row; None for a function.
         function: The function, called with the store.
         waiter: Who waits; None for nobody.
+        result: What the function returned.
+        failure: Why it could not be done.
     """
 
-    __slots__ = ("failure", "function", "result", "waiter", "write")
-
-    def __init__(
-        self,
-        write: Write | None = None,
-        function: Callable[[Store], object] | None = None,
-        waiter: _Waiter | None = None,
-    ) -> None:
-        self.write = write
-        self.function = function
-        self.waiter = waiter
-        self.result: object = None
-        self.failure: BaseException | None = None
+    write: Write | None = None
+    function: Callable[[Store], object] | None = None
+    waiter: _Waiter | None = None
+    result: object = None
+    failure: BaseException | None = None
 
 
 class _OnAsyncio:
@@ -87,30 +83,37 @@ class _OnAsyncio:
 
     def __init__(self) -> None:
         self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
-        self._future: asyncio.Future[None] = self.loop.create_future()
+        self._future: asyncio.Future[object] = self.loop.create_future()
 
-    def wake(self) -> None:
-        if not self._future.done():
-            self._future.set_result(None)
+    def wake(self, job: _Job) -> None:
+        if self._future.done():
+            return  # he was cancelled
+        if job.failure is None:
+            self._future.set_result(job.result)
+        else:
+            self._future.set_exception(_again(job.failure))
 
-    async def wait(self) -> None:
-        await self._future
+    def outcome(self) -> Awaitable[object]:
+        return self._future
 
 
 class _OnTrio:
-    __slots__ = ("_event", "loop")
+    __slots__ = ("_event", "_job", "loop")
 
     def __init__(self) -> None:
         import trio  # an extra
 
         self.loop = trio.lowlevel.current_trio_token()
         self._event = trio.Event()
+        self._job = _Job()
 
-    def wake(self) -> None:
+    def wake(self, job: _Job) -> None:
+        self._job = job
         self._event.set()
 
-    async def wait(self) -> None:
+    async def outcome(self) -> object:
         await self._event.wait()
+        return _result_of(self._job)
 
 
 class _InThread:
@@ -119,10 +122,19 @@ class _InThread:
     loop: object = None
 
     def __init__(self) -> None:
-        self.future: Future[None] = Future()
+        self.future: Future[_Job] = Future()
 
-    def wake(self) -> None:
-        self.future.set_result(None)
+    def wake(self, job: _Job) -> None:
+        self.future.set_result(job)
+
+    def outcome(self) -> object:
+        return _result_of(self.future.result())
+
+
+def _result_of(job: _Job) -> object:
+    if job.failure is not None:
+        raise _again(job.failure)
+    return job.result
 
 
 class Worker:
@@ -179,26 +191,32 @@ class Worker:
             if self._is_asleep:
                 self._bell.put(None)
 
-    async def commit(self, write: Write) -> None:
-        """Write a row, and return once it is stored, with all that was handed over before.
+    def commit(self, write: Write, loop: object) -> Awaitable[object] | None:
+        """Write a row, with all that was handed over before.
+
+        Args:
+            write: The row.
+            loop: The running event loop, as `this_loop` returns it.
+
+        Returns:
+            What is to be awaited until it is stored; None where it is.
 
         Raises:
-            JournalError: It, or one before it, could not be.
+            JournalError: It, or one before it, could not be; also where that is awaited.
         """
         self._check()
-        loop = _this_loop()
         written = self._turns.get(loop, 0)
         if written == _SINGLY:
-            await self._done(_Job(write), at_once=False)
-        elif not self._write_here([write], loop):
-            await self._done(_Job(write))
-        else:
-            if not written:
-                # First, for an interrupt may come before what follows.
-                _soon(loop, from_within=True)(self._end_turn, loop)
-            self._turns[loop] = written + 1
-            if self._failure is not None:
-                raise _again(self._failure)
+            return self._done(_Job(write), at_once=False)
+        if not self._write_here(write, loop):
+            return self._done(_Job(write))
+        if not written:
+            # First, for an interrupt may come before what follows.
+            _soon(loop, from_within=True)(self._end_turn, loop)
+        self._turns[loop] = written + 1
+        if self._failure is not None:
+            raise _again(self._failure)
+        return None
 
     async def call(self, function: Callable[[Store], T]) -> T:
         """Return `function(store)`, called in the thread, after all that was handed over before.
@@ -206,6 +224,7 @@ class Worker:
         Raises:
             JournalError: It failed, or what came before it.
         """
+        self._check()
         return cast("T", await self._done(_Job(function=function)))
 
     def call_soon(self, function: Callable[[Store], object]) -> None:
@@ -217,25 +236,16 @@ class Worker:
         """Return `function(store)` as `call` does, where no event loop is to be kept running."""
         self._check()
         waiter = _InThread()
-        job = _Job(function=function, waiter=waiter)
-        self._hand_over(job)
-        waiter.future.result()
-        if job.failure is not None:
-            raise _again(job.failure)
-        return cast("T", job.result)
+        self._hand_over(_Job(function=function, waiter=waiter))
+        return cast("T", waiter.outcome())
 
-    async def _done(self, job: _Job, *, at_once: bool = True) -> object:
-        self._check()
-        waiter = _OnAsyncio() if _trio_here() is None else _OnTrio()
-        job.waiter = waiter
+    def _done(self, job: _Job, *, at_once: bool = True) -> Awaitable[object]:
+        """Hand a job over; return what is to be awaited for its result."""
+        waiter = job.waiter = _OnAsyncio() if _trio_here() is None else _OnTrio()
+        self._jobs.append(job)
         if at_once:
-            self._hand_over(job)
-        else:
-            self._jobs.append(job)
-        await waiter.wait()
-        if job.failure is not None:
-            raise _again(job.failure)
-        return job.result
+            self._bell.put(None)
+        return waiter.outcome()
 
     def _check(self) -> None:
         if self.was_forked:
@@ -262,21 +272,23 @@ class Worker:
         """Write what was to be written in the same turn of an event loop, or leave it to the thread."""
         written = self._turns.pop(loop, 0)
         is_waited_for = written == _SINGLY and any(job.waiter is not None for job in [*self._jobs])
-        if is_waited_for and not self._write_here([], loop):
+        if is_waited_for and not self._write_here(None, loop):
             self._bell.put(None)
 
-    def _write_here(self, writes: Sequence[Write], loop: object) -> bool:
-        """Write rows and those before them in a turn of `loop`, if that takes no longer than microseconds."""
+    def _write_here(self, write: Write | None, loop: object) -> bool:
+        """Write a row and those before it in a turn of `loop`, if that takes no longer than microseconds."""
         # First whether it is held, then whether it is wanted: the thread may take it in between.
         if len(self._jobs) >= _FEW or self.desk.locked() or self._is_wanted:
             return False
         with self.desk:  # held by another thread for a moment, where that was quicker
             before = [*self._jobs]
-            earlier = [job.write for job in before if job.write is not None]
-            if self._is_closed or self._failure is not None or len(earlier) < len(before):
+            rows = [job.write for job in before if job.write is not None]
+            if self._is_closed or self._failure is not None or len(rows) < len(before):
                 return False
+            if write is not None:
+                rows.append(write)
             try:
-                if not self._store.write_at_once([*earlier, *writes]):
+                if not self._store.write_at_once(rows):
                     return False
             except Exception as error:  # noqa: BLE001 - told to those who wait
                 self._failure = _as_journal_error(error)
@@ -392,19 +404,18 @@ def _again(failure: BaseException) -> BaseException:
 
 def _wake(jobs: Sequence[_Job], here: object = None) -> None:
     """Wake those who wait, each event loop once; `here` is the one that runs on this thread."""
-    by_loop: dict[Any, list[_Waiter]] = defaultdict(list)
+    by_loop: dict[Any, list[_Job]] = defaultdict(list)
     for job in jobs:
-        waiter = cast("_Waiter", job.waiter)
-        by_loop[waiter.loop].append(waiter)
-    for loop, waiters in by_loop.items():
+        by_loop[cast("_Waiter", job.waiter).loop].append(job)
+    for loop, waited_for in by_loop.items():
         if loop is None or loop is here:
-            _wake_all(waiters)
+            _wake_all(waited_for)
             continue
         with suppress(Exception):  # the event loop is closed, and nobody waits there any more
-            _soon(loop)(_wake_all, waiters)
+            _soon(loop)(_wake_all, waited_for)
 
 
-def _this_loop() -> Any:
+def this_loop() -> Any:
     """Return the running event loop: what `_soon` takes."""
     trio = _trio_here()
     return asyncio.get_running_loop() if trio is None else trio.lowlevel.current_trio_token()
@@ -428,9 +439,9 @@ def _soon(loop: Any, *, from_within: bool = False) -> Callable[..., object]:
     return soon
 
 
-def _wake_all(waiters: Sequence[_Waiter]) -> None:
-    for waiter in waiters:
-        waiter.wake()
+def _wake_all(jobs: Sequence[_Job]) -> None:
+    for job in jobs:
+        cast("_Waiter", job.waiter).wake(job)
 
 
 def _before_fork() -> None:

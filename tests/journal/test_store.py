@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -26,6 +27,7 @@ from executionkit import (
     PatternResult,
     Secret,
     Stage,
+    Success,
     complete,
     consensus,
     prompt,
@@ -34,7 +36,7 @@ from executionkit import (
     structured,
     tool,
 )
-from executionkit.core.journal import Body, Charge, Row, as_bytes
+from executionkit.core.journal import Body, Charge, Row, as_bytes, packed
 from executionkit.errors import ExecutionKitError, JournalError, RunBusyError
 from executionkit.journal import Journal
 from executionkit.journal.ownership import LEASE, Owner, is_gone, network_mount, this_process
@@ -42,6 +44,7 @@ from executionkit.journal.sqlite import SQLiteStore
 from executionkit.outcome import Outcome
 from executionkit.runtime.context import Context
 from tests.doubles import Asked, Model, error_of, reply, result_of
+from tests.journaling import row_of
 
 pytestmark = pytest.mark.anyio
 
@@ -208,7 +211,7 @@ def test_a_file_that_a_newer_version_has_taken_over_meanwhile_is_told(tmp_path: 
         store.rows(opened.info.number)
     for write in (store.write, store.write_at_once):
         with pytest.raises(JournalError, match=r"newer executionkit .*upgrade"):
-            write([(opened.info.number, opened.token, ROW)])
+            write([(opened.info.number, opened.token, packed(ROW))])
     store.close()
 
 
@@ -294,7 +297,7 @@ def test_a_file_of_an_older_version_is_brought_up_to_this_one(version: int, tmp_
     store = SQLiteStore(path)
     opened = store.open_run("a", Owner("elsewhere", 1, "1"))
     changed, new = replace(ROW, ordinal=5), replace(ROW, seq=3, path=(3,))
-    store.write([(opened.info.number, opened.token, row) for row in (new, changed, changed)])
+    store.write([(opened.info.number, opened.token, packed(row)) for row in (new, changed, changed)])
     assert [(row.seq, row.ordinal) for row in store.rows(1)] == [(0, 5), (1, 0), (2, 0), (3, 0), (7, 0)]
     assert [row.seq for row in store.rows(2)] == [0, 1, 2, 7]
     store.close()
@@ -377,7 +380,7 @@ def test_two_processes_may_open_a_new_file_at_the_same_moment(
     monkeypatch.setattr(sqlite3, "connect", partial(connect, factory=Overtaken))
     store = SQLiteStore(path)
     opened = store.open_run("a", this_process())
-    store.write([(opened.info.number, opened.token, ROW)])
+    store.write([(opened.info.number, opened.token, packed(ROW))])
     store.close()
     assert len(before) > 7
 
@@ -417,7 +420,7 @@ def test_notes_that_are_lost_are_missed(version: int, tmp_path: Path) -> None:
         store = SQLiteStore(path)
         opened = store.open_run("a", this_process())
     for seq in range(1, 5):
-        store.write([(1, opened.token, replace(ROW, seq=seq))])
+        store.write([(1, opened.token, packed(replace(ROW, seq=seq)))])
     with sqlite3.connect(path) as database:
         database.execute("DELETE FROM note WHERE number = (SELECT min(number) + 1 FROM note)")
     database.close()
@@ -432,15 +435,17 @@ def test_a_write_that_fails_is_no_gap(tmp_path: Path) -> None:
     tokens = [store.open_run(name, this_process()).token for name in ("a", "b")]
     other = sqlite3.connect(path, isolation_level=None)
     for seq in range(4):
-        store.write([(1, tokens[0], replace(ROW, seq=seq))])
+        store.write([(1, tokens[0], packed(replace(ROW, seq=seq)))])
         other.execute("BEGIN IMMEDIATE")
-        assert not store.write_at_once([(1, tokens[0], replace(ROW, seq=10))])
+        assert not store.write_at_once([(1, tokens[0], packed(replace(ROW, seq=10)))])
         other.execute("COMMIT")
         with pytest.raises(RunBusyError):
-            store.write([(1, "another", replace(ROW, seq=11))])
+            store.write([(1, "another", packed(replace(ROW, seq=11)))])
         with pytest.raises(RunBusyError):
-            store.write([(1, tokens[0], replace(ROW, seq=12)), (2, "another", ROW)])
-        store.write([(2, tokens[1], replace(ROW, seq=seq)), (1, tokens[0], replace(ROW, seq=20))])
+            store.write([(1, tokens[0], packed(replace(ROW, seq=12))), (2, "another", packed(ROW))])
+        store.write(
+            [(2, tokens[1], packed(replace(ROW, seq=seq))), (1, tokens[0], packed(replace(ROW, seq=20)))]
+        )
     assert [row.seq for row in store.rows(1)] == [0, 1, 2, 3, 20]
     assert [row.seq for row in store.rows(2)] == [0, 1, 2, 3]
     other.close()
@@ -451,12 +456,12 @@ def test_a_note_where_there_is_one_is_told(tmp_path: Path) -> None:
     path = tmp_path / "runs.db"
     store = SQLiteStore(path)
     opened = store.open_run("a", this_process())
-    store.write([(opened.info.number, opened.token, ROW)])
+    store.write([(opened.info.number, opened.token, packed(ROW))])
     with sqlite3.connect(path) as database:  # as where the tree of a table is damaged
         database.execute("INSERT INTO note SELECT number + 1, rows FROM note")
     database.close()
     with pytest.raises(JournalError) as caught:
-        store.write([(opened.info.number, opened.token, replace(ROW, seq=1))])
+        store.write([(opened.info.number, opened.token, packed(replace(ROW, seq=1)))])
     assert says_what_to_do(caught.value)
     store.close()
 
@@ -500,7 +505,7 @@ def test_while_the_rows_of_a_run_are_noted_anew_others_write(
     class Watched(SQLiteStore):
         def tidy(self) -> None:
             super().tidy()
-            note = (others.info.number, others.token, replace(ROW, seq=len(written)))
+            note = (others.info.number, others.token, packed(replace(ROW, seq=len(written))))
             written.append(other.write_at_once([note]))
             if breaks_off and len(written) == 3:
                 raise JournalError("broken off")
@@ -508,9 +513,9 @@ def test_while_the_rows_of_a_run_are_noted_anew_others_write(
     store = Watched(path)
     opened = store.open_run("a", this_process())
     if version == 4:
-        store.write([(1, opened.token, row) for row in rows])
+        store.write([(1, opened.token, packed(row)) for row in rows])
     for each in changed:
-        store.write([(1, opened.token, each)])
+        store.write([(1, opened.token, packed(each))])
     expected = [*map(structs.astuple, store.rows(1))]
     if breaks_off:
         with pytest.raises(JournalError, match="broken off"):
@@ -520,7 +525,7 @@ def test_while_the_rows_of_a_run_are_noted_anew_others_write(
     assert len(written) >= 3
     assert all(written)
     assert [*map(structs.astuple, store.rows(1))] == expected
-    store.write([(1, opened.token, replace(ROW, seq=60))])
+    store.write([(1, opened.token, packed(replace(ROW, seq=60)))])
     store.close()
     other.close()
     again = SQLiteStore(path)
@@ -533,10 +538,10 @@ def test_who_has_lost_a_run_changes_none_of_its_notes(tmp_path: Path) -> None:
     store = SQLiteStore(tmp_path / "runs.db")
     opened = store.open_run("a", Owner("elsewhere", 1, "1"))
     number = opened.info.number
-    store.write([(number, opened.token, ROW)])
+    store.write([(number, opened.token, packed(ROW))])
     with pytest.raises(RunBusyError, match="taken the run over"):
         store.begin_life(number, "another", "pipeline", b"", b"", 1)
-    store.write([(number, opened.token, replace(ROW, seq=1))])
+    store.write([(number, opened.token, packed(replace(ROW, seq=1)))])
     assert [row.seq for row in store.rows(number)] == [0, 1]
     assert store.runs("a")[0].generation == -1
     store.close()
@@ -562,7 +567,7 @@ def test_to_note_the_rows_of_a_run_anew_takes_no_room(
     opened = store.open_run("a", this_process())
     for first in range(0, rows, 20):
         some = [replace(ROW, seq=seq, body=Body(text="x" * 500)) for seq in range(first, first + 20)]
-        store.write([(1, opened.token, row) for row in some])
+        store.write([(1, opened.token, packed(row)) for row in some])
     store.tidy()
     size = path.stat().st_size
     for generation in range(3):
@@ -627,7 +632,7 @@ async def test_an_answer_that_cannot_be_noted_is_handed_over_all_the_same(
 ) -> None:
     class Breaking(SQLiteStore):
         def write(self, rows: Any) -> None:
-            if any(row.state == "done" for _, _, row in rows):
+            if any(row_of(data).state == "done" for _, _, data in rows):
                 raise JournalError("the disk is gone")
             super().write(rows)
 
@@ -647,18 +652,11 @@ async def test_a_file_that_is_gone_is_told_and_nothing_is_sent_that_nobody_would
     how: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "runs.db"
-    with Journal(tmp_path / "another.db"):
-        pass
 
     def answer(asked: Asked) -> object:
         if asked.number == 2:
-            if how == "deleted":
-                for each in tmp_path.glob("runs.db*"):
-                    each.unlink()
-            elif how == "moved":
-                path.rename(tmp_path / "moved.db")
-            else:
-                (tmp_path / "another.db").replace(path)
+            lose(path, how)
+            time.sleep(0.02)  # as a server takes to answer; it is looked for a hundred times a second
         return reply()
 
     model = Model(answer)
@@ -670,6 +668,42 @@ async def test_a_file_that_is_gone_is_told_and_nothing_is_sent_that_nobody_would
             journal_error_of(await complete().run(model, "question", journal=journal.run("b")))
         )
     assert model.calls == 2
+
+
+@pytest.mark.parametrize("how", ["deleted", "moved", "replaced"])
+@pytest.mark.skipif(os.name == "nt", reason="a file that is open stays where it is")
+async def test_a_run_tells_at_its_end_that_the_file_was_lost_in_its_last_moment(
+    how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("executionkit.journal.sqlite._LOOK", 600.0)
+    path = tmp_path / "runs.db"
+
+    def answer(asked: Asked) -> object:
+        if asked.number == 2:
+            lose(path, how)
+        return reply()
+
+    with Journal(path) as journal:
+        outcome = await consensus(5, max_concurrency=1).run(
+            Model(answer), "question", journal=journal.run("a")
+        )
+    if isinstance(outcome, Success):  # else the thread has noted something meanwhile, and looked
+        assert "deleted, moved or replaced" in str(result_of(outcome).metadata["journal_error"])
+    else:
+        assert "deleted, moved or replaced" in str(journal_error_of(outcome))
+
+
+def lose(path: Path, how: str) -> None:
+    """Take a file away from where it is."""
+    if how == "deleted":
+        for each in path.parent.glob(f"{path.name}*"):
+            each.unlink()
+    elif how == "moved":
+        path.rename(path.with_name("moved.db"))
+    else:
+        with Journal(path.with_name("another.db")):
+            pass
+        path.with_name("another.db").replace(path)
 
 
 def journal_error_of(outcome: Outcome[Any]) -> JournalError:
@@ -795,8 +829,8 @@ def test_who_was_taken_over_writes_no_more(tmp_path: Path) -> None:
     now[0] += LEASE + 1
     second = store.open_run("a", this_process())
     with pytest.raises(RunBusyError, match="taken the run over"):
-        store.write([(first.info.number, first.token, ROW)])
-    store.write([(second.info.number, second.token, ROW)])
+        store.write([(first.info.number, first.token, packed(ROW))])
+    store.write([(second.info.number, second.token, packed(ROW))])
     assert len([*store.rows(second.info.number)]) == 1
     store.close()
 

@@ -19,7 +19,7 @@ from executionkit.outcome import Outcome
 from executionkit.stage import Stage
 from executionkit.tools import Effects, IdempotencyKey, Tool, tool
 from tests.doubles import Asked, Model, error_of, reply, result_of
-from tests.journaling import InMemory, MemoryStore, Unseen, numbered
+from tests.journaling import InMemory, MemoryStore, Unseen, numbered, row_of
 
 pytestmark = pytest.mark.anyio
 
@@ -314,7 +314,7 @@ class Waiting(MemoryStore):
 
     @override
     def write(self, rows: Sequence[Write]) -> None:
-        if any(row.kind == "tool" for _, _, row in rows) and not self.may_go_on.is_set():
+        if any(row_of(data).kind == "tool" for _, _, data in rows) and not self.may_go_on.is_set():
             self.is_at_it.set()
             assert self.may_go_on.wait(30)
         super().write(rows)

@@ -17,12 +17,18 @@ import anyio.to_thread
 import pytest
 
 import executionkit.journal.worker as worker_module
-from executionkit.core.journal import Body, Charge, Reply, Row
+from executionkit.core.journal import Body, Charge, Reply, Row, packed
 from executionkit.errors import JournalError
 from executionkit.journal.ownership import this_process
 from executionkit.journal.sqlite import SQLiteStore
 from executionkit.journal.store import Write
-from executionkit.journal.worker import Worker, _InThread, _Job  # pyright: ignore[reportPrivateUsage]
+from executionkit.journal.worker import (
+    Worker,
+    _InThread,  # pyright: ignore[reportPrivateUsage]
+    _Job,  # pyright: ignore[reportPrivateUsage]
+    this_loop,
+)
+from tests.journaling import row_of
 
 pytestmark = pytest.mark.anyio
 
@@ -42,7 +48,7 @@ class Watched(SQLiteStore):
 
     def _note(self, rows: Sequence[Write]) -> None:
         is_worker = threading.current_thread().name == "executionkit journal"
-        self.written += [(row.seq, is_worker) for _, _, row in rows]
+        self.written += [(row_of(data).seq, is_worker) for _, _, data in rows]
 
     def write(self, rows: Sequence[Write]) -> None:
         super().write(rows)
@@ -84,7 +90,12 @@ class Opened:
         self.worker.close()
 
     def write(self, seq: int, content: str = "") -> Write:
-        return self.number, self.token, row(seq, content)
+        return self.number, self.token, packed(row(seq, content))
+
+    async def commit(self, write: Write) -> None:
+        stored = self.worker.commit(write, this_loop())
+        if stored is not None:
+            await stored
 
 
 async def until(holds: Callable[[], bool]) -> None:
@@ -97,7 +108,7 @@ async def test_what_is_short_is_written_at_once_with_what_was_handed_over_before
     with Opened(tmp_path / "runs.db") as opened:
         for seq in range(0, 40, 2):
             opened.worker.put(opened.write(seq, "an answer"))
-            await opened.worker.commit(opened.write(seq + 1))
+            await opened.commit(opened.write(seq + 1))
             assert opened.store.seqs[-1] == seq + 1
     assert opened.store.seqs == [*range(40)]
     assert sum(is_worker for _, is_worker in opened.store.written) < 20
@@ -105,20 +116,20 @@ async def test_what_is_short_is_written_at_once_with_what_was_handed_over_before
 
 async def test_what_is_long_is_left_to_the_thread(tmp_path: Path) -> None:
     with Opened(tmp_path / "runs.db") as opened:
-        await opened.worker.commit(opened.write(0, "x" * 100_000))
+        await opened.commit(opened.write(0, "x" * 100_000))
         assert opened.store.left == 1
         assert opened.store.written == [(0, True)]
 
 
 async def test_a_long_prompt_is_left_to_the_thread(tmp_path: Path) -> None:
     with Opened(tmp_path / "runs.db") as opened:
-        await opened.worker.commit((opened.number, opened.token, row(0, prompt="x" * 100_000)))
+        await opened.commit((opened.number, opened.token, packed(row(0, prompt="x" * 100_000))))
         assert opened.store.written == [(0, True)]
 
 
 async def test_what_shall_survive_a_loss_of_power_is_left_to_the_thread(tmp_path: Path) -> None:
     with Opened(tmp_path / "runs.db", lambda path: Watched(path, power=True)) as opened:
-        await opened.worker.commit(opened.write(0))
+        await opened.commit(opened.write(0))
         assert opened.store.written == [(0, True)]
 
 
@@ -128,7 +139,7 @@ async def test_where_another_process_writes_nobody_waits_on_the_event_loop(tmp_p
         other = sqlite3.connect(path, isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
         async with anyio.create_task_group() as group:
-            group.start_soon(opened.worker.commit, opened.write(0))
+            group.start_soon(opened.commit, opened.write(0))
             await until(lambda: opened.store.left == 1)
             assert opened.store.written == []
             other.execute("COMMIT")
@@ -150,7 +161,7 @@ async def test_whatever_another_process_keeps_the_file_busy_with_is_waited_for_b
         with monkeypatch.context() as patch:
             patch.setattr(opened.store, "_write", busy)
             assert not opened.store.write_at_once([opened.write(0)])
-        await opened.worker.commit(opened.write(0))
+        await opened.commit(opened.write(0))
 
 
 async def test_after_a_slow_write_the_event_loop_is_left_alone_for_a_while(
@@ -199,7 +210,7 @@ async def test_any_number_of_event_loops_may_write_and_each_in_its_order(tmp_pat
         async def many(first: int) -> None:
             for seq in range(first, first + each, 2):
                 opened.worker.put(opened.write(seq, "x" * (1 if seq % 7 else 70_000)))
-                await opened.worker.commit(opened.write(seq + 1))
+                await opened.commit(opened.write(seq + 1))
 
         def in_thread(number: int) -> None:
             anyio.run(many, number * each, backend="trio" if number % 2 and has_trio else "asyncio")
@@ -225,15 +236,13 @@ async def test_a_store_with_a_bug_does_not_hang(
     with Opened(tmp_path / "runs.db") as opened:
         monkeypatch.setattr(opened.store, method, broken)
         if method == "tidy":
-            await opened.worker.commit(opened.write(0))
+            await opened.commit(opened.write(0))
             await opened.worker.call(lambda store: None)
         else:
             with pytest.raises(JournalError, match="a bug"):
-                await opened.worker.commit(
-                    opened.write(0, "" if method == "write_at_once" else "x" * 100_000)
-                )
+                await opened.commit(opened.write(0, "" if method == "write_at_once" else "x" * 100_000))
             with pytest.raises(JournalError, match="a bug"):
-                await opened.worker.commit(opened.write(1))
+                await opened.commit(opened.write(1))
 
 
 async def test_the_log_of_a_long_run_is_brought_into_the_file(tmp_path: Path) -> None:
@@ -243,7 +252,7 @@ async def test_the_log_of_a_long_run_is_brought_into_the_file(tmp_path: Path) ->
         longest, ends = 0, time.monotonic() + 30
         for seq in range(2_000):
             opened.worker.put(opened.write(seq, "x" * 1_000))
-            await opened.worker.commit(opened.write(10_000 + seq))
+            await opened.commit(opened.write(10_000 + seq))
             if seq % 50 == 0:
                 await anyio.sleep(0.02)  # as a server takes
             longest = max(longest, log.stat().st_size)
@@ -301,20 +310,20 @@ async def test_an_interrupt_at_any_instant_leaves_the_journal_usable(
             opened.worker.put(opened.write(seq, "an answer"))
             sys.setprofile(interrupt)
             try:
-                await opened.worker.commit(opened.write(seq + 1))
+                await opened.commit(opened.write(seq + 1))
                 is_over = True
             except KeyboardInterrupt as error:
                 kept.append(error)  # as a notebook does, with all that its frames hold
             finally:
                 sys.setprofile(None)
-            await opened.worker.commit(opened.write(seq + 2))
+            await opened.commit(opened.write(seq + 2))
             await opened.worker.call(lambda store: None)
             seq, last = seq + 3, instant
             if is_over and seen < instant:
                 break
         assert 30 < last < 999
         kept.clear()
-        await opened.worker.commit(opened.write(seq))
+        await opened.commit(opened.write(seq))
         stored = {row.seq for row in opened.store.rows(opened.number)}
         assert stored >= {seq for seq in range(seq) if seq % 3 != 1}
 
@@ -333,7 +342,7 @@ async def test_who_waits_is_woken_where_an_interrupt_comes_to_the_one_who_wrote_
         opened.worker._jobs.append(_Job(opened.write(0), waiter=waiter))  # pyright: ignore[reportPrivateUsage]
         monkeypatch.setattr("executionkit.journal.worker._wake", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            await opened.worker.commit(opened.write(1))
+            await opened.commit(opened.write(1))
         await opened.worker.call(lambda store: None)
         assert waiter.future.done()
         assert {*opened.store.seqs} == {0, 1}
@@ -363,7 +372,7 @@ async def test_rows_of_one_turn_are_written_together_and_in_their_order(
             before, first = len(transactions), len(opened.store.written)
             async with anyio.create_task_group() as group:
                 for seq in range(first, first + many):
-                    group.start_soon(opened.worker.commit, opened.write(seq))
+                    group.start_soon(opened.commit, opened.write(seq))
             assert len(transactions) - before <= most
             assert sorted(opened.store.seqs[first:]) == [*range(first, first + many)]
         assert not opened.worker._turns  # pyright: ignore[reportPrivateUsage]
@@ -375,7 +384,7 @@ async def test_once_a_write_has_failed_the_rows_of_that_turn_are_not_written_eit
 
         async def commit(seq: int) -> None:
             try:
-                await opened.worker.commit(opened.write(seq))
+                await opened.commit(opened.write(seq))
             except JournalError as error:
                 told.append(str(error))
 
@@ -404,7 +413,7 @@ async def test_while_the_thread_brings_the_log_into_the_file_the_event_loop_goes
         opened.store.tidy = slow  # type: ignore[method-assign]
         await until(is_tidying.is_set)
         async with anyio.create_task_group() as group:
-            group.start_soon(opened.worker.commit, opened.write(0))
+            group.start_soon(opened.commit, opened.write(0))
             for _ in range(10):
                 await anyio.lowlevel.checkpoint()
             assert opened.store.written == []
@@ -457,7 +466,7 @@ async def test_an_event_loop_does_not_wait_for_a_thread_that_was_about_to_use_th
         worker.desk = desk  # type: ignore[assignment, misc]  # pyright: ignore[reportAttributeAccessIssue]
         worker.call_soon(lambda store: may_end.wait(5))
         async with anyio.create_task_group() as group:
-            group.start_soon(worker.commit, opened.write(0))
+            group.start_soon(opened.commit, opened.write(0))
             for _ in range(10):
                 await anyio.lowlevel.checkpoint()
             assert desk.is_taken.is_set()
@@ -479,9 +488,9 @@ async def test_an_interrupt_as_a_turn_begins_leaves_nobody_waiting(
     with Opened(tmp_path / "runs.db") as opened, anyio.fail_after(20):
         monkeypatch.setattr(worker_module, "_soon", struck)
         with pytest.raises(KeyboardInterrupt):
-            await opened.worker.commit(opened.write(0))
+            await opened.commit(opened.write(0))
         for seq in range(1, 40):
-            await opened.worker.commit(opened.write(seq))
+            await opened.commit(opened.write(seq))
         assert opened.store.seqs[-1] == 39
 
 

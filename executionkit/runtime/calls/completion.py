@@ -208,29 +208,24 @@ class Completion(msgspec.Struct, eq=False):
         """Whether more is read of the answer than its text: what a journal then keeps whole."""
         return self.request.n > 1 or self.request.logprobs
 
-    async def _journaled(self, recorder: Recorder, endpoint: Endpoint) -> Completed:
+    def _journaled(self, recorder: Recorder, endpoint: Endpoint) -> Awaitable[Completed]:
         """Take from the journal what an earlier life of the run has paid, or ask and note it there."""
-        entry = recorder.call(self.path, self.ordinal, self.request, endpoint.identity)
-        if entry.is_known:
-            for charge in entry.body.charges:
-                self.frame.account.replay(charge)
-            learn_again(self.frame.provider, self.frame.account, entry.body.taught)
-            await recorder.replaying()
-            if entry.is_done:
-                return self._replayed(entry)
-            await recorder.quiet()
-        self._entry = entry
+        entry = self._entry = recorder.call(self.path, self.ordinal, self.request, endpoint.identity)
+        return self._taken_up(recorder, endpoint, entry) if entry.is_known else self._ask_anew(endpoint)
+
+    async def _taken_up(self, recorder: Recorder, endpoint: Endpoint, entry: Entry) -> Completed:
+        """Take what an earlier life of the run has paid for the call, and ask where it has no outcome."""
         body = entry.body
+        for charge in body.charges:
+            self.frame.account.replay(charge)
+        learn_again(self.frame.provider, self.frame.account, body.taught)
+        await recorder.replaying()
+        if entry.is_done:
+            return self._replayed(entry)
+        await recorder.quiet()
         self._attempts = body.attempts - body.lost
         self._retries, self._has_left_out = body.retries, body.left_out
-        try:
-            return await self._ask_anew(endpoint)
-        except BaseException as error:
-            if self._is_final and isinstance(error, ExecutionKitError):
-                entry.failed(error)
-            else:
-                self._keep(None)
-            raise
+        return await self._ask_anew(endpoint)
 
     def _replayed(self, entry: Entry) -> Completed:
         outcome = entry.outcome()
@@ -267,45 +262,65 @@ class Completion(msgspec.Struct, eq=False):
 
     async def _attempt_until_answered(self, endpoint: Endpoint, member: Endpoint) -> Completed:
         failure: ExecutionKitError | None = None
-        windows = self.frame.settings.windows
         left_out: Dialect | None = None
         if self._has_left_out:  # in an earlier life of the run
             left_out = without_last_option(member.memory.dialect, self.request)
-        while True:
-            memory = member.memory
-            self._dialect = left_out or memory.dialect
-            if windows is None:
-                outcome = await self._attempt(member, failure)
-            else:  # in its turn, where the run adapts how many are under way
-                span = None if self.trace is None else self.trace.span
-                attempt = partial(self._attempt, member, failure)
-                self._lesson = {}  # it may not come to an attempt
-                patience = self._retry(member).max_delay
-                outcome = await windows.gate(member.provider).through(attempt, span, patience)
-            if isinstance(outcome, LLMResponse):
-                taken = memory.note_taken(self.request, self._dialect) if left_out is None else ()
-                form = asked_as(self.request, self._dialect)
-                if self._entry is not None:
-                    self._entry.learned(place_of(member, endpoint), proven=taken)
-                    self._entry.answered(outcome, form, raw=self._is_read)
-                if member.retry_quota is not None and not self._is_carried:
-                    member.retry_quota.refund()
-                return Completed(outcome, form)
-            failure = outcome
-            if self._lesson:
-                left_out = None if left_out is None else replace(left_out, **self._lesson)
-                self._keep(left_out)
-                continue  # ask in the other way at once
-            left_out = self._without_an_option(failure)
-            if left_out is not None:
-                self._keep(left_out)
-                continue
-            self._retries += 1
-            left_out = await self._pause(endpoint, member, failure)
-            asked, member = member, self._member(endpoint, failure)
-            if member is not asked:  # another member of a pool, which may have to be learned as well
-                left_out = None
-                self._lessons = ()
+        try:
+            while True:
+                self._dialect = left_out or member.memory.dialect
+                outcome = await self._next_attempt(member, failure)
+                if isinstance(outcome, LLMResponse):
+                    return self._completed(endpoint, member, outcome, left_out)
+                failure = outcome
+                if self._lesson:
+                    left_out = None if left_out is None else replace(left_out, **self._lesson)
+                    self._keep(left_out)
+                    continue  # ask in the other way at once
+                left_out = self._without_an_option(failure)
+                if left_out is not None:
+                    self._keep(left_out)
+                    continue
+                self._retries += 1
+                left_out = await self._pause(endpoint, member, failure)
+                asked, member = member, self._member(endpoint, failure)
+                if member is not asked:  # another member of a pool, which may have to be learned as well
+                    left_out = None
+                    self._lessons = ()
+        except BaseException as error:
+            self._note_end(error)
+            raise
+
+    def _next_attempt(
+        self, member: Endpoint, failure: ExecutionKitError | None
+    ) -> Awaitable[LLMResponse | ExecutionKitError]:
+        """Make the next attempt: in its turn, where the run adapts how many are under way."""
+        windows = self.frame.settings.windows
+        if windows is None:
+            return self._attempt(member, failure)
+        span = None if self.trace is None else self.trace.span
+        attempt = partial(self._attempt, member, failure)
+        self._lesson = {}  # it may not come to an attempt
+        return windows.gate(member.provider).through(attempt, span, self._retry(member).max_delay)
+
+    def _completed(
+        self, endpoint: Endpoint, member: Endpoint, response: LLMResponse, left_out: Dialect | None
+    ) -> Completed:
+        """Note an answer, and what it shows of whoever gave it."""
+        taken = member.memory.note_taken(self.request, self._dialect) if left_out is None else ()
+        form = asked_as(self.request, self._dialect)
+        if self._entry is not None:
+            self._entry.learned(place_of(member, endpoint), proven=taken)
+            self._entry.answered(response, form, raw=self._is_read)
+        if member.retry_quota is not None and not self._is_carried:
+            member.retry_quota.refund()
+        return Completed(response, form)
+
+    def _note_end(self, error: BaseException) -> None:
+        """Have the journal store that there will be no further attempt: a failure, or how the call stands."""
+        if self._entry is not None and self._is_final and isinstance(error, ExecutionKitError):
+            self._entry.failed(error)
+        else:
+            self._keep(None)
 
     def _without_an_option(self, failure: ExecutionKitError) -> Dialect | None:
         """Return the dialect for one more try where a refusal names nothing, once a call."""

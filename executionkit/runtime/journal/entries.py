@@ -32,11 +32,11 @@ class Keeper(Protocol):
         """Store a row soon."""
         ...
 
-    def commit(self, row: Row) -> Awaitable[None]:
-        """Store a row and wait for that.
+    def commit(self, row: Row) -> Awaitable[object] | None:
+        """Store a row; return what is to be awaited for that, or None where it is stored.
 
         Raises:
-            JournalError: It cannot be stored.
+            JournalError: It cannot be stored; also where that is awaited.
         """
         ...
 
@@ -96,7 +96,9 @@ class Entry:
         row.state, row.body.held = "sent", held
         row.body.attempts += 1
         try:
-            await self._keeper.commit(row)
+            stored = self._keeper.commit(row)
+            if stored is not None:
+                await stored
         except BaseException:
             self.take_back()  # it may have been stored all the same
             raise
@@ -215,7 +217,9 @@ class ToolEntry:
             )
         body.attempts += 1
         try:
-            await self._keeper.commit(self._row)
+            stored = self._keeper.commit(self._row)
+            if stored is not None:
+                await stored
         except BaseException:  # cancelled, say: it is not made, so it was not begun
             body.attempts -= 1
             self._keeper.put(self._row)

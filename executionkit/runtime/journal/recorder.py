@@ -43,14 +43,17 @@ class Sink(Protocol):
     """Where the rows of one run go, in the order in which they are handed over."""
 
     def put(self, row: Row) -> None:
-        """Write a row soon; where that fails, the next `commit` says so."""
+        """Write a row as it is now, soon; where that fails, the next `commit` says so."""
         ...
 
-    def commit(self, row: Row) -> Awaitable[None]:
-        """Write a row, and return once it is stored.
+    def commit(self, row: Row) -> Awaitable[object] | None:
+        """Write a row as it is now.
+
+        Returns:
+            What is to be awaited until it is stored; None where it is.
 
         Raises:
-            JournalError: It, or one before it, could not be.
+            JournalError: It, or one before it, could not be; also where that is awaited.
         """
         ...
 
@@ -307,11 +310,11 @@ class Recorder:
 
     def put(self, row: Row) -> None:
         """Store a row soon."""
-        self._sink.put(row.copy())
+        self._sink.put(row)
 
-    def commit(self, row: Row) -> Awaitable[None]:
-        """Store a row and wait for that."""
-        return self._sink.commit(row.copy())
+    def commit(self, row: Row) -> Awaitable[object] | None:
+        """Store a row; return what is to be awaited for that, or None where it is stored."""
+        return self._sink.commit(row)
 
     async def close(self, error: ExecutionKitError | None, *, asks_again: bool) -> None:
         """Store what is on its way and give the run up."""

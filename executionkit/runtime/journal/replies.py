@@ -35,7 +35,9 @@ def as_reply(response: LLMResponse, *, raw: bool) -> Reply:
     told = (response.id, response.model, response.request_id, response.status)
     return Reply(
         response.content,
-        [cast("dict[str, Any]", to_plain(_call_fields(call))) for call in response.tool_calls],
+        [cast("dict[str, Any]", to_plain(_call_fields(call))) for call in response.tool_calls]
+        if response.tool_calls
+        else [],
         response.finish_reason,
         to_plain(response.usage),
         to_plain(response.extra) if response.extra else {},
