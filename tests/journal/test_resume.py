@@ -9,8 +9,10 @@ from typing import Any
 import anyio
 import msgspec
 import pytest
+from anyio.lowlevel import checkpoint
 
 from executionkit import (
+    LLMProvider,
     LLMResponse,
     PermanentError,
     ProviderError,
@@ -21,6 +23,7 @@ from executionkit import (
     consensus,
     react,
     refine,
+    step,
     structured,
 )
 from executionkit.errors import (
@@ -562,3 +565,35 @@ async def test_a_stream_is_replayed_in_one_piece(tmp_path: Path) -> None:
             async with complete().stream(model, "question", journal=journal.run("a")) as run:
                 texts += [event.text async for event in run if isinstance(event, TextDelta)]
     assert (texts, model.calls) == (["it streams"] * 2, 1)
+
+
+async def test_a_call_that_outlives_its_run_leaves_the_journal_to_the_others(tmp_path: Path) -> None:
+    """Its note came with the ended run's token, which was taken for the loss of the whole journal."""
+    is_asked, may_answer = anyio.Event(), anyio.Event()
+
+    class Held(Model):
+        async def complete(self, messages: list[Message], **options: Any) -> LLMResponse:
+            if not may_answer.is_set():
+                is_asked.set()
+                await may_answer.wait()
+            return await super().complete(messages, **options)
+
+    async def leave(provider: LLMProvider, prompt: str) -> PatternResult[str]:
+        group.start_soon(complete(max_tokens=50).run, provider, prompt)
+        await is_asked.wait()
+        return PatternResult("left")
+
+    model = Held()
+    async with Journal(tmp_path / "runs.db") as journal, anyio.create_task_group() as group:
+        first = result_of(await step(leave).run(model, "q", journal=journal.run("a")))
+        may_answer.set()
+        while not model.calls or model.in_flight:
+            await checkpoint()
+        for _ in range(10):  # it is settled, and noted no more
+            await checkpoint()
+        beside = result_of(await complete().run(model, "q", journal=journal.run("b")))
+        again = result_of(await step(leave).run(model, "q", journal=journal.run("a")))
+        assert first.cost == TokenUsage(llm_calls=1)
+        assert beside.cost == TokenUsage(3, 2, 1)
+        assert again.metadata["unsettled_calls"] == 1
+        assert again.metadata["replayed"].output_tokens == 50  # what was reserved

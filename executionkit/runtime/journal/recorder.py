@@ -28,7 +28,7 @@ from executionkit.core.journal import (
     plain_request,
 )
 from executionkit.core.usage import TokenUsage
-from executionkit.errors import ExecutionKitError, JournalMismatchError
+from executionkit.errors import ExecutionKitError, JournalError, JournalMismatchError
 from executionkit.runtime.journal.entries import Entry, ToolEntry, key_for
 
 __all__ = ["Recorder", "Sink", "Unknown"]
@@ -135,6 +135,7 @@ class Recorder:
         self._last_effect = -1
         self._ended_keys: set[str] = set()
         self._replays = 0
+        self._is_over = False
         self.diverged: int = 0
         for row in rows:
             row.lose()
@@ -309,19 +310,28 @@ class Recorder:
         self.put(row)
 
     def put(self, row: Row) -> None:
-        """Store a row soon."""
-        self._sink.put(row)
+        """Store a row soon; not where the run is over: what outlives it counts as lost."""
+        if not self._is_over:
+            self._sink.put(row)
 
     def commit(self, row: Row) -> Awaitable[object] | None:
-        """Store a row; return what is to be awaited for that, or None where it is stored."""
+        """Store a row; return what is to be awaited for that, or None where it is stored.
+
+        Raises:
+            JournalError: The run is over.
+        """
+        if self._is_over:
+            raise JournalError("not noted, and so not sent: the run of this journal is over")
         return self._sink.commit(row)
 
     async def close(self, error: ExecutionKitError | None, *, asks_again: bool) -> None:
         """Store what is on its way and give the run up."""
+        self._is_over = True
         await self._sink.close(error, asks_again=asks_again)
 
     def release(self) -> None:
         """Give the run up; it was ended from outside."""
+        self._is_over = True
         self._sink.release()
 
     async def replaying(self) -> None:
