@@ -149,9 +149,9 @@ async def _journaled(
     for charge in recorder.rest():
         frame.account.replay(charge)
     error = outcome.failure() if isinstance(outcome, Failure) else None
-    told: dict[str, object] = {}
+    told: dict[str, object] = {**frame.account.told()}  # with what of the rest was estimated, say
     if recorder.tells:
-        told = {"replayed": replayed, "unsettled_calls": recorder.lost}
+        told |= {"replayed": replayed, "unsettled_calls": recorder.lost}
     if recorder.diverged:
         told["diverged_calls"] = recorder.diverged
     try:

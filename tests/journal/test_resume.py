@@ -597,3 +597,18 @@ async def test_a_call_that_outlives_its_run_leaves_the_journal_to_the_others(tmp
         assert beside.cost == TokenUsage(3, 2, 1)
         assert again.metadata["unsettled_calls"] == 1
         assert again.metadata["replayed"].output_tokens == 50  # what was reserved
+
+
+async def test_what_an_earlier_life_had_to_estimate_is_told_where_this_one_does_not_ask_it(
+    tmp_path: Path,
+) -> None:
+    model = Model(lambda asked: LLMResponse("silent") if asked.number == 1 else reply())
+    stage = complete(max_tokens=50)
+    async with Journal(tmp_path / "runs.db") as journal:
+        first = result_of(await stage.run(model, "one", journal=journal.run("a")))
+        again = journal.run("a", on_change="reuse")
+        result = result_of(await stage.run(model, "another", journal=again))
+        refused = error_of(await stage.run(model, "a third", max_cost=TokenUsage(llm_calls=2), journal=again))
+    assert first.metadata["usage_estimated"] == 1
+    assert (result.cost.llm_calls, result.metadata["usage_estimated"]) == (2, 1)
+    assert (refused.cost.llm_calls, refused.metadata["usage_estimated"]) == (2, 1)
