@@ -13,11 +13,12 @@ from returns.result import Failure
 
 from executionkit.core.checks import check_count, check_flag, check_function
 from executionkit.core.durations import Durations
+from executionkit.core.foreign import described
 from executionkit.core.journal import ROWS_OF_A_BATCH
 from executionkit.core.money import money_text
 from executionkit.core.usage import NO_USAGE, TokenUsage, checked_budget
 from executionkit.core.window import Adaptive
-from executionkit.errors import ExecutionKitError, StageError, StoppedError, described
+from executionkit.errors import ExecutionKitError, StageError, StoppedError
 from executionkit.events import Trace
 from executionkit.outcome import Outcome
 from executionkit.provider import LLMProvider

@@ -5,7 +5,8 @@ from inspect import iscoroutinefunction
 from typing import TypeAlias, TypeVar
 
 from executionkit.core.foreign import is_kind
-from executionkit.errors import StageError, wrapping
+from executionkit.errors import StageError
+from executionkit.errors.handling import wrapping
 from executionkit.provider import Message
 
 __all__ = ["System", "check_system", "system_messages"]

@@ -18,8 +18,8 @@ from executionkit.errors import (
     ProviderError,
     RateLimitError,
     StageError,
-    unwrapped,
 )
+from executionkit.errors.handling import unwrapped
 from executionkit.events import Event, ToolFinished
 from executionkit.outcome import PatternResult
 from executionkit.patterns.complete import complete

@@ -9,7 +9,7 @@ from typing import Any, TypeVar, cast
 
 from typing_extensions import TypeForm, TypeIs
 
-__all__ = ["attribute", "fits", "function_name", "is_kind", "method", "signature_of"]
+__all__ = ["attribute", "described", "fits", "function_name", "is_kind", "method", "signature_of"]
 
 T = TypeVar("T")
 
@@ -34,6 +34,17 @@ def fits(owner: object, protocol: TypeForm[T]) -> TypeIs[T]:
         return isinstance(owner, cast("type", protocol))
     except Exception:  # noqa: BLE001 - so it has not
         return False
+
+
+def described(error: BaseException) -> str:
+    """Return an exception's class and text, whatever its `__str__` does.
+
+    >>> described(ValueError("no such city"))
+    'ValueError: no such city'
+    """
+    with suppress(Exception):  # foreign code: what matters is that it failed, not that it cannot say how
+        return f"{type(error).__name__}: {error}"
+    return type(error).__name__
 
 
 def is_kind(function: object, *kinds: Callable[[object], bool]) -> bool:

@@ -10,10 +10,10 @@ from typing import Final, Literal, Protocol
 
 import msgspec
 
+from executionkit.core.foreign import described
 from executionkit.core.leases import Grant, Leases
 from executionkit.core.rate_limit import Places, RateLimit
 from executionkit.core.usage import NO_USAGE, TokenUsage
-from executionkit.errors import described
 
 __all__ = ["Coordinator", "Link", "Message", "Place", "Reply", "Wire"]
 

@@ -14,6 +14,7 @@ from returns.result import Failure
 
 from executionkit.batch import Batch, Key, Row, Source
 from executionkit.core.durations import Durations
+from executionkit.core.foreign import described
 from executionkit.core.leases import Grant
 from executionkit.core.rate_limit import RateLimit
 from executionkit.core.seen import Seen
@@ -22,7 +23,7 @@ from executionkit.core.window import Adaptive
 from executionkit.datasets.coordinator import Link, Message, Place
 from executionkit.datasets.log import Begun, Line, Log, decoded, lines_of
 from executionkit.datasets.state import PATIENCE, BusyError, Fold, State, locked, spent_in, total_of
-from executionkit.errors import ExecutionKitError, StageError, described
+from executionkit.errors import ExecutionKitError, StageError
 from executionkit.events import Trace
 from executionkit.provider import LLMProvider, checked_provider
 from executionkit.retry import RetryConfig

@@ -11,13 +11,14 @@ import anyio
 import msgspec
 
 from executionkit.batch import Source
+from executionkit.core.foreign import described
 from executionkit.core.usage import NO_USAGE, TokenUsage
 from executionkit.datasets.coordinator import Link
 from executionkit.datasets.log import Begun
 from executionkit.datasets.shards import Job, Report, Shard, count_lost, cut, run_shard
 from executionkit.datasets.state import BusyError, State
 from executionkit.datasets.travel import pickled
-from executionkit.errors import DeadlineExceededError, ExecutionKitError, StageError, described
+from executionkit.errors import DeadlineExceededError, ExecutionKitError, StageError
 from executionkit.runtime.tasks.event_loops import in_new_loop
 
 __all__ = ["Task", "WorkerLostError", "Workers", "run_on"]

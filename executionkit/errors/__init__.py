@@ -33,6 +33,7 @@ from types import MappingProxyType
 from typing import Any, ClassVar, Self, cast
 
 from executionkit.core.copies import bare, bare_copy
+from executionkit.core.foreign import described
 from executionkit.core.frozen import EMPTY, Metadata, freeze_mapping, thaw
 from executionkit.core.portable import from_plain, know, plain_usage, to_plain, usage_from
 from executionkit.core.usage import NO_USAGE, TokenUsage
@@ -58,10 +59,6 @@ __all__ = [
     "StageError",
     "StoppedError",
     "UnsettledToolError",
-    "described",
-    "unwrapped",
-    "with_last_failure",
-    "wrapping",
 ]
 
 
@@ -401,6 +398,3 @@ class UnsettledToolError(JournalError):
 
 
 know("error", ExecutionKitError, ExecutionKitError.to_dict, ExecutionKitError.from_dict)
-
-# Last, for it is about the classes above.
-from executionkit.errors.handling import described, unwrapped, with_last_failure, wrapping  # noqa: E402

@@ -1,25 +1,15 @@
-"""What is done about failures: to say them, to make foreign ones ours, to find ours within foreign ones."""
+"""What is done about failures: to make foreign ones ours, and to find ours within foreign ones."""
 
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager, suppress
 from typing import cast
 
+from executionkit.core.foreign import described
 from executionkit.core.frozen import EMPTY
 from executionkit.core.groups import leaves
 from executionkit.errors import BudgetExhaustedError, ExecutionKitError, LLMError, PatternError
 
-__all__ = ["described", "unwrapped", "with_last_failure", "wrapping"]
-
-
-def described(error: BaseException) -> str:
-    """Return an exception's class and text, whatever its `__str__` does.
-
-    >>> described(ValueError("no such city"))
-    'ValueError: no such city'
-    """
-    with suppress(Exception):  # foreign code: what matters is that it failed, not that it cannot say how
-        return f"{type(error).__name__}: {error}"
-    return type(error).__name__
+__all__ = ["unwrapped", "with_last_failure", "wrapping"]
 
 
 def with_last_failure(

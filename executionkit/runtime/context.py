@@ -16,10 +16,11 @@ from returns.result import Failure, Success
 from executionkit.core.budget import Owner, Refused
 from executionkit.core.checks import check_count
 from executionkit.core.dialect import JsonForm, Request, answers_billed, limited
-from executionkit.core.foreign import attribute
+from executionkit.core.foreign import attribute, described
 from executionkit.core.journal import Effects, Kind
 from executionkit.core.usage import NO_USAGE, TokenUsage, sane_usage
-from executionkit.errors import BudgetExhaustedError, ExecutionKitError, StageError, described, unwrapped
+from executionkit.errors import BudgetExhaustedError, ExecutionKitError, StageError
+from executionkit.errors.handling import unwrapped
 from executionkit.events import Path, StageFinished, StageStarted, VoidReason
 from executionkit.outcome import Outcome, PatternResult
 from executionkit.provider import LLMProvider, LLMResponse, Message, ToolSpec, supports_tools

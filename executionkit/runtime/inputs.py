@@ -6,12 +6,8 @@ from typing import Final, Generic, TypeVar
 import anyio
 from returns.result import Failure, Success
 
-from executionkit.errors import (
-    BudgetExhaustedError,
-    DeadlineExceededError,
-    ExecutionKitError,
-    with_last_failure,
-)
+from executionkit.errors import BudgetExhaustedError, DeadlineExceededError, ExecutionKitError
+from executionkit.errors.handling import with_last_failure
 from executionkit.outcome import Outcome
 from executionkit.runtime.context import Context, Performer, run_input
 from executionkit.runtime.frame import Frame

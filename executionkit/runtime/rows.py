@@ -12,9 +12,10 @@ import msgspec
 from returns.result import Failure
 
 from executionkit.core.durations import Durations
+from executionkit.core.foreign import described
 from executionkit.core.seen import Seen
 from executionkit.core.usage import NO_USAGE, TokenUsage
-from executionkit.errors import ExecutionKitError, InvalidPromptError, LLMError, StageError, described
+from executionkit.errors import ExecutionKitError, InvalidPromptError, LLMError, StageError
 from executionkit.events import ItemFinished, ItemStarted
 from executionkit.outcome import Outcome, PatternResult
 from executionkit.runtime.calls.windows import Windows

@@ -4,7 +4,8 @@ from collections.abc import Awaitable, Callable
 from inspect import CORO_CREATED, getcoroutinestate, isawaitable, iscoroutine
 from typing import TypeAlias, TypeVar
 
-from executionkit.errors import EvaluationError, wrapping
+from executionkit.errors import EvaluationError
+from executionkit.errors.handling import wrapping
 from executionkit.runtime.tasks.timeouts import finish_within
 
 __all__ = ["Rule", "broken", "check_rule"]

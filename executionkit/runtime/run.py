@@ -13,9 +13,9 @@ from returns.result import Failure, Success
 
 from executionkit.core.budget import Owner
 from executionkit.core.checks import is_finite
-from executionkit.core.foreign import attribute, is_kind, method
+from executionkit.core.foreign import attribute, described, is_kind, method
 from executionkit.core.usage import TokenUsage, checked_budget
-from executionkit.errors import DeadlineExceededError, JournalError, LLMError, StageError, described
+from executionkit.errors import DeadlineExceededError, JournalError, LLMError, StageError
 from executionkit.events import RunFinished, RunStarted, WithContent
 from executionkit.outcome import Outcome
 from executionkit.provider import LLMProvider, checked_provider

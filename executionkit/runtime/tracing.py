@@ -11,7 +11,7 @@ from typing import TypeAlias
 from typing_extensions import TypeIs
 
 from executionkit.core.foreign import attribute, method
-from executionkit.errors import unwrapped
+from executionkit.errors.handling import unwrapped
 from executionkit.events import Event, Path, TextVoided, Trace, VoidReason, WithContent, without_content
 from executionkit.runtime.backlog import Backlog
 from executionkit.runtime.tasks.cancellation import taken_as

@@ -9,7 +9,8 @@ from typing_extensions import override
 from executionkit.core.bounds import Given, Reach
 from executionkit.core.combined_bounds import either
 from executionkit.core.drawing import Sketch
-from executionkit.errors import ExecutionKitError, described
+from executionkit.core.foreign import described
+from executionkit.errors import ExecutionKitError
 from executionkit.outcome import PatternResult
 from executionkit.runtime.context import Context, first_position, run_group
 from executionkit.runtime.shared import run_is_over

@@ -12,7 +12,8 @@ from executionkit.core.bounds import Given, Reach
 from executionkit.core.checks import check_function
 from executionkit.core.drawing import Sketch
 from executionkit.core.foreign import function_name
-from executionkit.errors import StageError, wrapping
+from executionkit.errors import StageError
+from executionkit.errors.handling import wrapping
 from executionkit.outcome import PatternResult
 from executionkit.runtime.context import Context, aside
 from executionkit.stage.base import Stage

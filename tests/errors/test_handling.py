@@ -2,16 +2,10 @@
 
 import pytest
 
+from executionkit.core.foreign import described
 from executionkit.core.usage import TokenUsage
-from executionkit.errors import (
-    BudgetExhaustedError,
-    EvaluationError,
-    PermanentError,
-    RateLimitError,
-    described,
-    unwrapped,
-    wrapping,
-)
+from executionkit.errors import BudgetExhaustedError, EvaluationError, PermanentError, RateLimitError
+from executionkit.errors.handling import unwrapped, wrapping
 from tests.errors.awkward import AwkwardError
 
 REFUSED = PermanentError("the server answered 401; check the key", metadata={"status": 401})

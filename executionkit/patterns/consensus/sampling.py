@@ -12,17 +12,11 @@ from executionkit.core.bounds import Given, Reach, of_calls
 from executionkit.core.checks import check_completion, check_count, check_flag
 from executionkit.core.combined_bounds import at_once, in_turn, one_of
 from executionkit.core.dialect import JsonForm, Request
-from executionkit.core.foreign import attribute
+from executionkit.core.foreign import attribute, described
 from executionkit.core.usage import TokenUsage
 from executionkit.core.voting.samples import Choice, read_choices
-from executionkit.errors import (
-    BudgetExhaustedError,
-    ExecutionKitError,
-    JournalError,
-    PermanentError,
-    described,
-    with_last_failure,
-)
+from executionkit.errors import BudgetExhaustedError, ExecutionKitError, JournalError, PermanentError
+from executionkit.errors.handling import with_last_failure
 from executionkit.provider import DEFAULT_MAX_TOKENS, LLMProvider, LLMResponse, Message, checked_provider
 from executionkit.runtime.context import Context
 from executionkit.runtime.given import asking

@@ -18,7 +18,8 @@ from executionkit.core.voting.polls import Poll
 from executionkit.core.voting.samples import ByProbability, Choice, Sample, checked_weight
 from executionkit.core.voting.stopping import Beta, Certain, Forecast, StoppingRule, fewest, widest
 from executionkit.core.voting.tally import VotingStrategy, fold
-from executionkit.errors import ConsensusFailedError, EvaluationError, wrapping
+from executionkit.errors import ConsensusFailedError, EvaluationError
+from executionkit.errors.handling import wrapping
 from executionkit.outcome import PatternResult
 from executionkit.patterns.consensus.sampling import Sampler, Sampling
 from executionkit.provider import DEFAULT_MAX_TOKENS, LLMProvider, opening, user

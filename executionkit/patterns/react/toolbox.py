@@ -14,7 +14,8 @@ from executionkit.core.encoding import json_text
 from executionkit.core.frozen import freeze_mapping, thaw
 from executionkit.core.observation import failed, shortened
 from executionkit.core.schema.validation import Rejected, parse_arguments
-from executionkit.errors import JournalError, unwrapped
+from executionkit.errors import JournalError
+from executionkit.errors.handling import unwrapped
 from executionkit.events import ToolFinished, ToolStarted
 from executionkit.provider import ToolCall
 from executionkit.runtime.context import Context, journaled_call, replay_within, span_below

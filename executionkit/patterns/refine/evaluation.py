@@ -11,7 +11,8 @@ from executionkit.core.bounds import Given, Reach, of_calls
 from executionkit.core.foreign import signature_of
 from executionkit.core.judging import judge_prompt, parse_rating, why_no_verdict
 from executionkit.core.refusals import noted_refusal
-from executionkit.errors import EvaluationError, wrapping
+from executionkit.errors import EvaluationError
+from executionkit.errors.handling import wrapping
 from executionkit.provider import LLMProvider, user
 from executionkit.runtime.context import Context
 from executionkit.runtime.given import frame_of

@@ -23,8 +23,8 @@ from executionkit.errors import (
     ExecutionKitError,
     PermanentError,
     RateLimitError,
-    with_last_failure,
 )
+from executionkit.errors.handling import with_last_failure
 from executionkit.events import Path, WaitFinished, WaitStarted
 from executionkit.provider import LLMResponse
 from executionkit.retry import RetryConfig, retry_delay

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from executionkit.core.budget import Refused
-from executionkit.core.foreign import attribute
+from executionkit.core.foreign import attribute, described
 from executionkit.core.learning import Refusal
 from executionkit.errors import (
     BudgetExhaustedError,
@@ -12,9 +12,8 @@ from executionkit.errors import (
     LLMError,
     PermanentError,
     ProviderError,
-    described,
-    unwrapped,
 )
+from executionkit.errors.handling import unwrapped
 from executionkit.retry import RetryConfig
 from executionkit.runtime.calls.endpoints import Endpoint
 

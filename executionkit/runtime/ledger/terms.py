@@ -7,8 +7,10 @@ import msgspec
 
 from executionkit.core.budget import Refused, bound_input, estimate_input
 from executionkit.core.dialect import Message, Request, ToolSpec
+from executionkit.core.foreign import described
 from executionkit.core.money import Matched, Price, Rates
-from executionkit.errors import StageError, described, wrapping
+from executionkit.errors import StageError
+from executionkit.errors.handling import wrapping
 from executionkit.prices import Prices
 
 __all__ = ["NO_TERMS", "CountTokens", "Counted", "Terms", "checked_terms", "terms_of"]

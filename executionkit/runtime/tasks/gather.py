@@ -8,8 +8,10 @@ from typing import Generic, TypeVar
 import anyio
 from sniffio import current_async_library
 
+from executionkit.core.foreign import described
 from executionkit.core.frozen import freeze_mapping
-from executionkit.errors import BudgetExhaustedError, ExecutionKitError, described, with_last_failure
+from executionkit.errors import BudgetExhaustedError, ExecutionKitError
+from executionkit.errors.handling import with_last_failure
 from executionkit.runtime.tasks.cancellation import (
     STRUCK,
     Waiter,
