@@ -362,7 +362,8 @@ class _Run:
 
     def leave(self) -> None:
         """Note that nothing more comes, and tell whoever waits."""
-        if self._is_stopped:
+        if self._is_stopped and not self.is_over:
+            self._rows.leave_behind()
             error = StoppedError("the batch was left before its last row")
             self.failure = error.stamped(self._rows.cost, self._rows.counted())
         self._ended = self._ended or time.perf_counter()

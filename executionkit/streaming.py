@@ -26,7 +26,7 @@ from executionkit.runtime.backlog import Backlog
 from executionkit.runtime.context import Performer
 from executionkit.runtime.frame import Frame
 from executionkit.runtime.journal.given import RunJournal
-from executionkit.runtime.run import check_run, run_stage
+from executionkit.runtime.run import check_run, leave_behind, run_stage
 from executionkit.runtime.tasks.background import Background, read_in_one_piece
 from executionkit.runtime.tasks.cancellation import is_cancellation
 from executionkit.runtime.tasks.handover import Handover
@@ -266,7 +266,9 @@ class _Run(Generic[T]):
             self.frame.account.halts += 1
 
     def note_stopped(self) -> None:
-        """Say that it was left, unless it has answered meanwhile."""
+        """Say that it was left, unless it has answered meanwhile, and what it has cost."""
+        if self.frame is not None:
+            leave_behind(self.frame)
         if self.outcome is None:
             error = StoppedError("the stream was left before its run had ended")
             self.outcome = Failure(self._stamped(error))

@@ -22,6 +22,7 @@ from executionkit.runtime.calls.windows import Windows
 from executionkit.runtime.context import Context, Performer
 from executionkit.runtime.frame import Frame
 from executionkit.runtime.inputs import Inputs
+from executionkit.runtime.run import leave_behind
 from executionkit.runtime.tasks.cancellation import AnyWaiter, taken_as
 from executionkit.runtime.tasks.gather import gather
 
@@ -213,6 +214,11 @@ class Rows(Generic[A, B]):
         self._is_over = True
         if self.context is not None:
             self.context.frame.account.halts += 1
+
+    def leave_behind(self) -> None:
+        """Let the cost be final, whatever rows are still under way."""
+        if self.context is not None:
+            leave_behind(self.context.frame)
 
     def counted(self) -> dict[str, object]:
         """Return how many rows are over, and how many of them failed."""

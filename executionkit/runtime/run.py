@@ -38,7 +38,7 @@ from executionkit.runtime.tasks.cancellation import let_interrupts_wait, taken_a
 from executionkit.runtime.tasks.timeouts import finish_within
 from executionkit.runtime.tracing import Span, Tracer, Traces, traces_in
 
-__all__ = ["check_deadline", "check_journal", "check_run", "run_stage"]
+__all__ = ["check_deadline", "check_journal", "check_run", "leave_behind", "run_stage"]
 
 T = TypeVar("T")
 In = TypeVar("In")
@@ -143,11 +143,11 @@ async def _journaled(
     try:
         outcome = await _bounded(frame, stage, value, deadline)
     except BaseException:
+        _count_rest(frame)
         recorder.release()
         raise
     replayed = recorder.replayed
-    for charge in recorder.rest():
-        frame.account.replay(charge)
+    _count_rest(frame)
     error = outcome.failure() if isinstance(outcome, Failure) else None
     told: dict[str, object] = {**frame.account.told()}  # with what of the rest was estimated, say
     if recorder.tells:
@@ -160,6 +160,20 @@ async def _journaled(
     except JournalError as broken:
         told["journal_error"] = str(broken)
     return _stamped(outcome, frame.account.cost, told)
+
+
+def leave_behind(frame: Frame) -> None:
+    """Note of a run that did not end when it was to: nothing is bought any more, and its cost is final."""
+    if frame.account is frame.account.root:
+        _count_rest(frame)
+    frame.account.close()
+
+
+def _count_rest(frame: Frame) -> None:
+    """Count what earlier lives of a run paid for calls that this one did not come to."""
+    recorder = frame.settings.recorder
+    for charge in () if recorder is None else recorder.rest():
+        frame.account.replay(charge)
 
 
 def _stamped(outcome: Outcome[Out], cost: TokenUsage, told: Mapping[str, object]) -> Outcome[Out]:

@@ -33,7 +33,7 @@ from executionkit.errors import (
     RateLimitError,
     RunBusyError,
 )
-from executionkit.events import CallFinished, Event, TextDelta, WaitStarted
+from executionkit.events import AttemptStarted, CallFinished, Event, TextDelta, WaitStarted
 from executionkit.journal import Journal
 from executionkit.outcome import Outcome, PatternResult
 from executionkit.prices import Price
@@ -612,3 +612,15 @@ async def test_what_an_earlier_life_had_to_estimate_is_told_where_this_one_does_
     assert first.metadata["usage_estimated"] == 1
     assert (result.cost.llm_calls, result.metadata["usage_estimated"]) == (2, 1)
     assert (refused.cost.llm_calls, refused.metadata["usage_estimated"]) == (2, 1)
+
+
+async def test_a_stream_that_is_left_costs_what_earlier_lives_paid_too(tmp_path: Path) -> None:
+    model = Model(ticks=lambda asked: 1 if asked.number == 1 else 10**9)
+    async with Journal(tmp_path / "runs.db") as journal:
+        await complete().run(model, "one", journal=journal.run("a"))
+        again = journal.run("a", on_change="reuse")
+        async with complete().stream(model, "another", journal=again) as run:
+            async for event in run:
+                if isinstance(event, AttemptStarted):
+                    break
+    assert error_of(run.outcome).cost == run.cost == TokenUsage(3, 2, 2)

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partialmethod
 from typing import Any
 
 import anyio
@@ -30,12 +31,15 @@ from executionkit import (
     step,
     tool,
 )
+from executionkit.batch import Batch
 from executionkit.errors import EvaluationError, StageError
-from executionkit.events import Event, ToolFinished, ToolStarted
+from executionkit.events import Event, RunFinished, ToolFinished, ToolStarted
 from executionkit.provider import ToolCall
 from executionkit.runtime.context import Context
 from executionkit.runtime.tasks import timeouts
+from executionkit.runtime.tasks.background import Background
 from executionkit.stage import Stage
+from executionkit.streaming import Streaming
 from tests.doubles import Model, error_of, reply, result_of, soon
 
 pytestmark = pytest.mark.anyio
@@ -358,3 +362,76 @@ async def test_a_run_whose_task_somebody_else_cancels_is_a_failure() -> None:
     outcome = await soon(complete().run(waiting, "q", deadline=30))
     assert isinstance(error_of(outcome), StageError)
     await cancelling
+
+
+class Deaf:
+    """A provider that hears of no cancellation, until it may answer."""
+
+    def __init__(self) -> None:
+        self.is_asked, self.may_answer, self.has_answered = anyio.Event(), anyio.Event(), anyio.Event()
+
+    async def complete(self, messages: list[Message], **options: Any) -> LLMResponse:
+        with anyio.CancelScope(shield=True):
+            self.is_asked.set()
+            await self.may_answer.wait()
+            self.has_answered.set()
+        return reply()
+
+    async def answer(self) -> None:
+        """Answer, and let what waited for that end."""
+        self.may_answer.set()
+        await self.has_answered.wait()
+        for _ in range(30):
+            await anyio.lowlevel.checkpoint()
+
+
+async def reading(run: Streaming[Any] | Batch[Any, Any], model: Deaf) -> None:
+    """Read until the model is asked."""
+
+    async def read() -> None:
+        async for _ in run:
+            pass
+
+    async with run, anyio.create_task_group() as group:
+        group.start_soon(read)
+        await model.is_asked.wait()
+        group.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("way", ["stream", "over"])
+async def test_the_cost_of_what_was_left_stays_where_its_run_does_not_listen(
+    way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Background, "stop", partialmethod(Background.stop, 0.05))
+    model, events = Deaf(), list[Event]()
+    stage = complete() >> complete()
+    run: Streaming[Any] | Batch[Any, Any] = (
+        stage.stream(model, "q", trace=events.append)
+        if way == "stream"
+        else stage.over(["q"], model, key=str, trace=events.append)
+    )
+    await reading(run, model)
+    told = error_of(run.outcome) if isinstance(run, Streaming) else run.failure
+    assert told is not None
+    assert run.cost == told.cost == TokenUsage(llm_calls=1)
+    await model.answer()
+    assert told == (error_of(run.outcome) if isinstance(run, Streaming) else run.failure)
+    (finished,) = [event for event in events if isinstance(event, RunFinished)]
+    assert run.cost == finished.cost == TokenUsage(llm_calls=1)
+
+
+async def test_the_run_around_pays_for_a_call_of_a_stream_that_was_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Background, "stop", partialmethod(Background.stop, 0.05))
+    model, costs = Deaf(), list[TokenUsage]()
+
+    async def leave(provider: LLMProvider, prompt: str) -> PatternResult[str]:
+        run = complete().stream(provider, prompt)
+        await reading(run, model)
+        await model.answer()
+        costs.append(run.cost)
+        return PatternResult("left")
+
+    result = result_of(await step(leave).run(model, "q"))
+    assert (costs, result.cost) == ([TokenUsage(llm_calls=1)], TokenUsage(3, 2, 1))
