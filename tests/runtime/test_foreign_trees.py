@@ -42,6 +42,7 @@ from executionkit import (
     tool,
 )
 from executionkit.batch import Batch
+from executionkit.core.groups import leaves
 from executionkit.core.usage import NO_USAGE, Reading, read_usage
 from executionkit.errors import DeadlineExceededError, RunBusyError
 from executionkit.events import AttemptFinished, AttemptStarted, Event, RunFinished, RunStarted
@@ -88,7 +89,11 @@ class Base:
             await anyio.sleep(self.chance.choice((0, A_TICK)))
         if self.chance.random() < 0.15:
             raise self.chance.choice(
-                (ProviderError("busy"), KeyError("odd"), ExceptionGroup("two", [OSError()]))
+                (
+                    ProviderError("busy", cost=TokenUsage(2, min(max_tokens or 3, 3), 1)),
+                    KeyError("odd"),
+                    ExceptionGroup("two", [OSError()]),
+                )
             )
         shown = len(messages)
         if self.chance.random() < 0.2:
@@ -351,9 +356,16 @@ class Metered:
         try:
             response = await self.inner.complete(messages, **options)
             call.usage = read_usage(response.usage)
+        except Exception as error:
+            costs = [leaf.cost for leaf in leaves(error) if isinstance(leaf, ExecutionKitError)]
+            if any(cost != NO_USAGE for cost in costs):
+                total = sum(costs, NO_USAGE)
+                call.usage = Reading(total.input_tokens, total.output_tokens)
+            raise
         finally:
             call.is_under_way = False
-        self.till.answered += call.usage.or_else(0, 0)
+            if call.usage is not None:
+                self.till.answered += call.usage.or_else(0, 0)
         return response
 
 

@@ -31,7 +31,7 @@ from executionkit.retry import RetryConfig, retry_delay
 from executionkit.runtime.calls.attempts import StreamedAttempt, ask
 from executionkit.runtime.calls.delivery import Delivery, OnText
 from executionkit.runtime.calls.endpoints import Endpoint, endpoint_of, learn_again, lesson_of, place_of
-from executionkit.runtime.calls.errors import as_failure, out_of_budget, placed, refusal_in
+from executionkit.runtime.calls.errors import as_failure, billed_in, out_of_budget, placed, refusal_in
 from executionkit.runtime.calls.logs import log_failover, log_lesson, log_retry, log_wait
 from executionkit.runtime.calls.open_call import OpenCall, call_under_way
 from executionkit.runtime.calls.trace import CallTrace
@@ -515,7 +515,7 @@ class Completion(msgspec.Struct, eq=False):
             failure = as_failure(error, self._retry(member), has_delivered=self._has_delivered)
             failure = placed(failure, member)
             learned = self._learn(member, failure)
-            under_way.abandon(attribute(failure, "cost"))
+            under_way.abandon(billed_in(error, failure))
         elif streamed is None:
             under_way.abandon(NO_USAGE)
         else:

@@ -5,7 +5,9 @@ from typing import Final
 
 from executionkit.core.budget import Refused
 from executionkit.core.foreign import attribute, described
+from executionkit.core.groups import is_a, leaves
 from executionkit.core.learning import Refusal
+from executionkit.core.usage import NO_USAGE, TokenUsage, sane_usage
 from executionkit.errors import (
     BudgetExhaustedError,
     ExecutionKitError,
@@ -17,7 +19,7 @@ from executionkit.errors.handling import unwrapped
 from executionkit.retry import RetryConfig
 from executionkit.runtime.calls.endpoints import Endpoint
 
-__all__ = ["as_failure", "out_of_budget", "placed", "refusal_in"]
+__all__ = ["as_failure", "billed_in", "out_of_budget", "placed", "refusal_in"]
 
 _REFUSALS: Final = frozenset({400, 422, None})
 """The statuses with which a server says that it does not take a request as it is; None for no status."""
@@ -42,6 +44,25 @@ def as_failure(raised: Exception, retry: RetryConfig, *, has_delivered: bool) ->
         error = error.stamped(error.cost)  # a copy, for the original is the provider's
         error.retry_hint = False
     return error
+
+
+def billed_in(raised: Exception, failure: ExecutionKitError) -> object:
+    """Return what a provider says that a failure cost: of several in a group, what they come to together.
+
+    Args:
+        raised: What it raised.
+        failure: The failure that this is taken for.
+    """
+    if not is_a(raised, ExceptionGroup):
+        return attribute(failure, "cost")
+    total = NO_USAGE
+    for cost in {id(leaf): attribute(unwrapped(leaf), "cost") for leaf in leaves(raised)}.values():
+        if isinstance(cost, TokenUsage):
+            sane = sane_usage(cost)
+            if sane is None:
+                return cost  # it is charged as reserved
+            total += sane
+    return total
 
 
 def _may_pass(error: Exception, retry: RetryConfig) -> bool:

@@ -7,6 +7,8 @@ from typing import Any, Self
 import anyio
 import msgspec
 import pytest
+from returns.primitives.exceptions import UnwrapFailedError
+from returns.result import Failure
 
 from executionkit import (
     DeadlineExceededError,
@@ -388,3 +390,27 @@ async def test_what_is_learned_without_an_option_holds_in_the_same_call() -> Non
         ("response_format" in request.options, "max_completion_tokens" in request.options)
         for request in provider.requests
     ] == [(True, False), (False, False), (False, True)]
+
+
+def billed(tokens: int) -> ProviderError:
+    return ProviderError("down", cost=TokenUsage(2, tokens, 1))
+
+
+SAME = billed(9)
+GROUPS: dict[str, tuple[list[Exception], TokenUsage]] = {
+    "several": ([billed(3), billed(5)], TokenUsage(4, 8, 1)),
+    "among others": ([ValueError("x"), billed(3), OSError()], TokenUsage(2, 3, 1)),
+    "nested": ([ExceptionGroup("inner", [billed(3), billed(4)]), billed(5)], TokenUsage(6, 12, 1)),
+    "unwrapped": ([UnwrapFailedError(Failure(billed(3))), billed(5)], TokenUsage(4, 8, 1)),
+    "one twice": ([SAME, SAME], TokenUsage(2, 9, 1)),
+    "none of ours": ([ValueError("x"), OSError()], TokenUsage(0, 0, 1)),
+    "absurd": ([billed(3), billed(-5)], TokenUsage(2, 50, 1)),
+}
+
+
+@pytest.mark.parametrize("name", GROUPS)
+async def test_a_group_of_failures_costs_what_all_of_them_say(name: str) -> None:
+    failures, cost = GROUPS[name]
+    provider = ScriptedProvider([ExceptionGroup("several", failures)])
+    outcome = await complete(max_tokens=50).run(provider, "q", retry=RetryConfig(max_retries=0))
+    assert error_of(outcome).cost == cost
