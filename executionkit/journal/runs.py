@@ -15,7 +15,7 @@ from executionkit.core.portable import to_plain
 from executionkit.errors import ExecutionKitError, JournalError, JournalMismatchError
 from executionkit.journal.ownership import this_process
 from executionkit.journal.pipelines import Pipelined, changes_between, described
-from executionkit.journal.store import Ended, Opened, RunInfo, Store
+from executionkit.journal.store import Ended, Opened, RunInfo, Store, Write
 from executionkit.journal.worker import Worker, this_loop
 from executionkit.runtime.journal.recorder import Recorder
 from executionkit.stage import Stage
@@ -313,21 +313,47 @@ class JournalRun:
 
 
 class _Sink:
-    """The rows of one run, on their way to the file."""
+    """The rows of one run, on their way to the file, from the event loop that the run is in.
+
+    Once a row cannot be packed none of the run is stored any more: what follows would stand on it.
+    """
 
     def __init__(self, worker: Worker, number: int, token: str) -> None:
         self._worker = worker
         self._loop = this_loop()
         self._number = number
         self._token = token
+        self._failure: JournalError | None = None
 
     def put(self, row: Row) -> None:
-        self._worker.put((self._number, self._token, packed(row)))
+        try:
+            write = self._packed(row)
+        except JournalError:
+            return
+        self._worker.put(write)
 
     def commit(self, row: Row) -> Awaitable[object] | None:
-        return self._worker.commit((self._number, self._token, packed(row)), self._loop)
+        return self._worker.commit(self._packed(row), self._loop)
+
+    def _packed(self, row: Row) -> Write:
+        self._check()
+        try:
+            return self._number, self._token, packed(row)
+        except Exception as error:  # noqa: BLE001 - whatever a provider has put into its answer
+            self._failure = JournalError(
+                f"the {row.kind} at path {[*row.path]} cannot be stored: {type(error).__name__}: {error}"
+            )
+            self._failure.__cause__ = error
+        raise self._failure
+
+    def _check(self) -> None:
+        if self._failure is not None:
+            raise self._failure.stamped(self._failure.cost)
 
     async def close(self, error: ExecutionKitError | None, *, asks_again: bool) -> None:
+        if self._failure is not None:
+            self.release()
+        self._check()
         ended: Ended = "answered" if error is None else "failed"
         kind = "" if error is None else type(error).__name__
         await self._worker.call(lambda store: self._give_up(store, ended, kind, asks_again))

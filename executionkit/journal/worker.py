@@ -237,6 +237,7 @@ class Worker:
         self._check()
         waiter = _InThread()
         self._hand_over(_Job(function=function, waiter=waiter))
+        self._check_is_open()
         return cast("T", waiter.outcome())
 
     def _done(self, job: _Job, *, at_once: bool = True) -> Awaitable[object]:
@@ -245,17 +246,22 @@ class Worker:
         self._jobs.append(job)
         if at_once:
             self._bell.put(None)
+        self._check_is_open()
         return waiter.outcome()
 
     def _check(self) -> None:
         if self.was_forked:
             raise JournalError("the journal was opened before this process was forked; open it in this one")
+        self._check_is_open()
+        if self._failure is not None:
+            raise _again(self._failure)
+
+    def _check_is_open(self) -> None:
+        """Check that the thread has not ended; after a job was handed over: that it will do that."""
         if self._is_closed:
             raise JournalError(
                 "the journal is closed; a run needs its `with` block to last as long as it does"
             )
-        if self._failure is not None:
-            raise _again(self._failure)
 
     def close(self) -> None:
         """Do what was handed over, close the store, and end the thread."""
@@ -310,7 +316,7 @@ class Worker:
             return
         ready.set_result(store)
         heard, calm = time.monotonic(), 0
-        while self._jobs or not self._is_closed:
+        while not self._is_closed or self._jobs:  # in this order, see `_check_is_open`
             was_called = self._wait_for_jobs(may_sleep=calm >= _AWAKE)
             self._is_wanted = True
             if not self.desk.acquire(blocking=was_called or self._is_closed):

@@ -24,6 +24,7 @@ from msgspec.structs import replace
 
 from executionkit import (
     Failure,
+    LLMResponse,
     PatternResult,
     Secret,
     Stage,
@@ -644,6 +645,35 @@ async def test_an_answer_that_cannot_be_noted_is_handed_over_all_the_same(
     with Journal(tmp_path / "runs.db") as journal:
         result = result_of(await complete().run(Model(), "question", journal=journal.run("a")))
     assert (result.value, result.metadata["journal_error"]) == ("ok", "the disk is gone")
+
+
+UNSTORABLE = LLMResponse(
+    "ok", usage={"prompt_tokens": 3, "completion_tokens": 2}, extra={"figure": 10**5_000}
+)
+"""An answer with a number that has no form in JSON."""
+
+
+async def test_an_answer_that_has_no_form_in_the_file_is_handed_over_all_the_same(tmp_path: Path) -> None:
+    model = Model(lambda asked: UNSTORABLE)
+    with Journal(tmp_path / "runs.db") as journal:
+        for life in range(2):
+            result = result_of(await complete().run(model, "question", journal=journal.run("a")))
+            assert (result.value, model.calls) == ("ok", life + 1)
+            assert "the call at path [] cannot be stored" in str(result.metadata["journal_error"])
+            assert result.metadata["unsettled_calls"] == life
+            assert result.cost.llm_calls == life + 1
+        other = result_of(await complete().run(Model(), "question", journal=journal.run("b")))
+        assert "journal_error" not in other.metadata
+        assert [info.ended for info in journal.runs()] == ["stopped", "answered"]
+
+
+async def test_after_an_answer_that_has_no_form_in_the_file_nothing_is_sent(tmp_path: Path) -> None:
+    model = Model(lambda asked: UNSTORABLE)
+    with Journal(tmp_path / "runs.db") as journal:
+        error = error_of(await (complete() >> complete()).run(model, "question", journal=journal.run("a")))
+    assert isinstance(error, JournalError)
+    assert "cannot be stored" in str(error)
+    assert (model.calls, error.cost.llm_calls) == (1, 1)
 
 
 @pytest.mark.parametrize("how", ["deleted", "moved", "replaced"])

@@ -494,6 +494,20 @@ async def test_an_interrupt_as_a_turn_begins_leaves_nobody_waiting(
         assert opened.store.seqs[-1] == 39
 
 
+async def test_who_hands_a_row_over_as_the_journal_is_closed_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Opened(tmp_path / "runs.db") as opened, anyio.fail_after(20):
+
+        def closed(write: Write | None, loop: object) -> bool:
+            opened.worker.close()
+            return False
+
+        monkeypatch.setattr(opened.worker, "_write_here", closed)
+        with pytest.raises(JournalError, match="closed"):
+            await opened.commit(opened.write(0))
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="sends itself a SIGINT")
 def test_an_interrupt_while_a_journal_is_opened_ends_the_thread(tmp_path: Path) -> None:
     def open_store() -> Watched:
