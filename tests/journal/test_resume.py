@@ -37,8 +37,9 @@ from executionkit.events import AttemptStarted, CallFinished, Event, TextDelta, 
 from executionkit.journal import Journal
 from executionkit.outcome import Outcome, PatternResult
 from executionkit.prices import Price
-from executionkit.provider import Message, ToolCall
+from executionkit.provider import Message, ToolCall, user
 from executionkit.providers.pool import Pool
+from executionkit.runtime.context import Context
 from executionkit.runtime.journal.entries import Entry
 from executionkit.tools import tool
 from tests.doubles import AT_ONCE, NEVER, Asked, Model, error_of, reply, result_of
@@ -279,6 +280,37 @@ async def test_a_run_that_failed_asks_again_what_failed(tmp_path: Path) -> None:
         assert isinstance(failed, PermanentError)
         result = result_of(await stage.run(model, "question", journal=journal.run("a")))
     assert (result.value, model.calls, result.cost.llm_calls) == ("two", 3, 3)
+
+
+async def test_what_failed_is_asked_again_though_the_life_that_was_to_do_so_was_cancelled(
+    tmp_path: Path,
+) -> None:
+    scope = anyio.CancelScope()
+
+    def answer_and_cancel(asked: Asked) -> object:
+        scope.cancel()
+        return reply()
+
+    failing, working = Model(lambda asked: PermanentError("down")), Model()
+    cancelling = Model(answer_and_cancel)
+    with Journal(tmp_path / "runs.db") as journal:
+        error_of(await Twice().run(failing, "question", journal=journal.run("a")))
+        with scope:
+            await Twice().run(cancelling, "question", journal=journal.run("a"))
+        result = result_of(await Twice().run(working, "question", journal=journal.run("a")))
+    assert (failing.calls, cancelling.calls, working.calls) == (2, 1, 1)
+    assert result.cost.llm_calls == 4
+
+
+class Twice(Stage[str, str], frozen=True):
+    """Two calls one after the other, whatever comes of the first."""
+
+    async def perform(self, value: str, context: Context) -> PatternResult[str]:
+        first, second = [
+            await context.attempt(lambda below, text=text: below.complete([user(text)]))  # type: ignore[misc]
+            for text in ("one", "two")
+        ]
+        return PatternResult(first.unwrap().content + second.unwrap().content)
 
 
 async def test_a_replay_waits_for_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

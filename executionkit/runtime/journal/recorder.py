@@ -141,6 +141,7 @@ class Recorder:
             row.lose()
             if asks_again and row.state == "done" and row.body.error is not None:
                 row.state, row.body.error = "open", None
+                self.put(row)  # for this life may end before it comes to that
             self._add(row)
             if row.generation == generation:
                 self._current[row.key] = row
