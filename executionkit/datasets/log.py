@@ -15,7 +15,6 @@ import msgspec
 from returns.result import Failure
 
 from executionkit.batch import Key, Row
-from executionkit.core.encoding import json_text
 from executionkit.core.journal import Row as CallRow
 from executionkit.core.journal import cost_of
 from executionkit.core.usage import NO_USAGE, TokenUsage
@@ -63,11 +62,23 @@ class Line(msgspec.Struct, frozen=True, omit_defaults=True):
     begun: Begun | None = None
 
     def encoded(self) -> bytes:
-        """Return it as bytes, its end included."""
+        """Return it as bytes, its end included.
+
+        Raises:
+            OSError: It has no form in JSON: a number of thousands of digits, say.
+        """
         try:
             return _ENCODER.encode(self) + b"\n"
-        except (UnicodeEncodeError, ValueError, TypeError):  # lone surrogates, numbers that JSON has not
-            return json_text(msgspec.to_builtins(self, enc_hook=str)).encode() + b"\n"
+        except (UnicodeEncodeError, ValueError, TypeError, RecursionError):
+            return self._encoded_otherwise() + b"\n"
+
+    def _encoded_otherwise(self) -> bytes:
+        """Return it where msgspec does not write it: lone surrogates, numbers that JSON has not."""
+        try:
+            plain = msgspec.to_builtins(self, enc_hook=str)
+            return json.dumps(plain, default=str, skipkeys=True).encode()
+        except (ValueError, TypeError, RecursionError) as error:
+            raise OSError(f"what came of a row has no form in JSON: {error}") from error
 
 
 _ENCODER: Final = msgspec.json.Encoder()
@@ -238,8 +249,8 @@ class Log:
     def _write(self, line: Line) -> None:
         if self.trouble is not None:
             raise self.trouble
-        left = memoryview(line.encoded())
         try:
+            left = memoryview(line.encoded())
             while left:
                 left = left[self._file.write(left) :]
         except OSError as error:

@@ -147,6 +147,20 @@ def test_keys_that_come_twice_stay_one_answer(tmp_path: Path) -> None:
         assert summary.failed == 1
 
 
+def test_an_answer_that_has_no_form_in_the_state_is_told_and_leaves_it_whole(tmp_path: Path) -> None:
+    usage = {"prompt_tokens": 3, "completion_tokens": 2}
+    odd = LLMResponse("odd", usage=usage, extra={"figure": 10**5_000})
+    target = tmp_path / "out.jsonl"
+    model = Model(lambda asked: odd if asked.prompt == "b" else upper(asked))
+    with pytest.raises(OSError, match="no form in JSON"):
+        map_dataset(["a", "b", "c"], target, complete(), lambda: model, key=str, max_concurrency=1)
+    assert model.calls == 2
+    again = Model(upper)
+    done = map_dataset(["a", "b", "c"], target, complete(), lambda: again, key=str)
+    assert sorted(asked.prompt for asked in again.asked) == ["b", "c"]
+    assert (done.rows, done.failed) == (3, 0)
+
+
 def test_a_source_may_be_async(tmp_path: Path) -> None:
     async def source() -> AsyncIterator[str]:
         for text in texts(5):
