@@ -2,6 +2,7 @@
 
 import msgspec
 
+from executionkit.core.foreign import text_of
 from executionkit.core.schema.models import plain_model
 
 __all__ = ["json_text"]
@@ -23,7 +24,7 @@ def _plain_or_text(value: object) -> object:
     try:
         return plain_model(value)
     except Exception:  # noqa: BLE001 - no model, or one of somebody else that cannot be written
-        return str(value)
+        return text_of(value)
 
 
 def _lenient_text(value: object) -> str:
@@ -31,6 +32,6 @@ def _lenient_text(value: object) -> str:
     import json
 
     try:
-        return json.dumps(value, default=str, skipkeys=True)
+        return json.dumps(value, default=text_of, skipkeys=True)
     except (ValueError, RecursionError):
         return json.dumps(str(type(value)))

@@ -9,7 +9,7 @@ from typing import Any, TypeVar, cast
 
 from typing_extensions import TypeForm, TypeIs
 
-__all__ = ["attribute", "described", "fits", "function_name", "is_kind", "method", "signature_of"]
+__all__ = ["attribute", "described", "fits", "function_name", "is_kind", "method", "signature_of", "text_of"]
 
 T = TypeVar("T")
 
@@ -45,6 +45,17 @@ def described(error: BaseException) -> str:
     with suppress(Exception):  # foreign code: what matters is that it failed, not that it cannot say how
         return f"{type(error).__name__}: {error}"
     return type(error).__name__
+
+
+def text_of(value: object) -> str:
+    """Return the text of an object, whatever its `__str__` does.
+
+    >>> text_of(3.5)
+    '3.5'
+    """
+    with suppress(Exception):
+        return str(value)
+    return f"<{type(value).__name__}>"
 
 
 def is_kind(function: object, *kinds: Callable[[object], bool]) -> bool:

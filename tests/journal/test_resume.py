@@ -10,6 +10,7 @@ import anyio
 import msgspec
 import pytest
 from anyio.lowlevel import checkpoint
+from typing_extensions import override
 
 from executionkit import (
     LLMProvider,
@@ -445,6 +446,28 @@ async def test_odd_answers_come_back_as_they_were(tmp_path: Path) -> None:
             seen.append(result_of(outcome))
     assert model.calls == 1
     assert seen[0].value == seen[1].value == response.content
+
+
+class Untold:
+    """An object that cannot be written out."""
+
+    @override
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+@pytest.mark.parametrize(
+    "at", [{"usage": {"a": Untold()}}, {"extra": {"b": ["\ud83d", Untold()]}}], ids=["usage", "extra"]
+)
+async def test_an_answer_with_an_object_that_cannot_be_written_out_is_kept(
+    at: dict[str, Any], tmp_path: Path
+) -> None:
+    model = Model(lambda asked: LLMResponse("ok", **at))
+    with Journal(tmp_path / "runs.db") as journal:
+        for _ in range(2):
+            outcome = await complete().run(model, "question", journal=journal.run("a"))
+            assert result_of(outcome).value == "ok"
+    assert model.calls == 1
 
 
 async def test_the_reservation_of_a_call_in_flight_is_charged() -> None:
