@@ -244,7 +244,7 @@ def estimate_input(*parts: object) -> int:
     tokens = 0
     for part in parts:
         if part is not None:
-            tokens -= -_size(part) // _BYTES_A_TOKEN
+            tokens += -(-_size(part) // _BYTES_A_TOKEN)
             if isinstance(part, list):
                 tokens += _TOKENS_A_MESSAGE * len(cast("list[object]", part))
     return tokens

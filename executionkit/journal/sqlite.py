@@ -320,7 +320,7 @@ class SQLiteStore:
         if self._power or began < self._slow_until or sum([len(row) for _, _, row in rows]) > _LONG:
             return False
         try:  # `_telling` would take as long as all else but the file
-            if self._patience or self._database.in_transaction:
+            if self._patience or self._database.in_transaction:  # not so where the last note was written here
                 self._begin_anew(patience=0.0)
             if began >= self._look_at:
                 self._check_is_there()

@@ -35,9 +35,7 @@ def as_reply(response: LLMResponse, *, raw: bool) -> Reply:
     told = (response.id, response.model, response.request_id, response.status)
     return Reply(
         response.content,
-        [cast("dict[str, Any]", to_plain(_call_fields(call))) for call in response.tool_calls]
-        if response.tool_calls
-        else [],
+        [cast("dict[str, Any]", to_plain(_call_fields(call))) for call in response.tool_calls],
         response.finish_reason,
         to_plain(response.usage),
         to_plain(response.extra) if response.extra else {},

@@ -178,9 +178,7 @@ class Reservation(msgspec.Struct, eq=False):
     def worst(self) -> Charge:
         """What the call is charged where nobody ever learns how it ended."""
         try:
-            worst_input = self.held_input or self.terms.input_of(self.request)
-            cost = TokenUsage(worst_input, self.held_output or _most_output(self.request), 1)
-            return Charge(cost, self._money(_NOTHING_READ, cost))
+            return Charge(*self._worst(_NOTHING_READ))
         except StageError:  # the provider's own count failed, and no budget needed it
             counted = estimate_input(self.request.messages, self.request.tools)
             return Charge(TokenUsage(counted, _most_output(self.request), 1))
