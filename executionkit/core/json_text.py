@@ -42,10 +42,10 @@ _BEGINS_VALUE: Final = re.compile(
     r"|\{\s*(?:[{\[}\"'\u201c]|//|/\*|[\w$-]{1,200}\s*(?:[:,}]|\Z)|\Z)"
 )
 _AFTER_OTHERS: Final = re.compile(
-    r"(?:[\"']\s{0,20}:|\A[:,]|\A(?:(?:-?\d[\w.+-]{0,30}|true|false|null)\s{0,20},\s{0,20}){1,25})\s{0,20}\Z"
+    r"(?:[\"'\u201d]\s{0,20}:|\A[:,]|\A(?:(?:-?\d[\w.+-]{0,30}|true|false|null)\s{0,20},\s{0,20}){1,25})\s{0,20}\Z"
 )
 """A value stands behind a name, or the text begins within a list, or with what stands between two."""
-_LIST_GOES_ON: Final = re.compile(r"\s*,\s*[\"'{\[]")
+_LIST_GOES_ON: Final = re.compile(r"\s*,\s*[\"'\u201c{\[]")
 _IN_GROUP: Final = re.compile(r'"(?:[^"\\\n]|\\.){0,10000}"|[{}\[\]]')
 _NOTHING_MORE: Final = re.compile(r"[\s`.!)]*\Z")
 _SCALAR_AT_END: Final = re.compile(r"[\w.+-]\Z")

@@ -52,6 +52,8 @@ FRAGMENTS = [
     '[{"id": 1}, {"id": 2}',
     '1}, "user": {"id": 1}}',
     '"user": {"id": 1}, "ok": true',
+    '\u201cuser\u201d: {"id": 1}',
+    '{"id": 1}, \u201cok\u201d: true',
     '{"id": 1}, {"id": 2}]',
     '{"id": 1}, {"id": 2}',
     'Here: {"user": {"id": 1}, "ok": tr',

@@ -238,7 +238,12 @@ class TextTools:
         message, text = _as_message(response), response.content
         calls: tuple[ToolCall, ...] = ()
         complaint = None
-        reply = read_reply(text, was_cut=response.was_truncated, is_typed=self._settings.is_typed)
+        reply = read_reply(
+            text,
+            was_cut=response.was_truncated,
+            is_typed=self._settings.is_typed,
+            has_more=bool(response.reasoning.strip() or response.tool_calls),
+        )
         match reply:
             case str():
                 text = reply

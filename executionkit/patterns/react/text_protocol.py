@@ -110,7 +110,11 @@ def _target(key: str, value: Any, root: str) -> Any:
     return root + value.removeprefix("#") if is_pointer else _repointed(value, root)
 
 
-_CALL_WORDS: Final = re.compile(r"[\"'](?:tool|arguments)[\"']\s*:|<[|/]?(?:tool_call|function)")
+_CALL_WORDS: Final = re.compile(
+    r"[\"'](?:tool|arguments)[\"']\s*:"
+    r"|<[|/]?(?:tool_call|function)|<\|python_tag\|>|\[TOOL_CALLS\]|<\uff5ctool\u2581call"
+)
+"""Of the agreed form, or of how some models write a call that their server is to read."""
 _LIKE_A_CALL: Final = re.compile(
     rf"{_CALL_WORDS.pattern}|\{{\s*(?:[\"'{{}}\u201c]|\Z)|\{{\s*\w{{1,200}}\s*:|\[\s*\{{"
 )
@@ -118,7 +122,9 @@ _LIKE_A_CALL: Final = re.compile(
 _CALL: Final = frozenset({"tool", "arguments"})
 
 
-def read_reply(text: str, *, was_cut: bool = False, is_typed: bool = False) -> TextCall | str | WrongForm:
+def read_reply(
+    text: str, *, was_cut: bool = False, is_typed: bool = False, has_more: bool = False
+) -> TextCall | str | WrongForm:
     """Return the call that a reply asks for, the text of its answer, or what is wrong with its form.
 
     A call counts only where the whole reply, reasoning and a fence aside, is one call; an answer likewise.
@@ -129,6 +135,7 @@ def read_reply(text: str, *, was_cut: bool = False, is_typed: bool = False) -> T
         text: The reply.
         was_cut: Whether its end is missing.
         is_typed: Whether the answer is of a type: then JSON of another form may be that, without its frame.
+        has_more: Whether the model said something beside the text: reasoning, or a call as servers have it.
 
     >>> read_reply('{"tool": "weather", "arguments": {"city": "Bonn"}}')
     TextCall(name='weather', arguments={'city': 'Bonn'})
@@ -143,8 +150,8 @@ def read_reply(text: str, *, was_cut: bool = False, is_typed: bool = False) -> T
     if _is_object(reply):
         return _read(reply, text, is_typed)
     spoken = without_thoughts(text)
-    if not spoken.strip() and (was_cut or text.strip()):
-        return WrongForm("it says nothing, but for reasoning or what was cut off")
+    if not spoken.strip() and (was_cut or has_more or text.strip()):
+        return WrongForm("it says nothing, but for reasoning, a call of another form, or what was cut off")
     if not (_CALL_WORDS if is_typed else _LIKE_A_CALL).search(spoken):
         return WrongForm("it was cut off at the token limit") if was_cut and not is_typed else text
     return WrongForm(found.problem or "there is text beside the JSON, or more than one JSON value")

@@ -741,6 +741,23 @@ async def test_a_model_without_tool_calls_gives_a_typed_answer() -> None:
     assert (await react([add], output_type=Sum).run(provider, "go")).unwrap().value == Sum(4)
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        LLMResponse('<think>I should {"tool": "add"}</think>'),
+        LLMResponse("<think>cut off, and nobody says so"),
+        LLMResponse("", reasoning="It is four."),
+        LLMResponse("", tool_calls=(ToolCall("a", "add", {"left": 2, "right": 2}),)),
+        LLMResponse("<|python_tag|>add.call(left=2, right=2)"),
+    ],
+)
+async def test_without_tool_calls_what_is_no_text_is_neither_a_call_nor_an_answer(said: LLMResponse) -> None:
+    provider = Talking(said, '{"answer": "four"}', supports_tools=False)
+    result = (await react([add]).run(provider, "go")).unwrap()
+    assert (result.value, result.metadata["tool_calls_made"]) == ("four", 0)
+    assert '{"tool": "<name>", "arguments": {...}}' in provider.asked[1][-1]["content"]
+
+
 async def test_a_model_without_tool_calls_may_answer_in_prose() -> None:
     assert (await react([add]).run(Talking("four", supports_tools=False), "go")).unwrap().value == "four"
 
