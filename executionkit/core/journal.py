@@ -208,7 +208,7 @@ class Row(msgspec.Struct, eq=False, gc=False, omit_defaults=True):
         return self.kind, self.path, self.ordinal
 
     def copy(self) -> "Row":
-        """Return it as it is now, for another thread to write; no part of a body is changed in place."""
+        """Return it as it is now; no part of a body is changed in place."""
         return replace(self, body=replace(self.body))
 
     def lose(self) -> None:
