@@ -3,7 +3,9 @@
 import os
 import re
 import sys
-from collections.abc import Awaitable, Callable, Mapping
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Mapping, ValuesView
+from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from functools import cached_property, partial
 from importlib import import_module
@@ -12,6 +14,7 @@ from types import MappingProxyType
 from typing import Any, Final, Protocol, cast, overload, runtime_checkable
 
 import msgspec
+from returns.result import Result
 
 from executionkit.core.checks import check_count, check_number
 from executionkit.core.foreign import fits, is_kind
@@ -25,7 +28,7 @@ from executionkit.runtime.tasks.threads import in_thread
 
 __all__ = ["Effects", "IdempotencyKey", "Tool", "ToolError", "TypedExecute", "tool"]
 
-_ADDRESS: Final = re.compile(r" at 0x[0-9a-fA-F]+>")
+_ADDRESS: Final = re.compile(r"<[^<>]* at 0x[0-9a-fA-F]+")
 _NAME: Final = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 DEFAULT_TIMEOUT: Final = 30.0
 _EFFECTS: Final = ("once", "idempotent", "none")
@@ -180,13 +183,16 @@ class Tool(msgspec.Struct, frozen=True, dict=True):
 def as_text(result: object) -> str:
     """Return what a tool returned as the text a model gets to see.
 
-    A value that JSON has no form for, such as a path, is shown as its `str`.
+    A value that JSON has no form for, such as a path, is shown as its `str`. Of the outcome of a run it is the
+    result, and a failure is raised.
 
     Raises:
-        ToolError: It has no JSON form, and its `str` says only where it lies in memory.
+        ToolError: It has no JSON form, and is an exception, or its `str` says where it lies in memory.
     """
     if isinstance(result, str):
         return str.__str__(result)  # of a class derived from it, what it holds
+    if isinstance(result, Result):
+        return as_text(cast("Result[object, object]", result).unwrap())
     try:
         return msgspec.json.encode(result, enc_hook=_plain_or_text).decode()
     except (UnicodeEncodeError, TypeError, ValueError, RecursionError):
@@ -204,15 +210,19 @@ def _lenient_text(result: object) -> str:
 
 
 def _plain_or_text(value: object) -> object:
-    """Return a model's value as plain data, anything else as its stable text."""
+    """Return a model's value or a container's as plain data, anything else as its stable text."""
     with suppress(Exception):  # no model, or one of somebody else that cannot be written
         return plain_model(value)
+    if isinstance(value, Mapping):
+        return dict(cast("Mapping[object, object]", value))
+    if isinstance(value, AbstractSet | ValuesView | deque):
+        return list(cast("Iterable[object]", value))
     return _stable_text(value)
 
 
 def _stable_text(value: object) -> str:
-    text = str(value)
-    if _ADDRESS.search(text):
+    # The text of an exception may hold a secret, returned as well as raised.
+    if isinstance(value, BaseException) or _ADDRESS.search(text := str(value)):
         raise ToolError(f"the tool's result holds {type(value).__name__!r}, which has no JSON form")
     return text
 

@@ -11,14 +11,19 @@ import subprocess
 import sys
 import threading
 import time
+from collections import ChainMap, deque
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import Future
 from pathlib import Path
+from threading import Event
+from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from returns.result import Failure, Success
 
 from executionkit.core.schema.validation import Rejected, compile_schema, schema_text
 from executionkit.core.usage import TokenUsage
@@ -434,6 +439,21 @@ class Named:
             "Error: ToolError: the tool's result holds 'Opaque', which has no JSON form",
         ),
         (Named(), '"named"'),
+        ({"a": Future[int]()}, "Error: ToolError: the tool's result holds 'Future', which has no JSON form"),
+        (Event(), "Error: ToolError: the tool's result holds 'Event', which has no JSON form"),
+        (
+            [ValueError("the key is 4711")],
+            "Error: ToolError: the tool's result holds 'ValueError', which has no JSON form",
+        ),
+        (Failure(KeyError("the key is 4711")), "Error: KeyError"),
+        (Success({"a": 1}), '{"a":1}'),
+        (MappingProxyType({"a": [deque([1])]}), '{"a":[[1]]}'),
+        ({"a": 1}.values(), "[1]"),
+        (ChainMap({"a": {"b": 1}.keys()}), '{"a":["b"]}'),
+        (
+            MappingProxyType({"a": Opaque()}),
+            "Error: ToolError: the tool's result holds 'Opaque', which has no JSON form",
+        ),
     ],
 )
 async def test_a_result_without_a_json_form_is_told_and_no_address_is(returned: object, text: str) -> None:
