@@ -183,8 +183,8 @@ class Tool(msgspec.Struct, frozen=True, dict=True):
 def as_text(result: object) -> str:
     """Return what a tool returned as the text a model gets to see.
 
-    A value that JSON has no form for, such as a path, is shown as its `str`. Of the outcome of a run it is the
-    result, and a failure is raised.
+    A value that JSON has no form for, such as a path, is shown as its `str`. Of the outcome of a run it is
+    the result, and a failure is raised.
 
     Raises:
         ToolError: It has no JSON form, and is an exception, or its `str` says where it lies in memory.

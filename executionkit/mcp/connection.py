@@ -15,6 +15,7 @@ from mcp.shared.message import SessionMessage
 from mcp.types import CallToolResult, JSONRPCResponse
 from mcp.types import Tool as Described
 
+from executionkit.core.json import whole_text
 from executionkit.core.mcp import usable_result, usable_tools
 from executionkit.errors import ExecutionKitError
 from executionkit.runtime.tasks.timeouts import A_LIFETIME
@@ -155,7 +156,8 @@ class Connection:
         with anyio.CancelScope() as scope:
             self._calls.add(scope)
             try:
-                return await self._client.call_tool(name, dict(arguments), read_timeout_seconds=A_LIFETIME)
+                given = cast("dict[str, Any]", _whole(arguments))
+                return await self._client.call_tool(name, given, read_timeout_seconds=A_LIFETIME)
             finally:
                 self._calls.discard(scope)
         raise ToolError(_GONE)
@@ -167,6 +169,9 @@ async def _transport(
 ) -> AsyncGenerator["TransportStreams"]:
     """Speak to a server as the SDK does, but outlive an exchange that fails, and read what can be read."""
     if isinstance(server, StdioServerParameters):
+        if "encoding_error_handler" not in server.model_fields_set:
+            # Strict as it is, the SDK would hear nothing more after one line that is not UTF-8.
+            server = server.model_copy(update={"encoding_error_handler": "replace"})
         async with stdio_client(server) as (received, sent):
             yield _Readable(received, connection.left_out), sent
         return
@@ -252,6 +257,18 @@ class _Readable:
             else:
                 answer.result = usable_result(answer.result)
         return received
+
+
+def _whole(value: object) -> object:
+    """Return JSON without halves of surrogate pairs: the SDK's connection would end over one."""
+    if isinstance(value, str):
+        return whole_text(value)
+    if isinstance(value, Mapping):
+        items = cast("Mapping[str, object]", value).items()
+        return {whole_text(name): _whole(item) for name, item in items}
+    if isinstance(value, (list, tuple)):
+        return [_whole(item) for item in cast("list[object]", value)]
+    return value
 
 
 def _first_of(error: Exception) -> Exception:

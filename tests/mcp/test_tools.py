@@ -340,6 +340,43 @@ async def test_a_name_that_the_server_lacks_is_refused(chosen: dict[str, Any], k
             pytest.fail("connected")
 
 
+NOT_UTF8 = """
+import sys
+from mcp.server.mcpserver import MCPServer
+server = MCPServer("latin")
+def say():
+    sys.__stdout__.buffer.write("f\u00fcr\\n".encode("latin-1"))
+    sys.__stdout__.buffer.flush()
+@server.tool()
+def echo(text: str) -> str:
+    say()
+    return text
+say()
+server.run()
+"""
+
+
+async def test_a_line_that_is_not_utf8_ends_no_connection() -> None:
+    server = StdioServerParameters(command=sys.executable, args=["-c", NOT_UTF8])
+    async with mcp_tools(server, timeout=10) as (tool,):
+        assert [await tool.execute(text=text) for text in ("a", "b")] == ["a", "b"]
+
+
+@pytest.mark.parametrize("in_process", [True, False])
+async def test_half_a_surrogate_pair_ends_no_connection(in_process: bool) -> None:
+    def echo(text: Any) -> str:
+        return json.dumps(text)
+
+    server = MCPServer("echo")
+    server.add_tool(echo)
+    command = StdioServerParameters(command=sys.executable, args=["-c", NOT_UTF8])
+    async with mcp_tools(server if in_process else command, timeout=10) as (tool,):
+        assert "fffd" in json.dumps(await tool.execute(text="\ud800"))
+        assert "b" in await tool.execute(text="b")
+        if in_process:
+            assert await tool.execute(text={"\ud800": ["\ud800"]}) == '{"\\ufffd": ["\\ufffd"]}'
+
+
 DYING = """
 import os, sys
 from mcp.server.mcpserver import MCPServer
