@@ -73,8 +73,9 @@ def transcript_of(messages: Sequence[Mapping[str, Any]]) -> Transcript:
     Raises:
         TypeError: They are not a sequence of mappings that each have a `role`.
         ValueError: No server could be sent them: a request for tools stands there without its results, or a
-            result without its request; two calls have the same id, or one has none; a role is unknown; or a
-            message is nested too deeply.
+            result without its request; two calls have the same id, or one has none, or does not say what it
+            calls; a role is unknown; a message says nothing, or what is neither text nor parts; or it is
+            nested too deeply.
     """
     given: object = messages
     if not isinstance(given, (list, tuple, Transcript)):
@@ -82,7 +83,7 @@ def transcript_of(messages: Sequence[Mapping[str, Any]]) -> Transcript:
     for message in cast("Sequence[object]", given):
         if not (isinstance(message, Mapping) and isinstance(cast("Message", message).get("role"), str)):
             raise TypeError('each message of a transcript must be a mapping with a "role"')
-        if not _are_calls(cast("Message", message).get("tool_calls") or ()):
+        if not _are_mappings(cast("Message", message).get("tool_calls") or ()):
             raise TypeError('the "tool_calls" of a message must be a list of mappings')
     transcript = messages if isinstance(messages, Transcript) else Transcript(_copied(messages))
     _check_can_be_sent(transcript)
@@ -97,6 +98,12 @@ def _check_can_be_sent(transcript: Transcript) -> None:
             raise ValueError(
                 f"a transcript has no role {first['role'][:40]!r}; there are: {', '.join(_ROLES)}"
             )
+        for message in messages:
+            if not _says_something(message):
+                raise ValueError(
+                    f"each message of a transcript needs content, text or a list of mappings; one of role "
+                    f"{message['role']!r} has {type(message.get('content')).__name__}"
+                )
         asked = [call.get("id") for call in first.get("tool_calls") or ()]
         answered = [message.get("tool_call_id") for message in messages[1:]]
         is_whole = sorted(map(str, asked)) == sorted(map(str, answered))
@@ -114,6 +121,25 @@ def _check_can_be_sent(transcript: Transcript) -> None:
                     f"each tool call of a transcript needs an id of its own, not {identity!r:.80}"
                 )
             known.add(identity)
+        if not all(map(_says_what, first.get("tool_calls") or ())):
+            raise ValueError('each tool call of a transcript needs a "function" with a "name"')
+
+
+def _says_something(message: Message) -> bool:
+    """Tell whether a message has a content; an assistant's may be all in other fields, such as calls."""
+    content = message.get("content")
+    if content is None and message["role"] == "assistant":
+        return any(message[name] for name in message.keys() - {"role", "name", "content"})
+    return isinstance(content, str) or _are_mappings(content)
+
+
+def _says_what(call: Message) -> bool:
+    """Tell whether a call names its function; one that is no function's is the server's business."""
+    if call.get("type", "function") != "function":
+        return True
+    function: object = call.get("function")
+    name = cast("Message", function).get("name") if isinstance(function, Mapping) else None
+    return isinstance(name, str) and name != ""
 
 
 def _copied(messages: Sequence[Mapping[str, Any]]) -> list[Message]:
@@ -160,7 +186,7 @@ def parted(transcript: Transcript) -> tuple[list[Message], Rounds]:
     return system, in_rounds(transcript[len(system) :])
 
 
-def _are_calls(calls: object) -> bool:
-    if not isinstance(calls, (list, tuple)):
+def _are_mappings(items: object) -> bool:
+    if not isinstance(items, (list, tuple)):
         return False
-    return all(isinstance(call, Mapping) for call in cast("Sequence[object]", calls))
+    return all(isinstance(item, Mapping) for item in cast("Sequence[object]", items))

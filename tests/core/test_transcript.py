@@ -8,7 +8,12 @@ import pytest
 from executionkit.core.transcript import Transcript, transcript_of
 
 ASK = {"role": "user", "content": "hello"}
-CALL = {"role": "assistant", "content": "", "tool_calls": [{"id": "a"}, {"id": "b"}]}
+LOOK = {"name": "look", "arguments": "{}"}
+CALL = {
+    "role": "assistant",
+    "content": "",
+    "tool_calls": [{"id": "a", "function": LOOK}, {"id": "b", "function": LOOK}],
+}
 
 
 def result(of: str) -> dict[str, Any]:
@@ -56,19 +61,40 @@ def test_what_is_no_conversation_is_refused(messages: Any, kind: type[Exception]
 
 
 def asks(identity: object, role: str = "assistant") -> dict[str, Any]:
-    return {"role": role, "content": "", "tool_calls": [{"id": identity}]}
+    return {"role": role, "content": "", "tool_calls": [{"id": identity, "function": LOOK}]}
+
+
+def answered(call: dict[str, Any]) -> list[dict[str, Any]]:
+    return [{"role": "assistant", "tool_calls": [{"id": "a", **call}]}, result("a")]
 
 
 @pytest.mark.parametrize(
     "messages",
     [
         [asks("a"), result("a"), asks("a"), result("a")],
-        [{**CALL, "tool_calls": [{"id": "a"}, {"id": "a"}]}, result("a"), result("a")],
+        [{**CALL, "tool_calls": [*asks("a")["tool_calls"]] * 2}, result("a"), result("a")],
         [asks(""), result("")],
         [asks(None), {"role": "tool", "content": "x"}],
         [asks(5), {"role": "tool", "tool_call_id": 5, "content": "x"}],
         [asks("a", "user"), result("a")],
         [{"role": "narrator", "content": "x"}],
+        [{"role": "user"}],
+        [{"role": "user", "content": None}],
+        [{"role": "user", "content": 5}],
+        [{"role": "user", "content": b"x"}],
+        [{"role": "user", "content": object()}],
+        [{"role": "user", "content": {"type": "text", "text": "x"}}],
+        [{"role": "user", "content": [5]}],
+        [{"role": "system", "content": None}],
+        [ASK, {"role": "assistant"}],
+        [ASK, {"role": "assistant", "content": None, "tool_calls": []}],
+        [asks("a"), {"role": "tool", "tool_call_id": "a"}],
+        [asks("a"), {"role": "tool", "tool_call_id": "a", "content": {"x": 1}}],
+        answered({}),
+        answered({"function": "look"}),
+        answered({"function": {"arguments": "{}"}}),
+        answered({"function": {"name": "", "arguments": "{}"}}),
+        answered({"type": "function", "function": {"name": 5}}),
     ],
 )
 def test_what_no_server_could_be_sent_is_refused(messages: list[dict[str, Any]]) -> None:
@@ -76,6 +102,21 @@ def test_what_no_server_could_be_sent_is_refused(messages: list[dict[str, Any]])
         transcript_of(messages)
     with pytest.raises(ValueError, match="transcript|assistant"):
         transcript_of(Transcript(messages))
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        answered({"function": {"name": "look"}}),
+        answered({"type": "custom", "custom": {"name": "look", "input": "x"}}),
+        [ASK, {"role": "assistant", "content": None, "refusal": "no"}],
+        [ASK, {"role": "assistant", "content": [{"type": "text", "text": "x"}]}],
+        [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}],
+        [{"role": "user", "content": ""}, {"role": "assistant", "content": ""}],
+    ],
+)
+def test_what_servers_take_is_taken(messages: list[dict[str, Any]]) -> None:
+    assert list(transcript_of(messages)) == messages
 
 
 def test_a_transcript_with_a_call_without_its_result_is_refused_whoever_made_it() -> None:
