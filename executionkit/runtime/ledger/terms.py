@@ -63,14 +63,17 @@ class Terms(msgspec.Struct, frozen=True):
         messages, tools = request.messages, request.tools
         if self.counted_by == "estimate":
             return estimate_input(messages, tools)
-        form = None if request.form is None else request.form.schema
+        # What neither is a message nor a tool may become a part of the prompt as well.
+        others = [] if request.form is None else [request.form.schema]
+        if request.options:
+            others.append(dict(request.options))
         if self.count is None:
-            return bound_input(messages, tools, form)
+            return bound_input(messages, tools, *others)
         with wrapping(StageError, "count_tokens"):
             counted: object = self.count(messages, tools)
         if type(counted) is not int or counted < 0:
             raise StageError(f"count_tokens returned {counted!r:.80}; a count is a whole number of 0 or more")
-        return counted if form is None else counted + bound_input(form)
+        return counted + bound_input(*others) if others else counted
 
 
 NO_TERMS: Final = Terms()

@@ -276,6 +276,28 @@ async def test_a_prompt_is_reserved_as_the_provider_counts_it(
     assert "input_counted_by" not in unlimited.metadata
 
 
+@pytest.mark.parametrize("count_tokens", ["bytes", count_seven])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"response_format": {"type": "json_schema", "json_schema": {"description": "z" * 999}}},
+        {"extra_body": {"documents": ["z" * 999]}},
+        {"functions": ({"name": "f", "description": "z" * 999},)},
+    ],
+)
+async def test_fields_that_may_become_a_part_of_the_prompt_are_bounded_as_well(
+    count_tokens: Any, fields: dict[str, Any]
+) -> None:
+    async def ask(provider: LLMProvider, prompt: str) -> PatternResult[str]:
+        answer = await provider.complete([user(prompt)], max_tokens=20, **fields)
+        return PatternResult(answer.content)
+
+    model = Priced(lambda asked: reply("x", 999, 2), Price(1_000_000, 0), count_tokens=count_tokens)
+    assert isinstance(error_of(await step(ask).run(model, "x", max_cost=usd(998))), BudgetExhaustedError)
+    assert model.calls == 0
+    assert result_of(await step(ask).run(model, "x", max_cost=usd(1500))).cost.usd == 999
+
+
 @pytest.mark.parametrize("answer", [-1, 2.5, "many", None, True])
 async def test_a_count_that_is_none_ends_the_stage(answer: Any) -> None:
     model = Priced(count_tokens=lambda messages, tools: answer)
