@@ -4,7 +4,7 @@ from collections.abc import Callable
 from inspect import iscoroutinefunction
 from typing import TypeAlias, TypeVar
 
-from executionkit.core.foreign import is_kind
+from executionkit.core.foreign import is_kind, returned_at_once
 from executionkit.errors import StageError
 from executionkit.errors.handling import wrapping
 from executionkit.provider import Message
@@ -51,7 +51,7 @@ def system_messages(system: System[A] | None, value: A) -> list[Message]:
     if isinstance(system, str):
         return [_message(system)]
     with wrapping(StageError, "the function given as system"):
-        text: object = system(value)
+        text: object = returned_at_once(system(value))
     checked = _checked_text(text)
     return [_message(checked)] if checked.strip() else []
 

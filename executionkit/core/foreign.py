@@ -9,7 +9,17 @@ from typing import Any, TypeVar, cast
 
 from typing_extensions import TypeForm, TypeIs
 
-__all__ = ["attribute", "described", "fits", "function_name", "is_kind", "method", "signature_of", "text_of"]
+__all__ = [
+    "attribute",
+    "described",
+    "fits",
+    "function_name",
+    "is_kind",
+    "method",
+    "returned_at_once",
+    "signature_of",
+    "text_of",
+]
 
 T = TypeVar("T")
 
@@ -71,6 +81,26 @@ def is_kind(function: object, *kinds: Callable[[object], bool]) -> bool:
             if any(kind(called) for kind in kinds):
                 return True
     return False
+
+
+def returned_at_once(value: T) -> T:
+    """Return what a plain function returned, unless it would have to be awaited.
+
+    Raises:
+        TypeError: It would; a coroutine is closed, so that nothing complains that it never was.
+
+    >>> async def load(text): ...
+    >>> returned_at_once(load("x"))
+    Traceback (most recent call last):
+    TypeError: it returned a coroutine, which would have to be awaited; give a plain function here
+    """
+    if not hasattr(type(value), "__await__"):
+        return value
+    if inspect.iscoroutine(value):
+        value.close()
+    raise TypeError(
+        f"it returned a {type(value).__name__}, which would have to be awaited; give a plain function here"
+    )
 
 
 def signature_of(function: Callable[..., object]) -> inspect.Signature:

@@ -11,7 +11,7 @@ from typing_extensions import override
 from executionkit.core.bounds import Given, Reach
 from executionkit.core.checks import check_function
 from executionkit.core.drawing import Sketch
-from executionkit.core.foreign import function_name
+from executionkit.core.foreign import function_name, returned_at_once
 from executionkit.errors import StageError
 from executionkit.errors.handling import wrapping
 from executionkit.outcome import PatternResult
@@ -57,6 +57,7 @@ class Mapped(Stage[A, B], Generic[A, T, B], frozen=True):
         for function in self.functions:
             with wrapping(StageError, f"{function_name(function)}, a function of map,"):
                 result = result.map(function)
+                returned_at_once(result.value)
         return result
 
     @override

@@ -14,7 +14,7 @@ from unicodedata import category
 import msgspec
 from typing_extensions import TypeForm, override
 
-from executionkit.core.foreign import fits
+from executionkit.core.foreign import fits, returned_at_once
 from executionkit.core.json_text import find_json, without_thoughts
 from executionkit.core.schema.answer import AnswerType, Decoded, answer_type, asking
 from executionkit.core.schema.models import (
@@ -135,7 +135,7 @@ class TextBallot(Ballot[str], frozen=True):
 
     @override
     def keys(self, value: str) -> tuple[Hashable | None, ...]:
-        return (self.key(without_thoughts(value)),)
+        return (returned_at_once(self.key(without_thoughts(value))),)
 
 
 class ValueBallot(Ballot[T], frozen=True):
@@ -176,7 +176,7 @@ class ValueBallot(Ballot[T], frozen=True):
 
     @override
     def keys(self, value: T) -> tuple[Hashable | None, ...]:
-        return (_written(value) if self.key is None else self.key(value),)
+        return (_written(value) if self.key is None else returned_at_once(self.key(value)),)
 
     @override
     def named(self, key: Hashable) -> str:
