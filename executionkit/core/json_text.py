@@ -11,7 +11,7 @@ from typing import Final, NoReturn, TypeAlias
 
 import msgspec
 
-__all__ = ["JsonInText", "find_json", "whole_json", "without_thoughts"]
+__all__ = ["JsonInText", "begins_broken", "find_json", "whole_json", "without_thoughts"]
 
 _LONGEST_TEXT: Final = 1_000_000
 _MOST_GROUPS: Final = 64
@@ -29,6 +29,7 @@ _VALUE_BEGINS: Final = ("{", "[", '"', "```")
 
 _FENCE_OR_BRACKET: Final = re.compile(r"```|[{}\[\]]")
 _FENCE: Final = re.compile(r"```[ \t]*(?:([\w+.-]+)[ \t]*(?=[\r\n\[{\"]|\Z))?")
+_JSON_BEGINS: Final = re.compile(r"\s*(?:```[ \t]*\w*\s*)?[{\[]")
 _FENCE_ENDS: Final = re.compile(r"\s*```")
 _JSON_TAGS: Final = frozenset({"", "json", "jsonc", "json5", "jsonl"})
 _FLAT: Final = re.compile(
@@ -118,6 +119,22 @@ def whole_json(text: str, *, was_cut: bool = False) -> str | None:
     if opening := _FENCE.match(text):
         text = text[opening.end() :].removesuffix("```").strip()
     return text if found == (text,) else None
+
+
+def begins_broken(text: str) -> bool:
+    """Tell whether a text without reasoning begins with JSON, in a fence or not, that is broken or cut off.
+
+    >>> begins_broken('{"score": 9, "why": "it'), begins_broken('{"score": 9}'), begins_broken("[see] 9")
+    (True, False, False)
+    """
+    opening = _JSON_BEGINS.match(text)
+    if opening is None:
+        return False
+    try:
+        _bracketed(text, opening.end() - 1)
+    except _BrokenError:
+        return True
+    return False
 
 
 def without_thoughts(text: str) -> str:

@@ -5,7 +5,7 @@ from bisect import bisect
 from collections.abc import Callable, Mapping
 from typing import Final, TypeAlias
 
-from executionkit.core.json_text import without_thoughts
+from executionkit.core.json_text import begins_broken, without_thoughts
 from executionkit.core.refusals import why_refused
 
 __all__ = ["improvement_prompt", "judge_prompt", "neutralised", "parse_rating", "why_no_verdict"]
@@ -109,7 +109,8 @@ def parse_rating(reply: str, *, was_cut: bool = False) -> float | None:
     Looked for in this order: an overall or final score, a score at the start of a line, a score anywhere, a
     number "/10" or "out of 10" (of several the one that is the last line), a number that begins the reply,
     and the only number. Several that differ are none, and so is one on another scale, a range, a percentage,
-    a sum, a bound ("at least 8"), one that is denied ("not 10"), and one in the model's reasoning.
+    a sum, a bound ("at least 8"), one that is denied ("not 10"), one in the model's reasoning, and one in
+    JSON that is broken or cut off.
 
     Args:
         reply: What the judge wrote.
@@ -121,7 +122,7 @@ def parse_rating(reply: str, *, was_cut: bool = False) -> float | None:
     (0.8, None)
     """
     reply = _SCALE.sub("", without_thoughts(reply)).rstrip(None if not was_cut else " ")
-    if _NO_SCORE.search(reply):
+    if _NO_SCORE.search(reply) or begins_broken(reply):
         return None
     numbers = {found.start(): found for found in _NUMBER.finditer(reply)}
     for looked_for in _TIERS:

@@ -14,7 +14,7 @@ from executionkit.core.bounds import Given, Reach, of_calls
 from executionkit.core.combined_bounds import in_turn
 from executionkit.core.dialect import Request
 from executionkit.core.facade import makes_stage
-from executionkit.core.json_text import without_thoughts
+from executionkit.core.json_text import begins_broken, without_thoughts
 from executionkit.core.judging import why_no_verdict
 from executionkit.core.refusals import noted_refusal
 from executionkit.core.voting.ballots import TextBallot
@@ -59,7 +59,7 @@ def selection_prompt(task: str, answers: Sequence[str]) -> str:
 def parse_selection(reply: str, count: int, *, was_cut: bool = False) -> int | None:
     """Return which of `count` answers was picked, from 0; None where the reply names none, or several.
 
-    What it says in its reasoning does not count, nor a number that it says no to.
+    What it says in its reasoning does not count, nor a number that it says no to, nor JSON that is broken.
 
     Args:
         reply: What the judge said.
@@ -71,7 +71,7 @@ def parse_selection(reply: str, count: int, *, was_cut: bool = False) -> int | N
     """
     reply = without_thoughts(reply)
     found = [*_PICK.finditer(reply)] or [*_NUMBER.finditer(reply)]
-    if _DENIED.search(reply):
+    if _DENIED.search(reply) or begins_broken(reply):
         return None
     if was_cut and any(number.end() == len(reply) for number in found):
         return None

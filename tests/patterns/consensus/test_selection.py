@@ -29,7 +29,17 @@ async def test_the_judge_is_not_asked_where_all_agree() -> None:
     assert (result.metadata["judged"], result.cost.llm_calls) == (False, 3)
 
 
-@pytest.mark.parametrize("reply", ["none of them", "Response 9", "Response 1 or Response 2", ""])
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "none of them",
+        "Response 9",
+        "Response 1 or Response 2",
+        "",
+        '{"worst": {"response": 1}, "be',
+        '{"pick": 2,',
+    ],
+)
 async def test_a_judge_that_names_no_response(reply: str) -> None:
     error = error_of(await select(2).run(ScriptedProvider(["a", "b", reply]), "?"))
     assert isinstance(error, EvaluationError)
