@@ -10,7 +10,8 @@ import msgspec
 from executionkit.core.dialect import JsonForm
 from executionkit.core.encoding import json_text
 from executionkit.core.endings import is_filtered
-from executionkit.core.json_text import without_thoughts
+from executionkit.core.json import decode_json
+from executionkit.core.json_text import whole_json, without_thoughts
 from executionkit.core.observation import delimited
 from executionkit.core.schema.validation import Rejected, parse_arguments
 from executionkit.patterns.react.text_protocol import (
@@ -35,6 +36,8 @@ _CALL_AS_TEXT: Final = re.compile(
     re.IGNORECASE,
 )
 """How models write a call that their server was to read and did not: no answer."""
+_CALLS_IN_JSON: Final = re.compile(r'"(?:arguments|parameters)"\s*:')
+_PARTS_OF_CALL: Final = frozenset({"type", "id", "name", "arguments", "parameters"})
 
 
 class ReplySettings(msgspec.Struct, frozen=True):
@@ -135,7 +138,7 @@ class NativeTools:
         says_something = calls or response.refusal or without_thoughts(response.content).strip()
         if response.was_truncated and not says_something:
             complaint = "Your reply was cut off at the token limit before it said anything. Be shorter."
-        elif self._specs and not calls and _CALL_AS_TEXT.match(response.content):
+        elif self._specs and not calls and self._is_call_as_text(response.content):
             complaint = (
                 "Nothing was done: your reply is a tool call written as text. Call the tool, or answer."
             )
@@ -148,6 +151,16 @@ class NativeTools:
             complaint,
             has_open_end=response.was_truncated or is_filtered(response.finish_reason),
         )
+
+    def _is_call_as_text(self, text: str) -> bool:
+        """Tell whether a text is a call that the server was to read: it has the mark, or names a tool."""
+        if _CALL_AS_TEXT.match(text):
+            return True
+        whole = whole_json(text) if _CALLS_IN_JSON.search(text) else None
+        found = None if whole is None else decode_json(whole)
+        calls = cast("list[object]", found if isinstance(found, list) else [found])
+        names = [spec["function"]["name"] for spec in self._specs]
+        return bool(calls) and all(_is_call_of(call, names) for call in calls)
 
     def results(self, calls: Sequence[ToolCall], texts: Sequence[str]) -> list[Message]:
         """Return the messages that bring the results."""
@@ -163,6 +176,14 @@ class NativeTools:
         if not first.get("tool_calls"):
             return messages
         return [{**first, "tool_calls": [_made_legal(call) for call in first["tool_calls"]]}, *rest]
+
+
+def _is_call_of(call: object, names: list[str]) -> bool:
+    if not isinstance(call, dict):
+        return False
+    said = cast("dict[str, object]", call)
+    has_arguments = "arguments" in said or "parameters" in said
+    return said.get("name") in names and has_arguments and said.keys() <= _PARTS_OF_CALL
 
 
 class _Ids:

@@ -988,6 +988,9 @@ async def test_a_call_that_a_content_filter_cut_is_not_made() -> None:
         '<|python_tag|>{"name": "pay", "parameters": {}}',
         '[TOOL_CALLS][{"name": "pay", "arguments": {}}]',
         "<\uff5ctool\u2581calls\u2581begin\uff5c>function",
+        '{"name": "pay", "arguments": {}}',
+        '```json\n{"type": "function", "name": "pay", "parameters": {}}\n```',
+        '[{"name": "pay", "arguments": {}}, {"name": "pay", "arguments": {"a": 1}}]',
     ],
 )
 async def test_a_call_that_the_server_left_in_the_text_is_no_answer(text: str) -> None:
@@ -995,6 +998,22 @@ async def test_a_call_that_the_server_left_in_the_text_is_no_answer(text: str) -
     result = (await react([tool(_never, name="pay")]).run(provider, "go")).unwrap()
     assert (result.value, result.metadata["rounds"]) == ("fine", 2)
     assert "written as text" in provider.asked[1][-1]["content"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"name": "Bonn", "parameters": {"size": 3}}',
+        '{"name": "pay", "arguments": {}, "why": "asked"}',
+        '{"name": {}, "arguments": {}}',
+        'It wrote {"name": "pay", "arguments": {}}.',
+        "[]",
+        '"arguments": {}',
+    ],
+)
+async def test_json_that_is_no_call_of_a_tool_is_an_answer(text: str) -> None:
+    provider = Talking(text)
+    assert (await react([tool(_never, name="pay")]).run(provider, "go")).unwrap().value == text
 
 
 @pytest.mark.parametrize("supports_tools", [True, False])
