@@ -202,9 +202,20 @@ class _Ids:
             yield call if identity == call.id else msgspec.structs.replace(call, id=identity)
 
 
+_OF_CALLS: Final = frozenset({"tool_calls", "tool_call_id"})
+
+
 def _as_message(response: LLMResponse) -> Message:
-    """Return a completion as a message of the conversation; fields that say nothing stay out of it."""
-    extra = {name: value for name, value in response.extra.items() if value not in (None, [], {}, "")}
+    """Return a completion as a message of the conversation; fields that say nothing stay out of it.
+
+    So do calls: those that are made stand in `tool_calls`, and a provider that hands on the whole message of
+    its server has them among the other fields as well.
+    """
+    extra = {
+        name: value
+        for name, value in response.extra.items()
+        if name not in _OF_CALLS and value not in (None, [], {}, "")
+    }
     return {**extra, "role": "assistant", "content": response.content}
 
 

@@ -679,6 +679,24 @@ async def test_unknown_fields_survive_the_round_trip() -> None:
     assert result.metadata["transcript"][-1]["reasoning_content"] == "so"
 
 
+@pytest.mark.parametrize("supports_tools", [True, False])
+async def test_calls_among_the_other_fields_of_a_reply_stay_out_of_the_conversation(
+    supports_tools: bool,
+) -> None:
+    wanted = {"id": "a", "type": "function", "function": {"name": "add", "arguments": "{}"}}
+    whole = LLMResponse("It is four.", extra={"tool_calls": [wanted], "tool_call_id": "a", "signature": "x"})
+    stage = react([add], max_rounds=1, on_limit="answer")
+    call = calls(("add", {"left": 2, "right": 2})) if supports_tools else '{"tool": "nope"}'
+    talk = (
+        (await stage.run(Talking(call, whole, supports_tools=supports_tools), "go"))
+        .unwrap()
+        .metadata["transcript"]
+    )
+    assert (talk[-1]["content"], talk[-1]["signature"]) == ("It is four.", "x")
+    assert not talk[-1].keys() & {"tool_calls", "tool_call_id"}
+    assert (await react([add], transcript=talk).run(Talking("fine"), "go on")).unwrap().value == "fine"
+
+
 @pytest.mark.parametrize("most", [1, 2, 3, 5, 6, 100])
 async def test_trimming_keeps_the_prompt_and_pairs(most: int) -> None:
     turns = [
