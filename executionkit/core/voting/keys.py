@@ -26,7 +26,7 @@ from typing import Final, Protocol, TypeAlias, cast, runtime_checkable
 import msgspec
 
 from executionkit.core.checks import as_float
-from executionkit.core.json_text import find_json
+from executionkit.core.json_text import begins_broken, find_json
 from executionkit.core.voting.tally import fold
 
 __all__ = [
@@ -210,7 +210,7 @@ class LastNumber(_Near, frozen=True):
     """The last number in the text, a fraction (`1/2`) or a power (`2 x 10^3`) as a whole.
 
     A text without one abstains, and so does one whose last number cannot be read: `12,5` may be one number or
-    two, and a part of it is none.
+    two, and a part of it is none. JSON that is broken or cut off abstains too.
 
     Args:
         tolerance: How far two numbers may be apart, at least 0.
@@ -221,6 +221,8 @@ class LastNumber(_Near, frozen=True):
 
     def __call__(self, text: str) -> Decimal | Fraction | None:
         """Return the last number in the text."""
+        if begins_broken(text):
+            return None
         last = deque(_NUMBER_IN_TEXT.finditer(text), maxlen=1)
         return _number(last[0].group()) if last else None
 
@@ -274,10 +276,10 @@ class FinalAnswer(_Near, frozen=True):
 class Choice(msgspec.Struct, frozen=True):
     """The letter of a multiple-choice answer, in upper case; a text that names none abstains.
 
-    A letter that the text says no to (`not A`) is not chosen, and of two at once (`A or B`) none is. Looked
-    for in this order, the last one found counting: after "answer is" or "answer:" (a small letter
-    where a line or sentence ends with it), in a box or in round brackets, at the start before a dot, bracket
-    or colon, and as a capital standing alone.
+    So does JSON that is broken or cut off. A letter that the text says no to (`not A`) is not chosen, and of
+    two at once (`A or B`) none is. Looked for in this order, the last one found counting: after "answer is"
+    or "answer:" (a small letter where a line or sentence ends with it), in a box or in round brackets, at the
+    start before a dot, bracket or colon, and as a capital standing alone.
 
     Args:
         letters: The letters that there are to choose from.
@@ -297,6 +299,8 @@ class Choice(msgspec.Struct, frozen=True):
 
     def __call__(self, text: str) -> str | None:
         """Return the letter that the text chooses."""
+        if begins_broken(text):
+            return None
         upper = self.letters.upper()
         either = upper + upper.lower()
         alone = text.strip(" \t\r\n.*_`()[]\"'")

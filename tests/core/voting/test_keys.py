@@ -124,6 +124,11 @@ def test_number(text: str, number: str | None) -> None:
         ("version 1.2.3", None),
         ("it is 2^10", None),
         ("it is 5\u00b2", None),
+        ('{"sum": 4}', "4"),
+        ('{"sum": 4, "why": "3 and', None),
+        ('{"user": {"sum": 4},}', None),
+        ('```json\n[{"sum": 4}, {"su\n```', None),
+        ("[1, 2) holds 1", "1"),
     ],
 )
 def test_last_number(text: str, number: str | None) -> None:
@@ -213,6 +218,9 @@ def test_final_answer(text: str, answer: object) -> None:
         ("The answer is a matter of taste", None),
         ("Z", None),
         ("", None),
+        ('{"answer": "B"}', "B"),
+        ('{"answer": "B", "why": "it', None),
+        ('{"worst": {"answer": "B"}, "be', None),
     ],
 )
 def test_choice(text: str, letter: str | None) -> None:
