@@ -316,7 +316,7 @@ def sealed(rows: Sequence[bytes], salt: bytes) -> bytes:
         rows: The rows, at most 65,535.
         salt: What they belong to, so that nothing can be put in their place.
     """
-    return _sealed(b"".join([_ARRAY, len(rows).to_bytes(2, "big"), *rows]), salt)
+    return _with_checksum(b"".join([_ARRAY, len(rows).to_bytes(2, "big"), *rows]), salt)
 
 
 def unpacked(data: bytes, salt: bytes) -> list[Row]:
@@ -363,7 +363,7 @@ def _charge(paid: _Paid) -> Charge:
 
 def _unsealed(data: bytes, salt: bytes) -> bytes:
     text = data[_CHECK:]
-    if data != _sealed(text, salt):
+    if data != _with_checksum(text, salt):
         raise BadRowError("a row is not as it was written")
     return text
 
@@ -382,7 +382,7 @@ def as_bytes(body: Body, salt: bytes) -> bytes:
         text = _BODIES.encode(body)
     except (UnicodeEncodeError, OverflowError, TypeError, ValueError):
         text = json.dumps(msgspec.to_builtins(body), default=str).encode()  # lone surrogates, large numbers
-    return _sealed(text, salt)
+    return _with_checksum(text, salt)
 
 
 def from_bytes(data: bytes, salt: bytes) -> Body:
@@ -398,7 +398,7 @@ def from_bytes(data: bytes, salt: bytes) -> Body:
         return _converted(text, Body)
 
 
-def _sealed(text: bytes, salt: bytes) -> bytes:
+def _with_checksum(text: bytes, salt: bytes) -> bytes:
     return blake2b(salt + text, digest_size=_CHECK).digest() + text
 
 

@@ -21,7 +21,7 @@ from executionkit.datasets.shards import Job, Report
 from executionkit.datasets.state import State, check_folder, opened
 from executionkit.errors import BudgetExhaustedError
 from executionkit.events import Trace
-from executionkit.journal.pipelines import described
+from executionkit.journal.pipelines import pipelined
 from executionkit.journal.runs import OnChange
 from executionkit.provider import LLMProvider
 from executionkit.retry import RetryConfig
@@ -120,7 +120,7 @@ def map_dataset(
     )
     folder = Path(state) if state is not None else Path(f"{os.fspath(target)}.state")
     check_folder(folder, target)
-    with opened(folder, described(stage, prompts=False), on_change) as done:
+    with opened(folder, pipelined(stage, prompts=False), on_change) as done:
         report = in_new_loop(partial(_run, job, source, done, limit, engine), "map_dataset")
         write_records(target, done.records())
     answered = done.written.pop(None, 0)

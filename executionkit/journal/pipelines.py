@@ -12,7 +12,7 @@ from executionkit.core.canonical import canonical_text, identified
 from executionkit.core.differences import Change, changes
 from executionkit.core.journal import digest_of
 
-__all__ = ["Pipelined", "changes_between", "described"]
+__all__ = ["Pipelined", "changes_between", "pipelined"]
 
 _LONGEST: Final = 40
 """Characters of a text that is kept as it is: names and settings are short, prompts are not."""
@@ -34,7 +34,7 @@ class Pipelined(msgspec.Struct, frozen=True):
     plan: bytes
 
 
-def described(stage: object, *, prompts: bool) -> Pipelined:
+def pipelined(stage: object, *, prompts: bool) -> Pipelined:
     """Return what a journal keeps of a pipeline.
 
     Args:

@@ -9,12 +9,13 @@ from typing import Any, Final, Literal, Self, TypeAlias, cast
 from executionkit.core.canonical import fingerprint_of
 from executionkit.core.checks import check_count, check_flag
 from executionkit.core.encoding import json_text
+from executionkit.core.foreign import described
 from executionkit.core.journal import ROWS_OF_A_BATCH, Row, cost_of, digest_of, packed
 from executionkit.core.past_runs import PastRuns, past_runs
 from executionkit.core.portable import to_plain
 from executionkit.errors import ExecutionKitError, JournalError, JournalMismatchError
 from executionkit.journal.ownership import this_process
-from executionkit.journal.pipelines import Pipelined, changes_between, described
+from executionkit.journal.pipelines import Pipelined, changes_between, pipelined
 from executionkit.journal.store import Ended, Opened, RunInfo, Store, Write
 from executionkit.journal.worker import Worker, this_loop
 from executionkit.runtime.journal.recorder import Recorder
@@ -248,7 +249,7 @@ class JournalRun:
         """
         worker = self.journal.worker
         prompts = self.journal.prompts
-        pipeline, given = described(stage, prompts=prompts), input_fingerprint(value)
+        pipeline, given = pipelined(stage, prompts=prompts), input_fingerprint(value)
 
         taken: list[Opened] = []
 
@@ -341,7 +342,7 @@ class _Sink:
             return self._number, self._token, packed(row)
         except Exception as error:  # noqa: BLE001 - whatever a provider has put into its answer
             self._failure = JournalError(
-                f"the {row.kind} at path {[*row.path]} cannot be stored: {type(error).__name__}: {error}"
+                f"the {row.kind} at path {[*row.path]} cannot be stored: {described(error)}"
             )
             self._failure.__cause__ = error
         raise self._failure

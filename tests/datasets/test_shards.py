@@ -17,7 +17,7 @@ from executionkit.datasets.log import Begun, lines_of
 from executionkit.datasets.shards import Job, Report, Shard, count_lost, cut, run_shard
 from executionkit.datasets.state import BusyError, State, locked, opened
 from executionkit.errors import BudgetExhaustedError, PermanentError
-from executionkit.journal.pipelines import described
+from executionkit.journal.pipelines import pipelined
 from executionkit.patterns.complete import complete
 from executionkit.patterns.consensus import consensus
 from executionkit.provider import LLMResponse
@@ -66,7 +66,7 @@ class Cluster:
 
     async def run(self, texts: list[str], dies: Callable[[int], bool] = lambda calls: False) -> State:
         job: Job[Any, Any] = Job(STAGE, self.model, str, Adaptive(2, 4), NEVER, None, None, False)
-        with opened(self.folder, described(STAGE, prompts=False), "fail") as state:
+        with opened(self.folder, pipelined(STAGE, prompts=False), "fail") as state:
             self._coordinator = Coordinator(self.limit or NO_USAGE, state.log.paid, self.count)
             rows = [text for text in texts if not state.knows(text, str)]
             self._queue = [shard async for shard in cut(job, rows, state, self.rows)]
