@@ -3,10 +3,7 @@
 import os
 import re
 import sys
-from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Mapping, ValuesView
-from collections.abc import Set as AbstractSet
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Mapping
 from functools import cached_property, partial
 from importlib import import_module
 from inspect import isasyncgenfunction, isawaitable, iscoroutinefunction, isgeneratorfunction
@@ -17,9 +14,9 @@ import msgspec
 from returns.result import Result
 
 from executionkit.core.checks import check_count, check_number
+from executionkit.core.encoding import plain_or_text
 from executionkit.core.foreign import fits, is_kind
 from executionkit.core.journal import Effects
-from executionkit.core.schema.models import plain_model
 from executionkit.core.schema.signature import IdempotencyKey, Signature, read_signature
 from executionkit.core.schema.validation import Rejected, SchemaText, compile_schema, schema_text
 from executionkit.provider import ToolSpec
@@ -188,6 +185,7 @@ def as_text(result: object) -> str:
 
     Raises:
         ToolError: It has no JSON form, and is an exception, or its `str` says where it lies in memory.
+        UnwrapFailedError: It is a failure, or holds one.
     """
     if isinstance(result, str):
         return str.__str__(result)  # of a class derived from it, what it holds
@@ -210,14 +208,9 @@ def _lenient_text(result: object) -> str:
 
 
 def _plain_or_text(value: object) -> object:
-    """Return a model's value or a container's as plain data, anything else as its stable text."""
-    with suppress(Exception):  # no model, or one of somebody else that cannot be written
-        return plain_model(value)
-    if isinstance(value, Mapping):
-        return dict(cast("Mapping[object, object]", value))
-    if isinstance(value, AbstractSet | ValuesView | deque):
-        return list(cast("Iterable[object]", value))
-    return _stable_text(value)
+    if isinstance(value, Result):
+        return cast("Result[object, object]", value).unwrap()
+    return plain_or_text(value, _stable_text)
 
 
 def _stable_text(value: object) -> str:

@@ -1,6 +1,6 @@
 """On which terms a provider is asked: what its calls cost, and how the tokens of a prompt are counted."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final, Literal, TypeAlias, cast
 
 import msgspec
@@ -63,10 +63,10 @@ class Terms(msgspec.Struct, frozen=True):
         messages, tools = request.messages, request.tools
         if self.counted_by == "estimate":
             return estimate_input(messages, tools)
-        # What neither is a message nor a tool may become a part of the prompt as well.
-        others = [] if request.form is None else [request.form.schema]
+        # What is neither a message nor a tool may become a part of the prompt as well.
+        others: list[Mapping[str, Any]] = [] if request.form is None else [request.form.schema]
         if request.options:
-            others.append(dict(request.options))
+            others.append(request.options)
         if self.count is None:
             return bound_input(messages, tools, *others)
         with wrapping(StageError, "count_tokens"):
