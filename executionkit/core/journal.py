@@ -14,6 +14,7 @@ import msgspec
 from msgspec.structs import replace
 
 from executionkit.core.dialect import Request
+from executionkit.core.foreign import text_of
 from executionkit.core.money import Matched, dollars
 from executionkit.core.usage import NO_USAGE, TokenUsage
 
@@ -452,7 +453,7 @@ def _canonical(value: object) -> bytes:
 def _stable(value: object) -> object:
     if isinstance(value, Mapping):
         return dict(cast("Mapping[object, object]", value))
-    return _ADDRESS.sub("", f"{type(value).__name__}:{value}")
+    return _ADDRESS.sub("", f"{type(value).__name__}:{text_of(value)}")
 
 
 _PACKER: Final = msgspec.msgpack.Encoder()

@@ -9,6 +9,7 @@ from typing import Any, Final, Literal, TypeAlias, cast
 
 import msgspec
 
+from executionkit.core.foreign import text_of
 from executionkit.core.journal import Body, Key, Row, digest_of
 from executionkit.errors import ExecutionKitError, JournalError, JournalMismatchError
 from executionkit.outcome import PatternResult, is_failure
@@ -108,7 +109,7 @@ class _Run:
         if before is not None and before.prompt is not None:
             text = f"{place} asks something else than what is recorded:\n{_diff(before.prompt, asked)}"
         else:
-            text = f"{place} is not recorded: {json.dumps(asked, default=str)[:500]}"
+            text = f"{place} is not recorded: {json.dumps(asked, default=text_of)[:500]}"
         text = f"{text}\n({self._recording.path}; to record it: pytest --record=new)"
         self._recording.problems.append(text)
         raise JournalMismatchError(text, metadata={"path": path, "ordinal": ordinal})
@@ -202,7 +203,7 @@ def _row(number: int, given: Mapping[str, Any]) -> Row:
 
 def _diff(before: str, asked: Mapping[str, Any]) -> str:
     was, is_now = (
-        json.dumps(each, indent=2, ensure_ascii=False, sort_keys=True, default=str).splitlines()
+        json.dumps(each, indent=2, ensure_ascii=False, sort_keys=True, default=text_of).splitlines()
         for each in (json.loads(before), asked)
     )
     return "\n".join(difflib.unified_diff(was, is_now, "recorded", "asked", lineterm="", n=2))

@@ -470,6 +470,17 @@ async def test_an_answer_with_an_object_that_cannot_be_written_out_is_kept(
     assert model.calls == 1
 
 
+async def test_what_is_asked_with_an_object_that_cannot_be_written_out_is_found_again(tmp_path: Path) -> None:
+    async def ask(provider: LLMProvider, prompt: str) -> PatternResult[str]:
+        return PatternResult((await provider.complete([user(prompt)], hint=Untold())).content)
+
+    model = Model()
+    with Journal(tmp_path / "runs.db") as journal:
+        for _ in range(2):
+            result_of(await step(ask).run(model, "question", journal=journal.run("a")))
+    assert model.calls == 1
+
+
 async def test_the_reservation_of_a_call_in_flight_is_charged() -> None:
     store = MemoryStore()
     stage = complete(max_tokens=50)
