@@ -15,6 +15,7 @@ from executionkit.core.json_text import whole_json, without_thoughts
 from executionkit.core.observation import delimited
 from executionkit.core.schema.validation import Rejected, parse_arguments
 from executionkit.patterns.react.text_protocol import (
+    CALL_MARKS,
     TextCall,
     WrongForm,
     instructions,
@@ -32,7 +33,7 @@ __all__ = ["NativeTools", "Reply", "ReplySettings", "TextTools", "ToolProtocol",
 _NOT_IN_NAMES: Final = re.compile(r"[^a-zA-Z0-9_-]")
 _LONGEST_NAME: Final = 64
 _CALL_AS_TEXT: Final = re.compile(
-    r"\s*(?:<[|/]?(?:tool_call|function_call)s?\|?>|<function=|<\|python_tag\|>|\[TOOL_CALLS\]|<\uff5ctool\u2581call)",
+    rf"\s*(?:<[|/]?(?:tool_call|function_call)s?\|?>|<function=|{CALL_MARKS})",
     re.IGNORECASE,
 )
 """How models write a call that their server was to read and did not: no answer."""

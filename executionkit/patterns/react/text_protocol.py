@@ -15,7 +15,16 @@ from executionkit.core.json import decode_json
 from executionkit.core.json_text import find_json, whole_json, without_thoughts
 from executionkit.core.observation import delimited
 
-__all__ = ["TextCall", "WrongForm", "instructions", "read_reply", "reply_schema", "result_message", "retold"]
+__all__ = [
+    "CALL_MARKS",
+    "TextCall",
+    "WrongForm",
+    "instructions",
+    "read_reply",
+    "reply_schema",
+    "result_message",
+    "retold",
+]
 
 
 class TextCall(msgspec.Struct, frozen=True):
@@ -110,9 +119,10 @@ def _target(key: str, value: Any, root: str) -> Any:
     return root + value.removeprefix("#") if is_pointer else _repointed(value, root)
 
 
+CALL_MARKS: Final = r"<\|python_tag\|>|\[TOOL_CALLS\]|<\uff5ctool\u2581call"
+"""What some models begin a call with that their server is to read."""
 _CALL_WORDS: Final = re.compile(
-    r"[\"'](?:tool|arguments)[\"']\s*:"
-    r"|<[|/]?(?:tool_call|function)|<\|python_tag\|>|\[TOOL_CALLS\]|<\uff5ctool\u2581call"
+    rf"[\"'](?:tool|arguments)[\"']\s*:|<[|/]?(?:tool_call|function)|{CALL_MARKS}"
 )
 """Of the agreed form, or of how some models write a call that their server is to read."""
 _LIKE_A_CALL: Final = re.compile(
