@@ -8,6 +8,7 @@ import msgspec
 from executionkit.core.budget import Refused, bound_input, estimate_input
 from executionkit.core.dialect import Message, Request, ToolSpec
 from executionkit.core.foreign import described
+from executionkit.core.frozen import EMPTY
 from executionkit.core.money import Matched, Price, Rates
 from executionkit.errors import StageError
 from executionkit.errors.handling import wrapping
@@ -38,6 +39,7 @@ class Terms(msgspec.Struct, frozen=True):
         is_wanted: Whether the provider names prices at all, so that a missing one is to be told.
         counted_by: How its input is counted.
         count: The function that counts it, where that is the provider's.
+        added: Fields that the provider adds to every request.
         is_notable: Whether a result has to say how its calls were priced.
     """
 
@@ -47,6 +49,7 @@ class Terms(msgspec.Struct, frozen=True):
     is_wanted: bool = False
     counted_by: Counted = "estimate"
     count: CountTokens | None = None
+    added: Mapping[str, Any] = EMPTY
     is_notable: bool = False
 
     @property
@@ -65,8 +68,7 @@ class Terms(msgspec.Struct, frozen=True):
             return estimate_input(messages, tools)
         # What is neither a message nor a tool may become a part of the prompt as well.
         others: list[Mapping[str, Any]] = [] if request.form is None else [request.form.schema]
-        if request.options:
-            others.append(request.options)
+        others += [fields for fields in (request.options, self.added) if fields]
         if self.count is None:
             return bound_input(messages, tools, *others)
         with wrapping(StageError, "count_tokens"):
@@ -93,16 +95,18 @@ def terms_of(provider: object, attribute: Callable[[object, str], Any]) -> Terms
     counted_by: Counted = (
         "count_tokens" if count is not None else "bytes" if counts == "bytes" else "estimate"
     )
+    further = attribute(provider, "extra_body")
+    added: Mapping[str, Any] = cast("Mapping[str, Any]", further) if isinstance(further, Mapping) else EMPTY
     if given is None:
-        return Terms(counted_by=counted_by, count=count)
+        return Terms(counted_by=counted_by, count=count, added=added)
     model, base_url = attribute(provider, "model"), attribute(provider, "base_url")
     price, unknown = _price(
         given, model if isinstance(model, str) else "", base_url if isinstance(base_url, str) else ""
     )
     if price is None:
-        return Terms(None, "name", unknown, True, counted_by, count, is_notable=True)
+        return Terms(None, "name", unknown, True, counted_by, count, added, is_notable=True)
     is_notable = price.matched_by != "name"
-    return Terms(price.rates, price.matched_by, "", True, counted_by, count, is_notable)
+    return Terms(price.rates, price.matched_by, "", True, counted_by, count, added, is_notable)
 
 
 def checked_terms(price: object, count_tokens: object) -> None:

@@ -298,6 +298,15 @@ async def test_fields_that_may_become_a_part_of_the_prompt_are_bounded_as_well(
     assert result_of(await step(ask).run(model, "x", max_cost=usd(1500))).cost.usd == 999
 
 
+@pytest.mark.parametrize("count_tokens", ["bytes", count_seven])
+async def test_fields_that_a_provider_adds_to_every_request_are_bounded_as_well(count_tokens: Any) -> None:
+    model = Priced(lambda asked: reply("x", 999, 2), Price(1_000_000, 0), count_tokens=count_tokens)
+    model.extra_body = {"documents": ["z" * 999]}  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
+    error = error_of(await complete().run(model, "x", max_cost=usd(998)))
+    assert (type(error), model.calls) == (BudgetExhaustedError, 0)
+    assert result_of(await complete().run(model, "x", max_cost=usd(1500))).cost.usd == 999
+
+
 @pytest.mark.parametrize("answer", [-1, 2.5, "many", None, True])
 async def test_a_count_that_is_none_ends_the_stage(answer: Any) -> None:
     model = Priced(count_tokens=lambda messages, tools: answer)
