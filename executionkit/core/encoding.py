@@ -32,10 +32,14 @@ def plain_or_text(value: object, text: Callable[[object], str] = text_of) -> obj
     >>> plain_or_text(deque([1, 2])), plain_or_text(3j)
     ([1, 2], '3j')
     """
-    for plain in (plain_model, _plain_container):
-        with suppress(Exception):  # it is no such thing, or one of somebody else that cannot be written
-            return plain(value)
-    return text(value)
+    with suppress(Exception):  # no model, or one of somebody else that cannot be written
+        return plain_model(value)
+    try:
+        return _plain_container(value)
+    except RecursionError:  # it holds itself
+        raise
+    except Exception:  # noqa: BLE001 - no container, or one of somebody else that cannot be read
+        return text(value)
 
 
 def _plain_container(value: object) -> object:

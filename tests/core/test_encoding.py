@@ -39,6 +39,10 @@ def test_lone_surrogates_cycles_and_depth_are_survived() -> None:
     assert json.loads(json_text("\ud800")) == "\ud800"
     assert json.loads(json_text(cycle)) == "<class 'list'>"
     assert json.loads(json_text(deep)) == "<class 'list'>"
+    holds_itself = deque[Any]()
+    holds_itself.append(holds_itself)
+    assert json.loads(json_text(holds_itself)) == "<class 'collections.deque'>"
+    assert json.loads(json_text({"a": ["\ud800", holds_itself]})) == "<class 'dict'>"
     while deep:  # its deallocation must not recurse either
         deep = deep.pop()
 
