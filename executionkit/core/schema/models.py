@@ -34,6 +34,13 @@ _OWN_CHECKS: Final = frozenset({"value_error", "assertion_error"})
 """What Pydantic calls a problem that a validator of the user's found."""
 _DEFS: Final = "#/$defs/"
 _CONTAINERS: Final[tuple[Any, ...]] = (list, dict, tuple, set, frozenset)
+_NO_KEYS: Final = (
+    *(msgspec.inspect.NoneType, msgspec.inspect.BoolType, msgspec.inspect.DictType),
+    *(msgspec.inspect.ListType, msgspec.inspect.SetType, msgspec.inspect.FrozenSetType),
+    *(msgspec.inspect.TupleType, msgspec.inspect.VarTupleType, msgspec.inspect.NamedTupleType),
+    *(msgspec.inspect.StructType, msgspec.inspect.DataclassType, msgspec.inspect.TypedDictType),
+)
+"""What no text can be read as."""
 
 
 class UnfitError(ValueError):
@@ -120,10 +127,10 @@ def schema_of(kind: Any) -> dict[str, Any]:
     """Return the JSON Schema of a type, models included; what they define stands at the root.
 
     Raises:
-        TypeError: A part of it is known neither to msgspec nor by its shape.
+        TypeError: A part of it is known neither to msgspec nor by its shape, or has keys that no text can be.
     """
     taken = with_models(kind)
-    _check_validated(msgspec.inspect.type_info(taken), set())
+    _check_parts(msgspec.inspect.type_info(taken), set())
     schema = msgspec.json.schema(taken, schema_hook=_own_schema)
     definitions: dict[str, Any] = dict(schema.pop("$defs", {}))
     lifted = cast("dict[str, Any]", _lifted(schema, definitions))
@@ -131,11 +138,14 @@ def schema_of(kind: Any) -> dict[str, Any]:
     return {**lifted, "$defs": definitions} if definitions else lifted
 
 
-def _check_validated(part: object, seen: set[int]) -> None:
-    """Check that no field of a struct or dataclass is of a type whose validator msgspec would leave out."""
+def _check_parts(part: object, seen: set[int]) -> None:
+    """Check that no part of a type can never be read, or not as it asks to be.
+
+    Those are mappings whose keys no text can be, and dataclasses whose validator msgspec would leave out.
+    """
     if isinstance(part, (tuple, list)):
         for item in cast("tuple[object, ...]", part):
-            _check_validated(item, seen)
+            _check_parts(item, seen)
     elif isinstance(part, (msgspec.inspect.Type, msgspec.inspect.Field)) and id(part) not in seen:
         seen.add(id(part))
         if isinstance(part, msgspec.inspect.DataclassType) and _has_validator(part.cls):
@@ -143,9 +153,21 @@ def _check_validated(part: object, seen: set[int]) -> None:
                 f"{part.cls.__name__} is a dataclass of Pydantic's in a field of another kind of type, where "
                 "it would not be validated; make the outer type one of Pydantic's too"
             )
+        if isinstance(part, msgspec.inspect.DictType) and not _is_key(part.key_type):
+            raise TypeError(
+                "the keys of an object in JSON are text, and those of a mapping here cannot be read of text; "
+                "use a list of pairs in its place"
+            )
         for field in part.__struct_fields__:
             if field != "default":
-                _check_validated(getattr(part, field), seen)
+                _check_parts(getattr(part, field), seen)
+
+
+def _is_key(part: msgspec.inspect.Type) -> bool:
+    """Tell whether text may be read as a type."""
+    if isinstance(part, msgspec.inspect.UnionType):
+        return any(map(_is_key, part.types))
+    return not isinstance(part, _NO_KEYS)
 
 
 def _own_schema(kind: Any) -> dict[str, Any]:

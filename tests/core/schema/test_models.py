@@ -3,8 +3,11 @@
 import json
 import re
 from dataclasses import dataclass
+from datetime import date
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypedDict
+from uuid import UUID
 
 import attrs
 import msgspec
@@ -14,6 +17,7 @@ from pydantic.dataclasses import dataclass as validated
 
 from executionkit.core.encoding import json_text
 from executionkit.core.schema.answer import Decoded, answer_type
+from executionkit.core.schema.models import schema_of
 from executionkit.core.schema.signature import read_signature
 from executionkit.core.schema.validation import Rejected
 from executionkit.outcome import PatternResult
@@ -337,3 +341,22 @@ def test_an_answer_is_not_read_under_names_that_its_schema_has_not() -> None:
 def test_a_type_that_cannot_be_read_is_told() -> None:
     with pytest.raises(ValueError, match="a part of it has no form in JSON"):
         PatternResult.from_dict(PatternResult({"path": "/"}).to_dict(), dict[str, Path])
+
+
+class Pair(msgspec.Struct, frozen=True):
+    first: int
+    second: int
+
+
+@pytest.mark.parametrize(
+    "key", [tuple[int, int], list[int], frozenset[str], dict[str, int], bool, None, Pair]
+)
+def test_a_mapping_whose_keys_no_text_can_be_is_refused(key: Any) -> None:
+    for kind in (dict[key, int], list[dict[key, int] | None], dict[str, dict[key, int]]):
+        with pytest.raises(TypeError, match="the keys of an object in JSON are text"):
+            schema_of(kind)
+
+
+@pytest.mark.parametrize("key", [str, int, float, Decimal, UUID, date, bytes, Literal["a"], str | None, Any])
+def test_a_mapping_whose_keys_text_can_be_is_taken(key: Any) -> None:
+    assert schema_of(dict[key, int])["type"] == "object"
