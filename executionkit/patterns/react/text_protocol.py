@@ -3,8 +3,10 @@
 A reply is either `{"tool": name, "arguments": {...}}` or `{"answer": ...}`, and nothing else.
 """
 
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final, cast
 
 import msgspec
@@ -157,7 +159,9 @@ def read_reply(
     found = find_json(text, was_cut=was_cut)
     whole = whole_json(text, was_cut=was_cut)
     reply = None if whole is None else decode_json(whole)
-    if _is_object(reply):
+    if whole is not None and _is_object(reply):
+        if "tool" in reply and _names_one_twice(whole):
+            return WrongForm("it says one of its members twice")
         return _read(reply, text, is_typed)
     spoken = without_thoughts(text)
     if not spoken.strip() and (was_cut or has_more or text.strip()):
@@ -180,6 +184,14 @@ def _read(reply: dict[str, Any], text: str, is_typed: bool) -> TextCall | str | 
     return WrongForm(
         f"an object with the keys {', '.join(map(repr, keys))[:200]} is neither a call nor an answer"
     )
+
+
+def _names_one_twice(text: str) -> bool:
+    """Tell whether an object has two members of one name, of which readers take either."""
+    pairs: list[list[tuple[str, object]]] = []
+    with suppress(ValueError):  # a number of too many digits
+        json.loads(text, object_pairs_hook=pairs.append)
+    return bool(pairs) and len(pairs[-1]) > len(dict(pairs[-1]))  # the outermost ends last
 
 
 def _is_object(value: object) -> TypeIs[dict[str, Any]]:

@@ -153,3 +153,22 @@ def test_a_call_that_was_cut_anywhere_is_no_call_and_no_answer(arguments: dict[s
     cut = written[: data.draw(st.integers(1, len(written) - 1))]
     assert isinstance(read_reply(cut, was_cut=True), WrongForm)
     assert isinstance(read_reply(cut), WrongForm)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"tool": "note", "tool": "pay"}',
+        '{"tool": "pay", "arguments": {"amount": 1}, "arguments": {"amount": 100}}',
+        '```json\n{"tool": "note", "arguments": {"tool": "x"}, "tool": "pay"}\n```',
+    ],
+)
+def test_a_call_that_says_one_of_its_members_twice_is_none(text: str) -> None:
+    assert (
+        read_reply(text) == read_reply(text, is_typed=True) == WrongForm("it says one of its members twice")
+    )
+
+
+def test_members_of_one_name_further_inside_are_the_tools_own() -> None:
+    text = '{"tool": "go", "arguments": {"where": [{"tool": 1}, {"tool": 2}], "arguments": {}}}'
+    assert read_reply(text) == TextCall("go", {"where": [{"tool": 1}, {"tool": 2}], "arguments": {}})
