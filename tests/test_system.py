@@ -19,7 +19,7 @@ from executionkit.provider import LLMResponse, Message, ToolCall
 from executionkit.stage import Stage
 from executionkit.system import System
 from executionkit.tools import Tool
-from tests.doubles import Asked, Model, error_of, reply, result_of
+from tests.doubles import UNTOLD_ASYNC, Asked, Model, error_of, reply, result_of
 
 pytestmark = pytest.mark.anyio
 
@@ -121,7 +121,7 @@ async def test_a_function_that_fails_is_a_failure_without_a_call() -> None:
         return 7
 
     model = Model()
-    for system in (broken, number):
+    for system in (broken, number, *UNTOLD_ASYNC):
         error = error_of(await consensus(3, system=system).run(model, "hello"))
         assert isinstance(error, StageError)
         assert "system" in str(error)

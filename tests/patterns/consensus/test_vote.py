@@ -38,7 +38,7 @@ from executionkit.errors import EvaluationError
 from executionkit.outcome import Outcome
 from executionkit.patterns.consensus import Consensus
 from executionkit.providers.scripted import ScriptedProvider, ScriptedRequest
-from tests.doubles import error_of, result_of
+from tests.doubles import UNTOLD_ASYNC, error_of, result_of
 from tests.talking import Talking, cut
 
 pytestmark = pytest.mark.anyio
@@ -287,6 +287,14 @@ async def test_nobody_votes() -> None:
     assert isinstance(error, ConsensusFailedError)
     assert (error.metadata["abstentions"], error.cost.llm_calls) == (3, 3)
     assert "key" in str(error)
+
+
+@pytest.mark.parametrize("key", UNTOLD_ASYNC)
+@pytest.mark.parametrize("output_type", [None, int])
+async def test_what_would_have_to_be_awaited_is_no_key(key: Any, output_type: Any) -> None:
+    error = lost(await consensus(3, key=key, output_type=output_type).run(ScriptedProvider("4"), "?"))
+    assert isinstance(error, ConsensusFailedError)
+    assert error.metadata["abstentions"] == 3
 
 
 async def test_numbers_within_a_tolerance_vote_together() -> None:
