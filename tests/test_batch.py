@@ -37,7 +37,19 @@ from executionkit.patterns.consensus import consensus
 from executionkit.provider import LLMResponse
 from executionkit.runtime.context import Context
 from executionkit.stage import Stage
-from tests.doubles import AT_ONCE, NEVER, Answer, Asked, Buy, Model, error_of, reply, soon, total
+from tests.doubles import (
+    AT_ONCE,
+    NEVER,
+    UNTOLD_ASYNC,
+    Answer,
+    Asked,
+    Buy,
+    Model,
+    error_of,
+    reply,
+    soon,
+    total,
+)
 
 ROOT = Path(__file__).parents[1]
 
@@ -367,6 +379,13 @@ async def test_keys_that_cannot_be_used_fail_their_row_and_cost_nothing() -> Non
         if isinstance(row.outcome, Failure)
     )
     assert batch.cost.llm_calls == model.calls == 3
+
+
+@pytest.mark.parametrize("key", UNTOLD_ASYNC)
+async def test_what_would_have_to_be_awaited_is_no_key(key: Any) -> None:
+    (row,) = await soon(read(complete().over(["a"], Model(), key=key)))
+    assert isinstance(row.outcome, Failure)
+    assert "awaited" in str(row.outcome.failure())
 
 
 async def test_leaving_early_cancels_what_is_under_way_and_keeps_the_cost_exact() -> None:

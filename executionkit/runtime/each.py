@@ -6,6 +6,7 @@ from typing import Generic, TypeVar
 
 from returns.result import Failure
 
+from executionkit.core.foreign import returned_at_once
 from executionkit.core.usage import NO_USAGE
 from executionkit.errors import ExecutionKitError, JournalError
 from executionkit.events import ItemFinished, ItemStarted
@@ -143,5 +144,5 @@ class Items(Generic[A, B]):
         """Name an input: by its number where there is no name, or none that can be had."""
         if self._name is not None:
             with suppress(Exception):  # foreign code: a name must not cost a paid answer
-                return str(self._name(self._values[index]))
+                return str(returned_at_once(self._name(self._values[index])))
         return str(index + 1)

@@ -12,7 +12,7 @@ import msgspec
 from returns.result import Failure
 
 from executionkit.core.durations import Durations
-from executionkit.core.foreign import described
+from executionkit.core.foreign import described, returned_at_once
 from executionkit.core.seen import Seen
 from executionkit.core.usage import NO_USAGE, TokenUsage
 from executionkit.errors import ExecutionKitError, InvalidPromptError, LLMError, StageError
@@ -67,7 +67,7 @@ def key_of(number: int, value: A, key: Callable[[A], Key]) -> tuple[Key, Invalid
     """
     stand_in = f"row {number}"
     try:
-        found: object = key(value)
+        found: object = returned_at_once(key(value))
     except BaseException as raised:
         error = taken_as(raised)
         if not isinstance(error, Exception):

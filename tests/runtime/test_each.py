@@ -21,7 +21,19 @@ from executionkit.patterns.complete import complete
 from executionkit.patterns.consensus import consensus
 from executionkit.patterns.refine import refine
 from executionkit.provider import LLMResponse
-from tests.doubles import NEVER, Answer, Asked, Buy, Model, error_of, reply, result_of, soon, total
+from tests.doubles import (
+    NEVER,
+    UNTOLD_ASYNC,
+    Answer,
+    Asked,
+    Buy,
+    Model,
+    error_of,
+    reply,
+    result_of,
+    soon,
+    total,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -293,10 +305,12 @@ async def test_a_trace_sees_each_input_by_name() -> None:
     assert [each.cost.llm_calls for each in ended] == [1, 1, 1]
 
 
-async def test_a_name_that_cannot_be_had_is_a_number() -> None:
-    def broken(text: str) -> str:
-        raise KeyError(text)
+def broken(text: str) -> str:
+    raise KeyError(text)
 
+
+@pytest.mark.parametrize("name", [broken, *UNTOLD_ASYNC])
+async def test_a_name_that_cannot_be_had_is_a_number(name: Any) -> None:
     events: list[Event] = []
-    await complete().each(name=broken).run(Model(), ["a"], trace=events.append)
+    await complete().each(name=name).run(Model(), ["a"], trace=events.append)
     assert [event.item for event in events if isinstance(event, ItemStarted)] == ["1"]

@@ -12,7 +12,7 @@ from typing_extensions import TypeForm, override
 from executionkit.core.bounds import Given, Reach
 from executionkit.core.checks import check_flag
 from executionkit.core.facade import makes_stage
-from executionkit.core.foreign import attribute, fits, is_kind
+from executionkit.core.foreign import attribute, fits, is_kind, returned_at_once
 from executionkit.core.voting.ballots import Ballot, Cast, FieldBallot, TextBallot, ValueBallot
 from executionkit.core.voting.polls import Poll
 from executionkit.core.voting.samples import ByProbability, Choice, Sample, checked_weight
@@ -201,7 +201,7 @@ class Consensus(Stage[str, T], Generic[T], frozen=True, kw_only=True):
             return
         sample = Sample(choice.text, read.value, choice.logprobs, sampler.source_of(index))
         with wrapping(EvaluationError, "weigh"):
-            weight = checked_weight(self.weigh(sample))
+            weight = checked_weight(returned_at_once(self.weigh(sample)))
         if weight is None:
             raise EvaluationError("weigh returned no weight; a weight is a number from 0 to 1")
         poll.add(read, weight)

@@ -20,7 +20,7 @@ from executionkit.core.voting.samples import ByProbability
 from executionkit.core.voting.stopping import beta, certain, unanimous_window
 from executionkit.errors import EvaluationError
 from executionkit.providers.scripted import ScriptedProvider, ScriptedRequest
-from tests.doubles import AT_ONCE, Model, error_of, reply, result_of
+from tests.doubles import AT_ONCE, UNTOLD_ASYNC, Model, error_of, reply, result_of
 
 pytestmark = pytest.mark.anyio
 
@@ -85,6 +85,13 @@ async def test_an_error_of_weigh_counts_all_that_was_drawn() -> None:
     error = error_of(await consensus(3, weigh=weigh).run(ScriptedProvider(["a", "b", "a"]), "?"))
     assert isinstance(error, EvaluationError)
     assert error.metadata["vote_counts"] == {"a": 2, "b": 1}
+
+
+@pytest.mark.parametrize("weigh", UNTOLD_ASYNC)
+async def test_what_would_have_to_be_awaited_is_no_weight(weigh: Any) -> None:
+    error = error_of(await consensus(3, weigh=weigh).run(ScriptedProvider("a"), "?"))
+    assert isinstance(error, EvaluationError)
+    assert "awaited" in str(error)
 
 
 @pytest.mark.parametrize("quorum", [None, 3])
