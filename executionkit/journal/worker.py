@@ -257,7 +257,7 @@ class Worker:
             raise _again(self._failure)
 
     def _check_is_open(self) -> None:
-        """Check that the thread has not ended; after a job was handed over: that it will do that."""
+        """Check that the thread goes on: asked after a job was handed over, that it will do the job."""
         if self._is_closed:
             raise JournalError(
                 "the journal is closed; a run needs its `with` block to last as long as it does"

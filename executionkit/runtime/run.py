@@ -172,8 +172,9 @@ def leave_behind(frame: Frame) -> None:
 def _count_rest(frame: Frame) -> None:
     """Count what earlier lives of a run paid for calls that this one did not come to."""
     recorder = frame.settings.recorder
-    for charge in () if recorder is None else recorder.rest():
-        frame.account.replay(charge)
+    if recorder is not None:
+        for charge in recorder.rest():
+            frame.account.replay(charge)
 
 
 def _stamped(outcome: Outcome[Out], cost: TokenUsage, told: Mapping[str, object]) -> Outcome[Out]:
