@@ -20,7 +20,7 @@ from weakref import WeakSet
 
 import msgspec
 
-from executionkit.errors import JournalError
+from executionkit.errors import JournalError, RunBusyError
 from executionkit.journal.ownership import LEASE
 from executionkit.journal.store import Store, Write
 
@@ -140,7 +140,8 @@ def _result_of(job: _Job) -> object:
 class Worker:
     """The thread of a store.
 
-    Once something could not be written nothing is written any more: what follows would stand on it.
+    Once something could not be written nothing is written any more: what follows would stand on it. Where
+    another owner has taken a run over, the other runs go on.
 
     Args:
         open_store: Opens the store; called in the thread.
@@ -161,6 +162,8 @@ class Worker:
         self._turns: dict[object, int] = {}
         """How many rows were written one by one in this turn of an event loop."""
         self._failure: JournalError | None = None
+        self._taken_over: dict[str, RunBusyError] = {}
+        """By their tokens, why no more is written of runs that another owner has."""
         self._is_closed = False
         self.was_forked: bool = False
         """Whether this is a child of the process that has the thread."""
@@ -186,7 +189,7 @@ class Worker:
 
     def put(self, write: Write) -> None:
         """Write a row soon: with the next one that is waited for, or within some milliseconds."""
-        if not self._is_closed:
+        if not self._is_closed and write[1] not in self._taken_over:
             self._jobs.append(_Job(write))
             if self._is_asleep:
                 self._bell.put(None)
@@ -205,6 +208,8 @@ class Worker:
             JournalError: It, or one before it, could not be; also where that is awaited.
         """
         self._check()
+        if write[1] in self._taken_over:
+            raise _again(self._taken_over[write[1]])
         written = self._turns.get(loop, 0)
         if written == _SINGLY:
             return self._done(_Job(write), at_once=False)
@@ -296,6 +301,8 @@ class Worker:
             try:
                 if not self._store.write_at_once(rows):
                     return False
+            except RunBusyError:
+                return False  # the thread finds out which
             except Exception as error:  # noqa: BLE001 - told to those who wait
                 self._failure = _as_journal_error(error)
             waiting = [job for job in before if job.waiter is not None]
@@ -379,11 +386,27 @@ class Worker:
         if jobs and self._failure is None:
             try:
                 store.write([job.write for job in jobs if job.write is not None])
+            except RunBusyError as error:
+                self._write_apart(store, jobs, error)
             except Exception as error:  # noqa: BLE001 - told to those who wait
                 self._failure = _as_journal_error(error)
         if self._failure is not None:
             for job in jobs:
                 job.failure = self._failure
+
+    def _write_apart(self, store: Store, jobs: Sequence[_Job], error: RunBusyError) -> None:
+        """Write the rows of each run on their own, where another owner has taken one of the runs over."""
+        runs: dict[str, list[_Job]] = defaultdict(list)
+        for job in jobs:
+            runs[cast("Write", job.write)[1]].append(job)
+        if len(runs) > 1:
+            for each in runs.values():
+                self._write(store, each)
+            return
+        for token, rows in runs.items():
+            self._taken_over[token] = error
+            for job in rows:
+                job.failure = error
 
     def _call(self, store: Store, job: _Job) -> None:
         if self._failure is not None:

@@ -1,5 +1,6 @@
 """A run that was ended goes on: nothing that settled is paid again, and what it says is the same."""
 
+import sqlite3
 from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
@@ -543,6 +544,45 @@ async def test_two_at_once_are_told(tmp_path: Path) -> None:
                 assert "process" in error.metadata["owner"]
             waiting.set()
         assert result_of(await complete().run(Model(), "question", journal=other.run("a"))).value == "ok"
+
+
+@pytest.mark.parametrize("at_once", [1, 20])
+async def test_a_run_that_is_taken_over_ends_and_the_others_of_its_journal_go_on(
+    at_once: int, tmp_path: Path
+) -> None:
+    path = tmp_path / "runs.db"
+    asked = 0
+
+    def answer(_: Asked) -> object:
+        nonlocal asked
+        asked += 1
+        if asked == 30:
+            with sqlite3.connect(path) as database:
+                database.execute("UPDATE run SET token = 'another' WHERE name = 'taken'")
+            database.close()
+        return reply()
+
+    model = Model(answer)
+    votes = consensus(40, max_concurrency=at_once)
+    outcomes: dict[str, Outcome[Any]] = {}
+
+    with Journal(path) as journal:
+
+        async def run(name: str) -> None:
+            outcomes[name] = await votes.run(model, "question", journal=journal.run(name))
+
+        async with anyio.create_task_group() as group:
+            for name in ("one", "taken", "two"):
+                group.start_soon(run, name)
+        await run("later")
+    error = error_of(outcomes.pop("taken"))
+    assert isinstance(error, RunBusyError)
+    assert "taken the run over" in str(error)
+    assert [result_of(outcome).cost.llm_calls for outcome in outcomes.values()] == [40, 40, 40]
+    assert model.calls == error.cost.llm_calls + 120
+    with Journal(path) as journal:
+        assert [info.ended for info in journal.runs() if info.name != "taken"] == ["answered"] * 3
+        assert {len(journal.rows(name)) for name in outcomes} == {40}
 
 
 async def test_another_input_is_told_or_paid(tmp_path: Path) -> None:
