@@ -362,6 +362,21 @@ def test_many_inputs_are_so_many_times_one() -> None:
     assert complete().each().bounds([], provider=provider).most.llm_calls == 0
 
 
+def test_what_a_provider_adds_to_every_request_is_a_part_of_its_prompt() -> None:
+    class Adding(Server):
+        extra_body: Final = {"documents": ["x" * 999]}
+
+    def prompt_of(provider: LLMProvider) -> float:
+        most = complete(max_tokens=9).bounds("x", provider=provider, retry=RETRIES).most
+        return most.input_tokens / most.output_tokens * 9
+
+    plain, adding = Server(Random(1)), Adding(Random(1))
+    added = len('{"documents":[""]}') + 999
+    assert prompt_of(adding) == pytest.approx(prompt_of(plain) + added)
+    assert prompt_of(Pool([plain, adding])) == pytest.approx(prompt_of(Pool([plain])) + added)
+    assert complete().using(adding).bounds("x", provider=plain).most.input_tokens > 4 * added
+
+
 def test_what_is_not_known_is_said() -> None:
     async def own(provider: LLMProvider, prompt: str) -> PatternResult[str]:
         return PatternResult(prompt)

@@ -82,6 +82,7 @@ class Given(msgspec.Struct, frozen=True):
         rates: What tokens cost at each server that may be asked; none where that is not known.
         run_attempts: Attempts as the run has them, whatever a provider says; None where it says nothing.
         is_counted: Whether prompts are counted by a bound, so that a budget in money is one.
+        added: Tokens at the most of the fields that whoever is asked adds to every request.
         has_tools: Whether the models call tools; None where that is not known.
         is_limited: Whether calls may wait for each other, for a budget has to have room.
         is_cached: Whether a call may be answered without being sent.
@@ -97,6 +98,7 @@ class Given(msgspec.Struct, frozen=True):
     rates: tuple[Rates, ...] = ()
     run_attempts: int | None = None
     is_counted: bool = False
+    added: int = 0
     has_tools: bool | None = None
     is_limited: bool = False
     is_cached: bool = False
@@ -352,7 +354,7 @@ def of_calls(
     widths = dict.fromkeys((*_OF_ALL, *[name for name, is_asked in asked.items() if is_asked]), width)
     lessons = Lessons(widths, *((2 * most * changes, width) if has_form else ()))
     charged = most * given.attempts
-    prompt += TOKENS_A_REQUEST * (1 + has_form)
+    prompt += TOKENS_A_REQUEST * (1 + has_form) + given.added
     largest_usd, unknown = _money(given, prompt, answers * max_tokens) if charged else (0, ())
     if math.isinf(prompt) and most:
         unknown = (why_prompt or given.why_value, *unknown)

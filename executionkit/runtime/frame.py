@@ -28,6 +28,7 @@ PASSED_ON: Final = frozenset(
         "base_url",
         "caches_prompts",
         "count_tokens",
+        "extra_body",
         "known_dialect",
         "model",
         "port",

@@ -82,6 +82,7 @@ def asking(given: Given, provider: object) -> Given:
         who=tuple(map(_server_of, members)),
         rates=() if unpriced is not None else tuple(rates),
         is_counted=all(each.counted_by != "estimate" for each in terms),
+        added=max([size_of(each.added) for each in terms if each.added], default=0),
         is_cached=attribute(provider, "caches_calls") is True,
         has_tools=supports_tools(provider),
         why_price=f"the price: {unpriced}",

@@ -28,6 +28,7 @@ from executionkit.patterns.refine import refine
 from executionkit.patterns.step import step
 from executionkit.prices import Price, PriceTable, Tier
 from executionkit.provider import LLMProvider, LLMResponse, Message, ToolSpec, user
+from executionkit.providers.pool import Pool
 from executionkit.runtime.frame import Settings
 from executionkit.runtime.ledger.accounts import Account
 from tests.doubles import (
@@ -299,12 +300,16 @@ async def test_fields_that_may_become_a_part_of_the_prompt_are_bounded_as_well(
 
 
 @pytest.mark.parametrize("count_tokens", ["bytes", count_seven])
-async def test_fields_that_a_provider_adds_to_every_request_are_bounded_as_well(count_tokens: Any) -> None:
+@pytest.mark.parametrize("is_pool", [False, True])
+async def test_fields_that_a_provider_adds_to_every_request_are_bounded_as_well(
+    count_tokens: Any, is_pool: bool
+) -> None:
     model = Priced(lambda asked: reply("x", 999, 2), Price(1_000_000, 0), count_tokens=count_tokens)
     model.extra_body = {"documents": ["z" * 999]}  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
-    error = error_of(await complete().run(model, "x", max_cost=usd(998)))
+    asked: Any = Pool([model]) if is_pool else model
+    error = error_of(await complete().run(asked, "x", max_cost=usd(998)))
     assert (type(error), model.calls) == (BudgetExhaustedError, 0)
-    assert result_of(await complete().run(model, "x", max_cost=usd(1500))).cost.usd == 999
+    assert result_of(await complete().run(asked, "x", max_cost=usd(1500))).cost.usd == 999
 
 
 @pytest.mark.parametrize("answer", [-1, 2.5, "many", None, True])
