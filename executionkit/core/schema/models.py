@@ -35,10 +35,18 @@ _OWN_CHECKS: Final = frozenset({"value_error", "assertion_error"})
 _DEFS: Final = "#/$defs/"
 _CONTAINERS: Final[tuple[Any, ...]] = (list, dict, tuple, set, frozenset)
 _NO_KEYS: Final = (
-    *(msgspec.inspect.NoneType, msgspec.inspect.BoolType, msgspec.inspect.DictType),
-    *(msgspec.inspect.ListType, msgspec.inspect.SetType, msgspec.inspect.FrozenSetType),
-    *(msgspec.inspect.TupleType, msgspec.inspect.VarTupleType, msgspec.inspect.NamedTupleType),
-    *(msgspec.inspect.StructType, msgspec.inspect.DataclassType, msgspec.inspect.TypedDictType),
+    msgspec.inspect.NoneType,
+    msgspec.inspect.BoolType,
+    msgspec.inspect.DictType,
+    msgspec.inspect.ListType,
+    msgspec.inspect.SetType,
+    msgspec.inspect.FrozenSetType,
+    msgspec.inspect.TupleType,
+    msgspec.inspect.VarTupleType,
+    msgspec.inspect.NamedTupleType,
+    msgspec.inspect.StructType,
+    msgspec.inspect.DataclassType,
+    msgspec.inspect.TypedDictType,
 )
 """What no text can be read as."""
 
@@ -155,7 +163,7 @@ def _check_parts(part: object, seen: set[int]) -> None:
             )
         if isinstance(part, msgspec.inspect.DictType) and not _is_key(part.key_type):
             raise TypeError(
-                "the keys of an object in JSON are text, and those of a mapping here cannot be read of text; "
+                "the keys of an object in JSON are text, and those of a mapping here cannot be read from it; "
                 "use a list of pairs in its place"
             )
         for field in part.__struct_fields__:

@@ -6,7 +6,6 @@ A reply is either `{"tool": name, "arguments": {...}}` or `{"answer": ...}`, and
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from typing import Any, Final, cast
 
 import msgspec
@@ -187,11 +186,11 @@ def _read(reply: dict[str, Any], text: str, is_typed: bool) -> TextCall | str | 
 
 
 def _names_one_twice(text: str) -> bool:
-    """Tell whether an object has two members of one name, of which readers take either."""
-    pairs: list[list[tuple[str, object]]] = []
-    with suppress(ValueError):  # a number of too many digits
-        json.loads(text, object_pairs_hook=pairs.append)
-    return bool(pairs) and len(pairs[-1]) > len(dict(pairs[-1]))  # the outermost ends last
+    """Tell whether the JSON of an object has two members of one name, of which readers take either."""
+    objects: list[list[tuple[str, object]]] = []
+    json.loads(text, object_pairs_hook=objects.append)
+    members = objects[-1]  # the outermost ends last
+    return len(members) > len(dict(members))
 
 
 def _is_object(value: object) -> TypeIs[dict[str, Any]]:
