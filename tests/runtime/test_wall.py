@@ -420,6 +420,7 @@ async def test_the_cost_of_what_was_left_stays_where_its_run_does_not_listen(
     assert run.cost == finished.cost == TokenUsage(llm_calls=1)
 
 
+@pytest.mark.told_early
 async def test_the_run_around_pays_for_a_call_of_a_stream_that_was_left(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
