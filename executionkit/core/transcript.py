@@ -134,7 +134,7 @@ def _says_something(message: Message) -> bool:
 
 
 def _says_what(call: Message) -> bool:
-    """Tell whether a call names its function; one that is no function's is the server's business."""
+    """Tell whether a call names its function; a call of another kind is left to the server."""
     if call.get("type", "function") != "function":
         return True
     function: object = call.get("function")

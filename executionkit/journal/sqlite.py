@@ -33,8 +33,6 @@ _LONG: Final = 2**16
 _SLOW: Final = 0.02
 """Seconds from which on a write has held an event loop up; for `_PAUSE` times as long none is made there."""
 _PAUSE: Final = 10
-_LOOK: Final = 0.01
-"""Seconds between two looks whether the file is there still, which take as long as half a note."""
 _PAUSE_FOR_LOG: Final = 0.005
 """Seconds between two attempts to begin the write-ahead log."""
 _LOG_BYTES: Final = 2**22
@@ -105,8 +103,6 @@ class SQLiteStore:
         self._power = power
         self._patience = _PATIENCE
         self._slow_until = 0.0
-        self._look_at = 0.0
-        """When to look next whether the file is there still."""
         self._ends: dict[int, int] = {}
         """Of each run that was written to, the number of its next note."""
         self._unmoved = 0
@@ -322,9 +318,7 @@ class SQLiteStore:
         try:  # `_telling` would take as long as all else but the file
             if self._patience or self._database.in_transaction:  # not so where the last note was written here
                 self._begin_anew(patience=0.0)
-            if began >= self._look_at:
-                self._check_is_there()
-                self._look_at = began + _LOOK
+            self._check_is_there()
             self._write(_notes(rows))
         except _FAILURES as error:
             if isinstance(error, sqlite3.OperationalError) and _is_busy(error):

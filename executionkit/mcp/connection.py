@@ -170,7 +170,7 @@ async def _transport(
     """Speak to a server as the SDK does, but outlive an exchange that fails, and read what can be read."""
     if isinstance(server, StdioServerParameters):
         if "encoding_error_handler" not in server.model_fields_set:
-            # Strict as it is, the SDK would hear nothing more after one line that is not UTF-8.
+            # The SDK decodes strictly: after one line that is not UTF-8 it would hear nothing more.
             server = server.model_copy(update={"encoding_error_handler": "replace"})
         async with stdio_client(server) as (received, sent):
             yield _Readable(received, connection.left_out), sent
