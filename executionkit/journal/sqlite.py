@@ -385,7 +385,6 @@ class SQLiteStore:
         self._ends.pop(run, None)
         _given_up.add(token)  # until that is noted, which may fail
         with self._telling("written"):
-            self._check_is_there()
             self._database.execute(
                 "UPDATE run SET token = NULL, owner = NULL, ended = ?, error = ?, asks_again = ?, "
                 "changed = ? WHERE number = ? AND token = ?",
