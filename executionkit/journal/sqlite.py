@@ -307,7 +307,6 @@ class SQLiteStore:
     def write(self, rows: Sequence[Write]) -> None:
         """Store rows; see `Store`."""
         with self._telling("written"):
-            self._check_is_there()
             self._write(_notes(rows))
 
     def write_at_once(self, rows: Sequence[Write]) -> bool:
@@ -318,7 +317,6 @@ class SQLiteStore:
         try:  # `_telling` would take as long as all else but the file
             if self._patience or self._database.in_transaction:  # not so where the last note was written here
                 self._begin_anew(patience=0.0)
-            self._check_is_there()
             self._write(_notes(rows))
         except _FAILURES as error:
             if isinstance(error, sqlite3.OperationalError) and _is_busy(error):
@@ -330,6 +328,7 @@ class SQLiteStore:
         return True
 
     def _write(self, notes: Sequence[_Note]) -> None:
+        self._check_is_there()
         if len(notes) == 1:
             self._add(*notes[0])
         else:
